@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graph passes: from a trained model to one on crossbars, one pass per file.
+
+``prepare_pipeline`` gives the form that is mapped, ``select_rram_nodes`` decides,
+``convert_pipeline`` maps; ``convert_model`` is all three. ``find_units`` (teacher) and
+``rram_branches`` (converted model) are what calibration needs.
+"""
+
+from __future__ import annotations
+
+from rimc_onnx.passes.attach_adapters import AttachAdaptersPass
+from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
+from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
+from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
+from rimc_onnx.passes.conv_geometry import ConvGeometry
+from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
+from rimc_onnx.passes.inline_functions import InlineFunctionsPass
+from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
+from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
+from rimc_onnx.passes.name_nodes import NameNodesPass
+from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline, prepare_pipeline
+from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
+from rimc_onnx.passes.rram_unit import RramUnit
+from rimc_onnx.passes.select_rram_nodes import (
+    MappingDecision,
+    find_units,
+    require_mapped,
+    select_rram_nodes,
+)
+from rimc_onnx.passes.set_ir_version import SetIrVersionPass
+
+__all__ = [
+    "AttachAdaptersPass",
+    "CanonicalizeMatMulPass",
+    "Constant",
+    "ConvGeometry",
+    "FoldBatchNormPass",
+    "InlineFunctionsPass",
+    "InsertDoraBranchPass",
+    "MakePadsExplicitPass",
+    "MappingDecision",
+    "NameNodesPass",
+    "Pipeline",
+    "ReplaceWithRramPass",
+    "RramBranch",
+    "RramUnit",
+    "SetIrVersionPass",
+    "check_rimc_model",
+    "convert_model",
+    "convert_pipeline",
+    "explain_variable",
+    "find_constant",
+    "find_units",
+    "prepare_pipeline",
+    "require_mapped",
+    "rram_branches",
+    "select_rram_nodes",
+]

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a converted model what the operators need, and where are its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.adapter import QuantizedAdapter
+from rimc_onnx.errors import ModelError
+
+__all__ = ["RramBranch", "check_rimc_model", "rram_branches"]
+
+_RRAM = (opset.RRAM_CONV, opset.RRAM_MATMUL)
+_DORA = {opset.RRAM_CONV: opset.DORA_CONV, opset.RRAM_MATMUL: opset.DORA_MATMUL}
+_KINDS = {
+    "int": ir.AttributeType.INT,
+    "ints": ir.AttributeType.INTS,
+    "float": ir.AttributeType.FLOAT,
+    "floats": ir.AttributeType.FLOATS,
+    "string": ir.AttributeType.STRING,
+}
+_INT8 = {"lora_a", "lora_b", "magnitude"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RramBranch:
+    """A crossbar and the adapter beside it."""
+
+    node: str
+    """The teacher's node."""
+    rram: ir.Node
+    dora: ir.Node
+    x: ir.Value
+    """Input of both."""
+    h: ir.Value
+    """What the crossbar gives, without bias."""
+    y: ir.Value
+    """What the adapter gives, bias included."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[M, C / group, *kernel] or [K, N]."""
+        return _shape(self.rram, 1)
+
+    @property
+    def group(self) -> int | None:
+        """Groups of a Conv, None for a MatMul."""
+        if self.rram.op_type == opset.RRAM_MATMUL:
+            return None
+        return self.rram.attributes["group"].as_int()
+
+    @property
+    def columns(self) -> int:
+        """Bit lines: output channels M, or N."""
+        return self.weight_shape[1 if self.group is None else 0]
+
+    @property
+    def rank(self) -> int:
+        """Rank of the adapter (of one group)."""
+        lora_a = _shape(self.dora, 2)
+        return lora_a[1] if self.group is None else lora_a[0] // self.group
+
+    def adapter(self) -> QuantizedAdapter:
+        """The adapter in the graph."""
+        names = opset.OPS[self.dora.op_type].inputs
+        tensors = {
+            name: value.const_value.numpy()
+            for name, value in zip(names[2:], self.dora.inputs[2:], strict=True)
+            if value is not None and value.const_value is not None
+        }
+        return QuantizedAdapter(**tensors)
+
+
+def rram_branches(model: ir.Model) -> list[RramBranch]:
+    """Every crossbar of a converted model with its adapter, in graph order.
+
+    Raises:
+        ModelError: the model has none, or a crossbar has no adapter.
+    """
+    branches = []
+    for rram in model.graph:
+        if rram.domain != opset.DOMAIN or rram.op_type not in _RRAM:
+            continue
+        x, h = rram.inputs[0], rram.outputs[0]
+        doras = [
+            use.node
+            for use in h.uses()
+            if use.idx == 1
+            and use.node.domain == opset.DOMAIN
+            and use.node.op_type == _DORA[rram.op_type]
+        ]
+        if x is None or len(doras) != 1 or doras[0].inputs[0] is not x:
+            raise _error(rram, "has no adapter of its own on the same input. Convert again")
+        branches.append(
+            RramBranch(
+                node=rram.attributes["node"].as_string(),
+                rram=rram,
+                dora=doras[0],
+                x=x,
+                h=h,
+                y=doras[0].outputs[0],
+            )
+        )
+    if not branches:
+        raise ModelError("not a converted model: run rimc-onnx convert first")
+    return branches
+
+
+def check_rimc_model(model: ir.Model) -> None:
+    """Check every ``ai.rimc`` node against the operator set: inputs, attributes, types, shapes.
+
+    Raises:
+        ModelError: the first fault, with its node; or the model is not converted.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain == opset.DOMAIN:
+            _check_signature(node)
+            if node.op_type in _RRAM:
+                _check_rram(node)
+            else:
+                _check_dora(node)
+    names: set[str] = set()
+    for branch in rram_branches(model):
+        if branch.node in names:
+            raise _error(branch.rram, f"is the second one of the teacher's node '{branch.node}'")
+        names.add(branch.node)
+        _check_adapter(branch)
+    if model.opset_imports.get(opset.DOMAIN) != opset.VERSION:
+        raise ModelError(f"the model does not import {opset.DOMAIN} version {opset.VERSION}")
+
+
+def _error(node: ir.Node, what: str) -> ModelError:
+    return ModelError(f"node '{node.name}' ({node.op_type}): {what}.")
+
+
+def _check_signature(node: ir.Node) -> None:
+    spec = opset.OPS.get(node.op_type)
+    if spec is None:
+        raise _error(node, f"{opset.DOMAIN} has no such operator")
+    if len(node.inputs) != len(spec.inputs) or any(i is None for i in node.inputs):
+        raise _error(node, f"needs the inputs {', '.join(spec.inputs)}")
+    for name in spec.attributes.keys() ^ node.attributes.keys():
+        state = "lacks" if name in spec.attributes else "has the unknown"
+        raise _error(node, f"{state} attribute '{name}'")
+    for name, kind in spec.attributes.items():
+        if node.attributes[name].type != _KINDS[kind]:
+            raise _error(node, f"attribute '{name}' must be of type {kind}")
+
+
+def _shape(node: ir.Node, index: int) -> tuple[int, ...]:
+    """Shape of an initializer input, which may be a graph input as well (swappable adapters)."""
+    value = node.inputs[index]
+    name = opset.OPS[node.op_type].inputs[index]
+    if value is None or value.const_value is None:
+        raise _error(node, f"input '{name}' must be an initializer")
+    return tuple(value.const_value.shape.numpy())
+
+
+def _check_rram(node: ir.Node) -> None:
+    shape = _shape(node, 1)
+    weight = node.inputs[1]
+    if weight is None or weight.dtype != ir.DataType.FLOAT:
+        raise _error(node, "the weight must be float32")
+    attributes = node.attributes
+    if node.op_type == opset.RRAM_MATMUL:
+        if len(shape) != 2:
+            raise _error(node, f"the weight must be a matrix, got shape {list(shape)}")
+        (depth, columns), rows = shape, 1
+    else:
+        columns, depth, *kernel = shape
+        rows = 1
+        for k in kernel:
+            rows *= k
+        _check_geometry(node, len(kernel), columns)
+    tile_rows = attributes["tile_rows"].as_int()
+    try:
+        tiles = opset.num_tiles(depth, rows, tile_rows or None)
+    except ValueError as error:
+        raise _error(node, str(error)) from error
+    if attributes["num_tiles"].as_int() != tiles:
+        raise _error(node, f"num_tiles must be {tiles}, got {attributes['num_tiles'].as_int()}")
+    if node.op_type == opset.RRAM_CONV:
+        tile_group = attributes["group"].as_int() * tiles
+        if attributes["tile_group"].as_int() != tile_group:
+            raise _error(node, f"tile_group must be {tile_group}")
+    for name in ("adc_range", "w_max"):
+        got = len(attributes[name].as_floats())
+        if got not in {1, columns}:
+            raise _error(node, f"{name} must have 1 or {columns} values, got {got}")
+
+
+def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
+    for name, length in (("strides", spatial), ("pads", 2 * spatial), ("dilations", spatial)):
+        got = len(node.attributes[name].as_ints())
+        if got != length:
+            raise _error(node, f"{name} must have {length} values, got {got}")
+    if columns % node.attributes["group"].as_int():
+        raise _error(node, f"{columns} output channels can't be split in its groups")
+
+
+def _check_dora(node: ir.Node) -> None:
+    for index, name in enumerate(opset.OPS[node.op_type].inputs[2:], start=2):
+        wanted = ir.DataType.INT8 if name in _INT8 else ir.DataType.FLOAT
+        _shape(node, index)
+        value = node.inputs[index]
+        if value is None or value.dtype != wanted:
+            raise _error(node, f"input '{name}' must be {wanted.name.lower()}")
+
+
+def _check_adapter(branch: RramBranch) -> None:
+    weight, group = branch.weight_shape, branch.group
+    names = opset.OPS[branch.dora.op_type].inputs
+    shapes = {name: _shape(branch.dora, i) for i, name in enumerate(names) if i > 1}
+    lora_a = shapes["lora_a"]
+    wanted: dict[str, Sequence[tuple[int, ...]]]
+    if group is None:
+        depth, columns = weight
+        ranks = rank = lora_a[-1]
+        wanted = {"lora_a": [(depth, rank)], "lora_b": [(rank, columns)]}
+    else:
+        columns, depth, *kernel = weight
+        ranks = lora_a[0]
+        rank = ranks // group
+        ones = (1,) * len(kernel)
+        wanted = {
+            "lora_a": [(group * rank, depth, *kernel)],
+            "lora_b": [(columns, rank, *ones)],
+        }
+        for name in opset.OPS[branch.dora.op_type].attributes:
+            if branch.dora.attributes[name].value != branch.rram.attributes[name].value:
+                raise _error(branch.dora, f"attribute '{name}' is not that of its crossbar")
+    wanted |= {
+        "magnitude": [(columns,)],
+        "x_scale": [(1,)],
+        "rank_step": [(ranks,)],
+        "lora_b_scale": [(1,), (columns,)],
+        "magnitude_scale": [(1,)],
+        "bias": [(columns,)],
+    }
+    for name, allowed in wanted.items():
+        if shapes[name] not in allowed:
+            either = " or ".join(str(list(s)) for s in allowed)
+            raise _error(
+                branch.dora, f"input '{name}' must have shape {either}, got {list(shapes[name])}"
+            )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter branch beside every crossbar."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.adapter import QuantizedAdapter
+from rimc_onnx.passes._graph import (
+    PASS_KEY,
+    Names,
+    add_initializer,
+    is_private,
+    remove_dead,
+    take_over,
+)
+from rimc_onnx.passes.constants import find_constant
+
+__all__ = ["InsertDoraBranchPass"]
+
+_DORA = {opset.RRAM_CONV: opset.DORA_CONV, opset.RRAM_MATMUL: opset.DORA_MATMUL}
+
+
+class InsertDoraBranchPass(ir.passes.InPlacePass):
+    """Put an adapter that adds nothing behind every crossbar, ready for calibration.
+
+    1. ``RramConv`` / ``RramMatMul`` that no adapter follows: a ``DoraConv`` / ``DoraMatMul`` named
+       ``<node>/dora`` whose initializers are ``<node>/dora/<input>``. It takes the place, and the
+       output's name, of the Add of the bias if there is one; the crossbar's output is then
+       ``<output>/rram``.
+    2. A crossbar with an adapter: left alone, so the pass is idempotent.
+
+    Y = M o (H + (X A) B) + bias with A = B = 0, M = 1 (SPEC section 4): bit for bit Y = H + bias.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def __str__(self) -> str:
+        return f"InsertDoraBranchPass(rank={self._rank})"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Insert in place."""
+        names = Names(model)
+        modified = False
+        for node in list(model.graph):
+            if node.domain == opset.DOMAIN and node.op_type in _DORA and not _has_adapter(node):
+                _insert(model.graph, node, self._rank, names)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _has_adapter(rram: ir.Node) -> bool:
+    return any(
+        use.idx == 1 and use.node.domain == opset.DOMAIN and use.node.op_type in _DORA.values()
+        for use in rram.outputs[0].uses()
+    )
+
+
+def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
+    x, w = rram.inputs
+    if x is None or w is None or w.const_value is None:
+        raise ValueError(f"node '{rram.name}' ({rram.op_type}) has no weight")
+    shape = tuple(w.const_value.shape.numpy())
+    is_conv = rram.op_type == opset.RRAM_CONV
+    group = rram.attributes["group"].as_int() if is_conv else None
+    h = rram.outputs[0]
+    add, bias = _bias_after(rram, shape[0] if is_conv else shape[1], len(shape) - 2)
+    adapter = QuantizedAdapter.identity(weight_shape=shape, group=group, rank=rank, bias=bias)
+
+    base = rram.attributes["node"].as_string()
+    inputs = []
+    for name, array in adapter.tensors().items():
+        full = names.value(f"{base}/dora/{name}")
+        inputs.append(add_initializer(graph, full, ir.tensor(array, name=full)))
+    y = ir.Value()
+    old = h if add is None else add.outputs[0]
+    take_over(old, y)
+    if y.type is None:
+        y.type = ir.TensorType(ir.DataType.FLOAT)
+    if add is None:
+        h.name = names.value(f"{y.name}/rram")
+    geometry = opset.OPS[_DORA[rram.op_type]].attributes
+    dora = ir.Node(
+        opset.DOMAIN,
+        _DORA[rram.op_type],
+        [x, h, *inputs],
+        [rram.attributes[name] for name in geometry],
+        outputs=[y],
+        name=names.node(f"{base}/dora"),
+        metadata_props={PASS_KEY: "InsertDoraBranchPass"},
+    )
+    graph.insert_after(rram, dora)
+    if add is not None:
+        addends = list(add.inputs)
+        graph.remove(add, safe=True)
+        remove_dead(v for v in addends if v is not h)
+
+
+def _bias_after(
+    rram: ir.Node, columns: int, spatial: int
+) -> tuple[ir.Node | None, npt.NDArray[np.float32]]:
+    """The Add of one constant per bit line behind ``rram``, and that constant; else zeros."""
+    none = None, np.zeros(columns, np.float32)
+    h = rram.outputs[0]
+    if not is_private(h):
+        return none
+    (use,) = h.uses()
+    add = use.node
+    if add.op_type != "Add" or add.domain != "" or add.graph is not rram.graph:
+        return none
+    constant = find_constant(add.inputs[1 - use.idx])
+    if constant is None or constant.shape != (columns, *[1] * spatial):
+        return none
+    return add, constant.float32().reshape(columns)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The orders in which passes run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxscript import ir
+
+from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.errors import RimcError
+from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
+from rimc_onnx.passes.check_rimc_model import check_rimc_model
+from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
+from rimc_onnx.passes.inline_functions import InlineFunctionsPass
+from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
+from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
+from rimc_onnx.passes.name_nodes import NameNodesPass
+from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
+from rimc_onnx.passes.select_rram_nodes import (
+    MappingDecision,
+    is_kept_digital,
+    require_mapped,
+    select_rram_nodes,
+)
+from rimc_onnx.passes.set_ir_version import SetIrVersionPass
+
+__all__ = ["Pipeline", "convert_model", "convert_pipeline", "prepare_pipeline"]
+
+
+class Pipeline(ir.passes.Sequential):
+    """Passes in order; an error that a user can mend comes through as it is, not as PassError."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run all passes."""
+        try:
+            return super().call(model)
+        except ir.passes.PassError as error:
+            if isinstance(error.__cause__, RimcError):
+                raise error.__cause__ from None
+            raise
+
+
+def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
+    """The same function in the form that is mapped; for the model and for the teacher alike.
+
+    Nodes and values that are mapped have the same names however often and wherever it runs.
+    ``keep_digital`` are patterns of nodes whose form is left alone.
+    """
+
+    def skip(name: str) -> bool:
+        return is_kept_digital(name, keep_digital) is not None
+
+    return Pipeline(
+        InlineFunctionsPass(),
+        NameNodesPass(),
+        MakePadsExplicitPass(skip),
+        FoldBatchNormPass(),
+        CanonicalizeMatMulPass(skip),
+    )
+
+
+def convert_pipeline(
+    decisions: Sequence[MappingDecision],
+    config: ConvertConfig,
+    ranges: Mapping[str, NodeRanges] | None = None,
+) -> Pipeline:
+    """From a prepared model to a converted one, adapters at identity."""
+    return Pipeline(
+        ReplaceWithRramPass(decisions, config, ranges),
+        InsertDoraBranchPass(config.rank),
+        SetIrVersionPass(),
+    )
+
+
+def convert_model(
+    model: ir.Model, config: ConvertConfig, ranges: Mapping[str, NodeRanges] | None = None
+) -> list[MappingDecision]:
+    """Convert ``model`` in place, prepared or not; gives the decision on every node.
+
+    Weights are programmed when the model is written or serialised, one at a time.
+
+    Raises:
+        ModelError: the model can't be converted (NodeMappingError: no node of it).
+        UsageError: ``config`` does not fit the model.
+    """
+    prepare_pipeline(keep_digital=config.keep_digital)(model)
+    decisions = select_rram_nodes(model, config)
+    require_mapped(decisions)
+    convert_pipeline(decisions, config, ranges)(model)
+    check_rimc_model(model)
+    return decisions

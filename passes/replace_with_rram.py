@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accepted nodes become programmed crossbars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.device import DeviceConfig, program
+from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.functions import function_protos
+from rimc_onnx.passes._graph import (
+    PASS_KEY,
+    Names,
+    Shapes,
+    add_initializer,
+    is_derived,
+    is_private,
+    lazy_tensor,
+    remove_dead,
+    take_over,
+)
+from rimc_onnx.passes.rram_unit import RramUnit
+from rimc_onnx.passes.select_rram_nodes import MappingDecision
+
+__all__ = ["ReplaceWithRramPass"]
+
+_METADATA = {PASS_KEY: "ReplaceWithRramPass"}
+
+
+class ReplaceWithRramPass(ir.passes.InPlacePass):
+    """Replace every accepted unit by a crossbar that holds its realised weight.
+
+    1. Conv, or MatMul: ``RramConv`` / ``RramMatMul`` named ``<node>/rram``. The weight is
+       programmed when the file is written, one node at a time, and never kept in memory.
+    2. A bias: an Add named ``<node>/bias`` behind it, in float32.
+    3. float16 units: Cast to float32 in front and back behind.
+    4. A weight that nothing else reads and that is in the crossbar's layout keeps its initializer's
+       name; any other one is ``<node>/rram/w``, and what only made the old one is removed.
+    5. Decisions that are refused, and nodes without a decision: left alone.
+
+    The bodies of the operators come along as model-local functions.
+
+    Raises:
+        NodeMappingError: a converter is not ideal and ``ranges`` has none for a node, or one that
+            fits neither one nor all bit lines.
+    """
+
+    def __init__(
+        self,
+        decisions: Sequence[MappingDecision],
+        config: ConvertConfig,
+        ranges: Mapping[str, NodeRanges] | None = None,
+    ) -> None:
+        self._units = [d.unit for d in decisions if d.accepted and d.unit is not None]
+        self._config = config
+        self._ranges = ranges or {}
+
+    def __str__(self) -> str:
+        return f"ReplaceWithRramPass({len(self._units)} nodes)"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace in place; units that were replaced before are left alone."""
+        units = [unit for unit in self._units if unit.node.graph is model.graph]
+        if not units:
+            return ir.passes.PassResult(model, False)
+        names, shapes = Names(model), Shapes(model)
+        for unit in units:
+            attributes = self._attributes(unit)
+            _replace(model.graph, unit, attributes, self._config, names, shapes)
+        _add_functions(model)
+        return ir.passes.PassResult(model, True)
+
+    def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
+        config, periphery, device = self._config, self._config.periphery, self._config.device
+        ranges = self._ranges.get(unit.name)
+        if ranges is None:
+            if periphery.needs_ranges:
+                raise NodeMappingError(
+                    f"node '{unit.name}' ({unit.node.op_type}): its converters have no range. "
+                    f"Give one, or calibration data, or use ideal converters."
+                )
+            ranges = NodeRanges()
+        dac_is_ideal, adc_is_ideal = periphery.dac_bits is None, periphery.adc_bits is None
+        adc_range = (1.0,) if adc_is_ideal else ranges.adc_range
+        if len(adc_range) not in {1, unit.columns}:
+            raise NodeMappingError(
+                f"node '{unit.name}' ({unit.node.op_type}): the ADC needs 1 range or "
+                f"{unit.columns}, got {len(adc_range)}"
+            )
+        values: dict[str, object] = {
+            "tile_rows": periphery.tile_rows or 0,
+            "num_tiles": unit.num_tiles,
+            "dac_bits": periphery.dac_bits or 0,
+            "dac_range": 1.0 if dac_is_ideal else ranges.dac_range,
+            "dac_signed": 1 if dac_is_ideal else int(ranges.dac_signed),
+            "adc_bits": periphery.adc_bits or 0,
+            "adc_range": adc_range,
+            "node": unit.name,
+            "device": device.preset,
+            "device_config": device.to_json(),
+            "seed": config.seed,
+            "g_max_us": device.g_max_us,
+            "w_max": _w_max(unit, device, config.seed),
+        }
+        if unit.geometry is not None:
+            geometry = unit.geometry
+            values |= {
+                "strides": geometry.strides,
+                "pads": geometry.pads,
+                "dilations": geometry.dilations,
+                "group": geometry.group,
+                "tile_group": geometry.group * unit.num_tiles,
+            }
+        kinds = opset.OPS[unit.op_type].attributes
+        return [_ATTRIBUTE[kind](name, values[name]) for name, kind in kinds.items()]
+
+
+_ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
+    "int": ir.AttrInt64,
+    "ints": ir.AttrInt64s,
+    "float": ir.AttrFloat32,
+    "floats": ir.AttrFloat32s,
+    "string": ir.AttrString,
+}
+
+
+def _w_max(unit: RramUnit, device: DeviceConfig, seed: int) -> tuple[float, ...]:
+    """W_max does not depend on drift, and programming without drift draws nothing."""
+    programmed = program(
+        unit.weight.float32(),
+        node=unit.name,
+        seed=seed,
+        config=replace(device, drift_frac=0.0, drift_mean_frac=0.0),
+        column_axis=unit.column_axis,
+    )
+    return tuple(float(w) for w in programmed.w_max)
+
+
+def _weight(graph: ir.Graph, unit: RramUnit, config: ConvertConfig, names: Names) -> ir.Value:
+    """The initializer of the realised weight, computed when it is read."""
+    old = unit.node.inputs[1]
+    if old is None:
+        raise ValueError(f"node '{unit.name}' has no weight")
+    keep = (
+        old.is_initializer() and is_private(old) and not is_derived(old) and unit.cast_from is None
+    )
+    name = str(old.name) if keep else names.value(f"{unit.name}/rram/w")
+    weight, key, axis = unit.weight, unit.name, unit.column_axis
+    tensor = lazy_tensor(
+        lambda: (
+            program(
+                weight.float32(), node=key, seed=config.seed, config=config.device, column_axis=axis
+            ).w_realised
+        ),
+        name=name,
+        dtype=ir.DataType.FLOAT,
+        shape=weight.shape,
+    )
+    if keep:
+        old.const_value = tensor
+        return old
+    return add_initializer(graph, name, tensor)
+
+
+def _replace(
+    graph: ir.Graph,
+    unit: RramUnit,
+    attributes: list[ir.Attr],
+    config: ConvertConfig,
+    names: Names,
+    shapes: Shapes,
+) -> None:
+    nodes: list[ir.Node] = []
+    shape = shapes.shape(unit.y)
+    x_shape = shapes.shape(unit.x)
+
+    def node(
+        op_type: str, suffix: str, *inputs: ir.Value, attributes: Sequence[ir.Attr] = ()
+    ) -> ir.Value:
+        new = ir.Node(
+            opset.DOMAIN if op_type in opset.OPS else "",
+            op_type,
+            inputs,
+            attributes,
+            name=names.node(f"{unit.name}/{suffix}"),
+            metadata_props=dict(_METADATA),
+        )
+        nodes.append(new)
+        return new.outputs[0]
+
+    def cast(value: ir.Value, suffix: str, to: ir.DataType) -> ir.Value:
+        return node("Cast", suffix, value, attributes=[ir.AttrInt64("to", to)])
+
+    w = _weight(graph, unit, config, names)
+    x = unit.x
+    if unit.cast_from is not None:
+        x = cast(x, "rram/cast", ir.DataType.FLOAT)
+        _describe(x, names.value(f"{unit.name}/rram/x"), x_shape)
+    y_name = str(unit.y.name)
+    y = node(unit.op_type, "rram", x, w, attributes=attributes)
+    if unit.add is not None or unit.bias.any():
+        _describe(y, names.value(f"{y_name}/rram"), shape)
+        y = node("Add", "bias", y, _bias(graph, unit, names))
+    if unit.cast_from is not None:
+        _describe(y, names.value(f"{y_name}/float32"), shape)
+        y = cast(y, "dora/cast", unit.cast_from)
+
+    old = [n for n in (unit.add, unit.node) if n is not None]
+    inputs = [i for n in old for i in n.inputs if i is not None]
+    anchor = old[0]
+    take_over(unit.y, y)
+    if y.type is None:
+        y.type = ir.TensorType(unit.cast_from or ir.DataType.FLOAT)
+    graph.insert_before(anchor, nodes)
+    graph.remove(old, safe=True)
+    remove_dead(i for i in inputs if i is not w and i is not unit.x)
+
+
+def _describe(value: ir.Value, name: str, shape: ir.Shape | None) -> None:
+    value.name = name
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+    value.shape = None if shape is None else shape.copy()
+
+
+def _bias(graph: ir.Graph, unit: RramUnit, names: Names) -> ir.Value:
+    """[N] of a MatMul, [M, 1...] of a Conv: per channel in front of the spatial axes."""
+    name = names.value(f"{unit.name}/bias")
+    spatial = 0 if unit.geometry is None else len(unit.geometry.strides)
+    bias = np.ascontiguousarray(unit.bias, np.float32).reshape(-1, *[1] * spatial)
+    return add_initializer(graph, name, ir.tensor(bias, name=name))
+
+
+def _add_functions(model: ir.Model) -> None:
+    """Bodies of all operators: the adapters' too, since they follow (InsertDoraBranchPass).
+
+    ONNX Runtime reads a function in the model's opset whatever the function says, and the ONNX
+    checker refuses two versions of an operator in one file: so the bodies say the model's.
+    """
+    for proto in function_protos():
+        function = ir.serde.deserialize_function(proto)
+        function.opset_imports[""] = model.opset_imports[""]
+        model.functions.setdefault(function.identifier(), function)
+    model.opset_imports[opset.DOMAIN] = opset.VERSION

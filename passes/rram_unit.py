@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One matrix of the model that can go to RRAM, with everything that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.passes._graph import Shapes, is_private
+from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
+from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
+
+__all__ = ["RramUnit", "conv_unit", "matmul_unit"]
+
+_CAST_FROM = {ir.DataType.FLOAT: None, ir.DataType.FLOAT16: ir.DataType.FLOAT16}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RramUnit:
+    """A Conv, or a MatMul with the Add of its bias, as a crossbar and its digital bias."""
+
+    name: str
+    """The teacher's node: key of draws, ranges and adapters."""
+    op_type: str
+    """``opset.RRAM_CONV`` or ``opset.RRAM_MATMUL``."""
+    node: ir.Node
+    """The Conv or MatMul."""
+    add: ir.Node | None
+    """The Add that is the bias of a MatMul."""
+    x: ir.Value
+    """What enters the crossbar: [N, C, *S] of a Conv, [..., K] of a MatMul."""
+    y: ir.Value
+    """What leaves the unit, bias included: [N, M, *S_out] or [..., N]."""
+    weight: Constant
+    """Target weight in crossbar layout, [M, C / group, *kernel] or [K, N]; ``weight.float32()``."""
+    bias: npt.NDArray[np.float32]
+    """[M] or [N]; zeros if the model has none."""
+    geometry: ConvGeometry | None
+    """Attributes of a Conv; None for a MatMul."""
+    num_tiles: int
+    """Row tiles of a crossbar column."""
+    cast_from: ir.DataType | None
+    """Type of x and y where it is not float32."""
+
+    @property
+    def group(self) -> int | None:
+        """Groups of a Conv, None for a MatMul."""
+        return None if self.geometry is None else self.geometry.group
+
+    @property
+    def columns(self) -> int:
+        """Bit lines: output channels M, or N."""
+        return self.weight.shape[self.column_axis]
+
+    @property
+    def column_axis(self) -> int:
+        """Axis of the weight that counts outputs."""
+        return 1 if self.geometry is None else 0
+
+
+def _checked_weight(node: ir.Node) -> Constant | str:
+    """The weight (input 1), or why it is none: what Conv and MatMul have in common."""
+    value = node.inputs[1]
+    weight = find_constant(value)
+    if weight is None:
+        name = "" if value is None else f" '{value.name}'"
+        return f"weight{name} is {explain_variable(value)}"
+    if weight.dtype not in _CAST_FROM:
+        return f"dtype {weight.dtype.name.lower()}: RRAM operators compute in float32"
+    if 0 in weight.shape:
+        return f"weight of shape {list(weight.shape)} is empty"
+    return weight
+
+
+def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
+    """The unit of a Conv, or why there is none.
+
+    Raises:
+        ModelError: the attributes contradict the weight.
+    """
+    weight = _checked_weight(node)
+    if isinstance(weight, str):
+        return weight
+    x = node.inputs[0]
+    if x is None:
+        return "the input is missing"
+    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto_pad not in {"NOTSET", "VALID"}:
+        return f"auto_pad {auto_pad} is not written as pads"
+    geometry = read_geometry(node, weight.shape)
+    columns, depth, *kernel = weight.shape
+    bias = np.zeros(columns, np.float32)
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is not None:
+        constant = find_constant(given)
+        if constant is None:
+            return f"bias '{given.name}' is {explain_variable(given)}"
+        bias = constant.float32().reshape(columns)
+    window = int(np.prod(kernel))
+    try:
+        tiles = opset.num_tiles(depth, window, tile_rows)
+    except ValueError:
+        return (
+            f"a kernel window of {window} word line{'s' * (window > 1)} does not fit in a tile "
+            f"of {tile_rows}"
+        )
+    return RramUnit(
+        name=str(node.name),
+        op_type=opset.RRAM_CONV,
+        node=node,
+        add=None,
+        x=x,
+        y=node.outputs[0],
+        weight=weight,
+        bias=bias,
+        geometry=geometry,
+        num_tiles=tiles,
+        cast_from=_CAST_FROM[weight.dtype],
+    )
+
+
+def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUnit | str:
+    """The unit of a MatMul and the Add behind it, or why there is none."""
+    weight = _checked_weight(node)
+    if isinstance(weight, str):
+        return weight
+    x = node.inputs[0]
+    if x is None:
+        return "the input is missing"
+    rank = len(weight.shape)
+    if rank == 1:
+        return "weight has rank 1: a vector is no matrix"
+    if rank > 2:
+        return f"weight has rank {rank}: one array holds one matrix"
+    if shapes.rank(x) == 1:
+        return "left-hand side has rank 1"
+    depth, columns = weight.shape
+    add, bias = _bias_add(node, columns, shapes)
+    return RramUnit(
+        name=str(node.name),
+        op_type=opset.RRAM_MATMUL,
+        node=node,
+        add=add,
+        x=x,
+        y=node.outputs[0] if add is None else add.outputs[0],
+        weight=weight,
+        bias=bias,
+        geometry=None,
+        num_tiles=opset.num_tiles(depth, 1, tile_rows),
+        cast_from=_CAST_FROM[weight.dtype],
+    )
+
+
+def _bias_add(
+    matmul: ir.Node, columns: int, shapes: Shapes
+) -> tuple[ir.Node | None, npt.NDArray[np.float32]]:
+    """The Add of one constant per column behind ``matmul`` and that constant [N], else zeros."""
+    none = None, np.zeros(columns, np.float32)
+    product = matmul.outputs[0]
+    if not is_private(product):
+        return none
+    (use,) = product.uses()
+    add = use.node
+    if add.op_type != "Add" or add.domain != "" or add.graph is not matmul.graph:
+        return none
+    constant = find_constant(add.inputs[1 - use.idx])
+    if constant is None:
+        return none
+    size, shape = int(np.prod(constant.shape)), constant.shape
+    if size != 1 and (size != columns or shape[-1] != columns):
+        return none
+    # A constant of more axes than the product would give the sum more axes, too.
+    rank = shapes.rank(product)
+    if len(shape) > 1 and (rank is None or len(shape) > rank):
+        return none
+    return add, np.array(np.broadcast_to(constant.float32().reshape(-1), (columns,)))

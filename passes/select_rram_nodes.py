@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes go to RRAM, and why the others stay digital."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.config import ConvertConfig
+from rimc_onnx.errors import ModelError, NodeMappingError, UsageError, suggest
+from rimc_onnx.passes._graph import Shapes, weight_source
+from rimc_onnx.passes.constants import find_constant
+from rimc_onnx.passes.rram_unit import RramUnit, conv_unit, matmul_unit
+
+__all__ = [
+    "MappingDecision",
+    "find_units",
+    "is_kept_digital",
+    "require_mapped",
+    "select_rram_nodes",
+]
+
+_INTEGER = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+_NO_OPERATOR = {
+    "Attention": "attention has no weight of its own",
+    "ConvTranspose": "a transposed convolution has no RRAM operator",
+    "DeformConv": "a deformable convolution has no RRAM operator",
+    "Einsum": "Einsum has no RRAM operator; write it as MatMul",
+    "GRU": "a recurrent operator holds its matrices inside",
+    "LSTM": "a recurrent operator holds its matrices inside",
+    "RNN": "a recurrent operator holds its matrices inside",
+}
+_FOREIGN = re.compile(r"Conv(?!ert)|MatMul|Gemm|Attention")
+"""Names of operators of other domains that hold or multiply matrices."""
+
+_MAX_REASONS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingDecision:
+    """What happens to one node that multiplies matrices."""
+
+    name: str
+    op_type: str
+    """As in the model; ``domain:op_type`` outside the default domain."""
+    accepted: bool
+    reason: str | None
+    """Why the node stays digital; None if it goes to RRAM."""
+    unit: RramUnit | None
+    """What goes to RRAM; None if nothing does."""
+
+
+def is_kept_digital(name: str, patterns: Sequence[str]) -> str | None:
+    """The first shell pattern that names ``name``, or None. A name is a pattern of itself."""
+    return next((p for p in patterns if p == name or fnmatchcase(name, p)), None)
+
+
+def select_rram_nodes(model: ir.Model, config: ConvertConfig) -> list[MappingDecision]:
+    """Decide on every node that multiplies matrices, in graph order, bodies of subgraphs included.
+
+    The model is one that ``prepare_pipeline`` has been through; it is not changed.
+
+    Raises:
+        ModelError: a weight that would go to RRAM has NaN or infinite values, or a node's
+            attributes contradict its weight.
+        UsageError: a pattern of ``config.keep_digital`` names no such node.
+    """
+    decisions = _decide(model, config)
+    names = [d.name for d in decisions]
+    for pattern in config.keep_digital:
+        if not any(is_kept_digital(name, [pattern]) for name in names):
+            raise UsageError(f"--keep-digital '{pattern}' names no node. {suggest(pattern, names)}")
+    for decision in decisions:
+        _check_finite(decision)
+    return decisions
+
+
+def find_units(model: ir.Model) -> dict[str, RramUnit]:
+    """Every unit that could be mapped, by node name in graph order, whatever a user chose.
+
+    In the teacher that ``prepare_pipeline`` has been through, ``x`` and ``y`` of a unit are the
+    teacher's features of the node of that name in the converted model.
+    """
+    decisions = _decide(model, ConvertConfig(map_shared=True))
+    return {d.name: d.unit for d in decisions if d.unit is not None}
+
+
+def require_mapped(decisions: Sequence[MappingDecision]) -> None:
+    """Check that anything goes to RRAM.
+
+    Raises:
+        NodeMappingError: nothing does; with the most frequent reasons.
+    """
+    if any(d.accepted for d in decisions):
+        return
+    if not decisions:
+        raise NodeMappingError("the model has no node that multiplies matrices: nothing to map")
+    counts = Counter(d.reason for d in decisions)
+    named = {d.reason: d.name for d in reversed(decisions)}
+    reasons = [
+        f"'{named[reason]}'{f' and {count - 1} more' if count > 1 else ''}: {reason}"
+        for reason, count in counts.most_common(_MAX_REASONS)
+    ]
+    if len(counts) > _MAX_REASONS:
+        reasons.append(f"{len(counts) - _MAX_REASONS} other reasons")
+    raise NodeMappingError(
+        f"none of {len(decisions)} nodes can go to RRAM ({'; '.join(reasons)}). "
+        f"See every node with --dry-run."
+    )
+
+
+def _decide(model: ir.Model, config: ConvertConfig) -> list[MappingDecision]:
+    look = _Look(model, config)
+    decisions = []
+    for node, inside in _nodes_with_parents(model.graph):
+        if not _multiplies(node):
+            continue
+        outcome = look.decide(node, inside)
+        is_unit = isinstance(outcome, RramUnit)
+        decisions.append(
+            MappingDecision(
+                name=str(node.name),
+                op_type=f"{node.domain}:{node.op_type}" if node.domain else node.op_type,
+                accepted=is_unit,
+                reason=None if isinstance(outcome, RramUnit) else outcome,
+                unit=outcome if isinstance(outcome, RramUnit) else None,
+            )
+        )
+    return decisions if config.map_shared else _refuse_shared(decisions)
+
+
+def _nodes_with_parents(
+    graph: ir.Graph, parent: ir.Node | None = None
+) -> Iterator[tuple[ir.Node, ir.Node | None]]:
+    """Every node with the outermost node whose body it is in, if any."""
+    for node in graph:
+        yield node, parent
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _nodes_with_parents(attribute.as_graph(), parent or node)
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for body in attribute.as_graphs():
+                    yield from _nodes_with_parents(body, parent or node)
+
+
+def _multiplies(node: ir.Node) -> bool:
+    if node.domain == "":
+        return node.op_type in {"Conv", "Gemm", "MatMul", *_INTEGER, *_NO_OPERATOR}
+    return node.domain != opset.DOMAIN and bool(_FOREIGN.search(node.op_type))
+
+
+class _Look:
+    def __init__(self, model: ir.Model, config: ConvertConfig) -> None:
+        self._config = config
+        self._shapes = Shapes(model)
+        self._fixed = _computed_from_constants(model.graph)
+
+    def decide(self, node: ir.Node, inside: ir.Node | None) -> RramUnit | str:
+        """The unit that ``node`` becomes, or why it stays digital."""
+        pattern = is_kept_digital(str(node.name), self._config.keep_digital)
+        if pattern is not None:
+            return f"kept digital by --keep-digital '{pattern}'"
+        if inside is not None:
+            return f"inside the body of {inside.op_type} node '{inside.name}'"
+        if node.domain != "":
+            return f"domain {node.domain} is not ours"
+        if node.op_type in _INTEGER:
+            return "integer operator"
+        if node.op_type in _NO_OPERATOR:
+            return _NO_OPERATOR[node.op_type]
+        if refusal := self._operands(node):
+            return refusal
+        tile_rows = self._config.periphery.tile_rows
+        if node.op_type == "Conv":
+            return conv_unit(node, tile_rows)
+        if node.op_type == "MatMul":
+            return matmul_unit(node, tile_rows, self._shapes)
+        constant = find_constant(node.inputs[1])
+        if constant is None:
+            name = getattr(node.inputs[1], "name", None)
+            return f"weight '{name}' is no plain constant"
+        return f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32"
+
+    def _operands(self, node: ir.Node) -> str | None:
+        """Refuse products that have no weight on the right-hand side."""
+        x, w = node.inputs[0], node.inputs[1]
+        if x is None or w is None:
+            return "an operand is missing"
+        if w.is_initializer() and w.is_graph_input():
+            return f"weight '{w.name}' is an overridable initializer (it is a graph input too)"
+        x_fixed, w_fixed = self._is_fixed(x), self._is_fixed(w)
+        if x_fixed and w_fixed:
+            return "both operands are constants"
+        if not w_fixed:
+            return (
+                "the constant is the left operand" if x_fixed else "both operands are activations"
+            )
+        return None
+
+    def _is_fixed(self, value: ir.Value) -> bool:
+        return value in self._fixed or find_constant(value) is not None
+
+
+def _computed_from_constants(graph: ir.Graph) -> set[ir.Value]:
+    """Values of the main graph that no input reaches, so that a reason can name what they are."""
+    fixed: set[ir.Value] = {v for v in graph.initializers.values() if not v.is_graph_input()}
+    for node in graph:
+        has_body = any(
+            a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+            for a in node.attributes.values()
+        )
+        if (
+            not has_body
+            and not node.op_type.startswith("Random")
+            and all(i is None or i in fixed for i in node.inputs)
+        ):
+            fixed.update(node.outputs)
+    return fixed
+
+
+def _refuse_shared(decisions: list[MappingDecision]) -> list[MappingDecision]:
+    """One array holds one node's weight: nodes that share one stay digital, all of them."""
+    users: dict[str, list[str]] = defaultdict(list)
+    for d in decisions:
+        if d.unit is not None and d.unit.node.inputs[1] is not None:
+            users[weight_source(d.unit.node.inputs[1])].append(d.name)
+    shared = {name: names for names in users.values() if len(names) > 1 for name in names}
+    return [
+        replace(
+            d,
+            accepted=False,
+            unit=None,
+            reason=f"weight is shared by nodes {', '.join(shared[d.name])} "
+            f"(use --map-shared to give each its own array)",
+        )
+        if d.name in shared
+        else d
+        for d in decisions
+    ]
+
+
+def _check_finite(decision: MappingDecision) -> None:
+    unit = decision.unit
+    if unit is None or unit.weight.is_finite():
+        return
+    value = unit.node.inputs[1]
+    raise ModelError(
+        f"node '{unit.name}' ({unit.node.op_type}): weight '{getattr(value, 'name', '')}' holds "
+        f"NaN or infinite values. Repair the model, or use --keep-digital '{unit.name}'."
+    )

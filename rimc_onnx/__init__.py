@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deploy ONNX networks on RRAM crossbars: convert, drift, calibrate, run in any ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rimc_onnx.api import calibrate, convert, evaluate, inspect
+
+__all__ = ["calibrate", "convert", "evaluate", "inspect"]
+
+# A checkout's rimc_onnx/ finds the passes and the native library of an installed package.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded at first use: rimc-onnx --help must import neither onnxruntime nor the passes.
+    if name in __all__:
+        return getattr(importlib.import_module("rimc_onnx.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

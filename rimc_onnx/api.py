@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job as functions: convert, calibrate, evaluate, inspect. Files in, files out.
+
+Everything the command line does is here; the command line only parses and renders.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx import passes, runtime
+from rimc_onnx.calibration.fit import CalibrateConfig, CalibratedNode, fit_adapters
+from rimc_onnx.calibration.ranges import measure_ranges
+from rimc_onnx.calibration.taps import Session, SessionFactory
+from rimc_onnx.config import ConvertConfig
+from rimc_onnx.data import InputSpec, Samples, import_callable, load_samples
+from rimc_onnx.errors import DataError, ModelError, UsageError
+from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
+from rimc_onnx.files import check_output, load_model, save_model, sha256_of
+from rimc_onnx.opset import DOMAIN
+
+__all__ = [
+    "CalibrateReport",
+    "CalibratedNodeReport",
+    "ConvertReport",
+    "InspectReport",
+    "NodeReport",
+    "calibrate",
+    "convert",
+    "evaluate",
+    "inspect",
+]
+
+Array = npt.NDArray[Any]
+Data = str | Path | Mapping[str, Array]
+Progress = Callable[[int, int], None]
+
+_TEACHER_SHA256 = "rimc.teacher_sha256"
+_TEACHER_PATH = "rimc.teacher_path"
+_VERSION = "rimc.version"
+_NODES = "rimc.nodes"
+
+_DEFAULT_LABELS = "labels"
+
+_RANGE_SAMPLES = 32
+"""Samples that set the converters' ranges."""
+_CHUNK_SAMPLES = 8
+"""Samples that run through the network together while features are taken."""
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """Where one matrix node went, and why not to RRAM."""
+
+    name: str
+    op_type: str
+    mapped: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertReport:
+    """What a conversion did; ``output`` is ``None`` for a dry run."""
+
+    output: str | None
+    nodes: list[NodeReport]
+    mapped: int
+    digital: int
+    rram_weights: int
+    device: str
+    seed: int
+    teacher_sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectReport:
+    """What a model holds: an unconverted one as ``convert`` would map it."""
+
+    model: str
+    converted: bool
+    nodes: list[NodeReport]
+    mapped: int
+    digital: int
+    rram_weights: int
+    sram_bytes: int | None
+    device: dict[str, Any] | None
+    """Parameters of the device model, converted models only."""
+    seed: int | None
+    teacher_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedNodeReport:
+    """One adapter; errors are relative to the power of the teacher's feature."""
+
+    name: str
+    rank: int
+    sram_bytes: int
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateReport:
+    """What a calibration did."""
+
+    output: str
+    samples: int
+    solver: str
+    gamma: float
+    """New parameters over original parameters of the nodes with an adapter (Dong, eq. 7)."""
+    sram_bytes: int
+    seconds: float
+    nodes: list[CalibratedNodeReport]
+
+
+def convert(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: ConvertConfig | None = None,
+    data: Data | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress = _no_progress,
+) -> ConvertReport:
+    """Rewrite an ONNX model into RRAM nodes with SRAM branches and program the arrays.
+
+    Args:
+        model: the teacher, an .onnx file.
+        output: default ``<model>.rimc.onnx`` beside the model.
+        config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
+        data: samples that set the converters' ranges, needed with DAC or ADC bits; default is
+            ``calibration.npz`` beside the model.
+        force: replace an existing output.
+        dry_run: decide, write nothing.
+        progress: called with (nodes done, nodes in all).
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    config = config or ConvertConfig()
+    source = Path(model)
+    target = Path(output) if output else source.with_suffix(".rimc.onnx")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    graph = load_model(source)
+    digest = sha256_of(source)
+    passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+    decisions = passes.select_rram_nodes(graph, config)
+    nodes = [
+        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
+        for d in decisions
+    ]
+    report = ConvertReport(
+        output=None if dry_run else str(target),
+        nodes=nodes,
+        mapped=sum(n.mapped for n in nodes),
+        digital=sum(not n.mapped for n in nodes),
+        rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
+        device=config.device.preset,
+        seed=config.seed,
+        teacher_sha256=digest,
+        seconds=0.0,
+    )
+    if dry_run:
+        return _timed(report, start)
+    passes.require_mapped(decisions)
+    check_output(target, force=force)
+    units = [d.unit for d in decisions if d.unit]
+    ranges = {}
+    if config.periphery.needs_ranges:
+        samples = _range_samples(graph, source, data)
+        feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
+        ranges = measure_ranges(graph, units, feeds, _digital_session, progress=progress)
+    passes.convert_pipeline(decisions, config, ranges)(graph)
+    passes.check_rimc_model(graph)
+    graph.metadata_props.update(
+        {
+            _TEACHER_SHA256: digest,
+            _TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            _VERSION: _package_version(),
+            _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
+        }
+    )
+    save_model(graph, target, force=force)
+    return _timed(report, start)
+
+
+def calibrate(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    teacher: str | Path | None = None,
+    config: CalibrateConfig | None = None,
+    device: SessionFactory | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> CalibrateReport:
+    """Fit the SRAM adapters of a converted model and write the deployable graph.
+
+    Args:
+        model: a converted model; its RRAM weights are copied byte for byte.
+        output: default ``<model>.calibrated.onnx`` (``net.rimc.calibrated.onnx``).
+        data: samples; default is ``calibration.npz`` beside the model.
+        teacher: default is the file that the model records.
+        config: samples, rank, regularisation.
+        device: makes a session from the bytes of a model; default is the native simulator.
+        force: replace an existing output, and accept a teacher with another sha256.
+        progress: called with (pass, nodes done, nodes in all).
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    config = config or CalibrateConfig()
+    source = Path(model)
+    target = Path(output) if output else source.with_suffix(".calibrated.onnx")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    student = load_model(source)
+    passes.rram_branches(student)
+    check_output(target, force=force)
+    teacher_graph = load_model(_teacher_of(student, source, teacher, force=force))
+    passes.prepare_pipeline()(teacher_graph)
+    samples = load_samples(_data_beside(source, data), _inputs(student)).draw(
+        config.num_samples, seed=config.sample_seed
+    )
+    nodes = fit_adapters(
+        student,
+        teacher_graph,
+        [b.feeds for b in samples.batches(_CHUNK_SAMPLES)],
+        num_samples=samples.num_samples,
+        config=config,
+        device=device or _device_session,
+        digital=_digital_session,
+        progress=progress,
+    )
+    save_model(student, target, force=force)
+    return CalibrateReport(
+        output=str(target),
+        samples=samples.num_samples,
+        solver="closed-form",
+        gamma=sum(n.adapter.sram_bytes for n in nodes) / sum(n.num_weights for n in nodes),
+        sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
+        seconds=time.perf_counter() - start,
+        nodes=[_node_report(n) for n in nodes],
+    )
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    data: Data,
+    labels: str | None = None,
+    teacher: str | Path | None = None,
+    metric: str | Metric | None = None,
+    native: bool = True,
+    batch_size: int = 64,
+    progress: Progress = _no_progress,
+) -> EvaluationReport:
+    """Accuracy of any model, converted or not.
+
+    Args:
+        model: an .onnx file.
+        data: samples, with labels where there are any.
+        labels: name of the label array; default is ``labels`` where the data has one.
+        teacher: compared with; default, where there are neither labels nor a metric, is the file
+            that a converted model records.
+        metric: a function, or ``module:callable``, of (outputs, extra arrays).
+        native: run RRAM nodes on the crossbar library, not by their function bodies.
+        batch_size: samples a run.
+        progress: called with (samples done, samples in all).
+    """
+    source = Path(model)
+    graph = load_model(source)
+    samples = load_samples(data if isinstance(data, Mapping) else str(data), _inputs(graph))
+    if labels is None and _DEFAULT_LABELS in samples.extras:
+        labels = _DEFAULT_LABELS
+    if teacher is None and labels is None and metric is None:
+        if _TEACHER_PATH not in graph.metadata_props:
+            raise UsageError(
+                f"{source}: nothing to compare with. The data has no labels; name them with "
+                "--labels, or give --metric or --teacher."
+            )
+        teacher = _teacher_of(graph, source, None, force=False)
+    elif teacher is not None:
+        load_model(Path(teacher))
+    return evaluate_session(
+        _session(source, native=native),
+        samples,
+        model=str(source),
+        labels=labels,
+        teacher=_session(Path(teacher), native=False) if teacher else None,
+        metric=import_callable(metric) if isinstance(metric, str) else metric,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> InspectReport:
+    """What is in RRAM and what is not, and why; a plain model as ``convert`` would map it."""
+    source = Path(model)
+    graph = load_model(source)
+    if DOMAIN not in graph.opset_imports:
+        report = convert(source, config=config, dry_run=True)
+        return InspectReport(
+            model=str(source),
+            converted=False,
+            nodes=report.nodes,
+            mapped=report.mapped,
+            digital=report.digital,
+            rram_weights=report.rram_weights,
+            sram_bytes=None,
+            device=None,
+            seed=None,
+            teacher_sha256=None,
+        )
+    passes.check_rimc_model(graph)
+    branches = passes.rram_branches(graph)
+    nodes = [
+        NodeReport(name=b.node, op_type=b.rram.op_type, mapped=True, reason=None) for b in branches
+    ]
+    digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
+    first = branches[0].rram.attributes
+    return InspectReport(
+        model=str(source),
+        converted=True,
+        nodes=nodes + digital,
+        mapped=len(nodes),
+        digital=len(digital),
+        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
+        sram_bytes=sum(b.adapter().sram_bytes for b in branches),
+        device=json.loads(first["device_config"].as_string()),
+        seed=first["seed"].as_int(),
+        teacher_sha256=graph.metadata_props.get(_TEACHER_SHA256),
+    )
+
+
+def _node_report(node: CalibratedNode) -> CalibratedNodeReport:
+    return CalibratedNodeReport(
+        name=node.name,
+        rank=node.rank,
+        sram_bytes=node.adapter.sram_bytes,
+        error_before=node.error_before,
+        error_after=node.error_after,
+    )
+
+
+def _timed(report: ConvertReport, start: float) -> ConvertReport:
+    return replace(report, seconds=time.perf_counter() - start)
+
+
+def _package_version() -> str:
+    return importlib.metadata.version("rimc-onnx")
+
+
+def _inputs(graph: ir.Model) -> list[InputSpec]:
+    """What a run of the graph has to be fed."""
+    specs = []
+    for value in graph.graph.inputs:
+        if value.name in graph.graph.initializers:
+            continue
+        if value.dtype is None:
+            raise ModelError(f"input {value.name!r} has no type. Export the model again.")
+        shape = value.shape
+        specs.append(
+            InputSpec(
+                name=value.name or "",
+                dtype=value.dtype.numpy(),
+                shape=None
+                if shape is None
+                else tuple(d if isinstance(d, int) else None for d in shape),
+            )
+        )
+    return specs
+
+
+def _range_samples(graph: ir.Model, source: Path, data: Data | None) -> Samples:
+    """Samples for the converters' ranges, in the data's own order."""
+    try:
+        chosen = _data_beside(source, data)
+    except DataError as error:
+        raise DataError(
+            f"{source}: converters with a resolution need samples to set their ranges. "
+            "Give --data, or put calibration.npz beside the model."
+        ) from error
+    samples = load_samples(chosen, _inputs(graph))
+    return samples.draw(min(_RANGE_SAMPLES, samples.num_samples), seed=0)
+
+
+def _data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
+    if isinstance(data, Mapping):
+        return data
+    if data is not None:
+        return str(data)
+    default = model.parent / "calibration.npz"
+    if not default.is_file():
+        raise DataError(
+            f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
+        )
+    return str(default)
+
+
+def _teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, force: bool) -> Path:
+    recorded = student.metadata_props.get(_TEACHER_PATH)
+    if given is not None:
+        path = Path(given)
+    elif recorded is not None:
+        path = source.parent / recorded
+        if not path.is_file():
+            raise ModelError(f"{source}: its teacher {path} is not there. Give it with --teacher.")
+    else:
+        raise ModelError(f"{source}: records no teacher. Give it with --teacher.")
+    want = student.metadata_props.get(_TEACHER_SHA256)
+    if not force and want is not None and path.is_file() and sha256_of(path) != want:
+        raise ModelError(
+            f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
+            "Give that one with --teacher, or --force to use this one."
+        )
+    return path
+
+
+def _session(model: Path | bytes, *, native: bool) -> Any:
+    try:
+        return runtime.make_session(model, native=native)
+    except ModelError:
+        raise
+    except Exception as error:
+        name = model if isinstance(model, Path) else "a piece of the model"
+        raise ModelError(
+            f"{name}: ONNX Runtime can't load it ({' '.join(str(error).split())[:300]})."
+        ) from error
+
+
+def _device_session(content: bytes) -> Session:
+    session: Session = _session(content, native=True)
+    return session
+
+
+def _digital_session(content: bytes) -> Session:
+    session: Session = _session(content, native=False)
+    return session

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streaming second moments of one RRAM node: all that the closed-form solver needs to know.
+
+A convolution is a MatMul on its windows (im2col), done a few output rows at a time, so neither all
+activations nor all windows of a layer are ever in memory. Letters: P rows (samples times output
+positions), G groups, d word lines of one group, m bit lines of one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.reference import im2col
+
+__all__ = ["Geometry", "SecondMoments", "rows_of"]
+
+Array = npt.NDArray[Any]
+F64 = npt.NDArray[np.float64]
+
+_CHUNK_BYTES = 32 << 20
+"""Windows held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How a node's input becomes rows of X, and its output rows of Y."""
+
+    weight_shape: tuple[int, ...]
+    """[K, N] of a MatMul or [M, C / group, *kernel] of a convolution."""
+    group: int = 1
+    conv: bool = False
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """d, the word lines of one group."""
+        return int(np.prod(self.weight_shape[1:])) if self.conv else self.weight_shape[0]
+
+    @property
+    def columns(self) -> int:
+        """m, the bit lines of one group."""
+        return (self.weight_shape[0] if self.conv else self.weight_shape[1]) // self.group
+
+
+def rows_of(geometry: Geometry, x: Array, *outputs: Array) -> Iterator[tuple[Array, ...]]:
+    """Rows of X [P, G, d] and of every output [P, G, m], a bounded number at a time."""
+    g, d, m = geometry.group, geometry.depth, geometry.columns
+    limit = max(1, _CHUNK_BYTES // (4 * g * d))
+    if not geometry.conv:
+        flat = [x.reshape(-1, g, d), *(o.reshape(-1, g, m) for o in outputs)]
+        for start in range(0, len(flat[0]), limit):
+            yield tuple(np.asarray(a[start : start + limit], np.float32) for a in flat)
+        return
+    windows = im2col(
+        x, geometry.weight_shape[2:], geometry.strides, geometry.pads, geometry.dilations
+    )
+    last = [np.moveaxis(o, 1, -1) for o in outputs]
+    positions = int(np.prod(windows.shape[2 : 1 + len(geometry.strides)]))
+    lines = max(1, limit // max(1, positions))
+    for sample in range(len(windows)):
+        for start in range(0, windows.shape[1], lines):
+            part = slice(start, start + lines)
+            yield (
+                windows[sample, part].reshape(-1, g, d).astype(np.float32, copy=False),
+                *(o[sample, part].reshape(-1, g, m).astype(np.float32, copy=False) for o in last),
+            )
+
+
+class SecondMoments:
+    """Sums over rows of X (word lines), Y (teacher, without bias) and H (device)."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """All sums zero."""
+        g, d, m = geometry.group, geometry.depth, geometry.columns
+        self.geometry = geometry
+        self.num_rows = 0
+        self.x_abs_max = 0.0
+        self.x_x: F64 = np.zeros((g, d, d))
+        self.x_y: F64 = np.zeros((g, d, m))
+        self.x_h: F64 = np.zeros((g, d, m))
+        self.x: F64 = np.zeros((g, d))
+        self.y: F64 = np.zeros((g, m))
+        self.h: F64 = np.zeros((g, m))
+        self.y_y: F64 = np.zeros((g, m))
+        self.h_y: F64 = np.zeros((g, m))
+        self.h_h: F64 = np.zeros((g, m))
+
+    def update(self, x: Array, y: Array, h: Array) -> None:
+        """Add the rows of one chunk of samples: x as the node reads it, y and h as it writes."""
+        for x_rows, y_rows, h_rows in rows_of(self.geometry, x, y, h):
+            if not len(x_rows):
+                continue
+            self.num_rows += len(x_rows)
+            self.x_abs_max = max(self.x_abs_max, float(np.abs(x_rows).max()))
+            x_g, y_g, h_g = (np.moveaxis(a, 1, 0) for a in (x_rows, y_rows, h_rows))
+            x_t = x_g.transpose(0, 2, 1)
+            self.x_x += x_t @ x_g
+            self.x_y += x_t @ y_g
+            self.x_h += x_t @ h_g
+            self.x += x_rows.sum(axis=0, dtype=np.float64)
+            self.y += y_rows.sum(axis=0, dtype=np.float64)
+            self.h += h_rows.sum(axis=0, dtype=np.float64)
+            self.y_y += np.square(y_rows, dtype=np.float64).sum(axis=0)
+            self.h_y += np.multiply(h_rows, y_rows, dtype=np.float64).sum(axis=0)
+            self.h_h += np.square(h_rows, dtype=np.float64).sum(axis=0)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full scale of every DAC and ADC, from what the teacher's nodes carry on real samples.
+
+A percentile, not the maximum: one outlier must not cost all other values a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.calibration.moments import Geometry, rows_of
+from rimc_onnx.calibration.taps import SessionFactory, StagedRun
+from rimc_onnx.config import NodeRanges
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+    from rimc_onnx.passes import RramUnit
+
+__all__ = ["RANGE_PERCENTILE", "geometry_of", "measure_ranges"]
+
+Array = npt.NDArray[Any]
+
+RANGE_PERCENTILE = 99.99
+"""Share of the absolute values that a converter's range holds."""
+
+
+def geometry_of(unit: RramUnit) -> Geometry:
+    """The unit's matrix shape and windows."""
+    shape = tuple(unit.weight.shape)
+    if unit.geometry is None:
+        return Geometry(weight_shape=shape)
+    return Geometry(
+        weight_shape=shape,
+        conv=True,
+        group=unit.geometry.group,
+        strides=unit.geometry.strides,
+        pads=unit.geometry.pads,
+        dilations=unit.geometry.dilations,
+    )
+
+
+def measure_ranges(
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Sequence[Mapping[str, Array]],
+    factory: SessionFactory,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[str, NodeRanges]:
+    """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
+    by_output = {unit.y.name or "": unit for unit in units}
+    run = StagedRun(
+        teacher,
+        [dict(f) for f in feeds],
+        list(by_output),
+        factory,
+        keep=[u.x.name or "" for u in units],
+    )
+    ranges = {}
+    for done, (name, _) in enumerate(run):
+        unit = by_output[name]
+        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""])
+        progress(done + 1, len(units))
+    return ranges
+
+
+def _unit_ranges(unit: RramUnit, chunks: Sequence[Array]) -> NodeRanges:
+    geometry = geometry_of(unit)
+    weight = unit.weight.float32()
+    group, depth, columns = geometry.group, geometry.depth, geometry.columns
+    if geometry.conv:
+        cells = weight.reshape(group, columns, depth).transpose(0, 2, 1)
+        window = int(np.prod(weight.shape[2:]))
+    else:
+        cells = weight.reshape(group, depth, columns)
+        window = 1
+    tile = -(-(depth // window) // unit.num_tiles) * window
+    dac = adc = 0.0
+    lowest = 0.0
+    for x in chunks:
+        if x.size:
+            dac = max(dac, _percentile(x))
+            lowest = min(lowest, float(x.min()))
+        for (rows,) in rows_of(geometry, x):
+            by_group = np.moveaxis(rows, 1, 0)
+            for start in range(0, depth, tile):
+                part = slice(start, start + tile)
+                partial = by_group[:, :, part] @ cells[:, part]
+                if partial.size:
+                    adc = max(adc, _percentile(partial))
+    # A node that saw nothing but zeros gets any range: its outputs are zeros.
+    return NodeRanges(
+        dac_range=float(np.float32(dac)) or 1.0,
+        dac_signed=lowest < 0,
+        adc_range=(float(np.float32(adc)) or 1.0,),
+    )
+
+
+def _percentile(values: Array) -> float:
+    return float(np.percentile(np.abs(values, dtype=np.float32), RANGE_PERCENTILE, method="higher"))

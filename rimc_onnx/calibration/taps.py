@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a model in pieces, so that values between its nodes can be read and changed.
+
+A piece ends where a watched value is made. Every piece runs once for every chunk of samples; a
+value is freed after the last piece that reads it. Nothing is known of how a session computes its
+nodes: a session factory decides that (the simulator, stock ONNX Runtime, a vendor's provider).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import onnx
+from onnx import helper
+from onnxscript import ir
+
+__all__ = ["Chunks", "Session", "SessionFactory", "StagedRun", "node_session"]
+
+Array = npt.NDArray[Any]
+Chunks = list[Array]
+"""One value for every chunk of samples, in order."""
+
+
+class Session(Protocol):
+    """What calibration needs of ``onnxruntime.InferenceSession``."""
+
+    def run(self, output_names: Sequence[str] | None, feeds: dict[str, Array]) -> list[Array]:
+        """Outputs in the order of their names."""
+
+
+SessionFactory = Callable[[bytes], Session]
+
+
+def node_session(
+    model: ir.Model, node: ir.Node, inputs: Sequence[str], factory: SessionFactory
+) -> Session:
+    """A session of one node, fed through ``inputs`` (its other inputs are initializers)."""
+    value = next(i for i in node.inputs if i is not None and i.name == inputs[0])
+    dtype = value.dtype or ir.DataType.FLOAT
+    fed = [helper.make_tensor_value_info(name, int(dtype), None) for name in inputs]
+    return factory(_piece(model, [node], fed, [o.name or "" for o in node.outputs]))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    nodes: list[ir.Node]
+    inputs: list[str]
+    outputs: list[str]
+    freed: list[str]
+    """Values that no later stage reads."""
+
+
+class StagedRun:
+    """One pass through a model's main graph, stopping at each of ``watched``.
+
+    Iterating gives ``(name, chunks)`` for every watched value in the order they are made.
+    ``self.values`` holds every live value, the last read of a watched value's stage included, until
+    the iteration moves on; assigning to it changes what later pieces read.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: Sequence[dict[str, Array]],
+        watched: Sequence[str],
+        factory: SessionFactory,
+        *,
+        keep: Sequence[str] = (),
+    ) -> None:
+        """``keep`` names values that have to be alive when the stage that reads them ends."""
+        self._model = model
+        self._factory = factory
+        self._watched = list(watched)
+        self.values: dict[str, Chunks] = {
+            name: [feed[name] for feed in feeds] for name in (feeds[0] if feeds else {})
+        }
+        self._num_chunks = len(feeds)
+        self._stages = _stages(model, self._watched, set(keep))
+
+    def __iter__(self) -> Iterator[tuple[str, Chunks]]:
+        """Run stage by stage."""
+        for name, stage in zip(self._watched_in_order(), self._stages, strict=True):
+            self._run(stage)
+            yield name, self.values[name]
+            for freed in stage.freed:
+                self.values.pop(freed, None)
+
+    def _watched_in_order(self) -> list[str]:
+        made = [o.name for s in self._stages for n in s.nodes for o in n.outputs]
+        return sorted(self._watched, key=made.index)
+
+    def _run(self, stage: _Stage) -> None:
+        if not stage.nodes:
+            return
+        fed = [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(self.values[name][0].dtype), None
+            )
+            for name in stage.inputs
+        ]
+        session = self._factory(_piece(self._model, stage.nodes, fed, stage.outputs))
+        for name in stage.outputs:
+            self.values[name] = []
+        for chunk in range(self._num_chunks):
+            feed = {name: self.values[name][chunk] for name in stage.inputs}
+            for name, array in zip(stage.outputs, session.run(stage.outputs, feed), strict=True):
+                self.values[name].append(array)
+
+
+def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:
+    """Names the nodes read, those that their bodies capture from outside included."""
+    for node in _with_bodies(nodes):
+        for value in node.inputs:
+            if value is not None and value.name:
+                yield value.name
+
+
+def _with_bodies(nodes: Sequence[ir.Node]) -> Iterator[ir.Node]:
+    for node in nodes:
+        yield node
+        for attribute in node.attributes.values():
+            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+                yield from _with_bodies(list(attribute.as_graph()))
+            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
+                for graph in attribute.as_graphs():
+                    yield from _with_bodies(list(graph))
+
+
+def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_Stage]:
+    wanted = set(watched)
+    groups: list[list[ir.Node]] = [[]]
+    for node in model.graph:
+        groups[-1].append(node)
+        made = wanted & {o.name for o in node.outputs}
+        groups.extend([] for _ in made)
+    # What comes after the last watched value is not needed.
+    groups.pop()
+    initializers = set(model.graph.initializers)
+    produced_by = [{o.name for n in g for o in n.outputs} for g in groups]
+    read_by = [set(_read_names(g)) - initializers for g in groups]
+    stages = []
+    for index, group in enumerate(groups):
+        later = set().union(*read_by[index + 1 :])
+        outputs = produced_by[index] & (later | wanted | keep)
+        alive_before = set().union(*produced_by[:index], {i.name for i in model.graph.inputs})
+        inputs = read_by[index] & alive_before
+        freed = (alive_before | produced_by[index]) - later
+        stages.append(
+            _Stage(
+                nodes=group,
+                inputs=sorted(n for n in inputs if n),
+                outputs=sorted(n for n in outputs if n),
+                freed=sorted(n for n in freed if n),
+            )
+        )
+    return stages
+
+
+def _piece(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+) -> bytes:
+    fed = {i.name for i in inputs}
+    names = dict.fromkeys(n for n in _read_names(nodes) if n not in fed)
+    initializers = []
+    for name in names:
+        value = model.graph.initializers.get(name)
+        if value is not None and value.const_value is not None:
+            initializers.append(_inline_tensor(value.const_value, name))
+    graph = onnx.GraphProto(name="piece")
+    graph.node.extend(ir.serde.serialize_node(n) for n in nodes)
+    graph.input.extend(inputs)
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    graph.initializer.extend(initializers)
+    proto = helper.make_model(
+        graph,
+        ir_version=model.ir_version,
+        opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
+    )
+    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _inline_tensor(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
+    proto = ir.serde.serialize_tensor(tensor)
+    proto.name = name
+    return proto

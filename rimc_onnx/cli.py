@@ -1,0 +1,486 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parses, calls :mod:`rimc_onnx.api`, renders. Nothing is decided here."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rimc_onnx._console import Console
+from rimc_onnx.errors import RimcError, UsageError
+
+if TYPE_CHECKING:
+    from rimc_onnx.api import ConvertReport, InspectReport, NodeReport
+    from rimc_onnx.config import ConvertConfig
+    from rimc_onnx.evaluation import EvaluationReport
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rimc-onnx",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Put ONNX networks on RRAM crossbars: convert, calibrate from a few samples, evaluate.",
+)
+
+_INTERRUPTED = 130
+
+
+def _handled(command: Callable[..., None]) -> Callable[..., None]:
+    """One line and an exit code for everything that goes wrong; a traceback only with --debug."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("error: interrupted. Nothing was written.", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from None
+        except RimcError as error:
+            _debug()
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            _debug()
+            text = " ".join(str(error).split())[:400]
+            print(
+                f"error: {type(error).__name__}: {text}. This should not happen; "
+                "run again with rimc-onnx --debug and report what it prints.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
+
+    return wrapper
+
+
+class _Settings:
+    debug = False
+
+
+def _debug() -> None:
+    if _Settings.debug:
+        traceback.print_exc()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(importlib.metadata.version("rimc-onnx"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _Settings.debug = debug
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _number_or_none(text: str | int) -> int | str:
+    """An option that is a whole number of 1 or more, or ``none`` for an ideal part."""
+    if text == "none":
+        return "none"
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise typer.BadParameter(f"{text!r} is neither a whole number of 1 or more nor 'none'.")
+    return value
+
+
+def _optional(value: Any) -> int | None:
+    return None if value == "none" else int(value)
+
+
+Model = Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="File to write.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
+        show_default="calibration.npz beside the model",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Device preset.")]
+Drift = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of the drift, a fraction (0.2 is 20 %).",
+        show_default="the preset's",
+    ),
+]
+Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
+Seed = Annotated[int, typer.Option(help="Key of every draw.")]
+Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
+Bits = typer.Option(parser=_number_or_none, metavar="BITS|none")
+TileRows = Annotated[
+    str, typer.Option(parser=_number_or_none, metavar="ROWS|none", help="Word lines of a tile.")
+]
+DacBits = Annotated[
+    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the DACs.")
+]
+AdcBits = Annotated[
+    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the ADCs.")
+]
+KeepDigital = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of node names that stay digital; may be given again."),
+]
+MapShared = Annotated[
+    bool, typer.Option("--map-shared", help="Map nodes that share a weight, an array for each.")
+]
+
+
+@app.command()
+@_handled
+def convert(
+    model: Model,
+    output: Output = None,
+    device: Device = "gaussian-relative",
+    drift: Drift = None,
+    scaling: Scaling = "node",
+    seed: Seed = 0,
+    rank: Rank = 4,
+    tile_rows: TileRows = "none",
+    dac_bits: DacBits = "none",
+    adc_bits: AdcBits = "none",
+    data: DataOption = None,
+    keep_digital: KeepDigital = None,
+    map_shared: MapShared = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, write nothing.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Rewrite a model into RRAM nodes with SRAM branches; writes MODEL.rimc.onnx.
+
+    Examples:
+        rimc-onnx convert model.onnx --drift 0.2 --seed 0
+
+        rimc-onnx convert model.onnx --tile-rows 128 --dac-bits 8 --adc-bits 8 --dry-run
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    config = _convert_config(
+        device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+    )
+    with console.progress("convert") as progress:
+        report = api.convert(
+            model,
+            output,
+            config=config,
+            data=data,
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    console.result(report, lambda: _show_conversion(console, report))
+
+
+@app.command()
+@_handled
+def calibrate(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A converted model.", show_default="the only *.rimc.onnx in this folder"
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Number of samples.")] = 10,
+    data: DataOption = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="The model it was converted from.", show_default="as recorded"),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of every branch.", show_default="as converted")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the adapters from a few samples; writes MODEL.rimc.calibrated.onnx.
+
+    Examples:
+        rimc-onnx calibrate --samples 10
+
+        rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
+    """
+    from rimc_onnx import api
+    from rimc_onnx.calibration.fit import CalibrateConfig
+
+    console = Console(as_json=as_json)
+    config = CalibrateConfig(num_samples=samples, rank=rank, sample_seed=seed)
+    with console.progress("calibrate") as progress:
+        report = api.calibrate(
+            model or _only_converted_model(),
+            output,
+            data=data,
+            teacher=teacher,
+            config=config,
+            force=force,
+            progress=lambda what, done, total: progress(
+                done + (total if what == "student" else 0), 2 * total
+            ),
+        )
+
+    def render() -> None:
+        console.table(
+            ["node", "rank", "SRAM bytes", "error before", "after"],
+            [
+                [n.name, str(n.rank), str(n.sram_bytes), f"{n.error_before:.4f}",
+                 f"{n.error_after:.4f}"]
+                for n in report.nodes
+            ],
+        )  # fmt: skip
+        console.line(
+            f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
+            f"({100 * report.gamma:.2f} % of the weights), {report.seconds:.1f} s"
+        )
+        console.line(f"wrote {report.output}")
+
+    console.result(report, render)
+
+
+@app.command()
+@_handled
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="An .npz with arrays named after the inputs, a folder of .npy, or "
+            "module:callable.",
+        ),
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model to agree with.", show_default="as recorded, where there are no labels"
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="module:callable of (outputs, other arrays).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Accuracy by labels or a metric, or agreement with the teacher.
+
+    Examples:
+        rimc-onnx evaluate model.rimc.onnx --data test.npz
+
+        rimc-onnx evaluate model.rimc.onnx --data test.npz --teacher model.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    with console.progress("evaluate") as progress:
+        report = api.evaluate(
+            model,
+            data=data,
+            labels=labels,
+            teacher=teacher,
+            metric=metric,
+            native=not stock,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    console.result(report, lambda: _show_evaluation(console, report))
+
+
+@app.command()
+@_handled
+def inspect(
+    model: Model,
+    tile_rows: TileRows = "none",
+    keep_digital: KeepDigital = None,
+    map_shared: MapShared = False,
+    as_json: Json = False,
+) -> None:
+    """Show which nodes are, or would be, in RRAM, and why the others are not.
+
+    Examples:
+        rimc-onnx inspect model.onnx
+
+        rimc-onnx inspect model.rimc.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    config = _convert_config(
+        "gaussian-relative", None, "node", 0, 4, tile_rows, "none", "none", keep_digital, map_shared
+    )
+    report = api.inspect(model, config=config)
+    console.result(report, lambda: _show_inspection(console, report))
+
+
+@app.command()
+@_handled
+def quickstart(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("rimc-quickstart"),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """The main job on the sample that comes with the package: convert, drift, calibrate, compare.
+
+    Examples:
+        rimc-onnx quickstart
+
+        rimc-onnx quickstart demo --force --json
+    """
+    from rimc_onnx import quickstart as job
+
+    console = Console(as_json=as_json)
+    with console.progress("quickstart") as progress:
+        report = job.quickstart(folder, force=force, progress=progress)
+
+    def render() -> None:
+        console.table(
+            ["model", "file", "accuracy", "in stock ONNX Runtime"],
+            [
+                [r.state, r.file, f"{100 * r.top1:.1f} %", f"{100 * r.top1_stock:.1f} %"]
+                for r in report.rows
+            ],
+        )
+        console.line(
+            f"{report.samples} samples, {report.sram_bytes} bytes of SRAM "
+            f"({100 * report.gamma:.1f} % of the weights); RRAM untouched"
+        )
+        console.line(f"wrote {report.folder}")
+
+    console.result(report, render)
+
+
+def _convert_config(
+    device: str,
+    drift: float | None,
+    scaling: str,
+    seed: int,
+    rank: int,
+    tile_rows: Any,
+    dac_bits: Any,
+    adc_bits: Any,
+    keep_digital: list[str] | None,
+    map_shared: bool,
+) -> ConvertConfig:
+    from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.device import Scaling as WeightScaling
+    from rimc_onnx.device import get_preset
+    from rimc_onnx.errors import suggest
+
+    known = [s.value for s in WeightScaling]
+    if scaling not in known:
+        raise UsageError(f"--scaling {scaling!r} is not known. {suggest(scaling, known)}")
+    overrides: dict[str, Any] = {"scaling": WeightScaling(scaling)}
+    if drift is not None:
+        overrides["drift_frac"] = drift
+    return ConvertConfig(
+        device=get_preset(device, **overrides),
+        seed=seed,
+        rank=rank,
+        periphery=PeripheryConfig(
+            tile_rows=_optional(tile_rows),
+            dac_bits=_optional(dac_bits),
+            adc_bits=_optional(adc_bits),
+        ),
+        keep_digital=tuple(keep_digital or ()),
+        map_shared=map_shared,
+    )
+
+
+def _only_converted_model() -> Path:
+    found = sorted(Path().glob("*.rimc.onnx"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(str, found)) or "none"
+    raise UsageError(
+        f"need one *.rimc.onnx in this folder, found {names}. "
+        "Name the model: rimc-onnx calibrate MODEL.rimc.onnx."
+    )
+
+
+def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
+    console.table(
+        ["node", "op type", "where", "reason"],
+        [[n.name, n.op_type, "RRAM" if n.mapped else "digital", n.reason or ""] for n in nodes],
+    )
+
+
+def _show_conversion(console: Console, report: ConvertReport) -> None:
+    _show_nodes(console, report.nodes)
+    console.line(
+        f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
+        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def _show_inspection(console: Console, report: InspectReport) -> None:
+    _show_nodes(console, report.nodes)
+    state = "converted" if report.converted else "not converted; as convert would map it"
+    console.line(
+        f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
+        f"{report.digital} digital"
+    )
+    for name, value in (report.device or {}).items():
+        console.line(f"  {name} = {value}")
+    if report.converted:
+        console.line(f"  seed = {report.seed}")
+        console.line(f"  SRAM = {report.sram_bytes} bytes of adapters")
+        console.line(f"  teacher sha256 = {report.teacher_sha256}")
+
+
+def _show_evaluation(console: Console, report: EvaluationReport) -> None:
+    rows = [["samples", str(report.samples)]]
+    for name, value in (
+        ("top-1", report.top1),
+        ("top-5", report.top5),
+        ("agreement with teacher", report.agreement),
+    ):
+        if value is not None:
+            rows.append([name, f"{100 * value:.2f} %"])
+    for name, db in (report.sqnr_db or {}).items():
+        rows.append([f"SQNR of {name}", "no error" if db is None else f"{db:.1f} dB"])
+    rows += [[name, f"{value:.4f}"] for name, value in report.metrics.items()]
+    rows.append(["time in session", f"{report.seconds:.2f} s"])
+    console.table(["figure", "value"], rows)
+
+
+def main() -> None:
+    """Entry point of ``rimc-onnx``."""
+    app()

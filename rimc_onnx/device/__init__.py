@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device physics: from a target weight to the weight that RRAM conductances realise."""
+
+from __future__ import annotations
+
+from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
+from rimc_onnx.device.draws import Purpose, random_words, standard_normals
+from rimc_onnx.device.philox import philox4x32
+from rimc_onnx.device.presets import Preset, get_preset, presets
+from rimc_onnx.device.programming import ProgrammedWeight, program
+
+__all__ = [
+    "DeviceConfig",
+    "DriftLaw",
+    "Preset",
+    "ProgrammedWeight",
+    "Purpose",
+    "Scaling",
+    "get_preset",
+    "philox4x32",
+    "presets",
+    "program",
+    "random_words",
+    "standard_normals",
+]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can be wrong with what a user gives: one line each, with an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CalibrationError",
+    "ConfigError",
+    "DataError",
+    "ModelError",
+    "NodeMappingError",
+    "OutputError",
+    "RimcError",
+    "UsageError",
+    "suggest",
+]
+
+
+class RimcError(Exception):
+    """Root of all errors a user can cause. ``str()`` is one line: what, where, got, do."""
+
+    exit_code = 1
+
+
+class ModelError(RimcError):
+    """The model file can't be read, checked or converted."""
+
+
+class NodeMappingError(ModelError):
+    """A node can't go to RRAM, or none can."""
+
+
+class DataError(RimcError):
+    """Samples, labels or a metric don't fit the model."""
+
+
+class CalibrationError(RimcError):
+    """The adapters can't be fitted."""
+
+
+class OutputError(RimcError):
+    """The output exists and ``--force`` was not given, or it can't be written."""
+
+
+class UsageError(RimcError):
+    """The call itself is wrong: an unknown option value, or options that exclude each other."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration value is out of its range."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence naming the known names nearest to ``name``, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "Known: " + ", ".join(names) + "."

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model files: read with clear errors, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnxscript import ir
+
+from rimc_onnx.errors import ModelError, OutputError
+
+__all__ = ["check_output", "load_model", "save_model", "sha256_of"]
+
+EXTERNAL_DATA_BYTES = 1 << 30
+"""Weights beyond this go to a second file: a protobuf holds at most 2 GiB."""
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read an ONNX file; weights in external files stay on disk until they are used.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, truncated, or external data is missing.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. Give the path of an .onnx file.")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty, not an ONNX model. Export the model again.")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise ModelError(
+            f"{path}: not an ONNX model, or truncated ({_one_line(error)}). "
+            "Export or copy the file again."
+        ) from error
+    if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
+        raise ModelError(
+            f"{path}: holds no ONNX graph with nodes and an opset. Is it another kind of file?"
+        )
+    _check_external_data(proto, path)
+    try:
+        # The protobuf stays inline; tensors in other files are mapped, not read.
+        model = ir.serde.deserialize_model(proto)
+    except Exception as error:
+        raise ModelError(
+            f"{path}: the graph can't be read ({_one_line(error)}). "
+            "Check the file with onnx.checker."
+        ) from error
+    ir.external_data.set_base_dir(model.graph, path.resolve().parent)
+    return model
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        data = path.parent / info.location
+        if not data.is_file():
+            raise ModelError(
+                f"{path}: initializer {tensor.name!r} lies in {info.location!r}, which is missing "
+                f"beside the model. Copy the data file there too."
+            )
+        end = (info.offset or 0) + (info.length or 0)
+        if end > data.stat().st_size:
+            raise ModelError(
+                f"{path}: initializer {tensor.name!r} ends at byte {end} of {info.location!r}, "
+                f"which has {data.stat().st_size}. Copy the data file again."
+            )
+
+
+def save_model(
+    model: ir.Model,
+    path: Path,
+    *,
+    force: bool,
+    external_data_bytes: int = EXTERNAL_DATA_BYTES,
+) -> None:
+    """Write ``path`` (and ``path.data`` for large models), whole or not at all.
+
+    Lazy tensors are evaluated one at a time while they are written. A model that came with
+    external data leaves with external data.
+
+    Raises:
+        OutputError: the file exists and ``force`` is False, or the disk refuses.
+    """
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
+    external = sum(t.nbytes for t in tensors) > external_data_bytes or any(
+        isinstance(t, ir.ExternalTensor) for t in tensors
+    )
+    with output_folder(path, force=force) as folder:
+        data = f"{path.name}.data" if external else None
+        ir.save(model, folder / path.name, external_data=data)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse early what :func:`save_model` would refuse after the work is done."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder. Give a file name with -o.")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: exists already. Give --force to replace it, or another -o.")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}. Make it first.")
+
+
+@contextlib.contextmanager
+def output_folder(path: Path, *, force: bool) -> Iterator[Path]:
+    """A folder beside ``path``; what the body leaves in it is renamed into place at the end."""
+    check_output(path, force=force)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror}).") from error
+    try:
+        yield folder
+        # The model file last: it must never name a data file that is not there yet.
+        for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
+            os.replace(made, path.parent / made.name)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise OutputError(f"{path}: can't be written ({reason}). Nothing was changed.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

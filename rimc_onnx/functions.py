@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Function bodies of every ``ai.rimc`` operator, in standard ONNX operators.
+
+A converted file carries these as model-local functions, so an ONNX Runtime without the native
+library inlines them and computes the same numbers. Features that are off sit behind an ``If`` on
+a constant, which ONNX Runtime folds away when it loads the model. The meaning of every attribute
+is written in :mod:`rimc_onnx.opset`; the plain numpy version is :mod:`rimc_onnx.reference`.
+
+Opset 17 only: the files must open in ONNX Runtime 1.17.
+"""
+
+from collections.abc import Sequence
+
+import onnx
+import onnxscript
+from onnxscript import script
+from onnxscript.onnx_opset import opset17 as op
+from onnxscript.onnx_types import FLOAT, INT8
+
+from rimc_onnx import opset
+
+__all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
+
+FUNCTION_OPSET_VERSION = 17
+"""Version of the default domain that the bodies are written in."""
+
+rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
+
+
+@script(rimc, default_opset=op)
+def DacQuantize(x: FLOAT[...], dac_bits: int, dac_range: float, dac_signed: int) -> FLOAT[...]:
+    bits = op.Constant(value_int=dac_bits)
+    if bits > 0:
+        signed = op.Constant(value_int=dac_signed)
+        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
+        bottom = op.Neg(top) * op.Cast(signed, to=1)
+        step = op.Constant(value_float=dac_range) / top
+        y = op.Clip(op.Round(x / step), bottom, top) * step
+    else:
+        y = op.Identity(x)
+    return y
+
+
+@script(rimc, default_opset=op)
+def RramMatMul(
+    x: FLOAT[...],
+    w: FLOAT["K", "N"],
+    tile_rows: int,
+    num_tiles: int,
+    dac_bits: int,
+    dac_range: float,
+    dac_signed: int,
+    adc_bits: int,
+    adc_range: Sequence[float],
+    node: str,
+    device: str,
+    device_config: str,
+    seed: int,
+    g_max_us: float,
+    w_max: Sequence[float],
+) -> FLOAT[...]:
+    x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
+    bits = op.Constant(value_int=adc_bits)
+    if bits > 0:
+        tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
+        w_shape = op.Shape(w)
+        depth = w_shape[0:1]
+        columns = w_shape[1:2]
+        rows = (depth + tiles - 1) / tiles
+        pad = rows * tiles - depth
+        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
+        adc = op.Constant(value_floats=adc_range)
+        x_shape = op.Shape(x)
+        x_rows = op.Reshape(x_dac, op.Concat([-1], depth, axis=0))
+        x_padded = op.Pad(x_rows, op.Concat([0, 0, 0], pad, axis=0))
+        x_tiles = op.Transpose(
+            op.Reshape(x_padded, op.Concat([-1], tiles, rows, axis=0)), perm=[1, 0, 2]
+        )
+        w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
+        w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
+        partial = op.MatMul(x_tiles, w_tiles)
+        codes = op.Clip(op.Round(partial * (top / adc)), op.Neg(top), top)
+        total = op.ReduceSum(codes, [0], keepdims=0) * (adc / top)
+        y = op.Reshape(total, op.Concat(x_shape[:-1], columns, axis=0))
+    else:
+        y = op.MatMul(x_dac, w)
+    return y
+
+
+@script(rimc, default_opset=op)
+def RramConv(
+    x: FLOAT[...],
+    w: FLOAT[...],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+    tile_rows: int,
+    num_tiles: int,
+    tile_group: int,
+    dac_bits: int,
+    dac_range: float,
+    dac_signed: int,
+    adc_bits: int,
+    adc_range: Sequence[float],
+    node: str,
+    device: str,
+    device_config: str,
+    seed: int,
+    g_max_us: float,
+    w_max: Sequence[float],
+) -> FLOAT[...]:
+    x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
+    bits = op.Constant(value_int=adc_bits)
+    if bits > 0:
+        # Whole input channels go to a tile, so a tiled convolution is a grouped one: group g of
+        # the model becomes num_tiles groups, whose outputs are the partial sums of the tiles.
+        tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
+        groups = op.Reshape(op.Constant(value_int=group), [1])
+        w_shape = op.Shape(w)
+        columns = w_shape[0:1]
+        depth = w_shape[1:2]
+        kernel = w_shape[2:]
+        columns_g = columns / groups
+        rows = (depth + tiles - 1) / tiles
+        pad = rows * tiles - depth
+        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
+        adc = op.Expand(op.Constant(value_floats=adc_range), columns)
+        adc = op.Reshape(adc, op.Concat([1], groups, [1], columns_g, [1], axis=0))
+        w_rows = op.Reshape(w, op.Concat(columns, depth, [-1], axis=0))
+        w_padded = op.Pad(w_rows, op.Concat([0, 0, 0, 0], pad, [0], axis=0))
+        w_split = op.Reshape(w_padded, op.Concat(groups, columns_g, tiles, [-1], axis=0))
+        w_tiles = op.Reshape(
+            op.Transpose(w_split, perm=[0, 2, 1, 3]),
+            op.Concat(columns * tiles, rows, kernel, axis=0),
+        )
+        x_shape = op.Shape(x)
+        batch = x_shape[0:1]
+        spatial = x_shape[2:]
+        x_split = op.Reshape(
+            x_dac, op.Concat(batch, groups, depth, op.ReduceProd(spatial, keepdims=1), axis=0)
+        )
+        x_padded = op.Pad(x_split, op.Concat([0, 0, 0, 0, 0, 0], pad, [0], axis=0))
+        x_tiles = op.Reshape(x_padded, op.Concat(batch, groups * tiles * rows, spatial, axis=0))
+        partial = op.Conv(
+            x_tiles, w_tiles, strides=strides, pads=pads, dilations=dilations, group=tile_group
+        )
+        out_spatial = op.Shape(partial)[2:]
+        split = op.Reshape(
+            partial,
+            op.Concat(
+                batch, groups, tiles, columns_g, op.ReduceProd(out_spatial, keepdims=1), axis=0
+            ),
+        )
+        codes = op.Clip(op.Round(split * (top / adc)), op.Neg(top), top)
+        total = op.ReduceSum(codes, [2], keepdims=1) * (adc / top)
+        y = op.Reshape(total, op.Concat(batch, columns, out_spatial, axis=0))
+    else:
+        y = op.Conv(x_dac, w, strides=strides, pads=pads, dilations=dilations, group=group)
+    return y
+
+
+@script(rimc, default_opset=op)
+def DoraMatMul(
+    x: FLOAT[...],
+    h: FLOAT[...],
+    lora_a: INT8["K", "R"],
+    lora_b: INT8["R", "N"],
+    magnitude: INT8["N"],
+    x_scale: FLOAT[1],
+    rank_step: FLOAT["R"],
+    lora_b_scale: FLOAT[...],
+    magnitude_scale: FLOAT[1],
+    bias: FLOAT["N"],
+) -> FLOAT[...]:
+    x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
+    u = op.MatMul(x_codes, op.Cast(lora_a, to=1)) / rank_step
+    u_codes = op.Clip(op.Round(u), -127.0, 127.0)
+    v = op.MatMul(u_codes, op.Cast(lora_b, to=1)) * lora_b_scale
+    return (h + v) * (op.Cast(magnitude, to=1) * magnitude_scale) + bias
+
+
+@script(rimc, default_opset=op)
+def DoraConv(
+    x: FLOAT[...],
+    h: FLOAT[...],
+    lora_a: INT8[...],
+    lora_b: INT8[...],
+    magnitude: INT8["M"],
+    x_scale: FLOAT[1],
+    rank_step: FLOAT[...],
+    lora_b_scale: FLOAT[...],
+    magnitude_scale: FLOAT[1],
+    bias: FLOAT["M"],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+) -> FLOAT[...]:
+    # lora_b is a 1 x 1 kernel, so its trailing ones shape a per-channel vector.
+    channel = op.Concat([-1], op.Shape(lora_b)[2:], axis=0)
+    x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
+    u = op.Conv(
+        x_codes, op.Cast(lora_a, to=1), strides=strides, pads=pads, dilations=dilations, group=group
+    ) / op.Reshape(rank_step, channel)
+    u_codes = op.Clip(op.Round(u), -127.0, 127.0)
+    v = op.Conv(u_codes, op.Cast(lora_b, to=1), group=group) * op.Reshape(lora_b_scale, channel)
+    m = op.Reshape(op.Cast(magnitude, to=1) * magnitude_scale, channel)
+    return (h + v) * m + op.Reshape(bias, channel)
+
+
+def function_protos() -> list[onnx.FunctionProto]:
+    """Every function of the domain, callees first, as they are written into a converted file."""
+    return [
+        f.to_function_proto() for f in (DacQuantize, RramMatMul, RramConv, DoraMatMul, DoraConv)
+    ]

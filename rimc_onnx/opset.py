@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator set ``ai.rimc``: names, inputs and attributes, written down once.
+
+Every attribute is written on every node, because a native kernel does not see the defaults of a
+function. ``docs/ops/`` has a page per operator; :mod:`rimc_onnx.reference` is its meaning in numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "DOMAIN",
+    "DORA_CONV",
+    "DORA_MATMUL",
+    "MAX_LORA_A_L1",
+    "OPS",
+    "RRAM_CONV",
+    "RRAM_MATMUL",
+    "VERSION",
+    "OpSpec",
+    "num_tiles",
+]
+
+DOMAIN: Final = "ai.rimc"
+VERSION: Final = 1
+
+RRAM_CONV: Final = "RramConv"
+RRAM_MATMUL: Final = "RramMatMul"
+DORA_CONV: Final = "DoraConv"
+DORA_MATMUL: Final = "DoraMatMul"
+
+MAX_LORA_A_L1: Final = 2**24 // 127
+"""Largest sum of |lora_a| over one rank: below it every int32 partial sum of the branch is exact in
+fp32 too, so the function body may use floating-point operators and give the same integers."""
+
+_PERIPHERY = {
+    "tile_rows": "int",
+    "num_tiles": "int",
+    "dac_bits": "int",
+    "dac_range": "float",
+    "dac_signed": "int",
+    "adc_bits": "int",
+    "adc_range": "floats",
+}
+_DEVICE_STATE = {
+    "node": "string",
+    "device": "string",
+    "device_config": "string",
+    "seed": "int",
+    "g_max_us": "float",
+    "w_max": "floats",
+}
+_CONV = {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "int"}
+_DORA_INPUTS = (
+    "x",
+    "h",
+    "lora_a",
+    "lora_b",
+    "magnitude",
+    "x_scale",
+    "rank_step",
+    "lora_b_scale",
+    "magnitude_scale",
+    "bias",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpSpec:
+    """Inputs and attributes (name -> ONNX attribute type) of one operator."""
+
+    name: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, str]
+
+
+OPS: Final = {
+    spec.name: spec
+    for spec in (
+        OpSpec(name=RRAM_MATMUL, inputs=("x", "w"), attributes={**_PERIPHERY, **_DEVICE_STATE}),
+        OpSpec(
+            name=RRAM_CONV,
+            inputs=("x", "w"),
+            attributes={**_CONV, **_PERIPHERY, "tile_group": "int", **_DEVICE_STATE},
+        ),
+        OpSpec(name=DORA_MATMUL, inputs=_DORA_INPUTS, attributes={}),
+        OpSpec(name=DORA_CONV, inputs=_DORA_INPUTS, attributes=_CONV),
+    )
+}
+
+
+def num_tiles(depth: int, rows_per_step: int, tile_rows: int | None) -> int:
+    """Number of row tiles of a crossbar column.
+
+    ``depth`` steps of ``rows_per_step`` word lines each (a MatMul: K steps of 1 row; a convolution:
+    C / group steps of one kernel window) go to tiles of at most ``tile_rows`` word lines. Tiles are
+    balanced: each takes ceil(depth / num_tiles) steps, the last one what is left. ``None`` is one
+    tile of any height.
+
+    Raises:
+        ValueError: one step alone has more word lines than a tile.
+    """
+    if tile_rows is None:
+        return 1
+    steps = tile_rows // rows_per_step
+    if steps == 0:
+        raise ValueError(f"{rows_per_step} word lines do not fit in a tile of {tile_rows}")
+    return -(-depth // steps)

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Contracts of the compute kernels. One table of functions per instruction set; every table gives
+// the same bits. What makes that so: an output is a sum taken with fma in the order of k, one
+// accumulator per output, whatever the blocking; every other step is one rounded fp32 operation.
+//
+// Kernels work on memory they are given: they don't allocate, throw, start threads or read the
+// environment. No pointer needs alignment; packed buffers aligned to 64 bytes are faster. Inputs
+// and outputs must not overlap. NaN in gives NaN out.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace rimc::kernels {
+
+constexpr int kMaxRows = 8;  // most rows of a block in any table
+constexpr int kMaxVecs = 8;  // most vectors per row of a block in any table
+
+// out * clip(rint(x / step), low, high); rint goes to even at ties.
+struct Quantizer {
+  float step;
+  float low;
+  float high;
+  float out;
+};
+
+// A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
+//
+//   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
+//   without ADC (gain null):  c[i, v] = partial
+//   with ADC:  code = clip(rint(partial * gain), -top, top)
+//              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
+//
+// c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
+struct BlockArgs {
+  const float* a;
+  const float* b[kMaxVecs];
+  const int32_t* b_offset;
+  ptrdiff_t a_row;
+  ptrdiff_t depth;
+  float* c[kMaxVecs];
+  ptrdiff_t c_row;
+  int lanes[kMaxVecs];
+  const float* gain;
+  const float* back;
+  float top;
+  bool resume;
+  bool first;
+  bool last;
+};
+
+// u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
+// where code(x) = clip(rint(x / x_scale), -127, 127).
+// Pre: sums are integers below 2^24, so their order is free. a: [rank, a_row], a_row a multiple of
+// the table's lanes, zero beyond depth.
+struct RankArgs {
+  const float* x;  // [rows, depth]
+  const float* a;
+  ptrdiff_t a_row;
+  ptrdiff_t rows;
+  ptrdiff_t depth;
+  ptrdiff_t rank;
+  float x_scale;
+  const float* rank_step;
+  float* u;  // [rows, rank]
+};
+
+// y = (h + v * scale) * magnitude + bias, v[i, n] = sum over r of coef[i, r] * basis[r, n]
+// scale, magnitude and bias are indexed by n in `merge_columns`, by i in `merge_rows`.
+// Pre: v is an integer below 2^24. Rank 0 is v = 0.
+struct MergeArgs {
+  const float* coef;
+  ptrdiff_t coef_row;
+  const float* basis;
+  ptrdiff_t basis_row;
+  ptrdiff_t rank;
+  const float* h;
+  float* y;
+  ptrdiff_t y_row;  // of h too
+  ptrdiff_t rows;
+  ptrdiff_t columns;
+  const float* scale;
+  const float* magnitude;
+  const float* bias;
+};
+
+using BlockFunction = void (*)(const BlockArgs& args);
+
+struct KernelTable {
+  const char* isa;
+  int lanes;             // values per vector
+  int max_rows;          // rows of a block, at most
+  int max_accumulators;  // rows * vecs of a block, at most
+  int panel_vecs;        // vectors of a panel of matmul_block, at most
+
+  // a[i, k] = a[i * a_row + k]; b[k, v] = b[0][(k * vecs + v) * lanes]; gain and back per lane,
+  // at v * lanes. Indexed [rows - 1][vecs - 1], vecs <= panel_vecs.
+  BlockFunction matmul_block[kMaxRows][kMaxVecs];
+  // a[i, k] = a[k * rows + i]; b[k, v] = b[v] + b_offset[k]; gain and back per row.
+  // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.
+  BlockFunction conv_block[kMaxRows][kMaxVecs];
+
+  void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
+  void (*rank_codes)(const RankArgs& args);
+  void (*merge_columns)(const MergeArgs& args);
+  void (*merge_rows)(const MergeArgs& args);
+};
+
+extern const KernelTable rimc_kernels_f32_scalar;
+#ifdef RIMC_HAVE_X86_KERNELS
+extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
+extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
+#endif
+
+}  // namespace rimc::kernels

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <immintrin.h>
+
+#define RIMC_HAVE_X86_KERNELS
+#include "kernels/microkernel.h"
+
+namespace rimc::kernels {
+namespace {
+
+// A window of eight starting at 8 - n has n ones first.
+const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+struct Avx2 {
+  using Vec = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kMaxRows = 4;
+  static constexpr int kMaxAccumulators = 12;
+  static constexpr int kPanelVecs = 3;
+
+  static __m256i Mask(int n) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
+  }
+  static Vec Load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vec LoadN(const float* p, int n) { return _mm256_maskload_ps(p, Mask(n)); }
+  static void Store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+  static void StoreN(float* p, int n, Vec v) { _mm256_maskstore_ps(p, Mask(n), v); }
+  static Vec Set1(float x) { return _mm256_set1_ps(x); }
+  static Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+  static Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+  static Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+  static Vec Rint(Vec v) {
+    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // min and max give their second operand where one is NaN.
+  static Vec Clip(Vec v, Vec low, Vec high) {
+    return _mm256_min_ps(high, _mm256_max_ps(low, v));
+  }
+  static float Sum(Vec v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+};
+
+}  // namespace
+
+const KernelTable rimc_kernels_f32_avx2 = MakeTable<Avx2>("avx2");
+
+}  // namespace rimc::kernels

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in its
+// unnamed namespace (so that no instance is shared between files of different flags):
+//   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
+//   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
+//   Div, Rint, Clip(v, low, high) (NaN stays NaN), Sum (any order).
+#pragma once
+
+#include "kernels/kernels.h"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define RIMC_UNROLL _Pragma("GCC unroll 16")
+#elif defined(__clang__)
+#define RIMC_UNROLL _Pragma("unroll")
+#else
+#define RIMC_UNROLL
+#endif
+
+namespace rimc::kernels {
+
+template <class S>
+inline typename S::Vec LoadLanes(const float* p, int lanes) {
+  return lanes == S::kLanes ? S::Load(p) : S::LoadN(p, lanes);
+}
+
+template <class S>
+inline void StoreLanes(float* p, int lanes, typename S::Vec v) {
+  if (lanes == S::kLanes) {
+    S::Store(p, v);
+  } else {
+    S::StoreN(p, lanes, v);
+  }
+}
+
+template <class S, int kRows, int kVecs, bool kConv>
+void Block(const BlockArgs& args) {
+  using Vec = typename S::Vec;
+  Vec acc[kRows][kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      acc[i][v] = S::Set1(0.0f);
+      if (args.resume) acc[i][v] = LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]);
+    }
+  }
+
+  const float* a[kRows];
+  const float* b[kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) a[i] = args.a + (kConv ? i : i * args.a_row);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
+  for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    const ptrdiff_t a_at = kConv ? k * kRows : k;
+    const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
+    Vec b_k[kVecs];
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) b_k[v] = S::Load(b[v] + b_at);
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const Vec a_k = S::Set1(a[i][a_at]);
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Fma(a_k, b_k[v], acc[i][v]);
+    }
+  }
+
+  if (args.gain == nullptr) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], acc[i][v]);
+      }
+    }
+    return;
+  }
+  const Vec top = S::Set1(args.top);
+  const Vec bottom = S::Set1(-args.top);
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      float* c = args.c[v] + i * args.c_row;
+      const Vec gain = kConv ? S::Set1(args.gain[i]) : S::Load(args.gain + v * S::kLanes);
+      Vec total = S::Clip(S::Rint(S::Mul(acc[i][v], gain)), bottom, top);
+      if (!args.first) total = S::Add(LoadLanes<S>(c, args.lanes[v]), total);
+      if (args.last) {
+        total = S::Mul(total, kConv ? S::Set1(args.back[i]) : S::Load(args.back + v * S::kLanes));
+      }
+      StoreLanes<S>(c, args.lanes[v], total);
+    }
+  }
+}
+
+template <class S, int kRows, int kVecs, bool kConv>
+constexpr BlockFunction PickBlock() {
+  constexpr bool fits = kRows <= S::kMaxRows && kRows * kVecs <= S::kMaxAccumulators &&
+                        (kConv || kVecs <= S::kPanelVecs);
+  if constexpr (fits) {
+    return &Block<S, kRows, kVecs, kConv>;
+  } else {
+    return nullptr;
+  }
+}
+
+template <class S>
+void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
+  using Vec = typename S::Vec;
+  const Vec step = S::Set1(quantizer.step);
+  const Vec low = S::Set1(quantizer.low);
+  const Vec high = S::Set1(quantizer.high);
+  const Vec out = S::Set1(quantizer.out);
+  for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
+    const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
+    const Vec code = S::Clip(S::Rint(S::Div(LoadLanes<S>(x + i, lanes), step)), low, high);
+    StoreLanes<S>(y + i, lanes, S::Mul(code, out));
+  }
+}
+
+template <class S, int kRank>
+void RankCodesOf(const RankArgs& args, ptrdiff_t rank0) {
+  using Vec = typename S::Vec;
+  const Vec x_scale = S::Set1(args.x_scale);
+  const Vec high = S::Set1(127.0f);
+  const Vec low = S::Set1(-127.0f);
+  const float* a = args.a + rank0 * args.a_row;
+  for (ptrdiff_t i = 0; i < args.rows; ++i) {
+    const float* x = args.x + i * args.depth;
+    Vec acc[kRank];
+    RIMC_UNROLL
+    for (int r = 0; r < kRank; ++r) acc[r] = S::Set1(0.0f);
+    for (ptrdiff_t k = 0; k < args.depth; k += S::kLanes) {
+      const int lanes = args.depth - k < S::kLanes ? static_cast<int>(args.depth - k) : S::kLanes;
+      const Vec code = S::Clip(S::Rint(S::Div(LoadLanes<S>(x + k, lanes), x_scale)), low, high);
+      RIMC_UNROLL
+      for (int r = 0; r < kRank; ++r) {
+        acc[r] = S::Fma(code, S::Load(a + r * args.a_row + k), acc[r]);
+      }
+    }
+    RIMC_UNROLL
+    for (int r = 0; r < kRank; ++r) args.u[i * args.rank + rank0 + r] = S::Sum(acc[r]);
+  }
+}
+
+template <class S>
+void RankCodes(const RankArgs& args) {
+  ptrdiff_t rank0 = 0;
+  for (; rank0 + 4 <= args.rank; rank0 += 4) RankCodesOf<S, 4>(args, rank0);
+  switch (args.rank - rank0) {
+    case 3:
+      RankCodesOf<S, 3>(args, rank0);
+      break;
+    case 2:
+      RankCodesOf<S, 2>(args, rank0);
+      break;
+    case 1:
+      RankCodesOf<S, 1>(args, rank0);
+      break;
+    default:
+      break;
+  }
+  for (ptrdiff_t i = 0; i < args.rows; ++i) {
+    float* u = args.u + i * args.rank;
+    for (ptrdiff_t r = 0; r < args.rank; ++r) {
+      const Quantizer quantizer{args.rank_step[r], -127.0f, 127.0f, 1.0f};
+      Quantize<S>(u + r, u + r, 1, quantizer);
+    }
+  }
+}
+
+template <class S, int kRank, bool kColumns>
+void MergeOf(const MergeArgs& args) {
+  using Vec = typename S::Vec;
+  const ptrdiff_t rank = kRank < 0 ? args.rank : kRank;
+  for (ptrdiff_t i = 0; i < args.rows; ++i) {
+    const float* coef = args.coef + i * args.coef_row;
+    const float* h = args.h + i * args.y_row;
+    float* y = args.y + i * args.y_row;
+    for (ptrdiff_t n = 0; n < args.columns; n += S::kLanes) {
+      const int lanes = args.columns - n < S::kLanes ? static_cast<int>(args.columns - n) : S::kLanes;
+      const ptrdiff_t at = kColumns ? n : i;
+      Vec v = S::Set1(0.0f);
+      for (ptrdiff_t r = 0; r < rank; ++r) {
+        v = S::Fma(S::Set1(coef[r]), S::Load(args.basis + r * args.basis_row + n), v);
+      }
+      v = S::Mul(v, kColumns ? S::Load(args.scale + at) : S::Set1(args.scale[at]));
+      v = S::Add(LoadLanes<S>(h + n, lanes), v);
+      v = S::Mul(v, kColumns ? S::Load(args.magnitude + at) : S::Set1(args.magnitude[at]));
+      v = S::Add(v, kColumns ? S::Load(args.bias + at) : S::Set1(args.bias[at]));
+      StoreLanes<S>(y + n, lanes, v);
+    }
+  }
+}
+
+template <class S, bool kColumns>
+void Merge(const MergeArgs& args) {
+  switch (args.rank) {
+    case 0:
+      return MergeOf<S, 0, kColumns>(args);
+    case 1:
+      return MergeOf<S, 1, kColumns>(args);
+    case 2:
+      return MergeOf<S, 2, kColumns>(args);
+    case 3:
+      return MergeOf<S, 3, kColumns>(args);
+    case 4:
+      return MergeOf<S, 4, kColumns>(args);
+    default:
+      return MergeOf<S, -1, kColumns>(args);
+  }
+}
+
+#define RIMC_BLOCK_ROW(S, rows, conv)                                                     \
+  {                                                                                       \
+    PickBlock<S, rows, 1, conv>(), PickBlock<S, rows, 2, conv>(),                         \
+        PickBlock<S, rows, 3, conv>(), PickBlock<S, rows, 4, conv>(),                     \
+        PickBlock<S, rows, 5, conv>(), PickBlock<S, rows, 6, conv>(),                     \
+        PickBlock<S, rows, 7, conv>(), PickBlock<S, rows, 8, conv>(),                     \
+  }
+#define RIMC_BLOCK_TABLE(S, conv)                                                         \
+  {                                                                                       \
+    RIMC_BLOCK_ROW(S, 1, conv), RIMC_BLOCK_ROW(S, 2, conv), RIMC_BLOCK_ROW(S, 3, conv),   \
+        RIMC_BLOCK_ROW(S, 4, conv), RIMC_BLOCK_ROW(S, 5, conv), RIMC_BLOCK_ROW(S, 6, conv), \
+        RIMC_BLOCK_ROW(S, 7, conv), RIMC_BLOCK_ROW(S, 8, conv),                           \
+  }
+
+template <class S>
+constexpr KernelTable MakeTable(const char* isa) {
+  return {isa,
+          S::kLanes,
+          S::kMaxRows,
+          S::kMaxAccumulators,
+          S::kPanelVecs,
+          RIMC_BLOCK_TABLE(S, false),
+          RIMC_BLOCK_TABLE(S, true),
+          &Quantize<S>,
+          &RankCodes<S>,
+          &Merge<S, true>,
+          &Merge<S, false>};
+}
+
+}  // namespace rimc::kernels

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/common/conv_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace rimc {
+namespace {
+
+// Multiplications of a task: several microseconds of one core.
+constexpr Index kTaskWork = Index{1} << 20;
+// Tasks that are worth cutting an image for.
+constexpr Index kManyTasks = 32;
+// Scratch memory of a task should stay in the L2 cache of a core.
+constexpr Index kMaxTaskFloats = Index{1} << 17;
+// Vectors that make a task of several small images.
+constexpr Index kImageVecs = 12;
+
+void CheckCount(const char* name, std::size_t got, std::size_t want) {
+  if (got != want) Refuse(name, " must have ", want, " values, got ", got);
+}
+
+void CheckAtLeast(const char* name, const std::vector<Index>& values, Index least) {
+  for (const Index value : values) {
+    if (value < least) Refuse(name, " must be ", least, " or more, got ", value);
+  }
+}
+
+// Right-aligned: the axes of the model are the last ones.
+void Put(const std::vector<Index>& values, std::size_t from, std::size_t rank, Axes* axes) {
+  for (std::size_t i = 0; i < rank; ++i) (*axes)[kAxes - rank + i] = values[from + i];
+}
+
+}  // namespace
+
+ConvAttributes ReadConvAttributes(const NodeInfo& node, const char* w_name, const Dims& w) {
+  if (w.rank < 3 || w.rank > 2 + kAxes || w.Count() == 0) {
+    Refuse("input ", w_name, " must have 3 to 5 dimensions, none of them 0, got ", w);
+  }
+  ConvAttributes conv;
+  conv.rank = w.rank - 2;
+  conv.columns = static_cast<Index>(w[0]);
+  conv.depth = static_cast<Index>(w[1]);
+  const std::vector<Index> strides = node.Ints("strides");
+  const std::vector<Index> pads = node.Ints("pads");
+  const std::vector<Index> dilations = node.Ints("dilations");
+  conv.group = node.Int("group");
+  CheckCount("strides", strides.size(), conv.rank);
+  CheckCount("pads", pads.size(), 2 * conv.rank);
+  CheckCount("dilations", dilations.size(), conv.rank);
+  CheckAtLeast("strides", strides, 1);
+  CheckAtLeast("pads", pads, 0);
+  CheckAtLeast("dilations", dilations, 1);
+  if (conv.group < 1 || conv.columns % conv.group != 0) {
+    Refuse("group must divide ", conv.columns, " output channels, got ", conv.group);
+  }
+  Put(strides, 0, conv.rank, &conv.strides);
+  Put(dilations, 0, conv.rank, &conv.dilations);
+  Put(pads, 0, conv.rank, &conv.pads_begin);
+  Put(pads, conv.rank, conv.rank, &conv.pads_end);
+  for (std::size_t i = 0; i < conv.rank; ++i) {
+    conv.kernel[kAxes - conv.rank + i] = static_cast<Index>(w[2 + i]);
+  }
+  return conv;
+}
+
+ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
+  const Index channels = conv.group * conv.depth;
+  if (x.dims.rank != conv.rank + 2 || x.dims[1] != channels) {
+    Refuse("input x must have the shape [N, ", channels, "] and ", conv.rank,
+           " spatial dimensions, got ", x.dims);
+  }
+  ConvShape shape;
+  shape.batch = static_cast<Index>(x.dims[0]);
+  y_dims->rank = x.dims.rank;
+  y_dims->size[0] = x.dims[0];
+  y_dims->size[1] = conv.columns;
+  for (std::size_t i = 0; i < conv.rank; ++i) {
+    const std::size_t axis = kAxes - conv.rank + i;
+    const Index size = static_cast<Index>(x.dims[2 + i]);
+    const Index padded = size + conv.pads_begin[axis] + conv.pads_end[axis];
+    const Index window = conv.dilations[axis] * (conv.kernel[axis] - 1) + 1;
+    if (padded < window) {
+      Refuse("the padded input is smaller than the kernel, got x ", x.dims);
+    }
+    shape.in[axis] = size;
+    shape.out[axis] = (padded - window) / conv.strides[axis] + 1;
+    y_dims->size[2 + i] = shape.out[axis];
+  }
+  return shape;
+}
+
+ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, Index columns,
+                   const kernels::KernelTable& kernels)
+    : conv_(conv),
+      shape_(shape),
+      columns_(columns),
+      lanes_(kernels.lanes),
+      num_blocks_(CeilDiv(columns, kernels.max_rows)) {
+  while (band_axis_ > 0 && shape_.out[0] * shape_.out[static_cast<std::size_t>(band_axis_) - 1] > 1) {
+    --band_axis_;
+  }
+  for (std::size_t axis = static_cast<std::size_t>(band_axis_) + 1; axis < kAxes; ++axis) {
+    band_inner_ *= shape_.out[axis];
+  }
+  max_band_ = shape_.out[static_cast<std::size_t>(band_axis_)];
+  FindPhases();
+  ChooseImages();
+  ChooseParts(shape_.batch * conv_.group * columns_ * num_offsets() * shape_.OutVolume());
+  ChooseLanes();
+}
+
+void ConvPlan::FindPhases() {
+  for (std::size_t axis = 0; axis < kAxes; ++axis) {
+    for (Index k = 0; k < conv_.kernel[axis]; ++k) {
+      const Index at = k * conv_.dilations[axis];
+      const Index phase = at % conv_.strides[axis];
+      if (std::find(phases_[axis].begin(), phases_[axis].end(), phase) == phases_[axis].end()) {
+        phases_[axis].push_back(phase);
+      }
+      reach_[axis] = std::max(reach_[axis], at / conv_.strides[axis]);
+    }
+    extent_[axis] = shape_.out[axis] + reach_[axis];
+  }
+}
+
+// Positions of a small image don't fill vectors; then several images go side by side.
+void ConvPlan::ChooseImages() {
+  const Index alone = std::min(
+      shape_.out[0] * shape_.out[1] * RoundUp(shape_.out[2], lanes_),
+      RoundUp(((shape_.out[0] - 1) * extent_[1] + shape_.out[1] - 1) * extent_[2] + shape_.out[2],
+              lanes_));
+  if (plane() >= alone || shape_.batch < 2) return;
+  images_per_item_ = std::min(shape_.batch, CeilDiv(kImageVecs * lanes_, plane()));
+}
+
+void ConvPlan::ChooseParts(Index work) {
+  const Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
+  const auto axis = static_cast<std::size_t>(band_axis_);
+  images_parts_ = CeilDiv(shape_.batch, images_per_item_);
+  group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
+  if (images_per_item_ == 1) {
+    const Index num_phases = static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
+    const Index floats = num_phases * conv_.depth * plane();
+    // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
+    const Index least = std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+    const Index parts = std::max(CeilDiv(wanted, images_parts_ * group_parts_),
+                                 CeilDiv(floats, kMaxTaskFloats));
+    band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
+  }
+  block_parts_ = std::min(CeilDiv(wanted, images_parts_ * group_parts_ * band_parts_),
+                          CeilDiv(num_blocks_, 2));
+  max_band_ = CeilDiv(max_band_, band_parts_);
+  extent_[axis] = max_band_ + reach_[axis];
+}
+
+Axes ConvPlan::BandOut() const {
+  Axes out = shape_.out;
+  out[static_cast<std::size_t>(band_axis_)] = max_band_;
+  return out;
+}
+
+void ConvPlan::ChooseLanes() {
+  const Axes out = BandOut();
+  const Index rows = out[0] * out[1] * RoundUp(out[2], lanes_);
+  const Index on = RoundUp(((out[0] - 1) * extent_[1] + out[1] - 1) * extent_[2] + out[2], lanes_);
+  // Dropping positions costs a copy, so running on over rows has to save more than that.
+  by_rows_ = images_per_item_ == 1 && rows * 15 <= on * 16;
+  const auto num_phases =
+      static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
+  scratch_floats_ =
+      RoundUp(num_phases * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
+  if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
+    Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
+  }
+}
+
+ConvItem ConvPlan::Item(Index i) const {
+  const Index block = i % block_parts_;
+  i /= block_parts_;
+  const Index group = i % group_parts_;
+  i /= group_parts_;
+  const Index band = i % band_parts_;
+  i /= band_parts_;
+  const Index out = shape_.out[static_cast<std::size_t>(band_axis_)];
+  return {{i * images_per_item_, std::min((i + 1) * images_per_item_, shape_.batch)},
+          Part(out, band_parts_, band),
+          Part(conv_.group, group_parts_, group),
+          Part(num_blocks_, block_parts_, block)};
+}
+
+void ConvPlan::FillOffsets(std::int32_t* offsets) const {
+  const Index channel = images_per_item_ * plane();
+  const auto place = [&](std::size_t axis, Index k) {
+    const Index at = k * conv_.dilations[axis];
+    const auto phase = std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
+    return std::pair<Index, Index>(phase - phases_[axis].begin(), at / conv_.strides[axis]);
+  };
+  const auto phases1 = static_cast<Index>(phases_[1].size());
+  const auto phases2 = static_cast<Index>(phases_[2].size());
+  const Index window = conv_.Window();
+  Index q = 0;
+  for (Index kd = 0; kd < conv_.kernel[0]; ++kd) {
+    const auto [pd, d] = place(0, kd);
+    for (Index kh = 0; kh < conv_.kernel[1]; ++kh) {
+      const auto [ph, h] = place(1, kh);
+      for (Index kw = 0; kw < conv_.kernel[2]; ++kw, ++q) {
+        const auto [pw, w] = place(2, kw);
+        const Index phase = (pd * phases1 + ph) * phases2 + pw;
+        const Index at = phase * conv_.depth * channel + (d * extent_[1] + h) * extent_[2] + w;
+        for (Index c = 0; c < conv_.depth; ++c) {
+          offsets[c * window + q] = static_cast<std::int32_t>(at + c * channel);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace rimc

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes of a convolution and the plan of one run of it: what a task does, how its input lies in
+// scratch memory, where each kernel position reads.
+//
+// Layout of the scratch memory of a task (one convolution group at a time):
+//   [phase, channel, image, d, h, w]
+// An input position i along an axis with stride s belongs to phase i mod s at index i / s, so for
+// every kernel position the inputs of consecutive output positions are consecutive. Padding is
+// part of it. Only phases that a kernel position reads are there.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "ops/common/ort.h"
+
+namespace rimc {
+
+constexpr std::size_t kAxes = 3;  // convolutions of fewer dimensions get leading axes of size 1
+using Axes = std::array<Index, kAxes>;
+
+// Attributes of a convolution and the shape of its weights.
+struct ConvAttributes {
+  std::size_t rank = 0;  // spatial axes of the model
+  Index group = 1;
+  Index columns = 0;  // M
+  Index depth = 0;    // C / group
+  Axes kernel{1, 1, 1};
+  Axes strides{1, 1, 1};
+  Axes dilations{1, 1, 1};
+  Axes pads_begin{0, 0, 0};
+  Axes pads_end{0, 0, 0};
+
+  Index Window() const { return kernel[0] * kernel[1] * kernel[2]; }
+  Index GroupColumns() const { return columns / group; }
+};
+
+// Reads and checks the attributes of a convolution by `w` [M, C / group, *kernel].
+ConvAttributes ReadConvAttributes(const NodeInfo& node, const char* w_name, const Dims& w);
+
+// Shape of one run.
+struct ConvShape {
+  Index batch = 0;
+  Axes in{1, 1, 1};
+  Axes out{1, 1, 1};
+  Index OutVolume() const { return out[0] * out[1] * out[2]; }
+};
+
+// Checks x [N, C, *S] and gives the shapes, and the dimensions of the output.
+ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims);
+
+// A task: images x a band of output positions x groups, or blocks of columns of the groups.
+struct ConvItem {
+  Range images;
+  Range band;  // along plan.band_axis
+  Range groups;
+  Range blocks;  // of columns within a group
+};
+
+// What one run does; depends on shapes and the kernel table alone.
+class ConvPlan {
+ public:
+  // `columns`: columns of one group that are computed (M / group, or the rank of an adapter).
+  ConvPlan(const ConvAttributes& conv, const ConvShape& shape, Index columns,
+           const kernels::KernelTable& kernels);
+
+  Index num_items() const { return images_parts_ * band_parts_ * group_parts_ * block_parts_; }
+  ConvItem Item(Index i) const;
+  // Floats of scratch memory of one task, the table of offsets apart.
+  Index scratch_floats() const { return scratch_floats_; }
+  // Entries of the table of offsets: depth * window.
+  Index num_offsets() const { return conv_.depth * conv_.Window(); }
+  // offsets[k] is what to add to the place of an output position, k = (channel, kernel position).
+  void FillOffsets(std::int32_t* offsets) const;
+
+  // Output positions of `item` per image and column; they are consecutive in the output.
+  Index BandSize(const ConvItem& item) const { return item.band.size() * band_inner_; }
+  Index BandOffset(const ConvItem& item) const { return item.band.begin * band_inner_; }
+
+  const ConvAttributes& conv() const { return conv_; }
+  const ConvShape& shape() const { return shape_; }
+  int band_axis() const { return band_axis_; }
+  Index images_per_item() const { return images_per_item_; }
+  Index max_band() const { return max_band_; }
+  Index columns() const { return columns_; }
+  Index num_blocks() const { return num_blocks_; }
+  Index block_rows() const { return CeilDiv(columns_, num_blocks_); }
+  // Extents of a channel in scratch memory, and its size.
+  const Axes& extent() const { return extent_; }
+  Index plane() const { return extent_[0] * extent_[1] * extent_[2]; }
+  // Phases of an axis that are read, in the order they lie in scratch memory.
+  const std::vector<Index>& phases(std::size_t axis) const { return phases_[axis]; }
+  // True where a vector holds positions of one output row, false where vectors run on over rows
+  // (and images) and what lies between is dropped.
+  bool by_rows() const { return by_rows_; }
+
+ private:
+  void FindPhases();
+  void ChooseImages();
+  void ChooseParts(Index work);
+  void ChooseLanes();
+  Axes BandOut() const;  // output positions of the largest band
+
+  ConvAttributes conv_;
+  ConvShape shape_;
+  Index columns_;
+  Index lanes_;
+  Index num_blocks_;
+  int band_axis_ = 2;
+  Index band_inner_ = 1;  // output positions of one step along the band axis
+  Index images_per_item_ = 1;
+  Index max_band_ = 1;
+  Index images_parts_ = 1;
+  Index band_parts_ = 1;
+  Index group_parts_ = 1;
+  Index block_parts_ = 1;
+  std::array<std::vector<Index>, kAxes> phases_;
+  Axes reach_{0, 0, 0};  // largest index that a kernel position adds, per axis
+  Axes extent_{1, 1, 1};
+  bool by_rows_ = false;
+  Index scratch_floats_ = 0;
+};
+
+}  // namespace rimc

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/common/ort.h"
+
+#include <algorithm>
+
+namespace rimc {
+namespace {
+
+struct ShapeHandle {
+  const abi::Api* api;
+  abi::Shape* shape = nullptr;
+  ~ShapeHandle() {
+    if (shape != nullptr) abi::ReleaseShape::Call(api, shape);
+  }
+};
+
+Tensor ReadTensor(const abi::Api* api, const abi::Value* value) {
+  Tensor tensor;
+  ShapeHandle handle{api};
+  Check(api, abi::GetTensorShape::Call(api, value, &handle.shape));
+  Check(api, abi::GetElementType::Call(api, handle.shape, &tensor.type));
+  Check(api, abi::GetDimensionsCount::Call(api, handle.shape, &tensor.dims.rank));
+  if (tensor.dims.rank > Dims::kMaxRank) {
+    Refuse("tensors have at most ", Dims::kMaxRank, " dimensions, got ", tensor.dims.rank);
+  }
+  Check(api, abi::GetDimensions::Call(api, handle.shape, tensor.dims.size.data(), tensor.dims.rank));
+  void* data = nullptr;
+  Check(api, abi::GetTensorMutableData::Call(api, const_cast<abi::Value*>(value), &data));
+  tensor.data = data;
+  return tensor;
+}
+
+// Reads an attribute with `Function`; a missing or mistyped one throws.
+template <class Function, class... Out>
+void ReadAttribute(const abi::Api* api, const abi::KernelInfo* info, const char* name,
+                   const char* type, Out... out) {
+  abi::Status* status = Function::Call(api, info, name, out...);
+  if (status == nullptr) return;
+  abi::ReleaseStatus::Call(api, status);
+  Refuse("attribute ", name, " is missing or is not of type ", type);
+}
+
+}  // namespace
+
+void Check(const abi::Api* api, abi::Status* status) {
+  if (status == nullptr) return;
+  Error error(abi::GetErrorCode::Call(api, status), abi::GetErrorMessage::Call(api, status));
+  abi::ReleaseStatus::Call(api, status);
+  throw error;
+}
+
+Dims::Dims(std::initializer_list<std::int64_t> sizes) : rank(sizes.size()) {
+  std::copy(sizes.begin(), sizes.end(), size.begin());
+}
+
+Index Dims::Count() const {
+  Index count = 1;
+  for (std::size_t i = 0; i < rank; ++i) count *= static_cast<Index>(size[i]);
+  return count;
+}
+
+bool Dims::operator==(const Dims& other) const {
+  return rank == other.rank && std::equal(size.begin(), size.begin() + rank, other.size.begin());
+}
+
+std::string Dims::ToString() const {
+  std::ostringstream out;
+  out << '[';
+  for (std::size_t i = 0; i < rank; ++i) out << (i == 0 ? "" : ", ") << size[i];
+  out << ']';
+  return out.str();
+}
+
+std::ostream& operator<<(std::ostream& out, const Dims& dims) { return out << dims.ToString(); }
+
+void CheckDims(const char* name, const Tensor& tensor, const Dims& want) {
+  if (!(tensor.dims == want)) {
+    Refuse("input ", name, " must have the shape ", want, ", got ", tensor.dims);
+  }
+}
+
+std::string NodeInfo::Name() const {
+  std::size_t size = 0;
+  abi::Status* status = abi::KernelInfoNodeName::Call(api_, info_, nullptr, &size);
+  if (status != nullptr) abi::ReleaseStatus::Call(api_, status);
+  if (size == 0) return "";
+  std::string name(size, '\0');
+  Check(api_, abi::KernelInfoNodeName::Call(api_, info_, name.data(), &size));
+  name.resize(size - 1);
+  return name;
+}
+
+Index NodeInfo::Int(const char* name) const {
+  std::int64_t value = 0;
+  ReadAttribute<abi::KernelInfoInt>(api_, info_, name, "int", &value);
+  return static_cast<Index>(value);
+}
+
+float NodeInfo::Float(const char* name) const {
+  float value = 0.0f;
+  ReadAttribute<abi::KernelInfoFloat>(api_, info_, name, "float", &value);
+  return value;
+}
+
+std::vector<Index> NodeInfo::Ints(const char* name) const {
+  std::size_t count = 0;
+  ReadAttribute<abi::KernelInfoInts>(api_, info_, name, "ints", nullptr, &count);
+  std::vector<std::int64_t> values(count);
+  ReadAttribute<abi::KernelInfoInts>(api_, info_, name, "ints", values.data(), &count);
+  return {values.begin(), values.end()};
+}
+
+std::vector<float> NodeInfo::Floats(const char* name) const {
+  std::size_t count = 0;
+  ReadAttribute<abi::KernelInfoFloats>(api_, info_, name, "floats", nullptr, &count);
+  std::vector<float> values(count);
+  ReadAttribute<abi::KernelInfoFloats>(api_, info_, name, "floats", values.data(), &count);
+  return values;
+}
+
+std::optional<Tensor> NodeInfo::Constant(std::size_t input) const {
+  int is_constant = 0;
+  const abi::Value* value = nullptr;
+  Check(api_, abi::KernelInfoConstantInput::Call(api_, info_, input, &is_constant, &value));
+  if (is_constant == 0 || value == nullptr) return std::nullopt;
+  return ReadTensor(api_, value);
+}
+
+Tensor Context::Input(std::size_t index) const {
+  const abi::Value* value = nullptr;
+  Check(api_, abi::ContextInput::Call(api_, context_, index, &value));
+  if (value == nullptr) Refuse("input ", index, " is missing");
+  return ReadTensor(api_, value);
+}
+
+float* Context::Output(std::size_t index, const Dims& dims) const {
+  abi::Value* value = nullptr;
+  Check(api_, abi::ContextOutput::Call(api_, context_, index, dims.size.data(), dims.rank, &value));
+  void* data = nullptr;
+  Check(api_, abi::GetTensorMutableData::Call(api_, value, &data));
+  return static_cast<float*>(data);
+}
+
+namespace {
+
+constexpr std::uintptr_t kAlignment = 64;
+
+float* Align(void* raw) {
+  const auto address = reinterpret_cast<std::uintptr_t>(raw);
+  return reinterpret_cast<float*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
+}  // namespace
+
+Scratch::Scratch(const Context& context, Index num_floats) : api_(context.api_) {
+  if (num_floats == 0) return;
+  Check(api_, abi::ContextAllocator::Call(api_, context.context_, context.memory_, &allocator_));
+  const std::size_t bytes = static_cast<std::size_t>(num_floats) * sizeof(float) + kAlignment;
+  abi::Status* status = abi::AllocatorAlloc::Call(api_, allocator_, bytes, &raw_);
+  if (status != nullptr || raw_ == nullptr) {
+    abi::ReleaseAllocator::Call(api_, allocator_);
+    Check(api_, status);
+    throw Error(abi::kFail, "out of memory for " + std::to_string(bytes) + " bytes of scratch");
+  }
+  data_ = Align(raw_);
+}
+
+Scratch::~Scratch() {
+  if (allocator_ == nullptr) return;
+  abi::Status* status = abi::AllocatorFree::Call(api_, allocator_, raw_);
+  if (status != nullptr) abi::ReleaseStatus::Call(api_, status);
+  abi::ReleaseAllocator::Call(api_, allocator_);
+}
+
+AlignedFloats::AlignedFloats(Index count)
+    : storage_(static_cast<std::size_t>(count) + kAlignment / sizeof(float)),
+      data_(Align(storage_.data())) {}
+
+}  // namespace rimc

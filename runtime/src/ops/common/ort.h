@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ONNX Runtime's C functions in C++ clothes: errors are exceptions here, resources release
+// themselves. Nothing of this leaves the library: op.h turns exceptions into statuses.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "rimc/ort_abi.h"
+
+namespace rimc {
+
+using Index = std::ptrdiff_t;
+
+// One line for the user, and ONNX Runtime's error code for it.
+class Error : public std::exception {
+ public:
+  Error(int code, std::string message) : code_(code), message_(std::move(message)) {}
+  int code() const noexcept { return code_; }
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  int code_;
+  std::string message_;
+};
+
+// Throws an invalid-argument Error whose message is the parts in a row.
+template <class... Parts>
+[[noreturn]] void Refuse(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw Error(abi::kInvalidArgument, message.str());
+}
+
+// Throws the Error that a status stands for, and releases it.
+void Check(const abi::Api* api, abi::Status* status);
+
+// Runs `body` and gives its exception, if any, as a status.
+template <class Body>
+abi::Status* Guard(const abi::Api* api, const Body& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const Error& error) {
+    return abi::CreateStatus::Call(api, error.code(), error.what());
+  } catch (const std::exception& error) {
+    return abi::CreateStatus::Call(api, abi::kRuntimeException, error.what());
+  } catch (...) {
+    return abi::CreateStatus::Call(api, abi::kFail, "unknown error");
+  }
+}
+
+// Dimensions of a tensor.
+struct Dims {
+  static constexpr std::size_t kMaxRank = 12;
+  std::array<std::int64_t, kMaxRank> size{};
+  std::size_t rank = 0;
+
+  Dims() = default;
+  Dims(std::initializer_list<std::int64_t> sizes);
+  std::int64_t operator[](std::size_t axis) const { return size[axis]; }
+  Index Count() const;
+  bool operator==(const Dims& other) const;
+  std::string ToString() const;  // "[2, 3]"
+};
+std::ostream& operator<<(std::ostream& out, const Dims& dims);
+
+// A tensor that ONNX Runtime owns.
+struct Tensor {
+  int type = 0;
+  Dims dims;
+  const void* data = nullptr;
+
+  const float* Floats() const { return static_cast<const float*>(data); }
+  const std::int8_t* Int8s() const { return static_cast<const std::int8_t*>(data); }
+};
+
+// Throws unless `tensor` has the dimensions `want`.
+void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
+
+// What a kernel may read when it is made.
+class NodeInfo {
+ public:
+  NodeInfo(const abi::Api* api, const abi::KernelInfo* info) : api_(api), info_(info) {}
+
+  std::string Name() const;  // name of the node, may be empty
+  // Attributes; a missing one throws, since kernels don't see the defaults of a function.
+  Index Int(const char* name) const;
+  float Float(const char* name) const;
+  std::vector<Index> Ints(const char* name) const;
+  std::vector<float> Floats(const char* name) const;
+  // The value of an input, where it is a constant of the model.
+  std::optional<Tensor> Constant(std::size_t input) const;
+
+ private:
+  const abi::Api* api_;
+  const abi::KernelInfo* info_;
+};
+
+// What a kernel may use when it runs.
+class Context {
+ public:
+  Context(const abi::Api* api, abi::KernelContext* context, const abi::MemoryInfo* memory)
+      : api_(api), context_(context), memory_(memory) {}
+
+  Tensor Input(std::size_t index) const;
+  float* Output(std::size_t index, const Dims& dims) const;
+
+  // Runs body(i) for every i < count on the threads of the session. `body` must not throw.
+  template <class Body>
+  void ParallelFor(Index count, const Body& body) const {
+    if (count == 1) return body(Index{0});
+    if (count < 1) return;
+    const auto call = [](void* user, std::size_t i) {
+      (*static_cast<const Body*>(user))(static_cast<Index>(i));
+    };
+    Check(api_, abi::ContextParallelFor::Call(api_, context_, call, static_cast<std::size_t>(count),
+                                              0, const_cast<Body*>(&body)));
+  }
+
+ private:
+  friend class Scratch;
+  const abi::Api* api_;
+  abi::KernelContext* context_;
+  const abi::MemoryInfo* memory_;
+};
+
+// Working memory from the allocator of the session, aligned to 64 bytes, uninitialised.
+class Scratch {
+ public:
+  Scratch(const Context& context, Index num_floats);
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  const abi::Api* api_;
+  abi::Allocator* allocator_ = nullptr;
+  void* raw_ = nullptr;
+  float* data_ = nullptr;
+};
+
+// Floats aligned to 64 bytes, zero at first: what kernels pack their constants into.
+class AlignedFloats {
+ public:
+  AlignedFloats() = default;
+  explicit AlignedFloats(Index count);
+  float* data() { return data_; }
+  const float* data() const { return data_; }
+
+ private:
+  std::vector<float> storage_;
+  float* data_ = nullptr;
+};
+
+constexpr Index RoundUp(Index value, Index step) { return (value + step - 1) / step * step; }
+constexpr Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+
+// Part `i` of `parts` of 0 .. count, sizes differing by one at most: {first, last + 1}.
+struct Range {
+  Index begin;
+  Index end;
+  Index size() const { return end - begin; }
+};
+constexpr Range Part(Index count, Index parts, Index i) {
+  return {count * i / parts, count * (i + 1) / parts};
+}
+
+}  // namespace rimc

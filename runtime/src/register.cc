@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the library exports.
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <string>
+
+#include "dispatch.h"
+#include "ops/common/op.h"
+#include "ops/dora_conv.h"
+#include "ops/dora_matmul.h"
+#include "ops/rram_conv.h"
+#include "ops/rram_matmul.h"
+
+namespace rimc {
+namespace {
+
+constexpr const char* kDomain = "ai.rimc";
+
+// Ops and domain live as long as the library: sessions keep pointers to them.
+abi::CustomOpDomain* Domain(const abi::Api* api) {
+  static const Op<RramMatMul> rram_matmul;
+  static const Op<RramConv> rram_conv;
+  static const Op<DoraMatMul> dora_matmul;
+  static const Op<DoraConv> dora_conv;
+  static abi::CustomOpDomain* domain = nullptr;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (domain == nullptr) {
+    inference_api = api;
+    abi::CustomOpDomain* made = nullptr;
+    Check(api, abi::CreateCustomOpDomain::Call(api, kDomain, &made));
+    for (const abi::CustomOp* op :
+         std::initializer_list<const abi::CustomOp*>{&rram_matmul, &rram_conv, &dora_matmul,
+                                                     &dora_conv}) {
+      Check(api, abi::CustomOpDomainAdd::Call(api, made, op));
+    }
+    domain = made;
+  }
+  return domain;
+}
+
+// ONNX Runtime prints a line of its own when asked for an API that it does not have, so ask by
+// version string first. Null stands for an unreadable string.
+bool IsTooOld(const char* version) {
+  if (version == nullptr) return false;
+  int major = 0;
+  int minor = 0;
+  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;
+  return major < 1 || (major == 1 && minor < static_cast<int>(abi::kApiVersion));
+}
+
+}  // namespace
+}  // namespace rimc
+
+// Entry point that ONNX Runtime calls for session options.
+RIMC_EXPORT rimc::abi::Status* RIMC_ORT_CALL
+RegisterCustomOps(rimc::abi::SessionOptions* options, const rimc::abi::ApiBase* base) {
+  using namespace rimc;
+  const char* version = base->GetVersionString();
+  const abi::Api* api = IsTooOld(version) ? nullptr : base->GetApi(abi::kApiVersion);
+  if (api == nullptr) {
+    const abi::Api* oldest = base->GetApi(1);
+    if (oldest == nullptr) std::abort();  // no status can be made: not an ONNX Runtime at all
+    return Guard(oldest, [&] {
+      Refuse("rimc_ops needs ONNX Runtime 1.17 or newer, got ", version ? version : "unknown",
+             ". Update onnxruntime, or don't register the library to run the function bodies");
+    });
+  }
+  return Guard(api, [&] {
+    ActiveKernels();  // a wrong RIMC_ISA is refused here, not in the middle of a session
+    Check(api, abi::AddCustomOpDomain::Call(api, options, Domain(api)));
+  });
+}
+
+// JSON about the library: version, the ISA of its kernels ("" if RIMC_ISA is wrong), all that run
+// here. Never null; owned by the library.
+RIMC_EXPORT const char* RimcBuildInfo() {
+  static const std::string json = [] {
+    std::string isa;
+    try {
+      isa = rimc::ActiveKernels().isa;
+    } catch (const std::exception&) {
+      isa = "";
+    }
+    return std::string("{\"version\": \"") + RIMC_VERSION + "\", \"isa\": \"" + isa +
+           "\", \"available_isas\": " + rimc::AvailableIsasJson() + "}";
+  }();
+  return json.c_str();
+}
+
+// Kernels made by the calling thread so far.
+RIMC_EXPORT std::int64_t RimcKernelsCreated() { return rimc::kernels_created; }
