@@ -13,12 +13,14 @@ from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry
+from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
 from rimc_onnx.passes.inline_functions import InlineFunctionsPass
 from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
 from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
 from rimc_onnx.passes.name_nodes import NameNodesPass
 from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline, prepare_pipeline
+from rimc_onnx.passes.raise_opset import RaiseOpsetPass
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
@@ -34,6 +36,7 @@ __all__ = [
     "CanonicalizeMatMulPass",
     "Constant",
     "ConvGeometry",
+    "DropInitializerInputsPass",
     "FoldBatchNormPass",
     "InlineFunctionsPass",
     "InsertDoraBranchPass",
@@ -41,6 +44,7 @@ __all__ = [
     "MappingDecision",
     "NameNodesPass",
     "Pipeline",
+    "RaiseOpsetPass",
     "ReplaceWithRramPass",
     "RramBranch",
     "RramUnit",

@@ -158,7 +158,7 @@ def take_over(old: ir.Value, new: ir.Value) -> None:
     if old.type is not None:
         new.type = old.type
     if old.shape is not None:
-        new.shape = old.shape
+        new.shape = old.shape.copy()
     new.metadata_props.update(old.metadata_props)
 
 

@@ -151,7 +151,8 @@ def _reshape(node: ir.Node, base: Constant) -> Constant | None:
 
 
 def _flatten(node: ir.Node, base: Constant) -> Constant:
-    axis = node.attributes.get_int("axis", 1) % (len(base.shape) + 1)
+    axis = node.attributes.get_int("axis", 1)
+    axis += len(base.shape) if axis < 0 else 0
     rows, columns = int(np.prod(base.shape[:axis])), int(np.prod(base.shape[axis:]))
     return _as_shape(base, (rows, columns))
 

@@ -18,6 +18,7 @@ from rimc_onnx.passes._graph import (
     take_over,
 )
 from rimc_onnx.passes.constants import find_constant
+from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 
 __all__ = ["InsertDoraBranchPass"]
 
@@ -28,10 +29,11 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
     """Put an adapter that adds nothing behind every crossbar, ready for calibration.
 
     1. ``RramConv`` / ``RramMatMul`` that no adapter follows: a ``DoraConv`` / ``DoraMatMul`` named
-       ``<node>/dora`` whose initializers are ``<node>/dora/<input>``. It takes the place, and the
-       output's name, of the Add of the bias if there is one; the crossbar's output is then
-       ``<output>/rram``.
-    2. A crossbar with an adapter: left alone, so the pass is idempotent.
+       ``<node>/dora`` whose initializers are ``<node>/dora/<input>``. It has the name of the
+       crossbar's output, which is ``<output>/rram`` from then on.
+    2. The Add of the bias that ReplaceWithRramPass put behind the crossbar: becomes the adapter's
+       bias. An Add of the model's own is never taken.
+    3. A crossbar with an adapter: left alone, so the pass is idempotent.
 
     Y = M o (H + (X A) B) + bias with A = B = 0, M = 1 (SPEC section 4): bit for bit Y = H + bias.
     """
@@ -110,6 +112,8 @@ def _bias_after(
         return none
     (use,) = h.uses()
     add = use.node
+    if add.metadata_props.get(PASS_KEY) != ReplaceWithRramPass.__name__:
+        return none
     if add.op_type != "Add" or add.domain != "" or add.graph is not rram.graph:
         return none
     constant = find_constant(add.inputs[1 - use.idx])

@@ -11,11 +11,13 @@ from rimc_onnx.config import ConvertConfig, NodeRanges
 from rimc_onnx.errors import RimcError
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
+from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
 from rimc_onnx.passes.inline_functions import InlineFunctionsPass
 from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
 from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
 from rimc_onnx.passes.name_nodes import NameNodesPass
+from rimc_onnx.passes.raise_opset import RaiseOpsetPass
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,
@@ -53,7 +55,10 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
 
     return Pipeline(
         InlineFunctionsPass(),
+        DropInitializerInputsPass(),
         NameNodesPass(),
+        RaiseOpsetPass(),
+        NameNodesPass(),  # the nodes that raising the opset brought
         MakePadsExplicitPass(skip),
         FoldBatchNormPass(),
         CanonicalizeMatMulPass(skip),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnxscript import ir
@@ -13,7 +13,7 @@ from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import DeviceConfig, program
 from rimc_onnx.errors import NodeMappingError
-from rimc_onnx.functions import function_protos
+from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -69,11 +69,23 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         units = [unit for unit in self._units if unit.node.graph is model.graph]
         if not units:
             return ir.passes.PassResult(model, False)
-        names, shapes = Names(model), Shapes(model)
-        for unit in units:
-            attributes = self._attributes(unit)
-            _replace(model.graph, unit, attributes, self._config, names, shapes)
-        _add_functions(model)
+        shapes = Shapes(model)
+        # All before the first edit: ONNX infers no shapes through operators of our domain, a weight
+        # that two nodes share is nobody's own, and an error leaves the model as it was.
+        plans = [
+            _Plan(
+                unit=unit,
+                attributes=self._attributes(unit),
+                keeps_name=_keeps_name(unit),
+                x_shape=shapes.shape(unit.x),
+                y_shape=shapes.shape(unit.y),
+            )
+            for unit in units
+        ]
+        names = Names(model)
+        for plan in plans:
+            _replace(model.graph, plan, self._config, names)
+        add_functions(model)
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
@@ -121,6 +133,17 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         return [_ATTRIBUTE[kind](name, values[name]) for name, kind in kinds.items()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """One unit, and what has to be known of it before the graph changes."""
+
+    unit: RramUnit
+    attributes: list[ir.Attr]
+    keeps_name: bool
+    x_shape: ir.Shape | None
+    y_shape: ir.Shape | None
+
+
 _ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
     "int": ir.AttrInt64,
     "ints": ir.AttrInt64s,
@@ -142,15 +165,25 @@ def _w_max(unit: RramUnit, device: DeviceConfig, seed: int) -> tuple[float, ...]
     return tuple(float(w) for w in programmed.w_max)
 
 
-def _weight(graph: ir.Graph, unit: RramUnit, config: ConvertConfig, names: Names) -> ir.Value:
+def _keeps_name(unit: RramUnit) -> bool:
+    """True if the user's initializer can hold the realised weight under its own name."""
+    old = unit.node.inputs[1]
+    return (
+        old is not None
+        and old.is_initializer()
+        and is_private(old)
+        and not is_derived(old)
+        and unit.cast_from is None
+    )
+
+
+def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> ir.Value:
     """The initializer of the realised weight, computed when it is read."""
+    unit = plan.unit
     old = unit.node.inputs[1]
     if old is None:
         raise ValueError(f"node '{unit.name}' has no weight")
-    keep = (
-        old.is_initializer() and is_private(old) and not is_derived(old) and unit.cast_from is None
-    )
-    name = str(old.name) if keep else names.value(f"{unit.name}/rram/w")
+    name = str(old.name) if plan.keeps_name else names.value(f"{unit.name}/rram/w")
     weight, key, axis = unit.weight, unit.name, unit.column_axis
     tensor = lazy_tensor(
         lambda: (
@@ -162,23 +195,19 @@ def _weight(graph: ir.Graph, unit: RramUnit, config: ConvertConfig, names: Names
         dtype=ir.DataType.FLOAT,
         shape=weight.shape,
     )
-    if keep:
+    if plan.keeps_name:
         old.const_value = tensor
         return old
     return add_initializer(graph, name, tensor)
 
 
-def _replace(
-    graph: ir.Graph,
-    unit: RramUnit,
-    attributes: list[ir.Attr],
-    config: ConvertConfig,
-    names: Names,
-    shapes: Shapes,
-) -> None:
+def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> None:
+    unit = plan.unit
     nodes: list[ir.Node] = []
-    shape = shapes.shape(unit.y)
-    x_shape = shapes.shape(unit.x)
+    # Not unit.x: where that was the output of another unit, this is what replaced it.
+    x_in = unit.node.inputs[0]
+    if x_in is None:
+        raise ValueError(f"node '{unit.name}' has no input")
 
     def node(
         op_type: str, suffix: str, *inputs: ir.Value, attributes: Sequence[ir.Attr] = ()
@@ -197,29 +226,31 @@ def _replace(
     def cast(value: ir.Value, suffix: str, to: ir.DataType) -> ir.Value:
         return node("Cast", suffix, value, attributes=[ir.AttrInt64("to", to)])
 
-    w = _weight(graph, unit, config, names)
-    x = unit.x
+    w = _weight(graph, plan, config, names)
+    x = x_in
     if unit.cast_from is not None:
         x = cast(x, "rram/cast", ir.DataType.FLOAT)
-        _describe(x, names.value(f"{unit.name}/rram/x"), x_shape)
+        _describe(x, names.value(f"{unit.name}/rram/x"), plan.x_shape)
     y_name = str(unit.y.name)
-    y = node(unit.op_type, "rram", x, w, attributes=attributes)
+    y = node(unit.op_type, "rram", x, w, attributes=plan.attributes)
     if unit.add is not None or unit.bias.any():
-        _describe(y, names.value(f"{y_name}/rram"), shape)
+        _describe(y, names.value(f"{y_name}/rram"), plan.y_shape)
         y = node("Add", "bias", y, _bias(graph, unit, names))
     if unit.cast_from is not None:
-        _describe(y, names.value(f"{y_name}/float32"), shape)
+        _describe(y, names.value(f"{y_name}/float32"), plan.y_shape)
         y = cast(y, "dora/cast", unit.cast_from)
 
     old = [n for n in (unit.add, unit.node) if n is not None]
     inputs = [i for n in old for i in n.inputs if i is not None]
-    anchor = old[0]
     take_over(unit.y, y)
     if y.type is None:
         y.type = ir.TensorType(unit.cast_from or ir.DataType.FLOAT)
-    graph.insert_before(anchor, nodes)
+    if y.shape is None and plan.y_shape is not None:
+        y.shape = plan.y_shape.copy()
+    # At the Conv or MatMul, not at its Add: crossbars stay in the order of the teacher's nodes.
+    graph.insert_before(unit.node, nodes)
     graph.remove(old, safe=True)
-    remove_dead(i for i in inputs if i is not w and i is not unit.x)
+    remove_dead(i for i in inputs if i is not w and i is not x_in)
 
 
 def _describe(value: ir.Value, name: str, shape: ir.Shape | None) -> None:
@@ -234,16 +265,3 @@ def _bias(graph: ir.Graph, unit: RramUnit, names: Names) -> ir.Value:
     spatial = 0 if unit.geometry is None else len(unit.geometry.strides)
     bias = np.ascontiguousarray(unit.bias, np.float32).reshape(-1, *[1] * spatial)
     return add_initializer(graph, name, ir.tensor(bias, name=name))
-
-
-def _add_functions(model: ir.Model) -> None:
-    """Bodies of all operators: the adapters' too, since they follow (InsertDoraBranchPass).
-
-    ONNX Runtime reads a function in the model's opset whatever the function says, and the ONNX
-    checker refuses two versions of an operator in one file: so the bodies say the model's.
-    """
-    for proto in function_protos():
-        function = ir.serde.deserialize_function(proto)
-        function.opset_imports[""] = model.opset_imports[""]
-        model.functions.setdefault(function.identifier(), function)
-    model.opset_imports[opset.DOMAIN] = opset.VERSION

@@ -40,6 +40,7 @@ _FOREIGN = re.compile(r"Conv(?!ert)|MatMul|Gemm|Attention")
 """Names of operators of other domains that hold or multiply matrices."""
 
 _MAX_REASONS = 4
+"""Reasons, or names, that one line lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,13 +237,18 @@ def _refuse_shared(decisions: list[MappingDecision]) -> list[MappingDecision]:
             d,
             accepted=False,
             unit=None,
-            reason=f"weight is shared by nodes {', '.join(shared[d.name])} "
+            reason=f"weight is shared by nodes {_some(shared[d.name])} "
             f"(use --map-shared to give each its own array)",
         )
         if d.name in shared
         else d
         for d in decisions
     ]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _MAX_REASONS
+    return ", ".join(names[:_MAX_REASONS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_finite(decision: MappingDecision) -> None:

@@ -14,14 +14,7 @@ _FUNCTIONS = 8
 _WANTED = 9
 """Newest IR version that ONNX Runtime 1.17 reads."""
 
-_NEW_TYPES = {
-    ir.DataType.INT4,
-    ir.DataType.UINT4,
-    ir.DataType.FLOAT4E2M1,
-    ir.DataType.FLOAT8E8M0,
-    ir.DataType.INT2,
-    ir.DataType.UINT2,
-}
+_NEW_TYPES = {"FLOAT4E2M1", "FLOAT8E8M0", "INT2", "INT4", "UINT2", "UINT4"}
 """Types that came with IR version 10 or later."""
 
 
@@ -50,7 +43,7 @@ class SetIrVersionPass(ir.passes.InPlacePass):
 def _needs_more(model: ir.Model) -> bool:
     if getattr(model, "device_configurations", ()):
         return True
-    return any(dtype in _NEW_TYPES for dtype in _types(model))
+    return any(dtype is not None and dtype.name in _NEW_TYPES for dtype in _types(model))
 
 
 def _types(model: ir.Model) -> Iterator[ir.DataType | None]:

@@ -158,10 +158,10 @@ def convert(
     start = time.perf_counter()
     config = config or ConvertConfig()
     source = Path(model)
+    graph = load_model(source)
     target = Path(output) if output else source.with_suffix(".rimc.onnx")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    graph = load_model(source)
     digest = sha256_of(source)
     passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
     decisions = passes.select_rram_nodes(graph, config)
@@ -233,10 +233,10 @@ def calibrate(
     start = time.perf_counter()
     config = config or CalibrateConfig()
     source = Path(model)
+    student = load_model(source)
     target = Path(output) if output else source.with_suffix(".calibrated.onnx")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    student = load_model(source)
     passes.rram_branches(student)
     check_output(target, force=force)
     teacher_graph = load_model(_teacher_of(student, source, teacher, force=force))

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             print("error: interrupted. Nothing was written.", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from None
@@ -48,7 +50,7 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
             _debug()
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
-        except typer.Exit:
+        except (typer.Exit, BrokenPipeError):
             raise
         except Exception as error:
             _debug()
@@ -320,7 +322,9 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
-    console.result(report, lambda: _show_evaluation(console, report))
+    figures = asdict(report)
+    metrics = figures.pop("metrics")
+    console.result(figures | metrics, lambda: _show_evaluation(console, report))
 
 
 @app.command()
@@ -483,4 +487,17 @@ def _show_evaluation(console: Console, report: EvaluationReport) -> None:
 
 def main() -> None:
     """Entry point of ``rimc-onnx``."""
-    app()
+    try:
+        code = app(standalone_mode=False, prog_name=str(app.info.name))
+    except Exception as error:
+        # A wrong call. typer brings a click of its own, so its errors have no class to import.
+        if not hasattr(error, "format_message"):
+            raise
+        text = " ".join(error.format_message().split())
+        if text:  # empty where the help has been shown instead
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else app.info.name
+            stop = "" if text.endswith((".", "?")) else "."
+            print(f"error: {text}{stop} See {command} --help.", file=sys.stderr)
+        code = UsageError.exit_code
+    sys.exit(code)

@@ -55,8 +55,8 @@ class Samples:
 
     @property
     def extras(self) -> set[str]:
-        """Names of the arrays that are no graph inputs."""
-        return set(self._batches[0].extras)
+        """Names of the arrays that are no graph inputs and that every batch has."""
+        return set.intersection(*(set(b.extras) for b in self._batches))
 
     def _batch(self, chunk: Mapping[str, Array]) -> Batch:
         missing = [n for n in self._inputs if n not in chunk]
@@ -107,7 +107,10 @@ class Samples:
 
         Raises:
             DataError: there are fewer.
+            UsageError: the seed is negative.
         """
+        if seed < 0:
+            raise UsageError(f"the seed of the samples must be 0 or more, got {seed}")
         if num_samples > self.num_samples:
             raise DataError(
                 f"{num_samples} samples were asked for, the data has {self.num_samples}. "
@@ -173,7 +176,7 @@ def load_samples(source: str | Mapping[str, Array], inputs: Sequence[InputSpec])
             raise DataError(f"{path}: holds no .npy file named after an input.")
         return Samples([arrays], inputs)
     if ":" in source:
-        return Samples(list(_read(import_callable(source)(), source)), inputs)
+        return Samples(_read(import_callable(source), source), inputs)
     raise DataError(
         f"{source}: no such data. Give an .npz, a folder of .npy files or module:callable."
     )
@@ -197,12 +200,17 @@ def _load_npy(path: Path) -> Array:
     return array
 
 
-def _read(reader: Any, name: str) -> Iterator[Mapping[str, Array]]:
-    chunks = iter(reader.get_next, None) if hasattr(reader, "get_next") else iter(reader)
+def _read(make_reader: Callable[..., Any], name: str) -> list[Mapping[str, Array]]:
+    try:
+        reader = make_reader()
+        chunks = list(iter(reader.get_next, None) if hasattr(reader, "get_next") else iter(reader))
+    except Exception as error:  # the user's own code
+        text = " ".join(str(error).split())
+        raise DataError(f"{name}: fails with {type(error).__name__}: {text}.") from error
     for chunk in chunks:
         if not isinstance(chunk, Mapping):
             raise DataError(f"{name}: gives {type(chunk).__name__}, not a dict of arrays.")
-        yield chunk
+    return chunks
 
 
 def import_callable(name: str) -> Callable[..., Any]:
@@ -215,8 +223,9 @@ def import_callable(name: str) -> Callable[..., Any]:
     sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{name}: module {module_name!r} can't be imported ({error}).") from error
+    except Exception as error:  # a module can raise anything when it runs
+        text = " ".join(str(error).split())
+        raise UsageError(f"{name}: module {module_name!r} can't be imported ({text}).") from error
     finally:
         sys.path.remove("")
     found = getattr(module, attribute, None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,6 +89,9 @@ class _Sqnr:
         self.error[name] += float(np.square(reference - student).sum())
 
     def db(self) -> dict[str, float | None]:
+        for name, power in self.error.items():
+            if not math.isfinite(power):
+                raise DataError(f"output {name!r} of the model or its teacher is NaN or infinite.")
         return {
             n: 10 * math.log10(s / self.error[n]) if self.error[n] and s else None
             for n, s in self.signal.items()
@@ -163,8 +166,20 @@ def _apply(
     metric: Metric, names: Sequence[str], kept: Sequence[tuple[list[Array], dict[str, Array]]]
 ) -> dict[str, float]:
     outputs = {n: np.concatenate([o[i] for o, _ in kept]) for i, n in enumerate(names)}
-    extras = {n: np.concatenate([e[n] for _, e in kept]) for n in kept[0][1]}
-    value = metric(outputs, extras)
-    if isinstance(value, Mapping):
-        return {str(n): float(v) for n, v in value.items()}
-    return {getattr(metric, "__name__", "metric"): float(value)}
+    common = set.intersection(*(set(e) for _, e in kept))
+    extras = {n: np.concatenate([e[n] for _, e in kept]) for n in sorted(common)}
+    title = getattr(metric, "__name__", "metric")
+    try:
+        value = metric(outputs, extras)
+        named = value if isinstance(value, Mapping) else {title: value}
+        figures = {str(n): float(v) for n, v in named.items()}
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"metric {title!r} fails: {type(error).__name__}: {text}.") from error
+    taken = {f.name for f in fields(EvaluationReport)}
+    for name, figure in figures.items():
+        if not math.isfinite(figure):
+            raise DataError(f"metric {name!r} is {figure}, need a finite number.")
+        if name in taken:
+            raise DataError(f"metric {name!r} has the name of a figure of the report. Rename it.")
+    return figures

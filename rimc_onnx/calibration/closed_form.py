@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import scipy.sparse.linalg
 
 from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.errors import ConfigError
@@ -25,6 +26,9 @@ from rimc_onnx.errors import ConfigError
 __all__ = ["Adapter", "ClosedFormConfig", "solve", "squared_error"]
 
 F64 = npt.NDArray[np.float64]
+
+_DENSE_EIGEN = 256
+"""Up to this size all eigenvectors cost less than finding a few of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,6 @@ def _solve_group(
     moments: SecondMoments, g: int, rank: int, num_samples: int, config: ClosedFormConfig
 ) -> tuple[F64, F64, F64]:
     x_x, x_y, x_h = moments.x_x[g], moments.x_y[g], moments.x_h[g]
-    h_y, h_h = moments.h_y[g], moments.h_h[g]
     depth, columns = x_y.shape
     loudness = float(np.trace(x_x)) / depth
     if loudness == 0.0:
@@ -88,24 +91,40 @@ def _solve_group(
     inv_x_y = scipy.linalg.cho_solve(factor, x_y, check_finite=False)
     inv_x_h = scipy.linalg.cho_solve(factor, x_h, check_finite=False)
     prior = config.prior_samples / num_samples
-    a_b: F64 = np.zeros((depth, columns))
     a, b = np.zeros((depth, rank)), np.zeros((rank, columns))
     m: F64 = np.ones(columns)
     for _ in range(config.rounds):
-        m = _magnitude(h_y, h_h, x_y, x_h, x_x, a_b, prior)
+        along, power = _corrected(moments, g, a, b)
+        m = _magnitude(along, power, prior)
         target = inv_x_y - inv_x_h * m
-        explained = (x_y - x_h * m).T @ target
-        _, vectors = scipy.linalg.eigh(explained, subset_by_index=(columns - rank, columns - 1))
+        vectors = _leading_eigenvectors((x_y - x_h * m).T @ target, rank)
         a = target @ vectors
         b = vectors.T / m
-        a_b = a @ b
     return a, b, m
 
 
-def _magnitude(h_y: F64, h_h: F64, x_y: F64, x_h: F64, x_x: F64, a_b: F64, prior: float) -> F64:
+def _corrected(moments: SecondMoments, g: int, a: F64, b: F64) -> tuple[F64, F64]:
+    """Per bit line: (H + X A B)'Y and (H + X A B)'(H + X A B)."""
+    along = moments.h_y[g] + ((a.T @ moments.x_y[g]) * b).sum(axis=0)
+    power = (
+        moments.h_h[g]
+        + 2 * ((a.T @ moments.x_h[g]) * b).sum(axis=0)
+        + ((a.T @ moments.x_x[g] @ a) @ b * b).sum(axis=0)
+    )
+    return along, power
+
+
+def _leading_eigenvectors(matrix: F64, rank: int) -> F64:
+    """The eigenvectors [n, rank] of the largest eigenvalues of a symmetric matrix [n, n]."""
+    size = len(matrix)
+    if size <= _DENSE_EIGEN or 4 * rank > size:
+        return scipy.linalg.eigh(matrix, subset_by_index=(size - rank, size - 1))[1]
+    # The start vector is fixed, so that the same moments give the same adapter.
+    return scipy.sparse.linalg.eigsh(matrix, k=rank, v0=np.ones(size))[1]
+
+
+def _magnitude(along: F64, power: F64, prior: float) -> F64:
     """Least squares of Y on H + X A B per bit line, with ``prior`` times its weight put on 1."""
-    along = h_y + (a_b * x_y).sum(axis=0)
-    power = h_h + 2 * (a_b * x_h).sum(axis=0) + (a_b * (x_x @ a_b)).sum(axis=0)
     silent = power <= 0
     m = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
     # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
@@ -116,13 +135,9 @@ def squared_error(moments: SecondMoments, adapter: Adapter | None) -> float:
     """Sum over rows and bit lines of (Y - Y_student)^2 on teacher inputs; ``None`` is identity."""
     total = 0.0
     for g in range(moments.geometry.group):
-        x_y, x_h, x_x = moments.x_y[g], moments.x_h[g], moments.x_x[g]
-        along, power = moments.h_y[g], moments.h_h[g]
-        m: F64 | float = 1.0
+        along, power, m = moments.h_y[g], moments.h_h[g], np.ones(1)
         if adapter is not None:
-            a_b = adapter.a[g] @ adapter.b[g]
+            along, power = _corrected(moments, g, adapter.a[g], adapter.b[g])
             m = adapter.m[g]
-            along = along + (a_b * x_y).sum(axis=0)
-            power = power + 2 * (a_b * x_h).sum(axis=0) + (a_b * (x_x @ a_b)).sum(axis=0)
         total += float((moments.y_y[g] - 2 * m * along + m * m * power).sum())
     return max(total, 0.0)

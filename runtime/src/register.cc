@@ -31,9 +31,8 @@ abi::CustomOpDomain* Domain(const abi::Api* api) {
     inference_api = api;
     abi::CustomOpDomain* made = nullptr;
     Check(api, abi::CreateCustomOpDomain::Call(api, kDomain, &made));
-    for (const abi::CustomOp* op :
-         std::initializer_list<const abi::CustomOp*>{&rram_matmul, &rram_conv, &dora_matmul,
-                                                     &dora_conv}) {
+    for (const abi::CustomOp* op : std::initializer_list<const abi::CustomOp*>{
+             &rram_matmul, &rram_conv, &dora_matmul, &dora_conv}) {
       Check(api, abi::CustomOpDomainAdd::Call(api, made, op));
     }
     domain = made;
@@ -55,8 +54,8 @@ bool IsTooOld(const char* version) {
 }  // namespace rimc
 
 // Entry point that ONNX Runtime calls for session options.
-RIMC_EXPORT rimc::abi::Status* RIMC_ORT_CALL
-RegisterCustomOps(rimc::abi::SessionOptions* options, const rimc::abi::ApiBase* base) {
+RIMC_EXPORT rimc::abi::Status* RIMC_ORT_CALL RegisterCustomOps(rimc::abi::SessionOptions* options,
+                                                               const rimc::abi::ApiBase* base) {
   using namespace rimc;
   const char* version = base->GetVersionString();
   const abi::Api* api = IsTooOld(version) ? nullptr : base->GetApi(abi::kApiVersion);

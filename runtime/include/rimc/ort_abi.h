@@ -35,7 +35,12 @@ struct Value;
 
 constexpr std::uint32_t kApiVersion = 17;
 
-enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6, kNotImplemented = 9 };
+enum ErrorCode : int {
+  kFail = 1,
+  kInvalidArgument = 2,
+  kRuntimeException = 6,
+  kNotImplemented = 9
+};
 enum ElementType : int { kFloat = 1, kInt8 = 3 };
 enum AttrType : int { kAttrInt = 1, kAttrInts = 2, kAttrFloat = 3 };
 
@@ -84,8 +89,7 @@ using ReleaseAllocator = Slot<132, void, Allocator*>;
 
 using KernelInfoFloat = Slot<85, Status*, const KernelInfo*, const char*, float*>;
 using KernelInfoInt = Slot<86, Status*, const KernelInfo*, const char*, std::int64_t*>;
-using KernelInfoFloats =
-    Slot<162, Status*, const KernelInfo*, const char*, float*, std::size_t*>;
+using KernelInfoFloats = Slot<162, Status*, const KernelInfo*, const char*, float*, std::size_t*>;
 using KernelInfoInts =
     Slot<163, Status*, const KernelInfo*, const char*, std::int64_t*, std::size_t*>;
 using KernelInfoInputCount = Slot<230, Status*, const KernelInfo*, std::size_t*>;
@@ -94,16 +98,15 @@ using KernelInfoConstantInput =
     Slot<249, Status*, const KernelInfo*, std::size_t, int*, const Value**>;
 
 using ContextInput = Slot<90, Status*, const KernelContext*, std::size_t, const Value**>;
-using ContextOutput = Slot<91, Status*, KernelContext*, std::size_t, const std::int64_t*,
-                           std::size_t, Value**>;
+using ContextOutput =
+    Slot<91, Status*, KernelContext*, std::size_t, const std::int64_t*, std::size_t, Value**>;
 using ContextAllocator = Slot<253, Status*, const KernelContext*, const MemoryInfo*, Allocator**>;
 using ContextParallelFor = Slot<274, Status*, const KernelContext*, void (*)(void*, std::size_t),
                                 std::size_t, std::size_t, void*>;
 
 using InferInputShape = Slot<268, Status*, const ShapeInferContext*, std::size_t, Shape**>;
 using InferAttribute = Slot<269, Status*, const ShapeInferContext*, const char*, const OpAttr**>;
-using InferSetOutputShape =
-    Slot<270, Status*, const ShapeInferContext*, std::size_t, const Shape*>;
+using InferSetOutputShape = Slot<270, Status*, const ShapeInferContext*, std::size_t, const Shape*>;
 using ReadOpAttr = Slot<272, Status*, const OpAttr*, int, void*, std::size_t, std::size_t*>;
 
 // What ONNX Runtime calls to make and run the kernels of one op. `version` tells it which members
@@ -135,7 +138,9 @@ struct CustomOp {
   void* since_api_18[4];
 };
 static_assert(sizeof(void*) != 8 || sizeof(CustomOp) == 208, "layout of OrtCustomOp");
-static_assert(sizeof(void*) != 8 || offsetof(CustomOp, CreateKernelV2) == 136, "layout of OrtCustomOp");
-static_assert(sizeof(void*) != 8 || offsetof(CustomOp, InferOutputShape) == 152, "layout of OrtCustomOp");
+static_assert(sizeof(void*) != 8 || offsetof(CustomOp, CreateKernelV2) == 136,
+              "layout of OrtCustomOp");
+static_assert(sizeof(void*) != 8 || offsetof(CustomOp, InferOutputShape) == 152,
+              "layout of OrtCustomOp");
 
 }  // namespace rimc::abi

@@ -25,6 +25,20 @@ struct Quantizer {
   float out;
 };
 
+// Rows of one channel to scratch memory:
+//   to[r * to_row + i] = f(from[r * from_row + i * stride]), r < rows, i < width
+// where f is the quantizer, or nothing where that is null.
+struct CopyArgs {
+  const float* from;
+  ptrdiff_t from_row;
+  ptrdiff_t stride;
+  float* to;
+  ptrdiff_t to_row;
+  ptrdiff_t rows;
+  ptrdiff_t width;
+  const Quantizer* quantizer;
+};
+
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
@@ -102,6 +116,7 @@ struct KernelTable {
   BlockFunction conv_block[kMaxRows][kMaxVecs];
 
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
+  void (*copy_rows)(const CopyArgs& args);
   void (*rank_codes)(const RankArgs& args);
   void (*merge_columns)(const MergeArgs& args);
   void (*merge_rows)(const MergeArgs& args);

@@ -22,6 +22,14 @@ struct Avx2 {
   }
   static Vec Load(const float* p) { return _mm256_loadu_ps(p); }
   static Vec LoadN(const float* p, int n) { return _mm256_maskload_ps(p, Mask(n)); }
+  static Vec LoadEven(const float* p, int n) {
+    const int span = 2 * n - 1;
+    const __m256 first = LoadN(p, span < 8 ? span : 8);
+    const __m256 second = span > 8 ? LoadN(p + 8, span - 8) : _mm256_setzero_ps();
+    const __m256 mixed = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0));
+    return _mm256_castpd_ps(
+        _mm256_permute4x64_pd(_mm256_castps_pd(mixed), _MM_SHUFFLE(3, 1, 2, 0)));
+  }
   static void Store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static void StoreN(float* p, int n, Vec v) { _mm256_maskstore_ps(p, Mask(n), v); }
   static Vec Set1(float x) { return _mm256_set1_ps(x); }
@@ -33,9 +41,7 @@ struct Avx2 {
     return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
   // min and max give their second operand where one is NaN.
-  static Vec Clip(Vec v, Vec low, Vec high) {
-    return _mm256_min_ps(high, _mm256_max_ps(low, v));
-  }
+  static Vec Clip(Vec v, Vec low, Vec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
   static float Sum(Vec v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -18,6 +18,7 @@ struct Scalar {
 
   static Vec Load(const float* p) { return *p; }
   static Vec LoadN(const float* p, int n) { return n > 0 ? *p : 0.0f; }
+  static Vec LoadEven(const float* p, int n) { return LoadN(p, n); }
   static void Store(float* p, Vec v) { *p = v; }
   static void StoreN(float* p, int n, Vec v) {
     if (n > 0) *p = v;

@@ -4,7 +4,8 @@
 // unnamed namespace (so that no instance is shared between files of different flags):
 //   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
-//   Div, Rint, Clip(v, low, high) (NaN stays NaN), Sum (any order).
+//   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
+//   NaN), Sum (any order).
 #pragma once
 
 #include "kernels/kernels.h"
@@ -119,6 +120,61 @@ void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quanti
   }
 }
 
+template <class S, bool kQuantize, int kStride>
+void CopyRowsOf(const CopyArgs& args) {
+  using Vec = typename S::Vec;
+  const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
+  const Quantizer& quantizer = kQuantize ? *args.quantizer : none;
+  const Vec step = S::Set1(quantizer.step);
+  const Vec low = S::Set1(quantizer.low);
+  const Vec high = S::Set1(quantizer.high);
+  const Vec out = S::Set1(quantizer.out);
+  for (ptrdiff_t r = 0; r < args.rows; ++r) {
+    const float* from = args.from + r * args.from_row;
+    float* to = args.to + r * args.to_row;
+    for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
+      const int lanes = args.width - i < S::kLanes ? static_cast<int>(args.width - i) : S::kLanes;
+      Vec v;
+      if constexpr (kStride == 1) {
+        v = LoadLanes<S>(from + i, lanes);
+      } else if constexpr (kStride == 2) {
+        v = S::LoadEven(from + 2 * i, lanes);
+      } else {
+        float picked[S::kLanes];
+        for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
+        v = S::LoadN(picked, lanes);
+      }
+      if (kQuantize) v = S::Mul(S::Clip(S::Rint(S::Div(v, step)), low, high), out);
+      StoreLanes<S>(to + i, lanes, v);
+    }
+  }
+}
+
+template <class S, bool kQuantize>
+void CopyRowsStride(const CopyArgs& args) {
+  if (args.stride == 1) {
+    CopyRowsOf<S, kQuantize, 1>(args);
+  } else if (args.stride == 2) {
+    CopyRowsOf<S, kQuantize, 2>(args);
+  } else {
+    CopyRowsOf<S, kQuantize, 0>(args);
+  }
+}
+
+template <class S>
+void CopyRows(const CopyArgs& args) {
+  CopyArgs flat = args;
+  if (args.stride == 1 && args.from_row == args.width && args.to_row == args.width) {
+    flat.width *= args.rows;
+    flat.rows = 1;
+  }
+  if (args.quantizer != nullptr) {
+    CopyRowsStride<S, true>(flat);
+  } else {
+    CopyRowsStride<S, false>(flat);
+  }
+}
+
 template <class S, int kRank>
 void RankCodesOf(const RankArgs& args, ptrdiff_t rank0) {
   using Vec = typename S::Vec;
@@ -179,7 +235,8 @@ void MergeOf(const MergeArgs& args) {
     const float* h = args.h + i * args.y_row;
     float* y = args.y + i * args.y_row;
     for (ptrdiff_t n = 0; n < args.columns; n += S::kLanes) {
-      const int lanes = args.columns - n < S::kLanes ? static_cast<int>(args.columns - n) : S::kLanes;
+      const int lanes =
+          args.columns - n < S::kLanes ? static_cast<int>(args.columns - n) : S::kLanes;
       const ptrdiff_t at = kColumns ? n : i;
       Vec v = S::Set1(0.0f);
       for (ptrdiff_t r = 0; r < rank; ++r) {
@@ -212,18 +269,17 @@ void Merge(const MergeArgs& args) {
   }
 }
 
-#define RIMC_BLOCK_ROW(S, rows, conv)                                                     \
-  {                                                                                       \
-    PickBlock<S, rows, 1, conv>(), PickBlock<S, rows, 2, conv>(),                         \
-        PickBlock<S, rows, 3, conv>(), PickBlock<S, rows, 4, conv>(),                     \
-        PickBlock<S, rows, 5, conv>(), PickBlock<S, rows, 6, conv>(),                     \
-        PickBlock<S, rows, 7, conv>(), PickBlock<S, rows, 8, conv>(),                     \
+#define RIMC_BLOCK_ROW(S, rows, conv)                                                              \
+  {                                                                                                \
+      PickBlock<S, rows, 1, conv>(), PickBlock<S, rows, 2, conv>(), PickBlock<S, rows, 3, conv>(), \
+      PickBlock<S, rows, 4, conv>(), PickBlock<S, rows, 5, conv>(), PickBlock<S, rows, 6, conv>(), \
+      PickBlock<S, rows, 7, conv>(), PickBlock<S, rows, 8, conv>(),                                \
   }
 #define RIMC_BLOCK_TABLE(S, conv)                                                         \
   {                                                                                       \
-    RIMC_BLOCK_ROW(S, 1, conv), RIMC_BLOCK_ROW(S, 2, conv), RIMC_BLOCK_ROW(S, 3, conv),   \
-        RIMC_BLOCK_ROW(S, 4, conv), RIMC_BLOCK_ROW(S, 5, conv), RIMC_BLOCK_ROW(S, 6, conv), \
-        RIMC_BLOCK_ROW(S, 7, conv), RIMC_BLOCK_ROW(S, 8, conv),                           \
+      RIMC_BLOCK_ROW(S, 1, conv), RIMC_BLOCK_ROW(S, 2, conv), RIMC_BLOCK_ROW(S, 3, conv), \
+      RIMC_BLOCK_ROW(S, 4, conv), RIMC_BLOCK_ROW(S, 5, conv), RIMC_BLOCK_ROW(S, 6, conv), \
+      RIMC_BLOCK_ROW(S, 7, conv), RIMC_BLOCK_ROW(S, 8, conv),                             \
   }
 
 template <class S>
@@ -236,6 +292,7 @@ constexpr KernelTable MakeTable(const char* isa) {
           RIMC_BLOCK_TABLE(S, false),
           RIMC_BLOCK_TABLE(S, true),
           &Quantize<S>,
+          &CopyRows<S>,
           &RankCodes<S>,
           &Merge<S, true>,
           &Merge<S, false>};

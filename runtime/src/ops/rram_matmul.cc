@@ -11,9 +11,9 @@ namespace {
 // Word lines of a pass without ADC: 256 rows of a panel of three AVX-512 vectors fill the L1
 // cache. Passes are resumed, so the sums don't depend on it.
 constexpr Index kPassRows = 256;
-// Multiplications of a task: some ten microseconds of one core.
-constexpr Index kTaskWork = Index{1} << 21;
-constexpr Index kMaxTasks = 64;
+// Multiplications of a task: a few microseconds of one core.
+constexpr Index kTaskWork = Index{1} << 19;
+constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
 
@@ -104,8 +104,7 @@ void RramMatMul::Compute(const Context& context) const {
       kernels_.quantize(work.x + part.begin, work.x_dac + part.begin, part.size(), periphery_.dac);
     });
   }
-  context.ParallelFor(work.row_tasks * work.panel_tasks,
-                      [&](Index task) { RunTask(work, task); });
+  context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) { RunTask(work, task); });
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {

@@ -20,9 +20,14 @@ void CheckCount(const char* name, std::size_t got, std::size_t want) {
   if (got != want) Refuse(name, " must have ", want, " values, got ", got);
 }
 
-void CheckAtLeast(const char* name, const std::vector<Index>& values, Index least) {
+// Far beyond any use, and far from overflowing a product.
+constexpr Index kMaxAttribute = Index{1} << 20;
+
+void CheckWithin(const char* name, const std::vector<Index>& values, Index least) {
   for (const Index value : values) {
-    if (value < least) Refuse(name, " must be ", least, " or more, got ", value);
+    if (value < least || value > kMaxAttribute) {
+      Refuse(name, " must be ", least, "..", kMaxAttribute, ", got ", value);
+    }
   }
 }
 
@@ -33,7 +38,11 @@ void Put(const std::vector<Index>& values, std::size_t from, std::size_t rank, A
 
 }  // namespace
 
-ConvAttributes ReadConvAttributes(const NodeInfo& node, const char* w_name, const Dims& w) {
+ConvNode ReadConvNode(const NodeInfo& node) {
+  return {node.Ints("strides"), node.Ints("pads"), node.Ints("dilations"), node.Int("group")};
+}
+
+ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w) {
   if (w.rank < 3 || w.rank > 2 + kAxes || w.Count() == 0) {
     Refuse("input ", w_name, " must have 3 to 5 dimensions, none of them 0, got ", w);
   }
@@ -41,23 +50,20 @@ ConvAttributes ReadConvAttributes(const NodeInfo& node, const char* w_name, cons
   conv.rank = w.rank - 2;
   conv.columns = static_cast<Index>(w[0]);
   conv.depth = static_cast<Index>(w[1]);
-  const std::vector<Index> strides = node.Ints("strides");
-  const std::vector<Index> pads = node.Ints("pads");
-  const std::vector<Index> dilations = node.Ints("dilations");
-  conv.group = node.Int("group");
-  CheckCount("strides", strides.size(), conv.rank);
-  CheckCount("pads", pads.size(), 2 * conv.rank);
-  CheckCount("dilations", dilations.size(), conv.rank);
-  CheckAtLeast("strides", strides, 1);
-  CheckAtLeast("pads", pads, 0);
-  CheckAtLeast("dilations", dilations, 1);
+  conv.group = node.group;
+  CheckCount("strides", node.strides.size(), conv.rank);
+  CheckCount("pads", node.pads.size(), 2 * conv.rank);
+  CheckCount("dilations", node.dilations.size(), conv.rank);
+  CheckWithin("strides", node.strides, 1);
+  CheckWithin("pads", node.pads, 0);
+  CheckWithin("dilations", node.dilations, 1);
   if (conv.group < 1 || conv.columns % conv.group != 0) {
     Refuse("group must divide ", conv.columns, " output channels, got ", conv.group);
   }
-  Put(strides, 0, conv.rank, &conv.strides);
-  Put(dilations, 0, conv.rank, &conv.dilations);
-  Put(pads, 0, conv.rank, &conv.pads_begin);
-  Put(pads, conv.rank, conv.rank, &conv.pads_end);
+  Put(node.strides, 0, conv.rank, &conv.strides);
+  Put(node.dilations, 0, conv.rank, &conv.dilations);
+  Put(node.pads, 0, conv.rank, &conv.pads_begin);
+  Put(node.pads, conv.rank, conv.rank, &conv.pads_end);
   for (std::size_t i = 0; i < conv.rank; ++i) {
     conv.kernel[kAxes - conv.rank + i] = static_cast<Index>(w[2 + i]);
   }
@@ -90,23 +96,21 @@ ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
   return shape;
 }
 
-ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, Index columns,
+ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
                    const kernels::KernelTable& kernels)
     : conv_(conv),
       shape_(shape),
-      columns_(columns),
+      columns_(conv.GroupColumns()),
       lanes_(kernels.lanes),
-      num_blocks_(CeilDiv(columns, kernels.max_rows)) {
-  while (band_axis_ > 0 && shape_.out[0] * shape_.out[static_cast<std::size_t>(band_axis_) - 1] > 1) {
-    --band_axis_;
-  }
+      num_blocks_(CeilDiv(columns_, kernels.max_rows)) {
+  band_axis_ = shape_.out[0] > 1 ? 0 : shape_.out[1] > 1 ? 1 : 2;
   for (std::size_t axis = static_cast<std::size_t>(band_axis_) + 1; axis < kAxes; ++axis) {
     band_inner_ *= shape_.out[axis];
   }
   max_band_ = shape_.out[static_cast<std::size_t>(band_axis_)];
   FindPhases();
   ChooseImages();
-  ChooseParts(shape_.batch * conv_.group * columns_ * num_offsets() * shape_.OutVolume());
+  ChooseParts(split_columns);
   ChooseLanes();
 }
 
@@ -134,22 +138,26 @@ void ConvPlan::ChooseImages() {
   images_per_item_ = std::min(shape_.batch, CeilDiv(kImageVecs * lanes_, plane()));
 }
 
-void ConvPlan::ChooseParts(Index work) {
+void ConvPlan::ChooseParts(bool split_columns) {
+  const Index work = shape_.batch * conv_.columns * num_offsets() * shape_.OutVolume();
   const Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
   const auto axis = static_cast<std::size_t>(band_axis_);
   images_parts_ = CeilDiv(shape_.batch, images_per_item_);
   group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
   if (images_per_item_ == 1) {
-    const Index num_phases = static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
+    const Index num_phases =
+        static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
     const Index floats = num_phases * conv_.depth * plane();
     // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
     const Index least = std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
-    const Index parts = std::max(CeilDiv(wanted, images_parts_ * group_parts_),
-                                 CeilDiv(floats, kMaxTaskFloats));
+    const Index parts =
+        std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
   }
-  block_parts_ = std::min(CeilDiv(wanted, images_parts_ * group_parts_ * band_parts_),
-                          CeilDiv(num_blocks_, 2));
+  if (split_columns && group_parts_ == conv_.group) {
+    block_parts_ = std::min(CeilDiv(wanted, images_parts_ * group_parts_ * band_parts_),
+                            CeilDiv(num_blocks_, 2));
+  }
   max_band_ = CeilDiv(max_band_, band_parts_);
   extent_[axis] = max_band_ + reach_[axis];
 }
@@ -168,8 +176,7 @@ void ConvPlan::ChooseLanes() {
   by_rows_ = images_per_item_ == 1 && rows * 15 <= on * 16;
   const auto num_phases =
       static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
-  scratch_floats_ =
-      RoundUp(num_phases * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
+  scratch_floats_ = RoundUp(num_phases * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
     Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
   }
@@ -193,7 +200,8 @@ void ConvPlan::FillOffsets(std::int32_t* offsets) const {
   const Index channel = images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];
-    const auto phase = std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
+    const auto phase =
+        std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
     return std::pair<Index, Index>(phase - phases_[axis].begin(), at / conv_.strides[axis]);
   };
   const auto phases1 = static_cast<Index>(phases_[1].size());

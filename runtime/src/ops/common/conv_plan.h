@@ -21,7 +21,16 @@ namespace rimc {
 constexpr std::size_t kAxes = 3;  // convolutions of fewer dimensions get leading axes of size 1
 using Axes = std::array<Index, kAxes>;
 
-// Attributes of a convolution and the shape of its weights.
+// Attributes of a convolution as the node has them.
+struct ConvNode {
+  std::vector<Index> strides;
+  std::vector<Index> pads;
+  std::vector<Index> dilations;
+  Index group = 1;
+};
+ConvNode ReadConvNode(const NodeInfo& node);
+
+// A convolution: attributes and the shape of its weights.
 struct ConvAttributes {
   std::size_t rank = 0;  // spatial axes of the model
   Index group = 1;
@@ -37,8 +46,9 @@ struct ConvAttributes {
   Index GroupColumns() const { return columns / group; }
 };
 
-// Reads and checks the attributes of a convolution by `w` [M, C / group, *kernel].
-ConvAttributes ReadConvAttributes(const NodeInfo& node, const char* w_name, const Dims& w);
+// Checks the attributes of a convolution by the input `w_name` of shape `w` [M, C / group,
+// *kernel].
+ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w);
 
 // Shape of one run.
 struct ConvShape {
@@ -62,13 +72,15 @@ struct ConvItem {
 // What one run does; depends on shapes and the kernel table alone.
 class ConvPlan {
  public:
-  // `columns`: columns of one group that are computed (M / group, or the rank of an adapter).
-  ConvPlan(const ConvAttributes& conv, const ConvShape& shape, Index columns,
+  // `split_columns`: the columns of a group may go to different items.
+  ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
            const kernels::KernelTable& kernels);
 
   Index num_items() const { return images_parts_ * band_parts_ * group_parts_ * block_parts_; }
   ConvItem Item(Index i) const;
-  // Floats of scratch memory of one task, the table of offsets apart.
+  // Consecutive items that read the same input, which is then of one group.
+  Index sharers() const { return block_parts_; }
+  // Floats of scratch memory for the input of a group.
   Index scratch_floats() const { return scratch_floats_; }
   // Entries of the table of offsets: depth * window.
   Index num_offsets() const { return conv_.depth * conv_.Window(); }
@@ -77,6 +89,7 @@ class ConvPlan {
 
   // Output positions of `item` per image and column; they are consecutive in the output.
   Index BandSize(const ConvItem& item) const { return item.band.size() * band_inner_; }
+  Index MaxBandSize() const { return max_band_ * band_inner_; }
   Index BandOffset(const ConvItem& item) const { return item.band.begin * band_inner_; }
 
   const ConvAttributes& conv() const { return conv_; }
@@ -84,7 +97,7 @@ class ConvPlan {
   int band_axis() const { return band_axis_; }
   Index images_per_item() const { return images_per_item_; }
   Index max_band() const { return max_band_; }
-  Index columns() const { return columns_; }
+  Index columns() const { return columns_; }  // of one group
   Index num_blocks() const { return num_blocks_; }
   Index block_rows() const { return CeilDiv(columns_, num_blocks_); }
   // Extents of a channel in scratch memory, and its size.
@@ -99,7 +112,7 @@ class ConvPlan {
  private:
   void FindPhases();
   void ChooseImages();
-  void ChooseParts(Index work);
+  void ChooseParts(bool split_columns);
   void ChooseLanes();
   Axes BandOut() const;  // output positions of the largest band
 

@@ -76,9 +76,8 @@ class Op : public abi::CustomOp {
   // ONNX Runtime puts op type and node name before the message itself.
   static abi::Status* RIMC_ORT_CALL Compute(void* kernel, abi::KernelContext* context) {
     const auto& instance = *static_cast<const Instance*>(kernel);
-    return Guard(instance.api, [&] {
-      instance.kernel.Compute(Context(instance.api, context, instance.memory));
-    });
+    return Guard(instance.api,
+                 [&] { instance.kernel.Compute(Context(instance.api, context, instance.memory)); });
   }
 
   // A node that can't be inferred keeps an unknown shape: the kernel refuses it with a reason.

@@ -23,7 +23,8 @@ Tensor ReadTensor(const abi::Api* api, const abi::Value* value) {
   if (tensor.dims.rank > Dims::kMaxRank) {
     Refuse("tensors have at most ", Dims::kMaxRank, " dimensions, got ", tensor.dims.rank);
   }
-  Check(api, abi::GetDimensions::Call(api, handle.shape, tensor.dims.size.data(), tensor.dims.rank));
+  Check(api,
+        abi::GetDimensions::Call(api, handle.shape, tensor.dims.size.data(), tensor.dims.rank));
   void* data = nullptr;
   Check(api, abi::GetTensorMutableData::Call(api, const_cast<abi::Value*>(value), &data));
   tensor.data = data;

@@ -154,6 +154,8 @@ class AlignedFloats {
  public:
   AlignedFloats() = default;
   explicit AlignedFloats(Index count);
+  AlignedFloats(AlignedFloats&&) = default;
+  AlignedFloats& operator=(AlignedFloats&&) = default;
   float* data() { return data_; }
   const float* data() const { return data_; }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/common/shape_inference.h"
 
+#include <atomic>
+#include <string>
+
 namespace rimc {
 
 InferDims InferContext::Input(std::size_t index) const {
@@ -49,12 +52,18 @@ void InferContext::SetOutput(const InferDims& dims) const {
       if (shape != nullptr) abi::ReleaseShape::Call(api, shape);
     }
   } handle{api_};
+  // ONNX Runtime takes an unknown size without a name for the size -1, which breaks a Reshape
+  // further on: an unnamed one gets a name of its own, equal to no other.
+  static std::atomic<std::uint64_t> next_name{0};
   std::vector<std::int64_t> sizes;
+  std::vector<std::string> names;
   std::vector<const char*> symbols;
   for (const InferDim& dim : dims) {
     sizes.push_back(dim.size);
-    symbols.push_back(dim.symbol.c_str());
+    names.push_back(dim.known() || !dim.symbol.empty() ? dim.symbol
+                                                       : "rimc_" + std::to_string(next_name++));
   }
+  for (const std::string& name : names) symbols.push_back(name.c_str());
   Check(api_, abi::CreateShape::Call(api_, &handle.shape));
   Check(api_, abi::SetElementType::Call(api_, handle.shape, abi::kFloat));
   Check(api_, abi::SetDimensions::Call(api_, handle.shape, sizes.data(), sizes.size()));

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
+
+    python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--drift 0.2]
+
+One row per drift seed, with the native library and in stock ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import rimc_onnx
+from benchmarks.datasets import DATA
+from rimc_onnx.calibration.fit import CalibrateConfig
+from rimc_onnx.config import ConvertConfig
+from rimc_onnx.device import get_preset
+
+_DATA = "benchmarks.datasets:cifar100_calibration"
+_TEST = "benchmarks.datasets:cifar100_test"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--sample-seed", type=int, default=0)
+    parser.add_argument("--rank", type=int, default=2)
+    parser.add_argument("--drift", type=float, default=0.2)
+    parser.add_argument("--model", default="resnet20.onnx")
+    arguments = parser.parse_args()
+    teacher = DATA / "resnet20_cifar100" / arguments.model
+    print(f"teacher {_top1(teacher, native=False):.2f} %")
+    print("seed  drifted  (stock)  calibrated  (stock)  seconds  RRAM bytes kept")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(arguments.seeds):
+            rows.append(_row(teacher, Path(folder) / f"{seed}.rimc.onnx", seed, arguments))
+            print("{:4d}  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}  {}".format(*rows[-1]))
+    means = np.array([row[1:6] for row in rows], float).mean(axis=0)
+    print("mean  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}".format(*means))
+
+
+def _row(
+    teacher: Path, target: Path, seed: int, arguments: argparse.Namespace
+) -> tuple[int, float, float, float, float, float, bool]:
+    config = ConvertConfig(
+        device=get_preset("gaussian-relative", drift_frac=arguments.drift), seed=seed
+    )
+    converted = str(rimc_onnx.convert(teacher, target, config=config).output)
+    report = rimc_onnx.calibrate(
+        converted,
+        data=_DATA,
+        teacher=teacher,
+        config=CalibrateConfig(
+            num_samples=arguments.samples, rank=arguments.rank, sample_seed=arguments.sample_seed
+        ),
+    )
+    return (
+        seed,
+        _top1(converted, native=True),
+        _top1(converted, native=False),
+        _top1(report.output, native=True),
+        _top1(report.output, native=False),
+        report.seconds,
+        _rram_weights(converted) == _rram_weights(report.output),
+    )
+
+
+def _top1(model: str | Path, *, native: bool) -> float:
+    top1 = rimc_onnx.evaluate(model, data=_TEST, native=native).top1
+    assert top1 is not None, "the data has labels"
+    return 100 * top1
+
+
+def _rram_weights(path: str) -> dict[str, bytes]:
+    model = onnx.load(path)
+    names = {n.input[1] for n in model.graph.node if n.op_type in {"RramConv", "RramMatMul"}}
+    return {t.name: t.SerializeToString() for t in model.graph.initializer if t.name in names}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/common/conv_engine.h"
+
+#include <cstring>
+
+namespace rimc {
+
+// Vectors [vecs.begin, vecs.end) of an item's positions, for one block of columns.
+struct ConvEngine::Block {
+  Range vecs;
+  Range columns;
+};
+
+Axes ConvEngine::BandOut(const ConvItem& item) const {
+  Axes out = plan_.shape().out;
+  out[static_cast<std::size_t>(plan_.band_axis())] = item.band.size();
+  return out;
+}
+
+void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
+                           float* memory) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const Index in_plane = in[0] * in[1] * in[2];
+  const Index channel_floats = plan_.images_per_item() * plan_.plane();
+  for (Index c = channels.begin; c < channels.end; ++c) {
+    for (Index n = 0; n < item.images.size(); ++n) {
+      const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + c;
+      CopyPlane(item, x_ + channel * in_plane, memory + c * channel_floats + n * plan_.plane(),
+                conv.depth * channel_floats);
+    }
+  }
+}
+
+// One channel of one image to all its phases, which lie `phase_floats` apart from `to` on.
+void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
+                           Index phase_floats) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const Axes& extent = plan_.extent();
+  const auto band_axis = static_cast<std::size_t>(plan_.band_axis());
+  // Indices [low, high) of a phase along an axis lie inside the input, at `at` and on.
+  struct Inside {
+    Index low, high, at;
+  };
+  const auto inside = [&](std::size_t axis, Index phase) -> Inside {
+    const Index stride = conv.strides[axis];
+    const Index start = axis == band_axis ? item.band.begin * stride : 0;
+    const Index origin = start - conv.pads_begin[axis] + phase;
+    const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent[axis]);
+    const Index end = in[axis] > origin ? CeilDiv(in[axis] - origin, stride) : 0;
+    const Index high = std::clamp(end, low, extent[axis]);
+    return {low, high, origin + low * stride};
+  };
+  for (const Index phase0 : plan_.phases(0)) {
+    const Inside d = inside(0, phase0);
+    for (const Index phase1 : plan_.phases(1)) {
+      const Inside h = inside(1, phase1);
+      for (const Index phase2 : plan_.phases(2)) {
+        const Inside w = inside(2, phase2);
+        const Index rows = h.high - h.low;
+        const Index width = w.high - w.low;
+        const bool padded = d.high - d.low < extent[0] || rows < extent[1] || width < extent[2];
+        if (padded) std::memset(to, 0, static_cast<std::size_t>(plan_.plane()) * sizeof(float));
+        for (Index i = d.low; i < d.high; ++i) {
+          const Index in_d = d.at + (i - d.low) * conv.strides[0];
+          kernels_.copy_rows({from + (in_d * in[1] + h.at) * in[2] + w.at, conv.strides[1] * in[2],
+                              conv.strides[2], to + (i * extent[1] + h.low) * extent[2] + w.low,
+                              extent[2], rows, width, quantizer_});
+        }
+        to += phase_floats;
+      }
+    }
+  }
+}
+
+void ConvEngine::Compute(const Place& place, const float* packed, const ConvReadout& readout,
+                         Index column0, const ConvOutput& output) const noexcept {
+  const ConvItem& item = place.item;
+  const Axes out = BandOut(item);
+  const Axes& extent = plan_.extent();
+  const Index lanes = kernels_.lanes;
+  const Index positions = (item.images.size() - 1) * plan_.plane() +
+                          ((out[0] - 1) * extent[1] + out[1] - 1) * extent[2] + out[2];
+  const Index num_vecs =
+      plan_.by_rows() ? out[0] * out[1] * CeilDiv(out[2], lanes) : CeilDiv(positions, lanes);
+  const Index block_vecs =
+      std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators / plan_.block_rows());
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  for (Index part = 0; part < parts; ++part) {
+    for (Index b = item.blocks.begin; b < item.blocks.end; ++b) {
+      const Block block{Part(num_vecs, parts, part), Part(plan_.columns(), plan_.num_blocks(), b)};
+      ComputeBlock(place, block, packed, readout, column0, output);
+    }
+  }
+}
+
+void ConvEngine::ComputeBlock(const Place& place, const Block& block, const float* packed,
+                              const ConvReadout& readout, Index column0,
+                              const ConvOutput& output) const noexcept {
+  const ConvItem& item = place.item;
+  const Index lanes = kernels_.lanes;
+  const Index rows = block.columns.size();
+  const Index num_vecs = block.vecs.size();
+  const Axes& extent = plan_.extent();
+  float* const data = output.data + block.columns.begin * output.column;
+
+  kernels::BlockArgs args{};
+  if (plan_.by_rows()) {
+    const Axes out = BandOut(item);
+    const Index row_vecs = CeilDiv(out[2], lanes);
+    for (Index v = 0; v < num_vecs; ++v) {
+      const Index row = (block.vecs.begin + v) / row_vecs;
+      const Index w = (block.vecs.begin + v) % row_vecs * lanes;
+      args.b[v] = place.input + (row / out[1] * extent[1] + row % out[1]) * extent[2] + w;
+      args.c[v] = data + row * out[2] + w;
+      args.lanes[v] = static_cast<int>(std::min(lanes, out[2] - w));
+    }
+    args.c_row = output.column;
+  } else {
+    for (Index v = 0; v < num_vecs; ++v) {
+      args.b[v] = place.input + (block.vecs.begin + v) * lanes;
+      args.c[v] = place.local + v * lanes;
+      args.lanes[v] = static_cast<int>(lanes);
+    }
+    args.c_row = num_vecs * lanes;
+  }
+
+  const bool has_adc = readout.gain != nullptr;
+  args.gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
+  args.back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
+  args.top = readout.top;
+  const float* const a = packed + block.columns.begin * plan_.num_offsets();
+  const auto kernel = kernels_.conv_block[rows - 1][num_vecs - 1];
+  for (const ConvTile& tile : readout.tiles) {
+    args.a = a + tile.k.begin * rows;
+    args.b_offset = place.offsets + tile.k.begin;
+    args.depth = tile.k.size();
+    args.first = tile.first;
+    args.last = tile.last;
+    kernel(args);
+  }
+  if (!plan_.by_rows()) {
+    Drop(item, {block.vecs.begin * lanes, block.vecs.end * lanes}, place.local, rows, output, data);
+  }
+}
+
+// Copies what belongs to the output from a block of positions that run on over rows and images.
+void ConvEngine::Drop(const ConvItem& item, Range positions, const float* local, Index rows,
+                      const ConvOutput& output, float* data) const noexcept {
+  const Axes out = BandOut(item);
+  const Axes& extent = plan_.extent();
+  for (Index p = positions.begin; p < positions.end;) {
+    const Index line = p / extent[2];
+    const Index w = p % extent[2];
+    const Index next = std::min(p - w + extent[2], positions.end);
+    const Index h = line % extent[1];
+    const Index d = line / extent[1] % extent[0];
+    const Index n = line / extent[1] / extent[0];
+    if (w < out[2] && h < out[1] && d < out[0] && n < item.images.size()) {
+      const Index count = std::min(next - p, out[2] - w);
+      const float* from = local + p - positions.begin;
+      float* to = data + n * output.image + (d * out[1] + h) * out[2] + w;
+      for (Index i = 0; i < rows; ++i) {
+        for (Index j = 0; j < count; ++j) to[j] = from[j];
+        from += positions.size();
+        to += output.column;
+      }
+    }
+    p = next;
+  }
+}
+
+}  // namespace rimc

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Runs the tasks of a ConvPlan: copies a group's input into scratch memory and computes blocks of
+// columns from it. Used for the crossbar and for the first factor of an adapter.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "ops/common/conv_plan.h"
+#include "ops/common/ort.h"
+
+namespace rimc {
+
+// Word lines [k.begin, k.end) of a tile, k = (channel, kernel position).
+struct ConvTile {
+  Range k;
+  bool first;
+  bool last;
+};
+
+// What is done with the sums of a group's columns. Without ADC (gain null) there is one tile.
+struct ConvReadout {
+  std::vector<ConvTile> tiles;
+  float top = 0.0f;
+  const float* gain = nullptr;  // [M]
+  const float* back = nullptr;  // [M]
+};
+
+// Where the columns of one group go: column m, image n of the item and position p are at
+// data + m * column + n * image + p.
+struct ConvOutput {
+  float* data;
+  Index column;
+  Index image;
+};
+
+// Cells of a group in blocks of columns: block after block, each [depth * window, rows].
+// `w` is [M, depth * window], `out` of the same size.
+template <class T>
+void PackConvWeights(const T* w, Index groups, Index columns, Index steps, Index num_blocks,
+                     float* out) {
+  for (Index g = 0; g < groups; ++g) {
+    for (Index block = 0; block < num_blocks; ++block) {
+      const Range rows = Part(columns, num_blocks, block);
+      const T* from = w + (g * columns + rows.begin) * steps;
+      float* to = out + (g * columns + rows.begin) * steps;
+      for (Index k = 0; k < steps; ++k) {
+        for (Index i = 0; i < rows.size(); ++i) {
+          to[k * rows.size() + i] = static_cast<float>(from[i * steps + k]);
+        }
+      }
+    }
+  }
+}
+
+class ConvEngine {
+ public:
+  // `quantizer`: what is done with the input while it is copied, or null. `x` is the input of the
+  // node. All arguments have to outlive the engine.
+  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels,
+             const kernels::Quantizer* quantizer, const float* x)
+      : plan_(plan), kernels_(kernels), quantizer_(quantizer), x_(x) {}
+
+  // What a task has of its own while it works on a group of an item.
+  struct Place {
+    ConvItem item;
+    Index group;
+    const float* input;           // of the group
+    const std::int32_t* offsets;  // ConvPlan::FillOffsets
+    float* local;                 // one block of outputs
+    float* extra;                 // `extra_floats` for the caller
+  };
+
+  // Calls body(place) for every group of every item of the plan, on the threads of the session.
+  // `body` must not throw.
+  template <class Body>
+  void Run(const Context& context, Index extra_floats, const Body& body) const;
+
+  // Computes the blocks of columns of `place` that its item names. `packed`: the group's cells
+  // (PackConvWeights), `column0`: index of its first column in readout.gain.
+  void Compute(const Place& place, const float* packed, const ConvReadout& readout, Index column0,
+               const ConvOutput& output) const noexcept;
+
+ private:
+  struct Block;
+
+  void CopyInput(const ConvItem& item, Index g, Range channels, float* memory) const noexcept;
+  void CopyPlane(const ConvItem& item, const float* from, float* to,
+                 Index phase_floats) const noexcept;
+  void ComputeBlock(const Place& place, const Block& block, const float* packed,
+                    const ConvReadout& readout, Index column0,
+                    const ConvOutput& output) const noexcept;
+  void Drop(const ConvItem& item, Range positions, const float* local, Index rows,
+            const ConvOutput& output, float* data) const noexcept;
+  Axes BandOut(const ConvItem& item) const;
+
+  const ConvPlan& plan_;
+  const kernels::KernelTable& kernels_;
+  const kernels::Quantizer* quantizer_;
+  const float* x_;
+};
+
+template <class Body>
+void ConvEngine::Run(const Context& context, Index extra_floats, const Body& body) const {
+  // Where items share their input, it is copied first; otherwise a task copies what it needs,
+  // does every such-and-such item and has memory for one of them.
+  constexpr Index kMaxTasks = 64;
+  const bool shared = plan_.sharers() > 1;
+  const Index num_tasks = shared ? plan_.num_items() : std::min(plan_.num_items(), kMaxTasks);
+  const Index num_inputs = shared ? plan_.num_items() / plan_.sharers() : num_tasks;
+  const Index input_floats = plan_.scratch_floats();
+  const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
+  const Index local_floats = kernels_.max_accumulators * kernels_.lanes;
+  const Index task_floats = RoundUp(local_floats + extra_floats, 16);
+  const Scratch scratch(context,
+                        offset_floats + num_inputs * input_floats + num_tasks * task_floats);
+  auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());
+  float* const inputs = scratch.data() + offset_floats;
+  float* const locals = inputs + num_inputs * input_floats;
+  plan_.FillOffsets(offsets);
+
+  const Index depth = plan_.conv().depth;
+  if (shared) {
+    const Index parts = std::min(depth, CeilDiv(input_floats, 1 << 14));
+    context.ParallelFor(num_inputs * parts, [&](Index task) {
+      const ConvItem item = plan_.Item(task / parts * plan_.sharers());
+      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts),
+                inputs + task / parts * input_floats);
+    });
+  }
+  context.ParallelFor(num_tasks, [&](Index task) {
+    float* const local = locals + task * task_floats;
+    for (Index i = task; i < plan_.num_items(); i += num_tasks) {
+      float* const input = inputs + (shared ? i / plan_.sharers() : task) * input_floats;
+      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats};
+      for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
+        place.group = g;
+        if (!shared) CopyInput(place.item, g, {0, depth}, input);
+        body(place);
+      }
+    }
+  });
+}
+
+}  // namespace rimc

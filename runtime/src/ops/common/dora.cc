@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/common/dora.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+namespace rimc {
+namespace {
+
+constexpr const char* kNames[kNumDoraInputs] = {
+    "x",       "h",         "lora_a",       "lora_b",          "magnitude",
+    "x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "bias"};
+
+// Codes are at most 127, so a rank's sum of |lora_a| * 127 stays below 2^24 (opset.py).
+constexpr Index kMaxLoraAL1 = (Index{1} << 24) / 127;
+// Likewise for the sum over ranks of |code| * |lora_b|.
+constexpr Index kMaxBranchRank = (Index{1} << 24) / (127 * 128);
+
+void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one) {
+  const Tensor& tensor = adapter[input];
+  const Index count = tensor.dims.Count();
+  if (count == size || (or_one && count == 1)) return;
+  Refuse("input ", kNames[input], " must have ", size, or_one ? " or 1" : "", " values, got shape ",
+         tensor.dims);
+}
+
+void CheckPositive(const DoraTensors& adapter, DoraInput input) {
+  const Tensor& tensor = adapter[input];
+  for (Index i = 0; i < tensor.dims.Count(); ++i) {
+    const float value = tensor.Floats()[i];
+    if (!(value > 0.0f)) Refuse("input ", kNames[input], " must be positive, got ", value);
+  }
+}
+
+}  // namespace
+
+int DoraInputType(std::size_t index) {
+  const bool is_int8 = index == kLoraA || index == kLoraB || index == kMagnitude;
+  return is_int8 ? abi::kInt8 : abi::kFloat;
+}
+
+std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node) {
+  DoraTensors adapter;
+  for (std::size_t i = kLoraA; i < kNumDoraInputs; ++i) {
+    const auto tensor = node.Constant(i);
+    if (!tensor) return std::nullopt;
+    adapter[i] = *tensor;
+  }
+  return adapter;
+}
+
+DoraTensors CurrentAdapter(const Context& context) {
+  DoraTensors adapter;
+  for (std::size_t i = kLoraA; i < kNumDoraInputs; ++i) adapter[i] = context.Input(i);
+  return adapter;
+}
+
+void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape) {
+  CheckVector(adapter, kMagnitude, shape.columns, false);
+  CheckVector(adapter, kXScale, 1, false);
+  CheckVector(adapter, kRankStep, shape.ranks, false);
+  CheckVector(adapter, kLoraBScale, shape.columns, true);
+  CheckVector(adapter, kMagnitudeScale, 1, false);
+  CheckVector(adapter, kBias, shape.columns, false);
+  CheckPositive(adapter, kXScale);
+  CheckPositive(adapter, kRankStep);
+  if (shape.branch_rank > kMaxBranchRank) {
+    Refuse("the rank must be ", kMaxBranchRank, " at most, got ", shape.branch_rank);
+  }
+  for (Index r = 0; r < shape.ranks; ++r) {
+    const std::int8_t* a = adapter[kLoraA].Int8s() + r * shape.a_rank;
+    Index sum = 0;
+    for (Index k = 0; k < shape.fan_in; ++k) sum += std::abs(int{a[k * shape.a_stride]});
+    if (sum > kMaxLoraAL1) {
+      Refuse("the sum of |lora_a| of rank ", r, " must be ", kMaxLoraAL1, " at most, got ", sum,
+             ": beyond it the branch is not exact in fp32");
+    }
+  }
+}
+
+void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors) {
+  const Tensor& scale = adapter[kLoraBScale];
+  const bool one_scale = scale.dims.Count() == 1;
+  const float magnitude_scale = adapter[kMagnitudeScale].Floats()[0];
+  for (Index m = 0; m < columns; ++m) {
+    vectors.scale[m] = scale.Floats()[one_scale ? 0 : m];
+    vectors.magnitude[m] = static_cast<float>(adapter[kMagnitude].Int8s()[m]) * magnitude_scale;
+    vectors.bias[m] = adapter[kBias].Floats()[m];
+  }
+}
+
+bool IsSilent(const Tensor& lora_b) {
+  return std::all_of(lora_b.Int8s(), lora_b.Int8s() + lora_b.dims.Count(),
+                     [](std::int8_t b) { return b == 0; });
+}
+
+}  // namespace rimc

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The adapter inputs of a Dora node, checked and packed. Where all are constants this happens once,
+// when the kernel is made; otherwise (adapters swapped into a live session) in every run.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "kernels/kernels.h"
+#include "ops/common/ort.h"
+
+namespace rimc {
+
+// Inputs of a Dora node in their order.
+enum DoraInput : std::size_t {
+  kDoraX,
+  kDoraH,
+  kLoraA,
+  kLoraB,
+  kMagnitude,
+  kXScale,
+  kRankStep,
+  kLoraBScale,
+  kMagnitudeScale,
+  kBias,
+  kNumDoraInputs,
+};
+
+using DoraTensors = std::array<Tensor, kNumDoraInputs>;  // x and h stay empty
+
+int DoraInputType(std::size_t index);
+
+// The adapter inputs, if all of them are constants.
+std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node);
+// The adapter inputs of a run.
+DoraTensors CurrentAdapter(const Context& context);
+
+// Checks the inputs that every adapter has: columns [N], ranks [R] of all groups together, `fan_in`
+// cells of lora_a per rank; that x_scale and rank_step are positive; that the integer sums of the
+// branch are exact in fp32. `a_stride`: distance of the cells of a rank in lora_a, `a_rank`
+// distance of the ranks; `branch_rank`: ranks that an output column sums over.
+struct AdapterShape {
+  Index columns;
+  Index ranks;
+  Index branch_rank;
+  Index fan_in;
+  Index a_stride;
+  Index a_rank;
+};
+void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape);
+
+// Values per output column (or bit line) that the merge needs.
+struct MergeVectors {
+  float* scale;      // lora_b_scale
+  float* magnitude;  // magnitude * magnitude_scale
+  float* bias;
+};
+void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors);
+
+// True where the branch adds nothing because lora_b is zero. (It would add NaN for an x of NaN or
+// a lora_b_scale of infinity; that is not kept.)
+bool IsSilent(const Tensor& lora_b);
+
+}  // namespace rimc

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.errors import ModelError, NodeMappingError, UsageError
+from rimc_onnx.passes import (
+    NameNodesPass,
+    find_units,
+    prepare_pipeline,
+    require_mapped,
+    select_rram_nodes,
+)
+
+F32, F64, F16 = np.float32, np.float64, np.float16
+CONFIG = ConvertConfig()
+ROWS = "g (float[3,6] x) => (float y)"
+
+
+def _ones(*shape: int, dtype: type = F32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def _named(model: ir.Model) -> ir.Model:
+    NameNodesPass()(model)
+    return model
+
+
+def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
+    (decision,) = select_rram_nodes(_named(model), config)
+    assert decision.accepted is (decision.reason is None) is (decision.unit is not None)
+    return decision.reason
+
+
+@pytest.mark.parametrize(
+    ("graph", "arrays", "reason"),
+    [
+        ("g (float[3,6] x, float[6,3] z) => (float y) { y = MatMul(x, z) }", {},
+         "both operands are activations"),
+        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(2, 6, 5)},
+         "weight has rank 3: one array holds one matrix"),
+        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6)},
+         "weight has rank 1: a vector is no matrix"),
+        ("g (float[6] x) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
+         "left-hand side has rank 1"),
+        ("g (double[3,6] x) => (double y) { y = MatMul(x, w) }", {"w": _ones(6, 5, dtype=F64)},
+         "dtype double: RRAM operators compute in float32"),
+        ("g (double[3,6] x) => (double y) { y = Gemm(x, w) }", {"w": _ones(6, 5, dtype=F64)},
+         "dtype double: RRAM operators compute in float32"),
+        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6, 0)}, "weight of shape [6, 0] is empty"),
+        ("g (float[6,3] x) => (float y) { y = MatMul(w, x) }", {"w": _ones(5, 6)},
+         "the constant is the left operand"),
+        (f"{ROWS} {{ y = MatMul(w, w) }}", {"w": _ones(6, 6)}, "both operands are constants"),
+        ("g (float[3,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
+         "weight 'w' is an overridable initializer (it is a graph input too)"),
+        (f"{ROWS} {{ c = Cast<to=1>(w) y = MatMul(x, c) }}", {"w": _ones(6, 5, dtype=F16)},
+         "weight 'c' is computed by node 'Cast_0' (Cast)"),
+        ('g (float[3,6] x) => (float y) { y = Einsum<equation="ij,jk->ik">(x, w) }',
+         {"w": _ones(6, 5)}, "Einsum has no RRAM operator; write it as MatMul"),
+        ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",
+         {"w": _ones(6, 5, dtype=np.uint8)}, "integer operator"),
+        ("g (float[3,6] x) => (float y) { y = com.microsoft.FusedMatMul(x, w) }",
+         {"w": _ones(6, 5)}, "domain com.microsoft is not ours"),
+        ("g (float[1,3,5,5] x) => (float y) { y = ConvTranspose(x, w) }",
+         {"w": _ones(3, 4, 2, 2)}, "a transposed convolution has no RRAM operator"),
+        ("g (float[1,3,5,5] x, float[4] c) => (float y) { y = Conv(x, w, c) }",
+         {"w": _ones(4, 3, 2, 2)}, "bias 'c' is an input"),
+        ('g (float[1,3,5,5] x) => (float y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
+         {"w": _ones(4, 3, 2, 2)}, "auto_pad SAME_UPPER is not written as pads"),
+    ],
+)  # fmt: skip
+def test_node_stays_digital_for_a_reason(build, graph, arrays, reason):
+    assert _only(build(graph, **arrays)) == reason
+
+
+@pytest.mark.parametrize(("tile_rows", "fits"), [(342, False), (343, True), (None, True)])
+def test_kernel_window_must_fit_in_a_tile(build, tile_rows, fits):
+    model = build("g (float[1,1,9,9,9] x) => (float y) { y = Conv(x, w) }", w=_ones(1, 1, 7, 7, 7))
+    config = ConvertConfig(periphery=PeripheryConfig(tile_rows=tile_rows))
+    want = None if fits else "a kernel window of 343 word lines does not fit in a tile of 342"
+    assert _only(model, config) == want
+
+
+def test_op_types_that_only_look_alike_need_no_decision(build):
+    model = build(f"{ROWS} {{ a = com.microsoft.ConvertFoo(x) y = Gather(w, a) }}", w=_ones(6, 5))
+    assert select_rram_nodes(_named(model), CONFIG) == []
+
+
+def test_node_in_a_body_stays_digital_and_is_named(build):
+    # Catches a mapped node that runs many times, or never, and a body that nobody looks into.
+    model = build(
+        "g (float[3,6] x, bool c) => (float y) { y = If (c) <"
+        "then_branch = t () => (float a) { a = MatMul(x, w) },"
+        "else_branch = e () => (float b) { b = MatMul(x, w) }> }",
+        w=_ones(6, 5),
+    )
+    decisions = select_rram_nodes(_named(model), CONFIG)
+    assert [d.name for d in decisions] == ["MatMul_1", "MatMul_2"]
+    assert {d.reason for d in decisions} == {"inside the body of If node 'If_0'"}
+
+
+def test_keep_digital_takes_names_and_patterns(build):
+    model = build(
+        f"{ROWS} {{ a = MatMul(x, w) b = MatMul(a, v) y = MatMul(b, u) }}",
+        w=_ones(6, 6), v=_ones(6, 6), u=_ones(6, 6),
+    )  # fmt: skip
+    for name, node in zip(("enc/0", "enc/1", "head[1]"), model.graph, strict=True):
+        node.name = name
+    config = ConvertConfig(keep_digital=("enc/*", "head[1]"))
+    assert [d.reason for d in select_rram_nodes(model, config)] == [
+        "kept digital by --keep-digital 'enc/*'",
+        "kept digital by --keep-digital 'enc/*'",
+        "kept digital by --keep-digital 'head[1]'",
+    ]
+    with pytest.raises(UsageError, match=r"--keep-digital 'enc/2' names no node. Did you mean 'en"):
+        select_rram_nodes(model, ConvertConfig(keep_digital=("enc/2",)))
+    # Calibration finds the unit in the teacher whatever was kept digital in some student.
+    assert list(find_units(model)) == ["enc/0", "enc/1", "head[1]"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weight_that_is_no_number_is_an_error_with_the_nodes_name(build, bad):
+    w = _ones(6, 5)
+    w[5, 4] = bad
+    model = _named(build(f"{ROWS} {{ y = MatMul(x, w) }}", w=w))
+    with pytest.raises(ModelError, match=r"node 'MatMul_0' \(MatMul\): weight 'w' holds NaN"):
+        select_rram_nodes(model, CONFIG)
+    # Not mapped, not looked at.
+    config = ConvertConfig(keep_digital=("MatMul_0",))
+    assert select_rram_nodes(model, config)[0].unit is None
+
+
+def test_conv_unit_holds_what_the_crossbar_needs(build):
+    w = np.arange(6 * 2 * 3 * 3, dtype=F32).reshape(6, 2, 3, 3)
+    model = _named(
+        build(
+            "g (float[1,4,9,9] x) => (float y) "
+            "{ y = Conv<group=2, pads=[1,0,0,1], strides=[2,1]>(x, w, c) }",
+            w=w,
+            c=np.arange(6, dtype=F32),
+        )
+    )
+    config = ConvertConfig(periphery=PeripheryConfig(tile_rows=9))
+    (decision,) = select_rram_nodes(model, config)
+    unit = decision.unit
+    assert unit is not None
+    assert (unit.op_type, unit.group, unit.columns, unit.num_tiles) == (opset.RRAM_CONV, 2, 6, 2)
+    assert unit.geometry is not None
+    assert unit.geometry.pads == (1, 0, 0, 1)
+    assert unit.geometry.strides == (2, 1)
+    assert unit.geometry.dilations == (1, 1)
+    assert (unit.x.name, unit.y.name, unit.cast_from) == ("x", "y", None)
+    np.testing.assert_array_equal(unit.weight.float32(), w)
+    np.testing.assert_array_equal(unit.bias, np.arange(6))
+
+
+@pytest.mark.parametrize(
+    ("rank", "bias", "taken"),
+    [
+        (3, (5,), True), (3, (1, 5), True), (3, (1, 1, 5), True), (3, (1,), True), (3, (), True),
+        (3, (3, 1), False),  # per row
+        (2, (1, 1, 5), False),  # the sum has more axes than the product
+        (None, (1, 5), False),  # may be the case above
+        (None, (5,), True),
+    ],
+)  # fmt: skip
+def test_add_is_a_bias_only_per_column(build, rank, bias, taken):
+    dims = {2: "[3,6]", 3: "[2,3,6]", None: ""}[rank]
+    model = _named(
+        build(
+            f"g (float{dims} x) => (float y) {{ p = MatMul(x, w) y = Add(b, p) }}",
+            w=_ones(6, 5),
+            b=_ones(*bias),
+        )
+    )
+    unit = find_units(model)["MatMul_0"]
+    assert (unit.add is not None) is taken
+    assert unit.y.name == ("y" if taken else "p")
+    np.testing.assert_array_equal(unit.bias, np.full(5, float(taken)))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "g (float[3,6] x) => (float y, float p) { p = MatMul(x, w) y = Add(p, b) }",
+        "g (float[3,6] x) => (float y, float z) { p = MatMul(x, w) y = Add(p, b) z = Relu(p) }",
+    ],
+)
+def test_add_is_no_bias_where_the_product_is_read_elsewhere(build, graph):
+    unit = find_units(_named(build(graph, w=_ones(6, 5), b=_ones(5))))["MatMul_0"]
+    assert unit.y.name == "p"
+
+
+def test_nothing_mapped_is_an_error_that_sums_up(build):
+    model = _named(
+        build(
+            "g (float[3,6] x, float[6,3] z) => (float y) "
+            "{ a = MatMul(x, z) b = MatMul(a, x) y = MatMul(b, w) }",
+            w=_ones(2, 6, 5),
+        )
+    )
+    with pytest.raises(
+        NodeMappingError,
+        match=r"none of 3 nodes can go to RRAM \('MatMul_0' and 1 more: both operands are "
+        r"activations; 'MatMul_2': weight has rank 3: one array holds one matrix\)\. See",
+    ):
+        require_mapped(select_rram_nodes(model, CONFIG))
+    with pytest.raises(NodeMappingError, match="no node that multiplies matrices"):
+        require_mapped([])
+
+
+def test_names_are_made_by_type_and_position_without_clashes(build):
+    model = build(
+        f"{ROWS} {{ a = MatMul(x, w) b = Relu(a) c = MatMul(b, w) y = MatMul(c, w) }}",
+        w=_ones(6, 6),
+    )
+    model.graph[2].name = "MatMul_0"
+    model.graph[3].name = "MatMul_0"
+    assert NameNodesPass()(model).modified
+    assert [n.name for n in model.graph] == ["MatMul_0_1", "Relu_1", "MatMul_0", "MatMul_0_2"]
+    assert not NameNodesPass()(model).modified
+
+
+def test_functions_are_inlined_and_their_nodes_decided(run):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "my" : 1]>'
+        "g (float[3,6] x) => (float[3,6] y) <float[6] b = {1,2,3,4,5,6}> "
+        "{ h = my.Dense(x, w, b) y = my.Dense(h, w2, b) }"
+        '<opset_import: ["" : 17], domain: "my"> Dense (x, w, b) => (y) '
+        "{ p = MatMul(x, w) y = Add(p, b) }"
+    )
+    for name in ("w", "w2"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(_ones(6, 6), name))
+    model = ir.from_proto(proto)
+    x = np.arange(18, dtype=F32).reshape(3, 6)
+    want = run(model, x=x)[0]
+    assert prepare_pipeline()(model).modified
+    assert not model.functions
+    np.testing.assert_array_equal(run(model, x=x)[0], want)
+    decisions = select_rram_nodes(model, CONFIG)
+    assert [d.accepted for d in decisions] == [True, True]
+    assert len({d.name for d in decisions}) == 2
+    assert not prepare_pipeline()(model).modified

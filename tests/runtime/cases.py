@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random one-node models with their oracle, for the tests of the native kernels.
+
+Run as a program it computes cases with the kernels of the environment and saves the outputs:
+``python cases.py OUT.npz NUM_THREADS NUM_SEEDS``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from rimc_onnx import functions, opset, reference, runtime
+
+Array = npt.NDArray[Any]
+EPS = float(np.finfo(np.float32).eps)
+
+ANNOTATIONS = {
+    "node": "n",
+    "device": "d",
+    "device_config": "{}",
+    "seed": 0,
+    "g_max_us": 150.0,
+    "w_max": [1.0],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One node: its inputs, its attributes, and what numpy says it gives."""
+
+    op: str
+    feeds: dict[str, Array]
+    constants: dict[str, Array]
+    attributes: dict[str, Any]
+    oracle: Callable[[], Array]
+    depth: int = 0
+    """Word lines of a column, 0 where the result is exact."""
+
+    def model(
+        self,
+        *,
+        constant_adapter: bool = True,
+        shapes: dict[str, list[int | str]] | None = None,
+        **attributes: object,
+    ) -> bytes:
+        """The model; ``attributes`` replace those of the case, ``None`` leaves one out."""
+        inputs = dict(self.feeds) if constant_adapter else self.all_inputs()
+        initializers = self.constants if constant_adapter else {}
+        written = {k: v for k, v in {**self.attributes, **attributes}.items() if v is not None}
+        node = onnx.helper.make_node(
+            self.op,
+            list(opset.OPS[self.op].inputs),
+            ["y"],
+            name="the_node",
+            domain=opset.DOMAIN,
+            **written,
+        )
+        graph = onnx.helper.make_graph(
+            [node],
+            "g",
+            [
+                onnx.helper.make_tensor_value_info(
+                    name,
+                    onnx.helper.np_dtype_to_tensor_dtype(value.dtype),
+                    (shapes or {}).get(name, list(value.shape)),
+                )
+                for name, value in inputs.items()
+            ],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+            [onnx.numpy_helper.from_array(v, name) for name, v in initializers.items()],
+        )
+        model = onnx.helper.make_model(
+            graph,
+            opset_imports=[
+                onnx.helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION),
+                onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+            ],
+            ir_version=8,
+            functions=functions.function_protos(),
+        )
+        return model.SerializeToString()
+
+    def all_inputs(self) -> dict[str, Array]:
+        """Feeds of a model whose constants are inputs."""
+        return {**self.feeds, **self.constants}
+
+    def run(self, *, native: bool = True, num_threads: int = 1) -> Array:
+        """The output with every constant a constant."""
+        session = runtime.make_session(self.model(), native=native, num_threads=num_threads)
+        return session.run(None, self.feeds)[0]
+
+    def rounding(self) -> Array:
+        """Bound on the rounding of the fp32 sum of an ideal ADC: 4 K eps sum |x| |w|."""
+        dac = {k: self.attributes[k] for k in ("dac_bits", "dac_range", "dac_signed")}
+        x = np.abs(reference.dac_quantize(self.feeds["x"], **dac))
+        ideal = {"dac_bits": 0, "adc_bits": 0, "num_tiles": 1}
+        total = _rram(self.op, x, np.abs(self.constants["w"]), {**self.attributes, **ideal})()
+        return 4 * self.depth * EPS * total
+
+    def merge_terms(self) -> Array:
+        """Sum of the sizes of what the merge of a Dora node adds up: h, v and bias."""
+        oracle = reference.dora_matmul if self.op == opset.DORA_MATMUL else reference.dora_conv
+        inputs = self.all_inputs()
+        only = [
+            {name: np.zeros_like(inputs[name]) for name in zeroed}
+            for zeroed in (("lora_b", "bias"), ("h", "bias"), ("h", "lora_b"))
+        ]
+        return sum(np.abs(oracle(**{**inputs, **zeros}, **self.attributes)) for zeros in only)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _rram(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[[], Array]:
+    drop = {*ANNOTATIONS, "tile_rows", "tile_group"}
+    kept = {k: v for k, v in attributes.items() if k not in drop}
+    oracle = reference.rram_matmul if op == opset.RRAM_MATMUL else reference.rram_conv
+    return lambda: oracle(x, w, **kept)
+
+
+def periphery(
+    rng: np.random.Generator, *, columns: int, depth: int, window: int, adc: bool | None
+) -> dict[str, Any]:
+    """Random converters and tiles; ``adc`` None is either."""
+    tile_rows = int(rng.choice([0, window * max(1, depth // 3), window * max(1, depth // 2) + 1]))
+    num_tiles = opset.num_tiles(depth, window, tile_rows or None)
+    has_adc = bool(rng.integers(2)) if adc is None else adc
+    ranges = rng.uniform(1, 4, columns if rng.integers(2) else 1) * np.sqrt(depth * window)
+    return {
+        "tile_rows": tile_rows,
+        "num_tiles": num_tiles,
+        "dac_bits": int(rng.choice([0, 4, 8])),
+        "dac_range": 2.5,
+        "dac_signed": int(rng.integers(2)),
+        "adc_bits": int(rng.choice([4, 8])) if has_adc else 0,
+        "adc_range": [float(r) for r in ranges.astype(np.float32)],
+    }
+
+
+def rram_matmul_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case:
+    """Depths over a cache block, widths over a panel, any number of leading axes."""
+    depth, columns = int(rng.integers(1, 400)), int(rng.integers(1, 120))
+    lead = [int(n) for n in rng.integers(1, 8, rng.integers(0, 4))]
+    x, w = _normal(rng, *lead, depth), _normal(rng, depth, columns)
+    attributes = periphery(rng, columns=columns, depth=depth, window=1, adc=adc) | ANNOTATIONS
+    return Case(
+        op=opset.RRAM_MATMUL,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=_rram(opset.RRAM_MATMUL, x, w, attributes),
+        depth=depth,
+    )
+
+
+def _conv_geometry(rng: np.random.Generator) -> tuple[dict[str, Any], list[int], list[int], int]:
+    """Attributes, kernel, input size, channels per group."""
+    rank = int(rng.integers(1, 4))
+    plain = rng.random() < 0.4  # the common case has code of its own
+    kernel = [int(rng.choice([1, 3]))] * rank if plain else rng.integers(1, 4, rank).tolist()
+    strides = [1] * rank if plain else rng.integers(1, 4, rank).tolist()
+    dilations = [1] * rank if plain else rng.integers(1, 3, rank).tolist()
+    pads = rng.integers(0, 3, 2 * rank).tolist()
+    most = {1: 70, 2: 20, 3: 7}[rank]
+    size = []
+    for axis in range(rank):
+        window = dilations[axis] * (kernel[axis] - 1) + 1
+        least = max(1, window - pads[axis] - pads[rank + axis])
+        size.append(int(rng.integers(least, most + window)))
+    group = int(rng.choice([1, 1, 2, 3]))
+    depth = int(rng.integers(1, 12))
+    attributes = {"strides": strides, "pads": pads, "dilations": dilations, "group": group}
+    return attributes, kernel, size, depth
+
+
+def rram_conv_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case:
+    """One to three spatial axes, groups (one in five is depthwise), strides, dilations, pads."""
+    geometry, kernel, size, depth = _conv_geometry(rng)
+    columns_g = int(rng.integers(1, 20))
+    if rng.random() < 0.2:
+        geometry["group"], depth, columns_g = int(rng.integers(2, 20)), 1, 1
+    group = geometry["group"]
+    x = _normal(rng, int(rng.integers(1, 6)), group * depth, *size)
+    w = _normal(rng, group * columns_g, depth, *kernel)
+    window = int(np.prod(kernel))
+    converters = periphery(rng, columns=len(w), depth=depth, window=window, adc=adc)
+    tile_group = group * converters["num_tiles"]
+    attributes = converters | geometry | {"tile_group": tile_group} | ANNOTATIONS
+    return Case(
+        op=opset.RRAM_CONV,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=_rram(opset.RRAM_CONV, x, w, attributes),
+        depth=depth * window,
+    )
+
+
+def _adapter(
+    rng: np.random.Generator, *, a_shape: list[int], b_shape: list[int], ranks: int, columns: int
+) -> dict[str, Array]:
+    scales = columns if rng.integers(2) else 1
+    return {
+        "lora_a": rng.integers(-127, 128, a_shape).astype(np.int8),
+        "lora_b": rng.integers(-127, 128, b_shape).astype(np.int8),
+        "magnitude": rng.integers(1, 128, columns).astype(np.int8),
+        "x_scale": np.array([0.02], np.float32),
+        "rank_step": rng.uniform(1, 200, ranks).astype(np.float32),
+        "lora_b_scale": rng.uniform(1e-4, 1e-3, scales).astype(np.float32),
+        "magnitude_scale": np.array([1 / 64], np.float32),
+        "bias": _normal(rng, columns),
+    }
+
+
+def dora_matmul_case(rng: np.random.Generator) -> Case:
+    """Ranks over what the kernels unroll."""
+    depth, columns, rank = (int(rng.integers(1, most)) for most in (200, 120, 11))
+    lead = [int(n) for n in rng.integers(1, 12, rng.integers(0, 4))]
+    x, h = _normal(rng, *lead, depth), _normal(rng, *lead, columns)
+    adapter = _adapter(
+        rng, a_shape=[depth, rank], b_shape=[rank, columns], ranks=rank, columns=columns
+    )
+    return Case(
+        op=opset.DORA_MATMUL,
+        feeds={"x": x, "h": h},
+        constants=adapter,
+        attributes={},
+        oracle=lambda: reference.dora_matmul(x, h, **adapter),
+    )
+
+
+def dora_conv_case(rng: np.random.Generator) -> Case:
+    """Ranks over a block of rows, every geometry of a convolution."""
+    geometry, kernel, size, depth = _conv_geometry(rng)
+    group, columns_g = geometry["group"], int(rng.integers(1, 20))
+    columns, rank = group * columns_g, int(rng.integers(1, 20 if rng.random() < 0.2 else 5))
+    x = _normal(rng, int(rng.integers(1, 6)), group * depth, *size)
+    windows = reference.im2col(
+        x, kernel, geometry["strides"], geometry["pads"], geometry["dilations"]
+    )
+    h = _normal(rng, len(x), columns, *windows.shape[1 : 1 + len(kernel)])
+    adapter = _adapter(
+        rng,
+        a_shape=[group * rank, depth, *kernel],
+        b_shape=[columns, rank, *[1] * len(kernel)],
+        ranks=group * rank,
+        columns=columns,
+    )
+    return Case(
+        op=opset.DORA_CONV,
+        feeds={"x": x, "h": h},
+        constants=adapter,
+        attributes=geometry,
+        oracle=lambda: reference.dora_conv(x, h, **adapter, **geometry),
+    )
+
+
+MAKERS: dict[str, Callable[[np.random.Generator], Case]] = {
+    opset.RRAM_MATMUL: rram_matmul_case,
+    opset.RRAM_CONV: rram_conv_case,
+    opset.DORA_MATMUL: dora_matmul_case,
+    opset.DORA_CONV: dora_conv_case,
+}
+
+
+def main(out: str, num_threads: str, num_seeds: str) -> None:
+    """Save the outputs of the first seeds of every operator."""
+    outputs = {
+        f"{op}-{seed}": maker(np.random.default_rng(seed)).run(num_threads=int(num_threads))
+        for op, maker in MAKERS.items()
+        for seed in range(int(num_seeds))
+    }
+    np.savez(out, isa=runtime.build_info()["isa"], **outputs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

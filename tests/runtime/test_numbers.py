@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native kernels against the numpy oracle and against the function bodies."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from rimc_onnx import opset, reference, runtime
+
+RRAM = [opset.RRAM_MATMUL, opset.RRAM_CONV]
+DORA = [opset.DORA_MATMUL, opset.DORA_CONV]
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("op", RRAM)
+def test_ideal_sum_agrees_with_float64(cases: ModuleType, op: str, seed: int) -> None:
+    # Catches any wrong address: packing, tails, phases of strides, bands, groups.
+    case = cases.MAKERS[op](np.random.default_rng(seed), adc=False)
+    got, want = case.run(num_threads=2), case.oracle()
+    assert got.shape == want.shape
+    assert np.all(np.abs(got - want) <= case.rounding())
+
+
+@pytest.mark.parametrize("op", RRAM)
+def test_adc_agrees_but_for_ties(cases: ModuleType, op: str) -> None:
+    # Catches tiles that are cut at the wrong row, codes read with the range of another column,
+    # truncation in place of rounding. A sum that lies on a tie of the ADC, to the rounding of
+    # fp32, may go to either code: measured 3 in a million here, one in ten thousand is allowed.
+    off, total = 0, 0
+    for seed in range(40):
+        case = cases.MAKERS[op](np.random.default_rng(1000 + seed), adc=True)
+        got, want = case.run(num_threads=2), case.oracle()
+        assert got.shape == want.shape
+        adc_range = np.asarray(case.attributes["adc_range"], np.float32)
+        step = adc_range / (2 ** (case.attributes["adc_bits"] - 1) - 1)
+        if op == opset.RRAM_CONV:
+            step = step.reshape(-1, *[1] * (got.ndim - 2))
+        codes = np.abs(got - want) / step
+        assert codes.max() < 1.5
+        off += int(np.sum(codes > 0.5))
+        assert codes[codes <= 0.5].max() < 1e-3  # codes are whole: the rest agrees
+        total += got.size
+    assert off <= 1e-4 * total
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("op", DORA)
+def test_dora_is_bit_equal_to_the_oracle(cases: ModuleType, op: str, seed: int) -> None:
+    # The branch is integer arithmetic and the merge has one order of operations: no tolerance.
+    case = cases.MAKERS[op](np.random.default_rng(seed))
+    np.testing.assert_array_equal(case.run(num_threads=2), case.oracle())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("op", list(opset.OPS))
+def test_kernel_agrees_with_the_function_body(cases: ModuleType, op: str, seed: int) -> None:
+    # Catches a kernel whose meaning is not the one that stock ONNX Runtime gives the same file.
+    case = cases.MAKERS[op](np.random.default_rng(2000 + seed))
+    native, body = case.run(), case.run(native=False)
+    assert native.shape == body.shape
+    if op in DORA:  # ONNX Runtime may contract the merge: 4 ulp of its terms
+        assert np.all(np.abs(native - body) <= 4 * cases.EPS * case.merge_terms())
+    elif case.attributes["adc_bits"] == 0:
+        assert np.all(np.abs(native - body) <= 2 * case.rounding())
+    else:
+        # Ties as above, in both.
+        assert np.mean(np.abs(native - body) > 1e-3) <= 1e-3
+
+
+def test_ties_go_to_even_and_ranges_saturate(cases: ModuleType) -> None:
+    # Catches rounding half away from zero and a clip before the rounding. With steps of 1 and w
+    # an identity, every value is exact.
+    x = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 6.5, 7.5, 100.0, -100.0]], np.float32)
+    w = np.eye(10, dtype=np.float32)
+    converters = {"dac_bits": 4, "dac_range": 7.0, "dac_signed": 1, "tile_rows": 5, "num_tiles": 2}
+    attributes = {**converters, "adc_bits": 4, "adc_range": [7.0], **cases.ANNOTATIONS}
+    case = cases.Case(
+        op=opset.RRAM_MATMUL,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=lambda: np.array([[0, 2, 2, 0, -2, -2, 6, 7, 7, -7]], np.float32),
+    )
+    np.testing.assert_array_equal(case.run(), case.oracle())
+
+
+@pytest.mark.parametrize("op", RRAM)
+def test_nan_stays_nan(cases: ModuleType, op: str) -> None:
+    # Catches min/max in the wrong order, which would turn a broken input into a code.
+    case = cases.MAKERS[op](np.random.default_rng(7), adc=True)
+    case.feeds["x"].fill(np.nan)
+    want = np.isnan(case.oracle())
+    assert want.any()
+    np.testing.assert_array_equal(np.isnan(case.run()), want)
+
+
+@pytest.mark.parametrize("op", DORA)
+def test_zero_lora_b_is_skipped_with_the_same_result(cases: ModuleType, op: str) -> None:
+    # Catches a skipped branch that skips the magnitude or the bias too.
+    case = cases.MAKERS[op](np.random.default_rng(3))
+    case.constants["lora_b"].fill(0)
+    np.testing.assert_array_equal(case.run(), case.oracle())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("op", DORA)
+def test_adapter_inputs_are_read_in_every_run(cases: ModuleType, op: str, seed: int) -> None:
+    # Catches an adapter that is packed once although it is a graph input: the second run has
+    # another one.
+    rng = np.random.default_rng(seed)
+    case = cases.MAKERS[op](rng)
+    session = runtime.make_session(case.model(constant_adapter=False), num_threads=2)
+    np.testing.assert_array_equal(session.run(None, case.all_inputs())[0], case.oracle())
+    swapped = case.constants
+    swapped["lora_b"][:] = rng.integers(-127, 128, swapped["lora_b"].shape)
+    swapped["magnitude"][:] = rng.integers(1, 128, swapped["magnitude"].shape)
+    np.testing.assert_array_equal(session.run(None, case.all_inputs())[0], case.oracle())
+
+
+def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: ModuleType) -> None:
+    # Depths beyond a cache block are summed in several passes; with an ADC the read-out comes
+    # after the last one only.
+    rng = np.random.default_rng(11)
+    x = rng.integers(-3, 4, (5, 1000)).astype(np.float32)
+    w = rng.integers(-3, 4, (1000, 37)).astype(np.float32)
+    converters = {"dac_bits": 0, "dac_range": 1.0, "dac_signed": 1, "tile_rows": 0, "num_tiles": 1}
+    attributes = {**converters, "adc_bits": 8, "adc_range": [400.0]}
+    case = cases.Case(
+        op=opset.RRAM_MATMUL,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes={**attributes, **cases.ANNOTATIONS},
+        oracle=lambda: reference.rram_matmul(
+            x, w, **{k: v for k, v in attributes.items() if k != "tile_rows"}
+        ),
+    )
+    np.testing.assert_array_equal(case.run(), case.oracle())  # integers: the sums are exact
+
+
+@pytest.mark.parametrize("op", list(opset.OPS))
+def test_batch_of_zero_gives_an_empty_output(cases: ModuleType, op: str) -> None:
+    # Catches a division by the number of rows, or a task for nothing.
+    case = next(
+        c
+        for c in (cases.MAKERS[op](np.random.default_rng(s)) for s in range(50))
+        if c.feeds["x"].ndim > 1
+    )
+    empty = {name: value[:0] for name, value in case.feeds.items()}
+    shapes = {name: ["B", *value.shape[1:]] for name, value in case.feeds.items()}
+    session = runtime.make_session(case.model(shapes=shapes))
+    want = (0, *case.oracle().shape[1:])
+    assert session.run(None, empty)[0].shape == want

@@ -1,0 +1,705 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input ends in one line on stderr, exit code 1 or 2, and leaves every folder as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxscript import ir
+
+Cli = Callable[..., Any]
+
+COMMAND = [sys.executable, "-c", "from rimc_onnx.cli import main; main()"]
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Every file below ``folder``, hidden ones too, with a digest of what it holds."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        if p.is_file()
+        else "folder"
+        for p in sorted(folder.rglob("*"))
+        if "__pycache__" not in p.parts
+    }
+
+
+@pytest.fixture
+def fails(cli: Cli) -> Callable[..., str]:
+    """``fails(folder, code, *arguments)`` gives the one line; anything else is a failure."""
+
+    def run(folder: Path, code: int, *arguments: object) -> str:
+        before = listing(folder)
+        result = cli(*arguments, cwd=folder)
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("error: ")
+        assert "should not happen" not in lines[0]
+        assert "Traceback" not in lines[0]
+        assert result.code == code
+        assert listing(folder) == before
+        return str(lines[0])
+
+    return run
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def save_npz(folder: Path, **arrays: np.ndarray) -> Path:
+    path = folder / "bad.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def images(num: int = 12) -> np.ndarray:
+    return rng().random((num, 1, 8, 8), dtype=np.float32)
+
+
+# ---------------------------------------------------------------------- files that are no model
+
+
+@pytest.mark.parametrize("command", ["convert", "calibrate", "inspect", "evaluate"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"", "the file is empty"),
+        (b"plain text, not a model\n", "not an ONNX model"),
+        (b"\x08", "not an ONNX model"),
+        (b"\x08\x08", "holds no ONNX graph"),
+    ],
+    ids=["missing", "empty", "text", "truncated", "protobuf without a graph"],
+)
+def test_no_model_is_refused_by_every_command(
+    fails: Callable[..., str], digits_folder: Path, command: str, content: bytes | None, says: str
+) -> None:
+    # A parser's exception (DecodeError, FileNotFoundError) that reaches the user as a traceback.
+    if content is not None:
+        (digits_folder / "bad.onnx").write_bytes(content)
+    extra = ["--data", "test.npz"] if command == "evaluate" else []
+    line = fails(digits_folder, 1, command, "bad.onnx", *extra)
+    assert "bad.onnx" in line
+    assert says in line
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_model_is_refused(
+    fails: Callable[..., str], digits_folder: Path, share: float
+) -> None:
+    # A partial download: protobuf may parse a prefix that ends between two fields.
+    content = (digits_folder / "model.onnx").read_bytes()
+    (digits_folder / "model.onnx").write_bytes(content[: int(share * len(content))])
+    fails(digits_folder, 1, "convert", "model.onnx")
+
+
+def test_folder_is_no_model(fails: Callable[..., str], digits_folder: Path) -> None:
+    # The default output's name is computed from the model's, which "." has not.
+    assert "no such file" in fails(digits_folder, 1, "convert", ".")
+
+
+def external_model(folder: Path, matmul_model: Callable[..., onnx.ModelProto]) -> Path:
+    weight = rng().standard_normal((64, 32), dtype=np.float32)
+    path = folder / "external.onnx"
+    onnx.save(
+        matmul_model(weight),
+        path,
+        save_as_external_data=True,
+        location="external.data",
+        size_threshold=0,
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_missing_external_data_is_named(
+    fails: Callable[..., str],
+    tmp_path: Path,
+    matmul_model: Callable[..., onnx.ModelProto],
+    command: str,
+) -> None:
+    # A model copied without its weights: found only in the middle of the work, or not at all.
+    external_model(tmp_path, matmul_model)
+    (tmp_path / "external.data").unlink()
+    line = fails(tmp_path, 1, command, "external.onnx")
+    assert "'w1'" in line
+    assert "external.data" in line
+
+
+def test_truncated_external_data_is_named(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # Weights beyond the end of the file read as garbage, or crash a memory map.
+    external_model(tmp_path, matmul_model)
+    data = tmp_path / "external.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    line = fails(tmp_path, 1, "convert", "external.onnx")
+    assert "'w1'" in line
+    assert f"has {64 * 32 * 4 - 1}" in line
+
+
+# ------------------------------------------------------------------- models that can't be mapped
+
+
+def test_old_opset_is_refused(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # Function bodies don't load below opset 13, and ONNX Runtime reads nothing below 7.
+    onnx.save(matmul_model(np.ones((3, 2), np.float32), opset=6), tmp_path / "old.onnx")
+    line = fails(tmp_path, 1, "convert", "old.onnx")
+    assert "opset is 6" in line
+    assert "Export the model" in line
+
+
+def test_converted_model_is_not_converted_again(
+    fails: Callable[..., str], digits_job: Path
+) -> None:
+    # Drift on top of drift, silently.
+    line = fails(digits_job, 1, "convert", "model.rimc.onnx", "-o", "twice.onnx")
+    assert "already converted" in line
+
+
+def test_model_without_mappable_node_is_refused(fails: Callable[..., str], tmp_path: Path) -> None:
+    # A converted file with nothing in RRAM would look like a success.
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["y"], name="scores")],
+        "g",
+        [helper.make_tensor_value_info(n, kind, [4, 4]) for n in "ab"],
+        [helper.make_tensor_value_info("y", kind, [4, 4])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "none.onnx",
+    )
+    line = fails(tmp_path, 1, "convert", "none.onnx")
+    assert "scores" in line
+    assert "both operands are activations" in line
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weight_that_is_not_finite_is_named(
+    fails: Callable[..., str],
+    tmp_path: Path,
+    matmul_model: Callable[..., onnx.ModelProto],
+    value: float,
+) -> None:
+    # One NaN makes W_max NaN and with it every weight of the node.
+    bad = np.ones((3, 3), np.float32)
+    bad[1, 2] = value
+    onnx.save(matmul_model(np.ones((4, 3), np.float32), bad), tmp_path / "bad.onnx")
+    line = fails(tmp_path, 1, "convert", "bad.onnx")
+    assert "'fc2'" in line
+    assert "--keep-digital" in line
+
+
+def test_model_that_is_not_converted_is_not_calibrated(
+    fails: Callable[..., str], digits_folder: Path
+) -> None:
+    # The plain model named by mistake: no RRAM node to fit.
+    assert "not a converted model" in fails(digits_folder, 1, "calibrate", "model.onnx")
+
+
+# ------------------------------------------------------------------------------- wrong options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "gausian-relative"], "Did you mean 'gaussian-relative'"),
+        (["--device", "?"], "Known: gaussian-absolute, gaussian-relative"),
+        (["--scaling", "colum"], "Did you mean 'column'"),
+        (["--drift", "-0.1"], "drift_frac"),
+        (["--drift", "20"], "20 % is 0.2"),
+        (["--drift", "nan"], "drift_frac must be a finite number"),
+        (["--dac-bits", "0"], "--dac-bits"),
+        (["--adc-bits", "0"], "--adc-bits"),
+        (["--tile-rows", "0"], "--tile-rows"),
+        (["--tile-rows", "-128"], "--tile-rows"),
+        (["--dac-bits", "8.5"], "--dac-bits"),
+        (["--dac-bits", "1"], "2..16"),
+        (["--adc-bits", "1"], "2..16"),
+        (["--dac-bits", "17"], "2..16"),
+        (["--adc-bits", "17"], "2..16"),
+        (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
+        (["--seed", str(2**63)], "seed must lie in"),
+        (["--seed", "one"], "--seed"),
+        (["--rank", "0"], "rank must be 1 or more, got 0"),
+        (["--keep-digital", "node_conv2d_99"], "Did you mean 'node_conv2d"),
+        (["--colour", "red"], "No such option: --colour"),
+        (["-o", "model.onnx", "--force"], "is the model itself"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_wrong_option_of_convert_is_a_usage_error(
+    fails: Callable[..., str], digits_folder: Path, arguments: list[str], says: str
+) -> None:
+    # A value out of range that is taken, or that ends in numpy's own words deep inside.
+    assert says in fails(digits_folder, 2, "convert", "model.onnx", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--samples", "0"], "samples must be 1 or more, got 0"),
+        (["--samples", "-3"], "samples must be 1 or more, got -3"),
+        (["--rank", "0"], "rank must be 1 or more, got 0"),
+        (["--seed", "-1"], "seed"),
+        (["--epochs", "3"], "No such option: --epochs"),
+        (["-o", "model.rimc.onnx", "--force"], "is the model itself"),
+        (["--data", "no_such_module:reader"], "no_such_module"),
+        (["--data", "numpy:no_such_reader"], "no such callable"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_wrong_option_of_calibrate_is_a_usage_error(
+    fails: Callable[..., str], digits_job: Path, arguments: list[str], says: str
+) -> None:
+    # As for convert; numpy's own message for a negative seed names no option.
+    output = [] if "-o" in arguments else ["-o", "new.onnx"]
+    assert says in fails(digits_job, 2, "calibrate", "model.rimc.onnx", *output, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["convert"], "Missing argument"),
+        (["evaluate", "model.onnx"], "--data"),
+        (["konvert", "model.onnx"], "Did you mean 'convert'"),
+        (["--verbose"], "No such option: --verbose"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_call_is_one_line(
+    fails: Callable[..., str], digits_folder: Path, arguments: list[str], says: str
+) -> None:
+    # The parser's own error is a box of five lines.
+    line = fails(digits_folder, 2, *arguments)
+    assert says in line
+    assert "--help" in line
+
+
+def test_calibrate_without_a_model_lists_what_it_found(
+    fails: Callable[..., str], digits_job: Path
+) -> None:
+    # Two candidates: picking one of them would be a guess.
+    (digits_job / "other.rimc.onnx").write_bytes((digits_job / "model.rimc.onnx").read_bytes())
+    line = fails(digits_job, 2, "calibrate", "--samples", 10)
+    assert "model.rimc.onnx" in line
+    assert "other.rimc.onnx" in line
+    for name in ("model.rimc.onnx", "other.rimc.onnx"):
+        (digits_job / name).unlink()
+    assert "found none" in fails(digits_job, 2, "calibrate", "--samples", 10)
+
+
+# ------------------------------------------------------------------------------------- outputs
+
+
+def test_existing_output_is_kept_without_force(
+    fails: Callable[..., str], cli: Cli, digits_job: Path
+) -> None:
+    # A calibrated model that took a lab session is replaced by a rerun.
+    for arguments in (["convert", "model.onnx"], ["calibrate", "model.rimc.onnx"]):
+        line = fails(digits_job, 1, *arguments)
+        assert "exists already" in line
+        assert "--force" in line
+        assert cli(*arguments, "--force", cwd=digits_job).code == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [("nowhere/out.onnx", "there is no folder nowhere"), (".", "is a folder")],
+)
+def test_output_that_can_not_be_made_is_refused(
+    fails: Callable[..., str], digits_job: Path, output: str, says: str
+) -> None:
+    # Found out only after minutes of work.
+    assert says in fails(digits_job, 1, "convert", "model.onnx", "-o", output)
+    assert says in fails(digits_job, 1, "calibrate", "model.rimc.onnx", "-o", output)
+
+
+def test_quickstart_refuses_a_folder_in_use(fails: Callable[..., str], digits_folder: Path) -> None:
+    # The user's own model.onnx replaced by the sample's.
+    assert "exists already" in fails(digits_folder, 1, "quickstart", ".")
+    assert "can't be made" in fails(digits_folder, 1, "quickstart", "model.onnx")
+
+
+@pytest.mark.parametrize("command", [["convert", "model.onnx"], ["calibrate", "model.rimc.onnx"]])
+def test_full_disk_leaves_nothing(
+    fails: Callable[..., str],
+    digits_job: Path,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A file of half the model's length that the next step takes for a model.
+    def save(_model: ir.Model, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half a model")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ir, "save", save)
+    for path in ("new.onnx", None):
+        output = ["-o", path] if path else ["--force"]
+        line = fails(digits_job, 1, *command, *output)
+        assert "the disk is full" in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the file size")
+def test_write_that_the_system_refuses_leaves_nothing(digits_folder: Path) -> None:
+    # The same with a write that really fails in the middle of the file, in its own process.
+    import resource
+
+    before = listing(digits_folder)
+    limit = 20_000  # bytes; the model has about 50,000
+    result = subprocess.run(
+        [*COMMAND, "convert", "model.onnx"],
+        cwd=digits_folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: model.rimc.onnx: can't be written (")
+    assert result.stdout == ""
+    assert listing(digits_folder) == before
+
+
+def large_model(folder: Path, matmul_model: Callable[..., onnx.ModelProto]) -> Path:
+    """A MatMul of 64 million weights in a sparse file: seconds of programming, no disk."""
+    size = 8000
+    model = matmul_model(np.zeros((2, 2), np.float32))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.dims[:] = [size, size]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "w.data", "offset": "0", "length": str(4 * size**2)}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[1].dim_value = size
+    with (folder / "w.data").open("wb") as data:
+        data.truncate(4 * size**2)
+    path = folder / "large.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_interrupted_run_leaves_nothing(
+    tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto], number: signal.Signals
+) -> None:
+    # A hidden folder of half a model beside the user's, or a traceback of forty lines.
+    large_model(tmp_path, matmul_model)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    process = subprocess.Popen(
+        [*COMMAND, "convert", "large.onnx"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while sorted(p.name for p in tmp_path.iterdir()) == before:
+            assert process.poll() is None, "the run ended before it could be interrupted"
+            assert time.monotonic() < deadline, "nothing was being written after 60 s"
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines() == ["error: interrupted. Nothing was written."]
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no broken pipes")
+def test_reader_that_goes_away_gets_no_traceback(digits_folder: Path) -> None:
+    # rimc-onnx inspect model.onnx | head -1
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [*COMMAND, "inspect", "model.onnx"],
+        cwd=digits_folder,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert result.stderr == ""
+    assert result.returncode == 1
+
+
+# ------------------------------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"image": images()}, "no array for input 'input'; it has 'image'"),
+        ({"input": images()[:, 0]}, "shape [12, 8, 8], the model's input is [N, 1, 8, 8]"),
+        ({"input": images()[:, :, :4]}, "shape [12, 1, 4, 8]"),
+        ({"input": images().astype(np.float64)}, "is float64, the model's input is float32"),
+        ({"input": (255 * images()).astype(np.uint8)}, "is uint8"),
+        ({"input": np.full_like(images(), np.nan)}, "NaN or infinity"),
+        ({"input": np.where(images() > 0.5, np.inf, 0).astype(np.float32)}, "NaN or infinity"),
+        ({"input": images(0)}, "holds no sample"),
+        ({"input": images(12), "labels": np.zeros(11, int)}, "11 samples on axis 0"),
+        ({"input": images(9)}, "10 samples were asked for, the data has 9"),
+    ],
+    ids=["name", "rank", "size", "float64", "uint8", "nan", "inf", "none", "counts", "few"],
+)
+def test_samples_that_do_not_fit_are_refused(
+    fails: Callable[..., str], digits_job: Path, arrays: dict[str, np.ndarray], says: str
+) -> None:
+    # Adapters fitted to garbage, or an error in ONNX Runtime's words in the middle of the work.
+    save_npz(digits_job, **arrays)
+    output = ["-o", "new.onnx"]
+    assert says in fails(
+        digits_job, 1, "calibrate", "model.rimc.onnx", "--data", "bad.npz", *output
+    )
+    if "asked for" not in says:
+        line = fails(
+            digits_job, 1, "convert", "model.onnx", "--dac-bits", 8, "--data", "bad.npz", *output
+        )
+        assert says in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.npz", None, "no such file"),
+        ("missing", None, "no such data"),
+        ("text.npz", b"not a zip", "not an .npz"),
+        ("empty.npz", b"", "not an .npz"),
+    ],
+)
+def test_file_that_holds_no_samples_is_refused(
+    fails: Callable[..., str], digits_job: Path, name: str, content: bytes | None, says: str
+) -> None:
+    # numpy takes any file for a pickle and says so.
+    if content is not None:
+        (digits_job / name).write_bytes(content)
+    line = fails(digits_job, 1, "calibrate", "model.rimc.onnx", "--data", name, "-o", "new.onnx")
+    assert says in line
+    assert name in line
+
+
+def test_array_of_objects_is_refused(fails: Callable[..., str], digits_job: Path) -> None:
+    # Loading a pickle runs whatever code it holds.
+    np.savez(digits_job / "bad.npz", input=np.array([{"a": 1}, None], dtype=object))
+    fails(digits_job, 1, "evaluate", "model.onnx", "--data", "bad.npz")
+    (digits_job / "folder").mkdir()
+    np.save(digits_job / "folder" / "input.npy", np.array([None], dtype=object))
+    fails(digits_job, 1, "evaluate", "model.onnx", "--data", "folder")
+
+
+def test_folder_without_arrays_is_refused(fails: Callable[..., str], digits_job: Path) -> None:
+    # An empty folder is not zero samples.
+    (digits_job / "folder").mkdir()
+    line = fails(digits_job, 1, "evaluate", "model.onnx", "--data", "folder")
+    assert "holds no .npy" in line
+
+
+def test_no_samples_at_all_is_refused(fails: Callable[..., str], digits_job: Path) -> None:
+    # The default, calibration.npz beside the model, is not there.
+    (digits_job / "calibration.npz").unlink()
+    (digits_job / "model.rimc.calibrated.onnx").unlink()
+    assert "--data" in fails(digits_job, 1, "calibrate", "--samples", 10)
+    line = fails(digits_job, 1, "convert", "model.onnx", "--adc-bits", 8, "-o", "new.onnx")
+    assert "--data" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "says"),
+    [
+        ("import nothing_of_this_name", 2, "nothing_of_this_name"),
+        ("raise RuntimeError('no\\nGPU')", 2, "no GPU"),
+        ("def reader(:", 2, "can't be imported"),
+        ("def other(): pass", 2, "no such callable. Known: other."),
+        ("def readr(): pass", 2, "Did you mean 'readr'"),
+        ("def reader(): return [1, 2]", 1, "gives int, not a dict"),
+        ("def reader(): return 3", 1, "not iterable"),
+        ("def reader(): raise OSError('no camera')", 1, "no camera"),
+        ("def reader(): return []", 1, "holds no sample"),
+    ],
+    ids=["import", "raises", "syntax", "other", "near", "ints", "int", "camera", "empty"],
+)
+def test_reader_in_python_that_fails_is_named(
+    fails: Callable[..., str],
+    digits_job: Path,
+    code: str,
+    exit_code: int,
+    says: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    # The user's own code: whatever it raises is not an error of ours.
+    module = f"reader_{abs(hash(request.node.name))}"
+    (digits_job / f"{module}.py").write_text(f"{code}\n")
+    line = fails(
+        digits_job, exit_code, "calibrate", "model.rimc.onnx", "--data", f"{module}:reader",
+        "-o", "new.onnx",
+    )  # fmt: skip
+    assert module in line or "holds no sample" in line
+    assert says in line
+
+
+# ----------------------------------------------------------------------- teacher, labels, metric
+
+
+def test_missing_teacher_is_named(fails: Callable[..., str], digits_job: Path) -> None:
+    # The converted file alone was copied to another folder.
+    (digits_job / "model.onnx").unlink()
+    for arguments in (["-o", "new.onnx"], ["-o", "new.onnx", "--teacher", "model.onnx"]):
+        line = fails(digits_job, 1, "calibrate", "model.rimc.onnx", *arguments)
+        assert "model.onnx" in line
+
+
+def test_teacher_that_is_another_file_is_refused(
+    fails: Callable[..., str], cli: Cli, digits_job: Path
+) -> None:
+    # Trained again under the same name: the adapters would move the student to another network.
+    model = onnx.load(digits_job / "model.onnx")
+    model.doc_string = "trained again"
+    onnx.save(model, digits_job / "model.onnx")
+    for arguments in ([], ["--teacher", "model.onnx"]):
+        line = fails(digits_job, 1, "calibrate", "model.rimc.onnx", "-o", "new.onnx", *arguments)
+        assert "sha256" in line
+        assert "--force" in line
+    forced = cli("calibrate", "model.rimc.onnx", "-o", "new.onnx", "--force", cwd=digits_job)
+    assert forced.code == 0
+
+
+def test_teacher_of_another_network_is_refused(
+    fails: Callable[..., str], digits_job: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # --force lets another file in, but not another network.
+    onnx.save(matmul_model(np.ones((3, 2), np.float32)), digits_job / "other.onnx")
+    line = fails(
+        digits_job, 1, "calibrate", "model.rimc.onnx", "-o", "new.onnx", "--force",
+        "--teacher", "other.onnx",
+    )  # fmt: skip
+    assert "is not in the teacher" in line
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (None, "no array 'classes' for the labels"),
+        (np.zeros((12, 2), int), "labels have shape [12, 2]"),
+        (np.zeros(12, np.float32), "float32, need whole numbers"),
+        (np.full(12, 10), "labels lie in 10..10, the model has 10 classes"),
+        (np.full(12, -1), "labels lie in -1..-1"),
+    ],
+    ids=["missing", "shape", "dtype", "high", "low"],
+)
+def test_labels_that_do_not_fit_are_refused(
+    fails: Callable[..., str], digits_job: Path, labels: np.ndarray | None, says: str
+) -> None:
+    # One-hot labels or labels from 1 on count as 0 % or wrap around.
+    arrays = {"input": images()} | ({} if labels is None else {"classes": labels})
+    save_npz(digits_job, **arrays)
+    line = fails(
+        digits_job, 1, "evaluate", "model.onnx", "--data", "bad.npz", "--labels", "classes"
+    )
+    assert says in line
+
+
+def test_evaluate_with_nothing_to_compare_is_a_usage_error(
+    fails: Callable[..., str], digits_job: Path
+) -> None:
+    # A table without a single figure.
+    save_npz(digits_job, input=images())
+    line = fails(digits_job, 2, "evaluate", "model.onnx", "--data", "bad.npz")
+    assert "--labels" in line
+    assert "--teacher" in line
+
+
+@pytest.mark.parametrize(
+    ("metric", "code", "says"),
+    [
+        ("nothing_of_this_name:f", 2, "can't be imported"),
+        ("user_metrics:spearmann", 2, "Did you mean 'spearman'"),
+        ("spearman", 2, "spearman"),
+        ("user_metrics:raises", 1, "metric 'raises' fails: KeyError: 'pairs'"),
+        ("user_metrics:text", 1, "metric 'text' fails"),
+        ("user_metrics:nan", 1, "metric 'nan' is nan"),
+        ("user_metrics:samples", 1, "metric 'samples' has the name"),
+    ],
+)
+def test_metric_that_fails_is_named(
+    fails: Callable[..., str], digits_job: Path, metric: str, code: int, says: str
+) -> None:
+    # NaN is no JSON; a metric called samples would hide the number of samples.
+    (digits_job / "user_metrics.py").write_text(
+        "def spearman(outputs, extras): return 0.5\n"
+        "def raises(outputs, extras): return extras['pairs']\n"
+        "def text(outputs, extras): return 'good'\n"
+        "def nan(outputs, extras): return float('nan')\n"
+        "def samples(outputs, extras): return 1.0\n"
+    )
+    sys.modules.pop("user_metrics", None)
+    line = fails(
+        digits_job, code, "evaluate", "model.onnx", "--data", "test.npz", "--metric", metric,
+        "--json",
+    )  # fmt: skip
+    assert says in line
+
+
+def test_model_that_onnx_runtime_refuses_is_one_line(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # ONNX Runtime's own messages have several lines and a source path.
+    model = matmul_model(np.ones((3, 2), np.float32))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "bad.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 3), np.float32), labels=np.zeros(2, int))
+    line = fails(tmp_path, 1, "evaluate", "bad.onnx", "--data", "data.npz")
+    assert "NoSuchOperator" in line
+
+
+def test_model_that_answers_nan_has_no_sqnr(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # NaN can't be written as JSON, and "nan dB" says nothing.
+    model = matmul_model(np.ones((3, 2), np.float32))
+    onnx.save(model, tmp_path / "good.onnx")
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.full((3, 2), np.nan, np.float32), "w1")
+    )
+    onnx.save(model, tmp_path / "bad.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 3), np.float32))
+    line = fails(
+        tmp_path, 1, "evaluate", "bad.onnx", "--data", "data.npz", "--teacher", "good.onnx"
+    )
+    assert "'y'" in line
+
+
+def test_debug_shows_the_traceback(cli: Cli, digits_folder: Path) -> None:
+    # The other half of the promise: whoever asks for it gets it, and the line comes last.
+    result = cli("--debug", "convert", "nothing.onnx", cwd=digits_folder)
+    assert result.code == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: nothing.onnx")
+    again = cli("convert", "nothing.onnx", cwd=digits_folder)
+    assert len(again.stderr.splitlines()) == 1
