@@ -27,7 +27,7 @@ from rimc_onnx.config import ConvertConfig
 from rimc_onnx.data import InputSpec, Samples, import_callable, load_samples
 from rimc_onnx.errors import DataError, ModelError, UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
-from rimc_onnx.files import check_output, load_model, save_model, sha256_of
+from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
 from rimc_onnx.opset import DOMAIN
 
 __all__ = [
@@ -163,8 +163,9 @@ def convert(
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
     digest = sha256_of(source)
-    passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
-    decisions = passes.select_rram_nodes(graph, config)
+    with blame_model(source):
+        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+        decisions = passes.select_rram_nodes(graph, config)
     nodes = [
         NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
         for d in decisions
@@ -190,8 +191,9 @@ def convert(
         samples = _range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
         ranges = measure_ranges(graph, units, feeds, _digital_session, progress=progress)
-    passes.convert_pipeline(decisions, config, ranges)(graph)
-    passes.check_rimc_model(graph)
+    with blame_model(source):
+        passes.convert_pipeline(decisions, config, ranges)(graph)
+        passes.check_rimc_model(graph)
     graph.metadata_props.update(
         {
             _TEACHER_SHA256: digest,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import signal
 import sys
 import traceback
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_SILENT = logging.NullHandler()
 
 
 def _handled(command: Callable[..., None]) -> Callable[..., None]:
@@ -94,6 +96,9 @@ def _root(
     ] = False,
 ) -> None:
     _Settings.debug = debug
+    if not debug:
+        # Its warnings would stand beside our one line; --debug shows them.
+        logging.getLogger("onnx_ir").addHandler(_SILENT)
     signal.signal(signal.SIGTERM, _interrupt)
 
 

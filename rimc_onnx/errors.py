@@ -55,10 +55,14 @@ class ConfigError(UsageError):
     """A configuration value is out of its range."""
 
 
+_MOST_NAMES = 12
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A sentence naming the known names nearest to ``name``, or all of them."""
+    """A sentence naming the known names nearest to ``name``, or the first of all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
-    return "Known: " + ", ".join(names) + "."
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return "Known: " + ", ".join(names[:_MOST_NAMES]) + more + "."

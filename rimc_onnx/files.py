@@ -16,9 +16,16 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnxscript import ir
 
-from rimc_onnx.errors import ModelError, OutputError
+from rimc_onnx.errors import ModelError, OutputError, RimcError
 
-__all__ = ["check_output", "load_model", "save_model", "sha256_of"]
+__all__ = [
+    "blame_model",
+    "check_output",
+    "load_model",
+    "output_folder",
+    "save_model",
+    "sha256_of",
+]
 
 EXTERNAL_DATA_BYTES = 1 << 30
 """Weights beyond this go to a second file: a protobuf holds at most 2 GiB."""
@@ -56,6 +63,30 @@ def load_model(path: Path) -> ir.Model:
         ) from error
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
     return model
+
+
+@contextlib.contextmanager
+def blame_model(path: Path) -> Iterator[None]:
+    """Where the body fails on a model that ONNX calls invalid, say that instead.
+
+    The checker is not asked first: it refuses models that ONNX Runtime runs.
+
+    Raises:
+        ModelError: ``path`` is not a valid model.
+    """
+    try:
+        yield
+    except RimcError:
+        raise
+    except Exception as error:
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except Exception as fault:  # what is raised differs from version to version
+            raise ModelError(
+                f"{path}: can't be converted ({_one_line(_root_cause(error))}), and ONNX's checker "
+                f"says that it is not valid ({_one_line(fault)}). Export the model again."
+            ) from error
+        raise
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
@@ -138,6 +169,12 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,7 +6,8 @@ library inlines them and computes the same numbers. Features that are off sit be
 a constant, which ONNX Runtime folds away when it loads the model. The meaning of every attribute
 is written in :mod:`rimc_onnx.opset`; the plain numpy version is :mod:`rimc_onnx.reference`.
 
-Opset 17 only: the files must open in ONNX Runtime 1.17.
+They use what is the same from opset 13 to the newest, since ONNX Runtime reads a body in the opset of
+the model that carries it; :mod:`rimc_onnx.passes` writes them out for one.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rimc_onnx import opset
 __all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
 
 FUNCTION_OPSET_VERSION = 17
-"""Version of the default domain that the bodies are written in."""
+"""Version of the default domain that the bodies are written in here."""
 
 rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
 

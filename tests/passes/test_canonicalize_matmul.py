@@ -67,6 +67,17 @@ def test_c_that_is_an_input_stays_digital(build, check_rewrite, beta, ops):
     assert _ops(model) == ops
 
 
+def test_node_with_another_reader_stays_when_c_is_dropped(build, check_rewrite):
+    # Catches dead-node removal that looks at one output of a node only.
+    model = build(
+        "g (float[3,6] x, float[6,5] z) => (float y, float[3,5] b) { a, b = Split<axis=0>(z) "
+        "r = Relu(a) y = Gemm<beta=0.0>(x, w, r) }",
+        w=_normal(6, 5),
+    )
+    check_rewrite(model, CanonicalizeMatMulPass(), x=_normal(3, 6), z=_normal(6, 5), **REWRITE)
+    assert _ops(model) == ["Split", "MatMul"]
+
+
 def test_weight_behind_views_is_found_and_the_views_go(build, check_rewrite):
     model = build(
         "g (float[3,6] x) => (float[3,5] y) { s = Constant<value_ints=[5,6]>() r = Reshape(w, s) "

@@ -163,14 +163,14 @@ def test_conv_unit_holds_what_the_crossbar_needs(build):
     ("rank", "bias", "taken"),
     [
         (3, (5,), True), (3, (1, 5), True), (3, (1, 1, 5), True), (3, (1,), True), (3, (), True),
-        (3, (3, 1), False),  # per row
+        (3, (5, 1), False),  # per row, of which there are as many as columns
         (2, (1, 1, 5), False),  # the sum has more axes than the product
         (None, (1, 5), False),  # may be the case above
         (None, (5,), True),
     ],
 )  # fmt: skip
 def test_add_is_a_bias_only_per_column(build, rank, bias, taken):
-    dims = {2: "[3,6]", 3: "[2,3,6]", None: ""}[rank]
+    dims = {2: "[3,6]", 3: "[2,5,6]", None: ""}[rank]
     model = _named(
         build(
             f"g (float{dims} x) => (float y) {{ p = MatMul(x, w) y = Add(b, p) }}",

@@ -49,7 +49,12 @@ def test_every_opset_from_7_runs(build, run, opset, bits):
     # in it (CastLike before 15), or not in this form (ReduceSum before 13).
     model = _net(build, opset, ir_version=3 if opset < 9 else 8)
     x = _normal(2, 3, 8, 8)
-    want = run(model, x=x)[0]
+    try:
+        want = run(model, x=x)[0]
+    except Exception as error:
+        if "is till opset" in str(error):
+            pytest.skip(f"this ONNX Runtime does not read opset {opset}")
+        raise
     periphery = PeripheryConfig(tile_rows=27, dac_bits=bits, adc_bits=bits)
     wide = NodeRanges(dac_range=4.0, adc_range=(4.0,))
     config = ConvertConfig(device=IDEAL, periphery=periphery)

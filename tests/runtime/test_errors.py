@@ -39,7 +39,7 @@ CONV: list[tuple[dict[str, Any], str]] = [
 
 
 def _refusal(model: bytes) -> str:
-    with pytest.raises(Exception, match="the_node") as caught:  # noqa: PT011 - ONNX Runtime's own
+    with pytest.raises(Exception, match="the_node") as caught:
         runtime.make_session(model)
     return str(caught.value)
 
@@ -92,7 +92,7 @@ def test_x_that_does_not_fit_is_refused_when_run(cases: ModuleType, op: str) -> 
     x = np.concatenate([case.feeds["x"]] * 2, axis=-1 if op == opset.RRAM_MATMUL else 1)
     shapes = {"x": [f"d{i}" for i in range(x.ndim)]}
     session = runtime.make_session(case.model(shapes=shapes))
-    with pytest.raises(Exception, match=r"input x must have the shape \[") as caught:  # noqa: PT011
+    with pytest.raises(Exception, match=r"input x must have the shape \[") as caught:
         session.run(None, {"x": x})
     assert "the_node" in str(caught.value)
 
@@ -108,7 +108,7 @@ def test_image_smaller_than_the_kernel_is_refused(cases: ModuleType) -> None:
     )
     kernel = case.constants["w"].shape[2:]
     assert max(kernel) > 1
-    with pytest.raises(Exception, match="padded input is smaller than the kernel"):  # noqa: PT011
+    with pytest.raises(Exception, match="padded input is smaller than the kernel"):
         runtime.make_session(model).run(None, {"x": x})
 
 
@@ -138,7 +138,7 @@ def test_malformed_adapter_is_refused(
         assert message in _refusal(case.model())
         return
     session = runtime.make_session(case.model(constant_adapter=False))
-    with pytest.raises(Exception, match="the_node") as caught:  # noqa: PT011
+    with pytest.raises(Exception, match="the_node") as caught:
         session.run(None, case.all_inputs())
     assert message in str(caught.value)
 
@@ -162,5 +162,5 @@ def test_h_that_does_not_fit_is_refused_when_run(cases: ModuleType, op: str) -> 
     shapes = {"h": [f"h{i}" for i in range(h.ndim)]}
     session = runtime.make_session(case.model(shapes=shapes))
     feeds = {**case.feeds, "h": np.concatenate([h, h], axis=-1)}
-    with pytest.raises(Exception, match="input h must have the shape"):  # noqa: PT011
+    with pytest.raises(Exception, match="input h must have the shape"):
         session.run(None, feeds)

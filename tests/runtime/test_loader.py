@@ -39,7 +39,7 @@ def test_library_registered_twice_is_refused() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
     )
-    with pytest.raises(Exception, match="already"):  # noqa: PT011 - ONNX Runtime's own
+    with pytest.raises(Exception, match="already"):
         onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

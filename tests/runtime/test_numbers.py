@@ -61,8 +61,8 @@ def test_kernel_agrees_with_the_function_body(cases: ModuleType, op: str, seed: 
     case = cases.MAKERS[op](np.random.default_rng(2000 + seed))
     native, body = case.run(), case.run(native=False)
     assert native.shape == body.shape
-    if op in DORA:  # ONNX Runtime may contract the merge: 4 ulp of its terms
-        assert np.all(np.abs(native - body) <= 4 * cases.EPS * case.merge_terms())
+    if op in DORA:
+        assert np.all(np.abs(native - body) <= case.merge_rounding())
     elif case.attributes["adc_bits"] == 0:
         assert np.all(np.abs(native - body) <= 2 * case.rounding())
     else:
@@ -90,7 +90,7 @@ def test_ties_go_to_even_and_ranges_saturate(cases: ModuleType) -> None:
 @pytest.mark.parametrize("op", RRAM)
 def test_nan_stays_nan(cases: ModuleType, op: str) -> None:
     # Catches min/max in the wrong order, which would turn a broken input into a code.
-    case = cases.MAKERS[op](np.random.default_rng(7), adc=True)
+    case = cases.MAKERS[op](np.random.default_rng(8), adc=True)
     case.feeds["x"].fill(np.nan)
     want = np.isnan(case.oracle())
     assert want.any()
