@@ -6,7 +6,7 @@ library inlines them and computes the same numbers. Features that are off sit be
 a constant, which ONNX Runtime folds away when it loads the model. The meaning of every attribute
 is written in :mod:`rimc_onnx.opset`; the plain numpy version is :mod:`rimc_onnx.reference`.
 
-They use what is the same from opset 13 to the newest, since ONNX Runtime reads a body in the opset of
+They use what is the same from opset 13 to the newest: ONNX Runtime reads a body in the opset of
 the model that carries it; :mod:`rimc_onnx.passes` writes them out for one.
 """
 

@@ -12,7 +12,9 @@ namespace {
 // cache. Passes are resumed, so the sums don't depend on it.
 constexpr Index kPassRows = 256;
 // Multiplications of a task: a few microseconds of one core.
-constexpr Index kTaskWork = Index{1} << 19;
+constexpr Index kTaskWork = Index{1} << 18;
+// Fewer rows take as long as these: reading the panels costs more than the products.
+constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
@@ -90,7 +92,8 @@ void RramMatMul::Compute(const Context& context) const {
   work.rows = x.dims.Count() / depth_;
   if (work.rows == 0) return;
 
-  const Index tasks = std::clamp(work.rows * depth_ * columns_ / kTaskWork, Index{1}, kMaxTasks);
+  const Index num_products = std::max(work.rows, kLeastRows) * depth_ * columns_;
+  const Index tasks = std::clamp(num_products / kTaskWork, Index{1}, kMaxTasks);
   work.row_tasks = std::min(tasks, CeilDiv(work.rows, kTaskRows));
   work.panel_tasks = std::min(CeilDiv(tasks, work.row_tasks), num_panels_);
 
