@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -29,6 +28,8 @@ from rimc_onnx import runtime
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 
 Feeds = dict[str, np.ndarray[Any, Any]]
+
+_TURN_S = 0.05
 
 _TILED = PeripheryConfig(tile_rows=128, dac_bits=8, adc_bits=8)
 _VARIANTS = {
@@ -107,14 +108,13 @@ def _measure(
         for name, (path, native) in runs.items()
     }
     for session in sessions.values():
-        for _ in range(3):
-            session.run(None, feeds)
+        _seconds(session, feeds, 3)
+    # A turn lasts long enough that waking the threads of the next session does not show.
+    repeats = {n: max(1, round(_TURN_S / _seconds(s, feeds, 3))) for n, s in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(arguments.rounds):
         for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, feeds)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(session, feeds, repeats[name]))
     reference = times["fp32 teacher"]
     print(f"\n{title}: fp32 teacher {1e3 * statistics.median(reference):.2f} ms")
     print(f"  {'':34s} ratio (25-75 %)        peak memory")
@@ -123,6 +123,13 @@ def _measure(
         low, middle, high = statistics.quantiles(ratios, n=4)
         peak = _peak_mib(path, native, feeds, arguments.threads)
         print(f"  {name:34s} {middle:5.2f} ({low:.2f}-{high:.2f})     {peak:8.0f} MiB", flush=True)
+
+
+def _seconds(session: Any, feeds: Feeds, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run(None, feeds)
+    return (time.perf_counter() - start) / repeats
 
 
 def _peak_mib(path: Path, native: bool, feeds: Feeds, threads: int) -> float:
@@ -134,7 +141,10 @@ def _run_alone(path: Path, native: bool, feeds: Feeds, threads: int) -> float:
     session = runtime.make_session(path, native=native, num_threads=threads)
     for _ in range(5):
         session.run(None, feeds)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":
