@@ -23,7 +23,13 @@ _KINDS = {
     "floats": ir.AttributeType.FLOATS,
     "string": ir.AttributeType.STRING,
 }
-_INT8 = {"lora_a", "lora_b", "magnitude"}
+_CODE_TYPES = {
+    "lora_a": ir.DataType.INT8,
+    "lora_b": ir.DataType.INT8,
+    "magnitude": ir.DataType.INT8,
+    "sparse_values": ir.DataType.INT8,
+    "sparse_index": ir.DataType.INT64,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,7 +210,7 @@ def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
 
 def _check_dora(node: ir.Node) -> None:
     for index, name in enumerate(opset.OPS[node.op_type].inputs[2:], start=2):
-        wanted = ir.DataType.INT8 if name in _INT8 else ir.DataType.FLOAT
+        wanted = _CODE_TYPES.get(name, ir.DataType.FLOAT)
         _shape(node, index)
         value = node.inputs[index]
         if value is None or value.dtype != wanted:
@@ -240,6 +246,8 @@ def _check_adapter(branch: RramBranch) -> None:
         "lora_b_scale": [(1,), (columns,)],
         "magnitude_scale": [(1,)],
         "bias": [(columns,)],
+        "sparse_index": [shapes["sparse_values"]],
+        "sparse_scale": [(1,), (columns,)],
     }
     for name, allowed in wanted.items():
         if shapes[name] not in allowed:

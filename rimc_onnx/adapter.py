@@ -9,12 +9,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.opset import MAX_LORA_A_L1
+from rimc_onnx.opset import MAX_CODE_SUM
 
-__all__ = ["QuantizedAdapter", "adapter_rank"]
+__all__ = ["QuantizedAdapter", "adapter_rank", "lora_shapes"]
 
 Array = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
+
+_IDENTITY_CODE = 64
+"""Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
 
 
 def adapter_rank(rank: int, weight_shape: Sequence[int], group: int | None) -> int:
@@ -34,7 +37,8 @@ class QuantizedAdapter:
     """Inputs 2.. of ``DoraMatMul`` / ``DoraConv`` in their order; shapes in ``docs/ops/``.
 
     In real numbers A = lora_a * x_scale^-1 * rank_step^-1 up to the rounding of the codes in
-    between, and B = lora_b * lora_b_scale; M = magnitude * magnitude_scale.
+    between, B = lora_b * lora_b_scale, S = sparse_values * sparse_scale / x_scale and
+    M = magnitude * magnitude_scale. A part that is empty, or M at 1, takes no SRAM.
     """
 
     lora_a: Int8Array
@@ -45,16 +49,15 @@ class QuantizedAdapter:
     lora_b_scale: Array
     magnitude_scale: Array
     bias: Array
+    sparse_values: Int8Array
+    sparse_index: npt.NDArray[np.int64]
+    sparse_scale: Array
 
     def __post_init__(self) -> None:
-        per_rank = np.abs(self.lora_a.astype(np.int64))
-        per_rank = (
-            per_rank.sum(axis=0)
-            if per_rank.ndim == 2
-            else per_rank.reshape(len(per_rank), -1).sum(axis=1)
-        )
-        if per_rank.size and per_rank.max() > MAX_LORA_A_L1:
-            raise ValueError(f"sum of |lora_a| is {per_rank.max()}, at most {MAX_LORA_A_L1}")
+        a = np.abs(self.lora_a.astype(np.int64))
+        per_rank = a.sum(axis=0 if a.ndim == 2 else tuple(range(1, a.ndim)))
+        if per_rank.size and per_rank.max() > MAX_CODE_SUM:
+            raise ValueError(f"sum of |lora_a| is {per_rank.max()}, at most {MAX_CODE_SUM}")
 
     @classmethod
     def identity(
@@ -62,33 +65,50 @@ class QuantizedAdapter:
     ) -> QuantizedAdapter:
         """The adapter that adds nothing: Y = H + bias. Shapes as in :func:`adapter_rank`."""
         rank = adapter_rank(rank, weight_shape, group)
-        if group is None:
-            depth, columns = weight_shape
-            a_shape: tuple[int, ...] = (depth, rank)
-            b_shape: tuple[int, ...] = (rank, columns)
-            ranks = rank
-        else:
-            columns = weight_shape[0]
-            ranks = group * rank
-            a_shape = (ranks, *weight_shape[1:])
-            b_shape = (columns, rank, *[1] * (len(weight_shape) - 2))
+        a_shape, b_shape, ranks = lora_shapes(weight_shape, group, rank)
         one = np.ones(1, np.float32)
         return cls(
             lora_a=np.zeros(a_shape, np.int8),
             lora_b=np.zeros(b_shape, np.int8),
-            magnitude=np.full(columns, 64, np.int8),
+            magnitude=np.full(len(bias), _IDENTITY_CODE, np.int8),
             x_scale=one,
             rank_step=np.ones(ranks, np.float32),
             lora_b_scale=one,
-            magnitude_scale=np.full(1, 1 / 64, np.float32),
+            magnitude_scale=np.full(1, 1 / _IDENTITY_CODE, np.float32),
             bias=np.asarray(bias, np.float32),
+            sparse_values=np.zeros(0, np.int8),
+            sparse_index=np.zeros(0, np.int64),
+            sparse_scale=one,
         )
 
     @property
     def sram_bytes(self) -> int:
-        """Bytes of A, B and M in SRAM (int8); scales and the digital bias are not counted."""
-        return self.lora_a.size + self.lora_b.size + self.magnitude.size
+        """Bytes in SRAM: int8 A, B and M, a code and an 8-bit relative index per sparse value.
+
+        All cells of the matrix kept need no index. Scales and the digital bias are not counted.
+        """
+        codes, cells = self.sparse_values.size, _cells(self)
+        sparse = codes if codes == cells else 2 * codes
+        has_magnitude = bool((self.magnitude != _IDENTITY_CODE).any())
+        return self.lora_a.size + self.lora_b.size + has_magnitude * self.magnitude.size + sparse
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """Input name -> tensor, in the order of the operator's inputs."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def lora_shapes(
+    weight_shape: Sequence[int], group: int | None, rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Shapes of ``lora_a`` and ``lora_b`` and the ranks of all groups together."""
+    if group is None:
+        depth, columns = weight_shape
+        return (depth, rank), (rank, columns), rank
+    ones = [1] * (len(weight_shape) - 2)
+    return (group * rank, *weight_shape[1:]), (weight_shape[0], rank, *ones), group * rank
+
+
+def _cells(adapter: QuantizedAdapter) -> int:
+    """Cells of the matrix that the adapter corrects."""
+    a, b = adapter.lora_a.shape, adapter.lora_b.shape
+    return a[0] * b[1] if len(a) == 2 else b[0] * int(np.prod(a[1:]))

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import passes, runtime
-from rimc_onnx.calibration.fit import CalibrateConfig, CalibratedNode, fit_adapters
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.ranges import measure_ranges
 from rimc_onnx.calibration.taps import Session, SessionFactory
 from rimc_onnx.config import ConvertConfig

@@ -16,7 +16,7 @@ import onnx
 import onnxscript
 from onnxscript import script
 from onnxscript.onnx_opset import opset17 as op
-from onnxscript.onnx_types import FLOAT, INT8
+from onnxscript.onnx_types import FLOAT, INT8, INT64
 
 from rimc_onnx import opset
 
@@ -173,12 +173,25 @@ def DoraMatMul(
     lora_b_scale: FLOAT[...],
     magnitude_scale: FLOAT[1],
     bias: FLOAT["N"],
+    sparse_values: INT8["E"],
+    sparse_index: INT64["E"],
+    sparse_scale: FLOAT[...],
 ) -> FLOAT[...]:
     x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
-    u = op.MatMul(x_codes, op.Cast(lora_a, to=1)) / rank_step
-    u_codes = op.Clip(op.Round(u), -127.0, 127.0)
-    v = op.MatMul(u_codes, op.Cast(lora_b, to=1)) * lora_b_scale
-    return (h + v) * (op.Cast(magnitude, to=1) * magnitude_scale) + bias
+    if op.Size(lora_b) > 0:
+        u = op.MatMul(x_codes, op.Cast(lora_a, to=1)) / rank_step
+        u_codes = op.Clip(op.Round(u), -127.0, 127.0)
+        low_rank = h + op.MatMul(u_codes, op.Cast(lora_b, to=1)) * lora_b_scale
+    else:
+        low_rank = op.Identity(h)
+    if op.Size(sparse_values) > 0:
+        shape = op.Concat(op.Shape(lora_a)[0:1], op.Shape(lora_b)[1:2], axis=0)
+        zeros = op.ConstantOfShape(op.ReduceProd(shape, keepdims=1))
+        cells = op.ScatterElements(zeros, sparse_index, op.Cast(sparse_values, to=1))
+        y = low_rank + op.MatMul(x_codes, op.Reshape(cells, shape)) * sparse_scale
+    else:
+        y = op.Identity(low_rank)
+    return y * (op.Cast(magnitude, to=1) * magnitude_scale) + bias
 
 
 @script(rimc, default_opset=op)
@@ -193,6 +206,9 @@ def DoraConv(
     lora_b_scale: FLOAT[...],
     magnitude_scale: FLOAT[1],
     bias: FLOAT["M"],
+    sparse_values: INT8["E"],
+    sparse_index: INT64["E"],
+    sparse_scale: FLOAT[...],
     strides: Sequence[int],
     pads: Sequence[int],
     dilations: Sequence[int],
@@ -201,13 +217,37 @@ def DoraConv(
     # lora_b is a 1 x 1 kernel, so its trailing ones shape a per-channel vector.
     channel = op.Concat([-1], op.Shape(lora_b)[2:], axis=0)
     x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
-    u = op.Conv(
-        x_codes, op.Cast(lora_a, to=1), strides=strides, pads=pads, dilations=dilations, group=group
-    ) / op.Reshape(rank_step, channel)
-    u_codes = op.Clip(op.Round(u), -127.0, 127.0)
-    v = op.Conv(u_codes, op.Cast(lora_b, to=1), group=group) * op.Reshape(lora_b_scale, channel)
+    if op.Size(lora_b) > 0:
+        u = op.Conv(
+            x_codes,
+            op.Cast(lora_a, to=1),
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            group=group,
+        ) / op.Reshape(rank_step, channel)
+        u_codes = op.Clip(op.Round(u), -127.0, 127.0)
+        v = op.Conv(u_codes, op.Cast(lora_b, to=1), group=group)
+        low_rank = h + v * op.Reshape(lora_b_scale, channel)
+    else:
+        low_rank = op.Identity(h)
+    if op.Size(sparse_values) > 0:
+        shape = op.Concat(op.Shape(lora_b)[0:1], op.Shape(lora_a)[1:], axis=0)
+        zeros = op.ConstantOfShape(op.ReduceProd(shape, keepdims=1))
+        cells = op.ScatterElements(zeros, sparse_index, op.Cast(sparse_values, to=1))
+        s = op.Conv(
+            x_codes,
+            op.Reshape(cells, shape),
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            group=group,
+        )
+        y = low_rank + s * op.Reshape(sparse_scale, channel)
+    else:
+        y = op.Identity(low_rank)
     m = op.Reshape(op.Cast(magnitude, to=1) * magnitude_scale, channel)
-    return (h + v) * m + op.Reshape(bias, channel)
+    return y * m + op.Reshape(bias, channel)
 
 
 def function_protos() -> list[onnx.FunctionProto]:

@@ -14,7 +14,7 @@ __all__ = [
     "DOMAIN",
     "DORA_CONV",
     "DORA_MATMUL",
-    "MAX_LORA_A_L1",
+    "MAX_CODE_SUM",
     "OPS",
     "RRAM_CONV",
     "RRAM_MATMUL",
@@ -31,9 +31,10 @@ RRAM_MATMUL: Final = "RramMatMul"
 DORA_CONV: Final = "DoraConv"
 DORA_MATMUL: Final = "DoraMatMul"
 
-MAX_LORA_A_L1: Final = 2**24 // 127
-"""Largest sum of |lora_a| over one rank: below it every int32 partial sum of the branch is exact in
-fp32 too, so the function body may use floating-point operators and give the same integers."""
+MAX_CODE_SUM: Final = 2**24 // 127
+"""Largest sum of |lora_a| over one rank, and of |sparse_values| over one bit line: below it every
+int32 partial sum of the branch is exact in fp32 too, so the function body may use floating-point
+operators and give the same integers."""
 
 _PERIPHERY = {
     "tile_rows": "int",
@@ -64,6 +65,9 @@ _DORA_INPUTS = (
     "lora_b_scale",
     "magnitude_scale",
     "bias",
+    "sparse_values",
+    "sparse_index",
+    "sparse_scale",
 )
 
 

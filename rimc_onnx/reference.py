@@ -143,17 +143,22 @@ def _codes(x: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 
 def _merge(
-    h: Array,
-    acc: npt.NDArray[np.int64],
-    lora_b_scale: Array,
+    corrected: Array,
     magnitude: Int8Array,
     magnitude_scale: Array,
     bias: Array,
     channel: tuple[int, ...],
 ) -> Array:
-    v = acc.astype(_F32) * lora_b_scale.reshape(channel)
     m = magnitude.astype(_F32) * magnitude_scale
-    return ((h + v) * m.reshape(channel) + bias.reshape(channel)).astype(_F32)
+    return (corrected * m.reshape(channel) + bias.reshape(channel)).astype(_F32)
+
+
+def _sparse_cells(
+    sparse_values: Int8Array, sparse_index: npt.NDArray[np.int64], shape: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    cells = np.zeros(int(np.prod(shape)), np.int64)
+    cells[sparse_index] = sparse_values
+    return cells.reshape(shape)
 
 
 def dora_matmul(
@@ -167,15 +172,26 @@ def dora_matmul(
     lora_b_scale: Array,
     magnitude_scale: Array,
     bias: Array,
+    sparse_values: Int8Array,
+    sparse_index: npt.NDArray[np.int64],
+    sparse_scale: Array,
 ) -> Array:
-    """``DoraMatMul``: Y = M o (H + (X A) B) + bias with int8 X, A, B, M and int32 sums.
+    """``DoraMatMul``: Y = M o (H + (X A) B + X S) + bias, int8 X, A, B, S, M and int32 sums.
 
     x [..., K], h [..., N], lora_a [K, R], lora_b [R, N], magnitude [N], x_scale [1], rank_step [R],
-    lora_b_scale [1] or [N], magnitude_scale [1], bias [N]. SPEC section 4 (Dong et al., Alg. 2).
+    lora_b_scale [1] or [N], magnitude_scale [1], bias [N], sparse_values [E], sparse_index [E]
+    (C-order index in [K, N], each at most once), sparse_scale [1] or [N]. R and E may be 0.
+    SPEC section 4 (Dong et al., Alg. 2).
     """
-    u = _codes(x / x_scale) @ lora_a.astype(np.int64)
-    acc = _codes(u.astype(_F32) / rank_step) @ lora_b.astype(np.int64)
-    return _merge(h, acc, lora_b_scale, magnitude, magnitude_scale, bias, (-1,))
+    codes = _codes(x / x_scale)
+    u = _codes((codes @ lora_a.astype(np.int64)).astype(_F32) / rank_step)
+    y = h
+    if lora_b.size:
+        y = y + (u @ lora_b.astype(np.int64)).astype(_F32) * lora_b_scale
+    if sparse_values.size:
+        cells = _sparse_cells(sparse_values, sparse_index, (lora_a.shape[0], lora_b.shape[1]))
+        y = y + (codes @ cells).astype(_F32) * sparse_scale
+    return _merge(y, magnitude, magnitude_scale, bias, (-1,))
 
 
 def dora_conv(
@@ -189,28 +205,41 @@ def dora_conv(
     lora_b_scale: Array,
     magnitude_scale: Array,
     bias: Array,
+    sparse_values: Int8Array,
+    sparse_index: npt.NDArray[np.int64],
+    sparse_scale: Array,
     *,
     strides: Sequence[int],
     pads: Sequence[int],
     dilations: Sequence[int],
     group: int,
 ) -> Array:
-    """``DoraConv``: as :func:`dora_matmul` with A a convolution and B a 1 x 1 convolution.
+    """``DoraConv``: as :func:`dora_matmul` with A and S convolutions and B a 1 x 1 convolution.
 
     x [N, C, *S], h [N, M, *S_out], lora_a [group * R, C / group, *kernel],
-    lora_b [M, R, *ones], rank_step [group * R], the rest per output channel.
+    lora_b [M, R, *ones], rank_step [group * R], sparse_index in [M, C / group, *kernel], the rest
+    per output channel.
     """
-    ranks, depth, *kernel = lora_a.shape
+    depth, *kernel = lora_a.shape[1:]
+    ranks, columns = lora_b.shape[1], lora_b.shape[0]
+    steps = depth * int(np.prod(kernel))
     windows = im2col(_codes(x / x_scale), kernel, strides, pads, dilations)
     batch, *spatial = windows.shape[: 1 + len(kernel)]
-    rows = windows.reshape(-1, group, depth * int(np.prod(kernel)))
-    cells = lora_a.reshape(group, ranks // group, -1).astype(np.int64)
-    u = np.einsum("pgk,grk->pgr", rows, cells)
-    codes = _codes(u.astype(_F32) / rank_step.reshape(group, -1))
-    columns = lora_b.shape[0]
-    b = lora_b.reshape(group, columns // group, -1).astype(np.int64)
-    acc = np.einsum("pgr,gmr->pgm", codes, b).reshape(batch, *spatial, columns)
+    rows = windows.reshape(-1, group, steps)
     channel = (-1, *[1] * len(kernel))
-    return _merge(
-        h, np.moveaxis(acc, -1, 1), lora_b_scale, magnitude, magnitude_scale, bias, channel
-    )
+
+    def on_outputs(acc: npt.NDArray[np.int64], scale: Array) -> Array:
+        image = np.moveaxis(acc.reshape(batch, *spatial, columns), -1, 1)
+        return image.astype(_F32) * scale.reshape(channel)
+
+    y = h
+    if lora_b.size:
+        cells = lora_a.reshape(group, ranks, steps).astype(np.int64)
+        u = np.einsum("pgk,grk->pgr", rows, cells)
+        codes = _codes(u.astype(_F32) / rank_step.reshape(group, -1))
+        b = lora_b.reshape(group, columns // group, ranks).astype(np.int64)
+        y = y + on_outputs(np.einsum("pgr,gmr->pgm", codes, b), lora_b_scale)
+    if sparse_values.size:
+        sparse = _sparse_cells(sparse_values, sparse_index, (group, columns // group, steps))
+        y = y + on_outputs(np.einsum("pgk,gmk->pgm", rows, sparse), sparse_scale)
+    return _merge(y, magnitude, magnitude_scale, bias, channel)

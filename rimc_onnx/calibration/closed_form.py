@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default solver: reduced-rank regression for A and B, shrunk least squares for M.
+"""The default solver: M by shrunk least squares, the largest errors kept sparse, the rest low rank.
 
-With M fixed, min over A, B of ||Y - M o H - X A (B diag M)||_F is closed: G = X'X + lambda I,
-T = inv(G) X'(Y - M o H), and A (B diag M) = T V V', where V holds the r leading eigenvectors of
-T' G T. With A, B fixed, M is a one-dimensional least squares per bit line, shrunk towards 1. A few
-rounds of both converge. Only second moments are needed (SPEC section 5).
-
-The prior of a sample count, not of a variance, sets the shrinkage: ``prior_samples`` samples would
-weigh as much as the belief that nothing has to be corrected. So one sample moves M and the bias
-little and a thousand move them freely.
+With M known, what a node needs is a correction D = W_t / M - W_r that is small in the metric of its
+inputs, C = E[x' x]. The cells where D_ij^2 C_ii is largest are kept exactly (S). Of the remainder R
+the best rank-r part in that metric is (R o M) V V' / M, where V are the leading eigenvectors of
+(R o M)' C (R o M) (Eckart-Young in the metric C, as QERA and EoRA). SPEC section 5.
 """
 
 from __future__ import annotations
@@ -20,11 +16,12 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse.linalg
 
-from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["Adapter", "ClosedFormConfig", "solve", "squared_error"]
+__all__ = ["Adapter", "ClosedFormConfig", "Draft", "draft", "finish", "squared_error"]
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 _DENSE_EIGEN = 256
@@ -33,111 +30,133 @@ _DENSE_EIGEN = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedFormConfig:
-    """Strength of the three regularisations, chosen on ResNet-20 (docs/calibration.md)."""
+    """Regularisation, chosen on ResNet-20 (docs/calibration.md)."""
 
-    ridge_frac: float = 0.1
-    """lambda as a share of the mean diagonal of X'X."""
     prior_samples: float = 10.0
-    """Samples that the belief in M = 1 and in an unchanged bias is worth."""
-    rounds: int = 3
-    """Alternations between A, B and M."""
+    """Samples that the belief in M = 1 and in an unchanged bias is worth: one sample moves them
+    little, a thousand move them freely."""
+    sparse_frac: float = 0.5
+    """Share of an SRAM budget that goes to sparse cells where the adapter has both parts."""
 
     def __post_init__(self) -> None:
-        if not (self.ridge_frac > 0 and self.prior_samples >= 0 and self.rounds >= 1):
+        if not (self.prior_samples >= 0 and 0 <= self.sparse_frac <= 1):
             raise ConfigError(
-                "need ridge_frac > 0, prior_samples >= 0 and rounds >= 1, "
-                f"got {self.ridge_frac}, {self.prior_samples} and {self.rounds}"
+                "need prior_samples >= 0 and 0 <= sparse_frac <= 1, "
+                f"got {self.prior_samples} and {self.sparse_frac}"
             )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """A fitted branch in real numbers, group by group: Y = M o (H + X A B)."""
+    """A fitted branch in real numbers, group by group: Y = M o (H + X (A B + S))."""
 
-    a: F64
+    a: F32
     """[G, d, R]"""
-    b: F64
+    b: F32
     """[G, R, m]"""
-    m: F64
+    m: F32
     """[G, m]"""
+    s: F32 | None
+    """[G, d, m], zero where RRAM alone has to do; ``None`` without sparse cells."""
 
 
-def solve(
-    moments: SecondMoments, *, rank: int, num_samples: int, config: ClosedFormConfig
-) -> Adapter:
-    """Fit one node. A word line that never carried a signal gets a zero row in A.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draft:
+    """A node before SRAM is shared out: what it needs, and what each cell would gain."""
 
-    ``rank`` must not exceed what the matrix has (:func:`rimc_onnx.adapter.adapter_rank`).
+    problem: NodeProblem
+    m: F32
+    """[G, m]"""
+    need: F32
+    """D = W_t / M - W_r, [G, d, m]"""
+
+    def cell_gains(self) -> F32:
+        """Error power that keeping a cell removes, relative to the node's output, [G, d, m]."""
+        loudness = np.diagonal(self.problem.statistics.x_x, axis1=1, axis2=2)
+        gain = np.square(self.need * self.m[:, None, :]) * loudness[:, :, None]
+        return gain / np.float32(self.problem.output_power)
+
+    def rank_gains(self, s: F32 | None, most: int) -> F64:
+        """Error power that each rank removes once ``s`` is kept, largest first, [most]."""
+        values = np.zeros(most)
+        for g in range(len(self.need)):
+            found, _ = _leading(self.remainder(s, g), self.problem.metric[g], most)
+            values += np.maximum(found[::-1], 0)
+        return values / self.problem.output_power
+
+    def remainder(self, s: F32 | None, g: int) -> F32:
+        """(D - S) o M of one group, [d, m]."""
+        rest = self.need[g] if s is None else self.need[g] - s[g]
+        return rest * self.m[g]
+
+
+def draft(
+    problem: NodeProblem, *, magnitude: bool, num_samples: int, config: ClosedFormConfig
+) -> Draft:
+    """Fit M and find what is left. ``magnitude`` False keeps M at 1.
+
+    ``num_samples`` 0 means exact statistics: M is not shrunk.
     """
-    groups = [
-        _solve_group(moments, g, rank, num_samples, config) for g in range(moments.geometry.group)
-    ]
-    a, b, m = (np.stack(parts) for parts in zip(*groups, strict=True))
-    return Adapter(a=a, b=b, m=m)
+    realised = problem.target - problem.error
+    m = np.ones(realised.shape[::2], np.float32)
+    if magnitude:
+        prior = config.prior_samples / num_samples if num_samples else 0.0
+        loud = problem.metric @ realised
+        power = (realised * loud).sum(axis=1, dtype=np.float64)
+        along = (problem.target * loud).sum(axis=1, dtype=np.float64)
+        silent = power <= 0
+        fitted = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
+        # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
+        m = np.where(silent | (fitted <= 0), 1.0, fitted).astype(np.float32)
+    return Draft(problem=problem, m=m, need=problem.target / m[:, None, :] - realised)
 
 
-def _solve_group(
-    moments: SecondMoments, g: int, rank: int, num_samples: int, config: ClosedFormConfig
-) -> tuple[F64, F64, F64]:
-    x_x, x_y, x_h = moments.x_x[g], moments.x_y[g], moments.x_h[g]
-    depth, columns = x_y.shape
-    loudness = float(np.trace(x_x)) / depth
-    if loudness == 0.0:
-        # Nothing was seen at this group's inputs, so there is nothing to correct.
-        return np.zeros((depth, rank)), np.zeros((rank, columns)), np.ones(columns)
-    factor = scipy.linalg.cho_factor(
-        x_x + config.ridge_frac * loudness * np.eye(depth), overwrite_a=True, check_finite=False
-    )
-    inv_x_y = scipy.linalg.cho_solve(factor, x_y, check_finite=False)
-    inv_x_h = scipy.linalg.cho_solve(factor, x_h, check_finite=False)
-    prior = config.prior_samples / num_samples
-    a, b = np.zeros((depth, rank)), np.zeros((rank, columns))
-    m: F64 = np.ones(columns)
-    for _ in range(config.rounds):
-        along, power = _corrected(moments, g, a, b)
-        m = _magnitude(along, power, prior)
-        target = inv_x_y - inv_x_h * m
-        vectors = _leading_eigenvectors((x_y - x_h * m).T @ target, rank)
-        a = target @ vectors
-        b = vectors.T / m
-    return a, b, m
+def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
+    """The adapter of a node that was given ``rank`` and the sparse cells ``s``."""
+    group, depth, columns = node.need.shape
+    a = np.zeros((group, depth, rank), np.float32)
+    b = np.zeros((group, rank, columns), np.float32)
+    for g in range(group if rank else 0):
+        rest = node.remainder(s, g)
+        _, vectors = _leading(rest, node.problem.metric[g], rank)
+        a[g] = rest @ vectors
+        b[g] = vectors.T / node.m[g]
+    return Adapter(a=a, b=b, m=node.m, s=s)
 
 
-def _corrected(moments: SecondMoments, g: int, a: F64, b: F64) -> tuple[F64, F64]:
-    """Per bit line: (H + X A B)'Y and (H + X A B)'(H + X A B)."""
-    along = moments.h_y[g] + ((a.T @ moments.x_y[g]) * b).sum(axis=0)
-    power = (
-        moments.h_h[g]
-        + 2 * ((a.T @ moments.x_h[g]) * b).sum(axis=0)
-        + ((a.T @ moments.x_x[g] @ a) @ b * b).sum(axis=0)
-    )
-    return along, power
+def _leading(rest: F32, metric: F32, count: int) -> tuple[F64, F64]:
+    """Largest eigenvalues of R' C R, ascending, and their vectors [m, count]; R [d, m]."""
+    if rest.shape[1] <= rest.shape[0]:
+        return _eigen((rest.T @ (metric @ rest)).astype(np.float64), count)
+    # The smaller side: with C = L L', the matrix (L' R)(L' R)' has the same eigenvalues.
+    root = scipy.linalg.cholesky(metric, lower=True, check_finite=False).T @ rest
+    values, left = _eigen((root @ root.T).astype(np.float64), count)
+    return values, root.T @ left / np.sqrt(np.maximum(values, np.finfo(np.float32).tiny))
 
 
-def _leading_eigenvectors(matrix: F64, rank: int) -> F64:
-    """The eigenvectors [n, rank] of the largest eigenvalues of a symmetric matrix [n, n]."""
+def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
     size = len(matrix)
-    if size <= _DENSE_EIGEN or 4 * rank > size:
-        return scipy.linalg.eigh(matrix, subset_by_index=(size - rank, size - 1))[1]
-    # The start vector is fixed, so that the same moments give the same adapter.
-    return scipy.sparse.linalg.eigsh(matrix, k=rank, v0=np.ones(size))[1]
+    if size <= _DENSE_EIGEN or 4 * count > size:
+        values, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - count, size - 1))
+    else:
+        # The start vector is fixed, so that the same problem gives the same adapter.
+        values, vectors = scipy.sparse.linalg.eigsh(matrix, k=count, v0=np.ones(size))
+    return values, vectors
 
 
-def _magnitude(along: F64, power: F64, prior: float) -> F64:
-    """Least squares of Y on H + X A B per bit line, with ``prior`` times its weight put on 1."""
-    silent = power <= 0
-    m = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
-    # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
-    return np.where(silent | (m <= 0), 1.0, m)
+def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
+    """Mean error power of the node's output on the teacher's inputs, relative to its variance.
 
-
-def squared_error(moments: SecondMoments, adapter: Adapter | None) -> float:
-    """Sum over rows and bit lines of (Y - Y_student)^2 on teacher inputs; ``None`` is identity."""
+    ``None`` is the array alone.
+    """
     total = 0.0
-    for g in range(moments.geometry.group):
-        along, power, m = moments.h_y[g], moments.h_h[g], np.ones(1)
+    for g in range(len(problem.target)):
+        realised = problem.target[g] - problem.error[g]
+        rest = problem.error[g]
         if adapter is not None:
-            along, power = _corrected(moments, g, adapter.a[g], adapter.b[g])
-            m = adapter.m[g]
-        total += float((moments.y_y[g] - 2 * m * along + m * m * power).sum())
-    return max(total, 0.0)
+            correction = adapter.a[g] @ adapter.b[g]
+            if adapter.s is not None:
+                correction = correction + adapter.s[g]
+            rest = problem.target[g] - (realised + correction) * adapter.m[g]
+        total += float((rest * (problem.statistics.x_x[g] @ rest)).sum(dtype=np.float64))
+    return max(total, 0.0) / problem.output_power

@@ -6,99 +6,125 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.adapter import QuantizedAdapter
+from rimc_onnx.adapter import QuantizedAdapter, lora_shapes
 from rimc_onnx.calibration.closed_form import Adapter
-from rimc_onnx.calibration.moments import SecondMoments
-from rimc_onnx.opset import MAX_LORA_A_L1
+from rimc_onnx.calibration.moments import Geometry
+from rimc_onnx.calibration.problem import NodeProblem
+from rimc_onnx.opset import MAX_CODE_SUM
 
 __all__ = ["quantize"]
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Int8 = npt.NDArray[np.int8]
 
 _CODES = 127
+_IDENTITY_CODE = 64
 _X_RMS = 12.0
 _U_RMS = 6.0
 """Full scale of X and of X A in units of their root mean square: rarer values saturate."""
 
 
 def quantize(
-    adapter: Adapter, moments: SecondMoments, bias: npt.NDArray[np.float32]
+    adapter: Adapter, problem: NodeProblem, bias: F32, *, dense: bool
 ) -> tuple[QuantizedAdapter, Adapter]:
     """Codes of an adapter, and the adapter in real numbers that the codes stand for.
 
-    A is rounded first and B refitted to the rounded A, so B takes up part of A's rounding error.
+    A is rounded first and B refitted to the rounded A in the metric of the inputs, so B takes up
+    what it can of A's rounding error. ``dense`` keeps every sparse cell, zeros too.
     """
-    geometry = moments.geometry
-    rows = max(moments.num_rows, 1)
-    x_rms = np.sqrt(np.trace(moments.x_x, axis1=1, axis2=2).sum() / moments.x.size / rows)
-    x_scale = np.float32(min(moments.x_abs_max, _X_RMS * x_rms) / _CODES) or np.float32(1.0)
+    statistics, geometry = problem.statistics, problem.geometry
+    x_rms = float(np.sqrt(np.trace(statistics.x_x, axis1=1, axis2=2).mean() / geometry.depth))
+    x_scale = np.float32(min(statistics.x_abs_max, _X_RMS * x_rms) / _CODES) or np.float32(1.0)
 
-    # Small enough a code sum that the branch is exact in fp32 (opset.MAX_LORA_A_L1).
-    a_scale = np.maximum(
-        np.abs(adapter.a).max(axis=1) / _CODES,
-        np.abs(adapter.a).sum(axis=1) / (MAX_LORA_A_L1 - geometry.depth),
-    )
-    a_scale[a_scale == 0] = 1.0
-    a_codes = np.rint(adapter.a / a_scale[:, None, :])
-    a = a_codes * a_scale[:, None, :]
-
-    u_rms = np.sqrt(np.einsum("gdr,gde,ger->gr", a, moments.x_x, a, optimize=True) / rows)
-    u_step = _U_RMS * u_rms / _CODES
+    a_codes, a_scale = _codes(adapter.a)
+    a = (a_codes * a_scale[:, None, :]).astype(np.float32)
+    u_power = np.einsum("gdr,gdr->gr", a, statistics.x_x @ a)
+    u_step = _U_RMS * np.sqrt(np.maximum(u_power, 0)) / _CODES
     u_step[u_step == 0] = 1.0
     rank_step = (u_step / (np.float64(x_scale) * a_scale)).astype(np.float32)
     u_step = rank_step.astype(np.float64) * np.float64(x_scale) * a_scale
 
-    b = _refit(adapter, a)
-    b_units = b * u_step[:, :, None]
-    b_scale = (np.abs(b_units).max(axis=1) / _CODES).astype(np.float32)
-    b_scale[b_scale == 0] = 1.0
-    b_codes = np.rint(b_units / b_scale[:, None, :].astype(np.float64))
+    b_codes, b_scale = _codes(_refit(adapter, a, problem.metric) * u_step[:, :, None])
+    b_scale = b_scale.astype(np.float32)
 
-    m_scale = np.float32(np.abs(adapter.m).max() / _CODES)
+    at_one = bool((adapter.m == 1).all())
+    m_scale = np.float32(1 / _IDENTITY_CODE if at_one else adapter.m.max() / _CODES)
     m_codes = np.rint(adapter.m / np.float64(m_scale))
 
+    cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
+    s_codes, s_scale = _codes(cells)
+    s_scale = (s_scale * np.float64(x_scale)).astype(np.float32)
+    values, index = _sparse(s_codes, geometry, dense=dense)
+    _, _, ranks = lora_shapes(
+        geometry.weight_shape, geometry.group if geometry.conv else None, a.shape[2]
+    )
     codes = QuantizedAdapter(
-        lora_a=_layout_a(a_codes.astype(np.int8), geometry.weight_shape, geometry.conv),
-        lora_b=_layout_b(b_codes.astype(np.int8), geometry.weight_shape, geometry.conv),
+        lora_a=_lora_a(a_codes.astype(np.int8), geometry),
+        lora_b=_lora_b(b_codes.astype(np.int8), geometry),
         magnitude=m_codes.astype(np.int8).reshape(-1),
         x_scale=np.array([x_scale], np.float32),
-        rank_step=rank_step.reshape(-1),
+        rank_step=rank_step.reshape(ranks),
         lora_b_scale=b_scale.reshape(-1),
         magnitude_scale=np.array([m_scale], np.float32),
         bias=bias,
+        sparse_values=values,
+        sparse_index=index,
+        sparse_scale=s_scale.reshape(-1),
     )
     stored = Adapter(
         a=a,
-        b=b_codes * b_scale[:, None, :].astype(np.float64) / u_step[:, :, None],
-        m=m_codes * np.float64(m_scale),
+        b=(b_codes * b_scale[:, None, :] / u_step[:, :, None]).astype(np.float32),
+        m=(m_codes * np.float64(m_scale)).astype(np.float32),
+        s=None
+        if adapter.s is None
+        else (s_codes * s_scale[:, None, :] / np.float64(x_scale)).astype(np.float32),
     )
     return codes, stored
 
 
-def _refit(adapter: Adapter, a: F64) -> F64:
-    """B for the rounded A that keeps A B nearest to what was fitted, in the weights' own metric."""
-    b = np.empty_like(adapter.b)
-    for g in range(len(a)):
-        b[g] = np.linalg.lstsq(a[g], adapter.a[g] @ adapter.b[g], rcond=None)[0]
+def _codes(values: F32 | F64) -> tuple[F64, F64]:
+    """Codes [G, i, j] with a scale for each j: |code| <= 127, and sums exact in fp32."""
+    if values.shape[1] == 0:
+        return np.zeros(values.shape), np.ones(values.shape[::2])
+    size = np.abs(values.astype(np.float64))
+    scale = np.maximum(
+        size.max(axis=1) / _CODES, size.sum(axis=1) / (MAX_CODE_SUM - values.shape[1])
+    )
+    scale[scale < np.finfo(np.float32).tiny] = 1.0
+    # The scale is stored in fp32, so the codes are made for the stored one.
+    scale = scale.astype(np.float32).astype(np.float64)
+    return np.clip(np.rint(values / scale[:, None, :]), -_CODES, _CODES), scale
+
+
+def _refit(adapter: Adapter, a: F32, metric: F32) -> F64:
+    """B for the rounded A that keeps A B nearest to what was fitted."""
+    b = np.zeros(adapter.b.shape)
+    for g in range(len(a) if a.shape[2] else 0):
+        loud = (metric[g] @ a[g]).astype(np.float64)
+        b[g] = np.linalg.lstsq(
+            a[g].T @ loud, (loud.T @ adapter.a[g]) @ adapter.b[g].astype(np.float64), rcond=None
+        )[0]
     return b
 
 
-def _layout_a(
-    codes: npt.NDArray[np.int8], weight_shape: tuple[int, ...], conv: bool
-) -> npt.NDArray[np.int8]:
-    if not conv:
+def _sparse(codes: F64, geometry: Geometry, *, dense: bool) -> tuple[Int8, npt.NDArray[np.int64]]:
+    """Values and C-order index in the weight's own layout; codes of zero need no place."""
+    flat = codes.transpose(0, 2, 1).reshape(-1) if geometry.conv else codes.reshape(-1)
+    index = np.arange(flat.size) if dense else np.flatnonzero(flat)
+    return flat[index].astype(np.int8), index.astype(np.int64)
+
+
+def _lora_a(codes: Int8, geometry: Geometry) -> Int8:
+    if not geometry.conv:
         return codes[0]
-    group, _, rank = codes.shape
-    rows = codes.transpose(0, 2, 1).reshape(group * rank, *weight_shape[1:])
+    rows = codes.transpose(0, 2, 1).reshape(-1, *geometry.weight_shape[1:])
     return np.ascontiguousarray(rows)
 
 
-def _layout_b(
-    codes: npt.NDArray[np.int8], weight_shape: tuple[int, ...], conv: bool
-) -> npt.NDArray[np.int8]:
-    if not conv:
+def _lora_b(codes: Int8, geometry: Geometry) -> Int8:
+    if not geometry.conv:
         return codes[0]
-    ones = [1] * (len(weight_shape) - 2)
-    return np.ascontiguousarray(
-        codes.transpose(0, 2, 1).reshape(weight_shape[0], codes.shape[1], *ones)
-    )
+    ones = [1] * (len(geometry.weight_shape) - 2)
+    shape = (geometry.weight_shape[0], codes.shape[1], *ones)
+    return np.ascontiguousarray(codes.transpose(0, 2, 1).reshape(shape))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One SRAM budget, spent over all nodes and all kinds of adapter where a byte removes most error.
+
+Errors of different nodes are compared relative to the power of the node's output. Costs separate,
+so taking the best gain per byte first is the Lagrangian solution (as IO-SVD and Zero-Sum SVD).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.adapter import adapter_rank
+from rimc_onnx.calibration.closed_form import Draft
+
+__all__ = ["Kinds", "Share", "allocate", "uniform"]
+
+F32 = npt.NDArray[np.float32]
+
+_SPARSE_BYTES = 2
+"""An int8 code and an 8-bit relative index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Parts that an adapter may have beside its digital bias."""
+
+    low_rank: bool = True
+    magnitude: bool = True
+    sparse: bool = False
+    dense: bool = False
+    """A node may be kept whole in SRAM."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Share:
+    """What one node was given."""
+
+    rank: int
+    s: F32 | None
+    """Sparse cells (or all cells) of the correction, [G, d, m]."""
+    dense: bool = False
+    """The correction is kept whole."""
+
+
+def uniform(drafts: Sequence[Draft], ranks: Sequence[int]) -> list[Share]:
+    """One rank for all nodes, as the papers do."""
+    return [
+        Share(rank=_clamp(node, rank), s=None) for node, rank in zip(drafts, ranks, strict=True)
+    ]
+
+
+def allocate(
+    drafts: Sequence[Draft], budget_bytes: int, kinds: Kinds, sparse_frac: float
+) -> list[Share]:
+    """Spend ``budget_bytes`` on top of the magnitudes; never more."""
+    left = budget_bytes
+    cells: list[F32 | None] = [None] * len(drafts)
+    if kinds.sparse:
+        share = left if not (kinds.low_rank or kinds.dense) else int(sparse_frac * left)
+        cells = _sparse_cells(drafts, share // _SPARSE_BYTES)
+        left -= _SPARSE_BYTES * sum(int(np.count_nonzero(c)) for c in cells if c is not None)
+    ranks = _ranks(drafts, cells, left) if kinds.low_rank else [0] * len(drafts)
+    shares = [Share(rank=r, s=s) for r, s in zip(ranks, cells, strict=True)]
+    if kinds.dense:
+        shares = [_dense_if_cheaper(n, s) for n, s in zip(drafts, shares, strict=True)]
+    return shares
+
+
+def _clamp(node: Draft, rank: int) -> int:
+    geometry = node.problem.geometry
+    group = geometry.group if geometry.conv else None
+    return adapter_rank(rank, geometry.weight_shape, group)
+
+
+def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
+    """The ``count`` cells of all nodes that gain most."""
+    if count <= 0:
+        return [None] * len(drafts)
+    # A node can't hold more of the best than there are: a bound keeps the list of gains short.
+    best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in drafts])
+    threshold = _largest(best, count).min()
+    cells: list[F32 | None] = []
+    for node in drafts:
+        kept = np.where(node.cell_gains() > threshold, node.need, np.float32(0))
+        cells.append(kept if kept.any() else None)
+    return cells
+
+
+def _largest(values: F32, count: int) -> F32:
+    if count >= values.size:
+        return values
+    return np.partition(values, values.size - count)[values.size - count :]
+
+
+def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: int) -> list[int]:
+    costs = []
+    gains = []
+    for node, s in zip(drafts, cells, strict=True):
+        group, depth, columns = node.need.shape
+        cost = group * (depth + columns)
+        # Beyond this rank the branch costs more than the matrix.
+        most = min(_clamp(node, depth), max(1, depth * columns // (depth + columns)))
+        most = max(0, min(most, budget_bytes // cost))
+        costs.append(cost)
+        gains.append(node.rank_gains(s, most) if most else np.zeros(0))
+    ranks = [0] * len(drafts)
+    heap = [(-g[0] / c, i) for i, (g, c) in enumerate(zip(gains, costs, strict=True)) if len(g)]
+    heapq.heapify(heap)
+    while heap:
+        _, i = heapq.heappop(heap)
+        if costs[i] > budget_bytes:
+            continue
+        budget_bytes -= costs[i]
+        ranks[i] += 1
+        if ranks[i] < len(gains[i]):
+            heapq.heappush(heap, (-gains[i][ranks[i]] / costs[i], i))
+    return ranks
+
+
+def _dense_if_cheaper(node: Draft, share: Share) -> Share:
+    """All cells in SRAM where that takes no more than what the node was given."""
+    group, depth, columns = node.need.shape
+    given = share.rank * group * (depth + columns)
+    given += _SPARSE_BYTES * (0 if share.s is None else int(np.count_nonzero(share.s)))
+    if given < node.need.size:
+        return share
+    return Share(rank=0, s=node.need, dense=True)

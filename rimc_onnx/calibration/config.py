@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a calibration is asked to do, checked when it is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rimc_onnx.calibration.allocate import Kinds
+from rimc_onnx.calibration.closed_form import ClosedFormConfig
+from rimc_onnx.errors import ConfigError, UsageError, suggest
+
+__all__ = ["CalibrateConfig", "parse_adapter", "parse_budget"]
+
+_ADAPTERS = {
+    "dora": Kinds(low_rank=True, magnitude=True),
+    "lora": Kinds(low_rank=True, magnitude=False),
+    "magnitude": Kinds(low_rank=False, magnitude=True),
+    "bias": Kinds(low_rank=False, magnitude=False),
+    "sparse": Kinds(low_rank=False, magnitude=False, sparse=True),
+    "dense": Kinds(low_rank=False, magnitude=False, dense=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """Samples, adapters, SRAM and what may be known of the device."""
+
+    num_samples: int = 10
+    """0 needs ``read_out`` and a statistics file."""
+    sample_seed: int = 0
+    """Key of the draw of samples from the data."""
+    kinds: Kinds = field(default_factory=lambda: parse_adapter("dora+sparse"))
+    """Parts of the adapters, see :func:`parse_adapter`."""
+    rank: int | None = None
+    """One rank for all nodes. ``None``: one SRAM budget, spent where it helps most."""
+    sram_budget_bytes: int | None = None
+    sram_budget_frac: float | None = None
+    """The budget, in bytes or as a share of the number of weights. Neither: the bytes of the
+    branches that the model was converted with."""
+    solver: Literal["closed-form", "adam"] = "closed-form"
+    propagate: Literal["teacher", "student"] = "teacher"
+    """Whose inputs the nodes are fitted on."""
+    read_out: bool = False
+    """The arrays can be measured; otherwise the device is a black box."""
+    read_out_noise_frac: float = 0.02
+    """Standard deviation of a measured weight, as a fraction of the weight."""
+    closed_form: ClosedFormConfig = field(default_factory=ClosedFormConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 0 or (self.num_samples == 0 and not self.read_out):
+            raise ConfigError(
+                f"samples must be 1 or more, got {self.num_samples}. "
+                "Only --read-out with --statistics needs none."
+            )
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"rank must be 1 or more, got {self.rank}")
+        given = [self.rank, self.sram_budget_bytes, self.sram_budget_frac]
+        if sum(value is not None for value in given) > 1:
+            raise UsageError("give either one rank for all nodes or one SRAM budget, not both")
+        for name in ("sram_budget_bytes", "sram_budget_frac", "read_out_noise_frac"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{name} must be 0 or more, got {value}")
+        if self.rank is not None and (self.kinds.sparse or self.kinds.dense):
+            raise UsageError(
+                "one rank for all nodes leaves no room for sparse or dense adapters. "
+                "Give --adapter dora or lora with --rank, or an SRAM budget."
+            )
+        if self.solver == "adam" and (
+            self.rank is None
+            or not self.kinds.low_rank
+            or self.read_out
+            or self.propagate == "student"
+        ):
+            raise UsageError(
+                "the solver adam fits one rank for all nodes on the teacher's inputs: give --rank "
+                "with --adapter dora or lora, without --read-out and --propagate student."
+            )
+
+
+def parse_adapter(text: str) -> Kinds:
+    """``dora``, ``lora``, ``magnitude``, ``bias``, ``sparse``, ``dense``, or several with ``+``.
+
+    Every adapter has a digital bias.
+
+    Raises:
+        UsageError: a name is not known.
+    """
+    parts = []
+    for name in text.split("+"):
+        if name not in _ADAPTERS:
+            raise UsageError(f"--adapter {name!r} is not known. {suggest(name, _ADAPTERS)}")
+        parts.append(_ADAPTERS[name])
+    return Kinds(
+        low_rank=any(p.low_rank for p in parts),
+        magnitude=any(p.magnitude for p in parts),
+        sparse=any(p.sparse for p in parts),
+        dense=any(p.dense for p in parts),
+    )
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """Bytes (``14000``) or a share of the weights (``2%``).
+
+    Raises:
+        UsageError: neither.
+    """
+    try:
+        if text.endswith("%"):
+            return None, float(text[:-1]) / 100
+        return int(text), None
+    except ValueError:
+        raise UsageError(
+            f"--sram-budget {text!r} is neither bytes (14000) nor a share (2%)."
+        ) from None

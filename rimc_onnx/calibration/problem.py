@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of one RRAM node: the error of its array and how loud its inputs are.
+
+Two ways lead here. Black box: the error is estimated from the device's answers to the teacher's
+inputs. Since the target weight is known, the estimate needs few samples: X (W_t - W_r) = Y - H is
+free of noise, and a cell's error is likely to be as large as its word line's weights. Read-out: the
+array was measured, so the error is known up to the read-out noise, and the inputs' statistics may
+come from a file. Everything after that is the same (compare QERA, EoRA and DFQ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+
+__all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device", "problem_from_read_out"]
+
+F32 = npt.NDArray[np.float32]
+
+_PRIOR_FRAC = 1e-3
+"""Weight of the prior on a word line's error, as a share of the mean power of the inputs."""
+_SHRINK_FRAC = 0.1
+"""Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """Teacher statistics of one node; sums of rows divided by their number."""
+
+    x_mean: F32
+    """[G, d]"""
+    x_x: F32
+    """E[x' x], [G, d, d]"""
+    y_mean: F32
+    """[G, m], without bias"""
+    y_variance: F32
+    """[G, m]"""
+    x_abs_max: float
+
+    @classmethod
+    def of(cls, moments: SecondMoments) -> Statistics:
+        """Means over the rows that were seen (zeros if there were none)."""
+        rows = max(moments.num_rows, 1)
+        y_mean = moments.y / rows
+        return cls(
+            x_mean=np.asarray(moments.x / rows, np.float32),
+            x_x=np.asarray(moments.x_x / rows, np.float32),
+            y_mean=np.asarray(y_mean, np.float32),
+            y_variance=np.asarray(
+                np.maximum(moments.y_y / rows - np.square(y_mean), 0), np.float32
+            ),
+            x_abs_max=moments.x_abs_max,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NodeProblem:
+    """Everything that a solver in closed form needs of one node."""
+
+    name: str
+    geometry: Geometry
+    statistics: Statistics
+    target: F32
+    """W_t, [G, d, m]"""
+    error: F32
+    """W_t - W_r as far as it is known, [G, d, m]"""
+
+    @property
+    def metric(self) -> F32:
+        """E[x' x] [G, d, d] and some uncorrelated power, as few samples see few directions."""
+        x_x = self.statistics.x_x
+        depth = self.geometry.depth
+        loudness = np.trace(x_x, axis1=1, axis2=2) / depth
+        return x_x + _SHRINK_FRAC * loudness[:, None, None] * np.eye(depth, dtype=np.float32)
+
+    @property
+    def output_power(self) -> float:
+        """Power of the teacher's feature about its mean, all bit lines together."""
+        return float(self.statistics.y_variance.sum(dtype=np.float64)) or 1.0
+
+
+def matrix_of(weight: npt.NDArray[np.float32], geometry: Geometry) -> F32:
+    """The weight [K, N] or [M, C / group, *kernel] as matrices [G, d, m]."""
+    group, depth, columns = geometry.group, geometry.depth, geometry.columns
+    if not geometry.conv:
+        return weight.reshape(1, depth, columns)
+    return np.ascontiguousarray(weight.reshape(group, columns, depth).transpose(0, 2, 1))
+
+
+def problem_from_device(name: str, moments: SecondMoments, target: F32) -> NodeProblem:
+    """Black box: ridge regression of Y - H on X, a word line's weights setting its prior."""
+    error = np.zeros_like(target)
+    for g in range(moments.geometry.group):
+        depth = moments.geometry.depth
+        scale = np.sqrt(np.square(target[g], dtype=np.float64).mean(axis=1))
+        gram = moments.x_x[g] * scale[:, None] * scale[None, :]
+        power = np.trace(gram) / depth
+        if power == 0:
+            continue
+        gram[np.diag_indices(depth)] += _PRIOR_FRAC * power
+        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+        seen = scale[:, None] * (moments.x_y[g] - moments.x_h[g])
+        error[g] = scale[:, None] * scipy.linalg.cho_solve(factor, seen, check_finite=False)
+    return NodeProblem(
+        name=name,
+        geometry=moments.geometry,
+        statistics=Statistics.of(moments),
+        target=target,
+        error=error,
+    )
+
+
+def problem_from_read_out(
+    name: str, geometry: Geometry, statistics: Statistics, target: F32, measured: F32
+) -> NodeProblem:
+    """Read-out: the arrays' weights were measured."""
+    return NodeProblem(
+        name=name,
+        geometry=geometry,
+        statistics=statistics,
+        target=target,
+        error=target - measured,
+    )
