@@ -30,6 +30,9 @@ __all__ = [
 EXTERNAL_DATA_BYTES = 1 << 30
 """Weights beyond this go to a second file: a protobuf holds at most 2 GiB."""
 
+_CAME_EXTERNAL = "rimc_onnx.came_external"
+"""Key of ``ir.Model.meta``, in memory only: the file had weights in other files."""
+
 
 def load_model(path: Path) -> ir.Model:
     """Read an ONNX file; weights in external files stay on disk until they are used.
@@ -62,6 +65,8 @@ def load_model(path: Path) -> ir.Model:
             "Check the file with onnx.checker."
         ) from error
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
+    tensors = [v.const_value for v in model.graph.initializers.values()]
+    model.meta[_CAME_EXTERNAL] = any(isinstance(t, ir.ExternalTensor) for t in tensors)
     return model
 
 
@@ -83,8 +88,8 @@ def blame_model(path: Path) -> Iterator[None]:
             onnx.checker.check_model(str(path), full_check=True)
         except Exception as fault:  # what is raised differs from version to version
             raise ModelError(
-                f"{path}: can't be converted ({_one_line(_root_cause(error))}), and ONNX's checker "
-                f"says that it is not valid ({_one_line(fault)}). Export the model again."
+                f"{path}: not a valid ONNX model ({_one_line(fault)}; here it fails with "
+                f"{_one_line(_root_cause(error))}). Export it again."
             ) from error
         raise
 
@@ -124,8 +129,8 @@ def save_model(
         OutputError: the file exists and ``force`` is False, or the disk refuses.
     """
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
-    external = sum(t.nbytes for t in tensors) > external_data_bytes or any(
-        isinstance(t, ir.ExternalTensor) for t in tensors
+    external = sum(t.nbytes for t in tensors) > external_data_bytes or bool(
+        model.meta.get(_CAME_EXTERNAL)
     )
     with output_folder(path, force=force) as folder:
         data = f"{path.name}.data" if external else None

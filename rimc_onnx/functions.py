@@ -62,26 +62,30 @@ def RramMatMul(
 ) -> FLOAT[...]:
     x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
     bits = op.Constant(value_int=adc_bits)
+    # What is known at load stays outside the If: ONNX Runtime 1.24 to 1.27 loses large constants of
+    # an If that it folds (microsoft/onnxruntime issue 29071).
+    tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
+    w_shape = op.Shape(w)
+    depth = w_shape[0:1]
+    columns = w_shape[1:2]
+    rows = (depth + tiles - 1) / tiles
+    pad = rows * tiles - depth
+    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
+    adc = op.Constant(value_floats=adc_range)
+    gain = top / adc
+    back = adc / top
+    w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
+    w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
     if bits > 0:
-        tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
-        w_shape = op.Shape(w)
-        depth = w_shape[0:1]
-        columns = w_shape[1:2]
-        rows = (depth + tiles - 1) / tiles
-        pad = rows * tiles - depth
-        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
-        adc = op.Constant(value_floats=adc_range)
         x_shape = op.Shape(x)
         x_rows = op.Reshape(x_dac, op.Concat([-1], depth, axis=0))
         x_padded = op.Pad(x_rows, op.Concat([0, 0, 0], pad, axis=0))
         x_tiles = op.Transpose(
             op.Reshape(x_padded, op.Concat([-1], tiles, rows, axis=0)), perm=[1, 0, 2]
         )
-        w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
-        w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
         partial = op.MatMul(x_tiles, w_tiles)
-        codes = op.Clip(op.Round(partial * (top / adc)), op.Neg(top), top)
-        total = op.ReduceSum(codes, [0], keepdims=0) * (adc / top)
+        codes = op.Clip(op.Round(partial * gain), op.Neg(top), top)
+        total = op.ReduceSum(codes, [0], keepdims=0) * back
         y = op.Reshape(total, op.Concat(x_shape[:-1], columns, axis=0))
     else:
         y = op.MatMul(x_dac, w)
@@ -113,28 +117,31 @@ def RramConv(
 ) -> FLOAT[...]:
     x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
     bits = op.Constant(value_int=adc_bits)
+    # What is known at load stays outside the If, as in RramMatMul. Whole input channels go to a
+    # tile, so a tiled convolution is a grouped one: group g of the model becomes num_tiles groups,
+    # whose outputs are the partial sums of the tiles.
+    tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
+    groups = op.Reshape(op.Constant(value_int=group), [1])
+    w_shape = op.Shape(w)
+    columns = w_shape[0:1]
+    depth = w_shape[1:2]
+    kernel = w_shape[2:]
+    columns_g = columns / groups
+    rows = (depth + tiles - 1) / tiles
+    pad = rows * tiles - depth
+    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
+    adc = op.Expand(op.Constant(value_floats=adc_range), columns)
+    adc = op.Reshape(adc, op.Concat([1], groups, [1], columns_g, [1], axis=0))
+    gain = top / adc
+    back = adc / top
+    w_rows = op.Reshape(w, op.Concat(columns, depth, [-1], axis=0))
+    w_padded = op.Pad(w_rows, op.Concat([0, 0, 0, 0], pad, [0], axis=0))
+    w_split = op.Reshape(w_padded, op.Concat(groups, columns_g, tiles, [-1], axis=0))
+    w_tiles = op.Reshape(
+        op.Transpose(w_split, perm=[0, 2, 1, 3]),
+        op.Concat(columns * tiles, rows, kernel, axis=0),
+    )
     if bits > 0:
-        # Whole input channels go to a tile, so a tiled convolution is a grouped one: group g of
-        # the model becomes num_tiles groups, whose outputs are the partial sums of the tiles.
-        tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
-        groups = op.Reshape(op.Constant(value_int=group), [1])
-        w_shape = op.Shape(w)
-        columns = w_shape[0:1]
-        depth = w_shape[1:2]
-        kernel = w_shape[2:]
-        columns_g = columns / groups
-        rows = (depth + tiles - 1) / tiles
-        pad = rows * tiles - depth
-        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
-        adc = op.Expand(op.Constant(value_floats=adc_range), columns)
-        adc = op.Reshape(adc, op.Concat([1], groups, [1], columns_g, [1], axis=0))
-        w_rows = op.Reshape(w, op.Concat(columns, depth, [-1], axis=0))
-        w_padded = op.Pad(w_rows, op.Concat([0, 0, 0, 0], pad, [0], axis=0))
-        w_split = op.Reshape(w_padded, op.Concat(groups, columns_g, tiles, [-1], axis=0))
-        w_tiles = op.Reshape(
-            op.Transpose(w_split, perm=[0, 2, 1, 3]),
-            op.Concat(columns * tiles, rows, kernel, axis=0),
-        )
         x_shape = op.Shape(x)
         batch = x_shape[0:1]
         spatial = x_shape[2:]
@@ -153,8 +160,8 @@ def RramConv(
                 batch, groups, tiles, columns_g, op.ReduceProd(out_spatial, keepdims=1), axis=0
             ),
         )
-        codes = op.Clip(op.Round(split * (top / adc)), op.Neg(top), top)
-        total = op.ReduceSum(codes, [2], keepdims=1) * (adc / top)
+        codes = op.Clip(op.Round(split * gain), op.Neg(top), top)
+        total = op.ReduceSum(codes, [2], keepdims=1) * back
         y = op.Reshape(total, op.Concat(batch, columns, out_spatial, axis=0))
     else:
         y = op.Conv(x_dac, w, strides=strides, pads=pads, dilations=dilations, group=group)

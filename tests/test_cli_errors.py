@@ -208,6 +208,69 @@ def test_weight_that_is_not_finite_is_named(
     assert "--keep-digital" in line
 
 
+def _dangling(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nothing"
+
+
+def _unsorted(model: onnx.ModelProto) -> None:
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+
+
+def _without_output(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = "elsewhere"
+
+
+def _without_weight(model: onnx.ModelProto) -> None:
+    del model.graph.node[0].input[1]
+
+
+def _short_data(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
+
+
+def _two_of_a_name(model: onnx.ModelProto) -> None:
+    model.graph.node[1].output[0] = model.graph.node[0].output[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_dangling, _unsorted, _without_output, _without_weight, _short_data, _two_of_a_name],
+    ids=lambda f: f.__name__[1:],
+)
+def test_invalid_graph_is_one_line(
+    fails: Callable[..., str],
+    tmp_path: Path,
+    matmul_model: Callable[..., onnx.ModelProto],
+    damage: Callable[[onnx.ModelProto], None],
+) -> None:
+    # An IndexError in a pass, and warnings of the graph library beside it.
+    model = matmul_model(np.ones((3, 4), np.float32), np.ones((4, 2), np.float32))
+    damage(model)
+    onnx.save(model, tmp_path / "damaged.onnx")
+    assert "damaged.onnx" in fails(tmp_path, 1, "convert", "damaged.onnx")
+
+
+def test_bias_that_does_not_fit_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    # ONNX's checker does not look at the length of a bias.
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv")],
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", kind, ["N", 4, 6, 6])],
+        [
+            numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"),
+            numpy_helper.from_array(np.ones(3, np.float32), "b"),
+        ],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    onnx.save(model, tmp_path / "bias.onnx")
+    assert "'conv'" in fails(tmp_path, 1, "convert", "bias.onnx")
+
+
 def test_model_that_is_not_converted_is_not_calibrated(
     fails: Callable[..., str], digits_folder: Path
 ) -> None:

@@ -50,7 +50,7 @@ class _Stage:
     inputs: list[str]
     outputs: list[str]
     freed: list[str]
-    """Values that no later stage reads."""
+    """Values that no later stage reads or ends with."""
 
 
 class StagedRun:
@@ -132,9 +132,11 @@ def _with_bodies(nodes: Sequence[ir.Node]) -> Iterator[ir.Node]:
 def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_Stage]:
     wanted = set(watched)
     groups: list[list[ir.Node]] = [[]]
+    ordered: list[str | None] = []
     for node in model.graph:
         groups[-1].append(node)
-        made = wanted & {o.name for o in node.outputs}
+        made = [o.name for o in node.outputs if o.name in wanted]
+        ordered += made
         groups.extend([] for _ in made)
     # What comes after the last watched value is not needed.
     groups.pop()
@@ -143,7 +145,7 @@ def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_St
     read_by = [set(_read_names(g)) - initializers for g in groups]
     stages = []
     for index, group in enumerate(groups):
-        later = set().union(*read_by[index + 1 :])
+        later = set().union(*read_by[index + 1 :], ordered[index + 1 :])
         outputs = produced_by[index] & (later | wanted | keep)
         alive_before = set().union(*produced_by[:index], {i.name for i in model.graph.inputs})
         inputs = read_by[index] & alive_before

@@ -30,8 +30,9 @@ def main(folder: Path) -> int:
             spread = np.abs(logits - expected).max() / np.abs(expected).max()
             if different or not np.isfinite(spread):
                 disagreeing.add(runtime.name)
+            accuracy = 100 * (predictions == labels).mean()
             print(
-                f"{model:8} {runtime.name:28} accuracy {100 * (predictions == labels).mean():5.1f} %"
+                f"{model:8} {runtime.name:28} accuracy {accuracy:5.1f} %"
                 f"  {different} other predictions  largest difference {spread:.1e}"
             )
     return len(disagreeing)

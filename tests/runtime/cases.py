@@ -101,7 +101,7 @@ class Case:
         dac = {k: self.attributes[k] for k in ("dac_bits", "dac_range", "dac_signed")}
         x = np.abs(reference.dac_quantize(self.feeds["x"], **dac))
         ideal = {"dac_bits": 0, "adc_bits": 0, "num_tiles": 1}
-        total = _rram(self.op, x, np.abs(self.constants["w"]), {**self.attributes, **ideal})()
+        total = rram_oracle(self.op, x, np.abs(self.constants["w"]), {**self.attributes, **ideal})()
         return 4 * self.depth * EPS * total
 
     def merge_rounding(self) -> Array:
@@ -124,7 +124,8 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _rram(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[[], Array]:
+def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[[], Array]:
+    """What numpy says of an RRAM node."""
     drop = {*ANNOTATIONS, "tile_rows", "tile_group"}
     kept = {k: v for k, v in attributes.items() if k not in drop}
     oracle = reference.rram_matmul if op == opset.RRAM_MATMUL else reference.rram_conv
@@ -161,7 +162,7 @@ def rram_matmul_case(rng: np.random.Generator, *, adc: bool | None = None) -> Ca
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=_rram(opset.RRAM_MATMUL, x, w, attributes),
+        oracle=rram_oracle(opset.RRAM_MATMUL, x, w, attributes),
         depth=depth,
     )
 
@@ -204,7 +205,7 @@ def rram_conv_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=_rram(opset.RRAM_CONV, x, w, attributes),
+        oracle=rram_oracle(opset.RRAM_CONV, x, w, attributes),
         depth=depth * window,
     )
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 
-#define RIMC_HAVE_X86_KERNELS
 #include "kernels/microkernel.h"
 
 namespace rimc::kernels {

@@ -226,29 +226,64 @@ void RankCodes(const RankArgs& args) {
   }
 }
 
-template <class S, int kRank, bool kColumns>
-void MergeOf(const MergeArgs& args) {
+// Rows [row, row + kRows). A rank below 0 is any rank; others keep the coefficients in registers.
+template <class S, int kRank, int kRows, bool kColumns>
+void MergeRows(const MergeArgs& args, ptrdiff_t row) {
   using Vec = typename S::Vec;
-  const ptrdiff_t rank = kRank < 0 ? args.rank : kRank;
-  for (ptrdiff_t i = 0; i < args.rows; ++i) {
-    const float* coef = args.coef + i * args.coef_row;
-    const float* h = args.h + i * args.y_row;
-    float* y = args.y + i * args.y_row;
-    for (ptrdiff_t n = 0; n < args.columns; n += S::kLanes) {
-      const int lanes =
-          args.columns - n < S::kLanes ? static_cast<int>(args.columns - n) : S::kLanes;
-      const ptrdiff_t at = kColumns ? n : i;
-      Vec v = S::Set1(0.0f);
-      for (ptrdiff_t r = 0; r < rank; ++r) {
-        v = S::Fma(S::Set1(coef[r]), S::Load(args.basis + r * args.basis_row + n), v);
-      }
-      v = S::Mul(v, kColumns ? S::Load(args.scale + at) : S::Set1(args.scale[at]));
-      v = S::Add(LoadLanes<S>(h + n, lanes), v);
-      v = S::Mul(v, kColumns ? S::Load(args.magnitude + at) : S::Set1(args.magnitude[at]));
-      v = S::Add(v, kColumns ? S::Load(args.bias + at) : S::Set1(args.bias[at]));
-      StoreLanes<S>(y + n, lanes, v);
+  const float* coef = args.coef + row * args.coef_row;
+  const float* h = args.h + row * args.y_row;
+  float* y = args.y + row * args.y_row;
+  Vec kept[kRows][kRank > 0 ? kRank : 1];
+  Vec scale[kRows];
+  Vec magnitude[kRows];
+  Vec bias[kRows];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int r = 0; r < kRank; ++r) kept[i][r] = S::Set1(coef[i * args.coef_row + r]);
+    if (!kColumns) {
+      scale[i] = S::Set1(args.scale[row + i]);
+      magnitude[i] = S::Set1(args.magnitude[row + i]);
+      bias[i] = S::Set1(args.bias[row + i]);
     }
   }
+  for (ptrdiff_t n = 0; n < args.columns; n += S::kLanes) {
+    const int lanes = args.columns - n < S::kLanes ? static_cast<int>(args.columns - n) : S::kLanes;
+    Vec v[kRows];
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) v[i] = S::Set1(0.0f);
+    if constexpr (kRank < 0) {
+      for (ptrdiff_t r = 0; r < args.rank; ++r) {
+        const Vec basis = S::Load(args.basis + r * args.basis_row + n);
+        RIMC_UNROLL
+        for (int i = 0; i < kRows; ++i) {
+          v[i] = S::Fma(S::Set1(coef[i * args.coef_row + r]), basis, v[i]);
+        }
+      }
+    } else {
+      RIMC_UNROLL
+      for (int r = 0; r < kRank; ++r) {
+        const Vec basis = S::Load(args.basis + r * args.basis_row + n);
+        RIMC_UNROLL
+        for (int i = 0; i < kRows; ++i) v[i] = S::Fma(kept[i][r], basis, v[i]);
+      }
+    }
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      v[i] = S::Mul(v[i], kColumns ? S::Load(args.scale + n) : scale[i]);
+      v[i] = S::Add(LoadLanes<S>(h + i * args.y_row + n, lanes), v[i]);
+      v[i] = S::Mul(v[i], kColumns ? S::Load(args.magnitude + n) : magnitude[i]);
+      v[i] = S::Add(v[i], kColumns ? S::Load(args.bias + n) : bias[i]);
+      StoreLanes<S>(y + i * args.y_row + n, lanes, v[i]);
+    }
+  }
+}
+
+template <class S, int kRank, bool kColumns>
+void MergeOf(const MergeArgs& args) {
+  ptrdiff_t row = 0;
+  for (; row + 2 <= args.rows; row += 2) MergeRows<S, kRank, 2, kColumns>(args, row);
+  if (row < args.rows) MergeRows<S, kRank, 1, kColumns>(args, row);
 }
 
 template <class S, bool kColumns>

@@ -11,6 +11,10 @@ namespace {
 // Values of h that make a task of a branch that is silent.
 constexpr Index kMergeTask = Index{1} << 15;
 
+// Between the rows of u. Without it, rows of 4 KiB would lie at the same place of a page as those
+// of h and y, which processors take for dependences.
+constexpr Index kRowGap = 80;
+
 }  // namespace
 
 struct DoraConv::Run {
@@ -122,7 +126,7 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
   const ConvEngine engine(plan, kernels_, &x_codes, run.x);
   const ConvReadout sums{{{{0, layout.Steps()}, true, true}}};
   // The kernels read whole vectors of u.
-  const Index u_row = plan.images_per_item() * plan.MaxBandSize();
+  const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   engine.Run(context, layout.rank * u_row + kernels_.lanes, [&](const ConvEngine::Place& place) {
     float* const u = place.extra;
     engine.Compute(place, run.packed + layout.a() + place.group * layout.rank * layout.Steps(),

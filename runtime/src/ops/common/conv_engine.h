@@ -5,6 +5,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -102,13 +104,37 @@ class ConvEngine {
   const float* x_;
 };
 
+// Hands out numbers 0 .. 63, the lowest free one first: a thread that returns a number and asks
+// again gets the same one, whose memory it has in its cache. More than 64 at once must not be asked
+// for.
+class SlotPool {
+ public:
+  int Take() noexcept {
+    std::uint64_t taken = taken_.load(std::memory_order_relaxed);
+    for (;;) {
+      int slot = 0;
+      while ((taken >> slot & 1) != 0) ++slot;
+      if (taken_.compare_exchange_weak(taken, taken | std::uint64_t{1} << slot,
+                                       std::memory_order_acquire, std::memory_order_relaxed)) {
+        return slot;
+      }
+    }
+  }
+  void Return(int slot) noexcept {
+    taken_.fetch_and(~(std::uint64_t{1} << slot), std::memory_order_release);
+  }
+
+ private:
+  std::atomic<std::uint64_t> taken_{0};
+};
+
 template <class Body>
 void ConvEngine::Run(const Context& context, Index extra_floats, const Body& body) const {
-  // Where items share their input, it is copied first; otherwise a task copies what it needs,
-  // does every such-and-such item and has memory for one of them.
+  // Where items share their input, it is copied first; otherwise a task copies what it needs. A
+  // task does every such-and-such item in memory of its own.
   constexpr Index kMaxTasks = 64;
   const bool shared = plan_.sharers() > 1;
-  const Index num_tasks = shared ? plan_.num_items() : std::min(plan_.num_items(), kMaxTasks);
+  const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index num_inputs = shared ? plan_.num_items() / plan_.sharers() : num_tasks;
   const Index input_floats = plan_.scratch_floats();
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
@@ -130,10 +156,12 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
                 inputs + task / parts * input_floats);
     });
   }
+  SlotPool slots;
   context.ParallelFor(num_tasks, [&](Index task) {
-    float* const local = locals + task * task_floats;
+    const int slot = slots.Take();
+    float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
-      float* const input = inputs + (shared ? i / plan_.sharers() : task) * input_floats;
+      float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
       Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
@@ -141,6 +169,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
         body(place);
       }
     }
+    slots.Return(slot);
   });
 }
 

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rimc_onnx.calibration import moments as module
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+
+Array = np.ndarray
+
+MATMUL = Geometry(weight_shape=(5, 7))
+CONV_1D = Geometry(weight_shape=(4, 3, 3), conv=True, strides=(2,), pads=(0, 1), dilations=(2,))
+CONV_2D = Geometry(
+    weight_shape=(6, 2, 3, 2),
+    conv=True,
+    group=2,
+    strides=(1, 2),
+    pads=(1, 0, 2, 1),
+    dilations=(1, 3),
+)
+DEPTHWISE = Geometry(
+    weight_shape=(4, 1, 3, 3),
+    conv=True,
+    group=4,
+    strides=(1, 1),
+    pads=(1, 1, 1, 1),
+    dilations=(1, 1),
+)
+CONV_3D = Geometry(
+    weight_shape=(2, 2, 2, 1, 2),
+    conv=True,
+    strides=(1, 2, 1),
+    pads=(0, 0, 1, 0, 0, 1),
+    dilations=(1, 1, 1),
+)
+CASES = {
+    "matmul": (MATMUL, (6, 5)),
+    "matmul of rank 3": (MATMUL, (2, 3, 5)),
+    "conv 1d": (CONV_1D, (3, 3, 9)),
+    "conv 2d": (CONV_2D, (2, 4, 5, 9)),
+    "depthwise": (DEPTHWISE, (2, 4, 5, 4)),
+    "conv 3d": (CONV_3D, (2, 2, 3, 4, 3)),
+}
+by_case = pytest.mark.parametrize(("geometry", "x_shape"), CASES.values(), ids=CASES)
+
+
+def windows_by_hand(geometry: Geometry, x: Array) -> tuple[Array, tuple[int, ...]]:
+    """Rows [P, G, d] of a convolution, one loop per index, and the spatial output shape."""
+    kernel = geometry.weight_shape[2:]
+    rank = len(kernel)
+    begin, end = geometry.pads[:rank], geometry.pads[rank:]
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    out = tuple(
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(
+            padded.shape[2:], kernel, geometry.strides, geometry.dilations, strict=True
+        )
+    )
+    per_group = x.shape[1] // geometry.group
+    rows = []
+    for sample in padded:
+        for position in itertools.product(*map(range, out)):
+            groups = []
+            for g in range(geometry.group):
+                cells = [
+                    sample[
+                        (
+                            g * per_group + c,
+                            *(
+                                p * s + k * d
+                                for p, s, k, d in zip(
+                                    position,
+                                    geometry.strides,
+                                    offset,
+                                    geometry.dilations,
+                                    strict=True,
+                                )
+                            ),
+                        )
+                    ]
+                    for c in range(per_group)
+                    for offset in itertools.product(*map(range, kernel))
+                ]
+                groups.append(cells)
+            rows.append(groups)
+    return np.array(rows), out
+
+
+def whole_numbers(shape: tuple[int, ...], seed: int) -> Array:
+    """Small integers: every sum below is exact in float32, in any order."""
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(np.float32)
+
+
+def by_hand(geometry: Geometry, x: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Rows of X, and Y and H as rows and as the node writes them."""
+    columns = geometry.columns * geometry.group
+    if geometry.conv:
+        rows, out = windows_by_hand(geometry, x)
+        shape: tuple[int, ...] = (len(x), columns, *out)
+    else:
+        rows, shape = x.reshape(-1, 1, geometry.depth), (*x.shape[:-1], columns)
+    y, h = whole_numbers(shape, 1), whole_numbers(shape, 2)
+    flat = [np.moveaxis(a, 1, -1) if geometry.conv else a for a in (y, h)]
+    y_rows, h_rows = (a.reshape(len(rows), geometry.group, geometry.columns) for a in flat)
+    return rows, y, h, y_rows, h_rows
+
+
+@by_case
+@pytest.mark.parametrize("rows_at_once", [None, 1, 3])
+def test_moments_are_the_sums_over_all_rows(
+    geometry: Geometry,
+    x_shape: tuple[int, ...],
+    rows_at_once: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A group's channels, a stride or a pad in the wrong place; a last chunk that is dropped.
+    if rows_at_once is not None:
+        limit = 4 * geometry.group * geometry.depth * rows_at_once
+        monkeypatch.setattr(module, "_CHUNK_BYTES", limit)
+    x = whole_numbers(x_shape, 0)
+    rows, y, h, y_rows, h_rows = by_hand(geometry, x)
+    moments = SecondMoments(geometry)
+    half = len(x) // 2
+    moments.update(x[:half], y[:half], h[:half])
+    moments.update(x[half:], y[half:], h[half:])
+    moments.update(x[:0], y[:0], h[:0])
+
+    assert moments.num_rows == len(rows)
+    assert moments.x_abs_max == np.abs(rows).max()
+    for g in range(geometry.group):
+        x_g, y_g, h_g = rows[:, g], y_rows[:, g], h_rows[:, g]
+        for name, expected in {
+            "x_x": x_g.T @ x_g,
+            "x_y": x_g.T @ y_g,
+            "x_h": x_g.T @ h_g,
+            "x": x_g.sum(axis=0),
+            "y": y_g.sum(axis=0),
+            "h": h_g.sum(axis=0),
+            "y_y": (y_g * y_g).sum(axis=0),
+            "h_y": (h_g * y_g).sum(axis=0),
+            "h_h": (h_g * h_g).sum(axis=0),
+        }.items():
+            assert np.array_equal(getattr(moments, name)[g], expected), name
+
+
+def test_long_sums_keep_their_digits() -> None:
+    # Sums kept in float32 stop growing at 2^24: 20 million ones are 16,777,216.
+    moments = SecondMoments(Geometry(weight_shape=(1, 1)))
+    x = np.ones((1 << 20, 1), np.float32)
+    for _ in range(20):
+        moments.update(x, x, x)
+    assert moments.x_x[0, 0, 0] == moments.h_y[0, 0] == moments.y[0, 0] == 20 * (1 << 20)
+
+
+@pytest.mark.parametrize("geometry", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
+def test_inputs_of_any_layout_are_read(geometry: Geometry) -> None:
+    # Views with other strides, as ONNX Runtime never makes but numpy does.
+    shape = (6, 5) if geometry is MATMUL else (2, 4, 5, 4)
+    x = whole_numbers(shape, 0)
+    _, y, h, *_ = by_hand(geometry, x)
+    plain, odd = SecondMoments(geometry), SecondMoments(geometry)
+    plain.update(x, y, h)
+    odd.update(np.asfortranarray(x), np.asfortranarray(y), np.asfortranarray(h))
+    assert np.array_equal(plain.x_h, odd.x_h)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from onnxscript import ir
+
+from rimc_onnx.calibration.taps import StagedRun, node_session
+
+Array = np.ndarray[Any, Any]
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+DIAMOND = """
+g (float[N, 4] x, float[4] c) => (float[N, 4] y)
+{
+  a = Relu(x)
+  b = Neg(a)
+  d = Add(b, x)
+  e = Mul(d, a)
+  f = Add(e, c)
+  y = Abs(f)
+}
+"""
+
+CAPTURE = """
+g (float[N, 4] x, bool flag) => (float[N, 4] y)
+{
+  a = Relu(x)
+  b = Neg(x)
+  h = Exp(b)
+  p = If(flag) <
+    then_branch = t () => (float[N, 4] tv) { tv = Add(a, h) },
+    else_branch = e () => (float[N, 4] ev)
+    { ev = If(flag) <
+        then_branch = tt () => (float[N, 4] ttv) { ttv = Identity(h) },
+        else_branch = te () => (float[N, 4] tev) { tev = Mul(a, b) }
+      > }
+  >
+  y = Abs(p)
+}
+"""
+
+SPLIT = """
+g (float[N, 4] x) => (float[N, 2] l, float[N, 2] z)
+{
+  l, r = Split <axis = 1> (x, sizes)
+  s = Neg(r)
+  z = Add(s, l)
+}
+"""
+
+
+def build(text: str, **initializers: Array) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(HEADER + text)
+    for name, array in initializers.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.checker.check_model(model)
+    return model
+
+
+class Factory:
+    """Sessions of stock ONNX Runtime, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.pieces: list[onnx.ModelProto] = []
+
+    def __call__(self, content: bytes) -> ort.InferenceSession:
+        self.pieces.append(onnx.ModelProto.FromString(content))
+        return ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    @property
+    def nodes(self) -> list[str]:
+        return [n.output[0] for p in self.pieces for n in p.graph.node]
+
+
+def xs(num: int = 3) -> list[dict[str, Array]]:
+    random = np.random.default_rng(0)
+    return [
+        {"x": random.standard_normal((n + 1, 4), dtype=np.float32), "c": np.float32([1, 2, 3, 4])}
+        for n in range(num)
+    ]
+
+
+def every_value(
+    model: onnx.ModelProto, feed: dict[str, Array], names: Sequence[str]
+) -> list[Array]:
+    """The values by a single run with all of them as outputs."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = {i.name for i in session.get_inputs()}
+    result: list[Array] = session.run(names, {n: a for n, a in feed.items() if n in wanted})
+    return result
+
+
+@pytest.mark.parametrize("watched", [["a"], ["y"], ["a", "b", "d", "e", "f", "y"], ["y", "b"]])
+def test_watched_values_are_those_of_one_run(watched: list[str]) -> None:
+    # A piece that reads a value of the wrong chunk, or values that come in the order of asking.
+    model = build(DIAMOND)
+    feeds = xs()
+    run = StagedRun(ir.from_proto(model), feeds, watched, Factory())
+    seen = []
+    for name, chunks in run:
+        seen.append(name)
+        for feed, chunk in zip(feeds, chunks, strict=True):
+            (expected,) = every_value(model, feed, [name])
+            assert np.array_equal(chunk, expected)
+    assert seen == sorted(watched, key="abdefy".index)
+
+
+def test_every_node_runs_once_and_none_after_the_last_watched_value() -> None:
+    # Prefixes run again and again: n^2 instead of n.
+    factory = Factory()
+    for _ in StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["e", "a"], factory):
+        pass
+    assert factory.nodes == ["a", "b", "d", "e"]
+    assert len(factory.pieces) == 2
+
+
+def test_values_are_freed_after_the_last_piece_that_reads_them() -> None:
+    # All activations of a network in memory at the end.
+    run = StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["a", "b", "d", "e", "f"], Factory())
+    alive = {name: set(run.values) for name, _ in run}
+    assert alive["a"] == {"x", "c", "a"}
+    assert alive["b"] == {"x", "c", "a", "b"}
+    assert alive["d"] == {"x", "c", "a", "b", "d"}  # x and b are read here for the last time
+    assert alive["e"] == {"c", "a", "d", "e"}
+    assert alive["f"] == {"c", "e", "f"}
+    assert set(run.values) == set()
+
+
+def test_kept_values_are_alive_where_they_are_read() -> None:
+    # The input of a node that is made and read inside one piece, as calibration needs it.
+    run = StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["e"], Factory(), keep=["d"])
+    for name, _ in run:
+        assert name == "e"
+        assert "d" in run.values
+        assert "b" not in run.values
+
+
+def test_changed_value_is_what_later_pieces_read() -> None:
+    # The student's bias: node by node, each on the corrected output of those before.
+    run = StagedRun(ir.from_proto(build(DIAMOND)), xs(1), ["a", "d", "y"], Factory())
+    found = {}
+    for name, chunks in run:
+        found[name] = chunks
+        if name == "a":
+            run.values["a"] = [np.zeros_like(c) for c in chunks]
+    feed = xs(1)[0]
+    assert np.array_equal(found["d"][0], feed["x"])
+    assert np.array_equal(found["y"][0], np.broadcast_to(feed["c"], feed["x"].shape))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_bodies_read_values_from_outside(flag: bool) -> None:
+    # A value that only the body of an If reads, one level down or two, is freed or never made.
+    model = build(CAPTURE)
+    feeds = [{"x": f["x"], "flag": np.array(flag)} for f in xs()]
+    watched = ["a", "b", "h", "p", "y"]
+    run = StagedRun(ir.from_proto(model), feeds, watched, Factory())
+    for name, chunks in run:
+        for feed, chunk in zip(feeds, chunks, strict=True):
+            assert np.array_equal(chunk, every_value(model, feed, [name])[0])
+        if name == "h":
+            assert {"a", "b", "h"} <= set(run.values)
+        if name == "p":
+            assert "a" in run.values
+            assert "x" not in run.values
+    only = StagedRun(ir.from_proto(model), feeds, ["y"], Factory())
+    assert [name for name, _ in only] == ["y"]
+
+
+def test_graph_outputs_are_watched_as_well_as_read() -> None:
+    # A value that is an output and an input of later nodes, and two watched outputs of one node.
+    model = build(SPLIT, sizes=np.array([2, 2]))
+    feeds = [{"x": f["x"]} for f in xs()]
+    for watched in (["l", "z"], ["l", "r"], ["l", "r", "z"], ["z", "r", "l"]):
+        run = StagedRun(ir.from_proto(model), feeds, watched, Factory())
+        found = {
+            name: [np.array_equal(c, every_value(model, f, [name])[0])
+                   for f, c in zip(feeds, chunks, strict=True)]
+            for name, chunks in run
+        }  # fmt: skip
+        assert found == {name: [True] * 3 for name in watched}
+
+
+def test_pieces_carry_only_their_own_initializers() -> None:
+    # A piece with all weights of the model: n copies of it.
+    text = """
+    g (float[N, 4] x) => (float[N, 4] y) { h = MatMul(x, v)  y = MatMul(h, w) }
+    """
+    model = build(text, v=np.eye(4, dtype=np.float32), w=np.eye(4, dtype=np.float32))
+    factory = Factory()
+    for _ in StagedRun(ir.from_proto(model), [{"x": xs()[0]["x"]}], ["h", "y"], factory):
+        pass
+    names = [[t.name for t in p.graph.initializer] for p in factory.pieces]
+    assert names == [["v"], ["w"]]
+
+
+def test_types_of_values_between_pieces_are_kept() -> None:
+    # float32 assumed for token ids and masks.
+    text = """
+    g (int64[N] ids) => (float16[N] y)
+    { b = Cast <to = 9> (ids) h = Cast <to = 10> (b) i = Identity(ids)
+      m = Cast <to = 10> (i) y = Add(h, m) }
+    """
+    model = build(text)
+    feeds = [{"ids": np.array([0, 3, 7])}]
+    run = StagedRun(ir.from_proto(model), feeds, ["b", "h", "i", "m", "y"], Factory())
+    kinds = {name: chunks[0].dtype for name, chunks in run}
+    assert kinds["b"] == np.bool_
+    assert kinds["h"] == np.float16
+    assert kinds["i"] == np.int64
+    assert kinds["y"] == np.float16
+
+
+def test_session_of_one_node_runs_that_node(matmul_model: Callable[..., onnx.ModelProto]) -> None:
+    # The black box of calibration: one crossbar, fed with the teacher's input.
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2)
+    model = ir.from_proto(matmul_model(np.eye(3, dtype=np.float32), weight))
+    node = next(n for n in model.graph if n.name == "fc2")
+    factory = Factory()
+    session = node_session(model, node, ["a1"], factory)
+    x = np.ones((5, 3), np.float32)
+    (y,) = session.run(None, {"a1": x})
+    assert np.array_equal(y, x @ weight)
+    assert factory.nodes == ["y"]

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom: the table of the design, read off the sources without running them."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import rimc_onnx
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SOURCES = {
+    **{f"rimc_onnx.{p.stem}": p for p in (ROOT / "rimc_onnx").glob("*.py")},
+    **{f"rimc_onnx.device.{p.stem}": p for p in (ROOT / "rimc_onnx" / "device").glob("*.py")},
+    **{
+        f"rimc_onnx.calibration.{p.stem}": p
+        for p in (ROOT / "rimc_onnx" / "calibration").glob("*.py")
+    },
+    **{f"rimc_onnx.passes.{p.stem}": p for p in (ROOT / "passes").glob("*.py")},
+    **{f"rimc_onnx.runtime.{p.stem}": p for p in (ROOT / "runtime").glob("*.py")},
+}
+
+BASE = {"numpy", "onnx", "rimc_onnx.opset", "rimc_onnx.errors"}
+ALLOWED = {
+    # part -> packages and own modules, beside the standard library
+    "rimc_onnx.__init__": {"rimc_onnx.api"},
+    "rimc_onnx.opset": set(),
+    "rimc_onnx.errors": set(),
+    "rimc_onnx.reference": BASE,
+    "rimc_onnx.config": BASE | {"rimc_onnx.device"},
+    "rimc_onnx.device": BASE | {"rimc_onnx.device"},
+    "rimc_onnx.adapter": BASE,
+    "rimc_onnx.functions": BASE | {"onnxscript"},
+    "rimc_onnx.passes": BASE
+    | {
+        "onnx_ir",
+        "onnxscript",
+        "rimc_onnx.adapter",
+        "rimc_onnx.config",
+        "rimc_onnx.device",
+        "rimc_onnx.functions",
+        "rimc_onnx.passes",
+    },
+    "rimc_onnx.runtime": {"onnxruntime", "rimc_onnx.opset", "rimc_onnx.errors"},
+    "rimc_onnx.calibration": BASE
+    | {
+        "onnxscript",
+        "scipy",
+        "rimc_onnx.adapter",
+        "rimc_onnx.calibration",
+        "rimc_onnx.config",
+        "rimc_onnx.device",
+        "rimc_onnx.passes",
+        "rimc_onnx.reference",
+        "rimc_onnx.runtime",
+    },
+    "rimc_onnx.data": BASE,
+    "rimc_onnx.evaluation": BASE | {"rimc_onnx.data"},
+    "rimc_onnx.files": BASE | {"google", "onnxscript"},
+    "rimc_onnx.api": BASE
+    | {
+        "onnxscript",
+        "rimc_onnx.calibration",
+        "rimc_onnx.config",
+        "rimc_onnx.data",
+        "rimc_onnx.device",
+        "rimc_onnx.evaluation",
+        "rimc_onnx.files",
+        "rimc_onnx.passes",
+        "rimc_onnx.runtime",
+    },
+    "rimc_onnx.quickstart": {"rimc_onnx.api", "rimc_onnx.errors", "rimc_onnx.files"},
+    "rimc_onnx._console": {"rich"},
+    # cli: configuration types, so that it can build one, but nothing that computes
+    "rimc_onnx.cli": {
+        "typer",
+        "rimc_onnx._console",
+        "rimc_onnx.api",
+        "rimc_onnx.calibration.fit",
+        "rimc_onnx.config",
+        "rimc_onnx.device",
+        "rimc_onnx.errors",
+        "rimc_onnx.evaluation",
+        "rimc_onnx.quickstart",
+    },
+}
+FORBIDDEN_AT_TOP = {"torch"}
+"""Never imported when a module is: it is an extra."""
+
+
+def part_of(module: str) -> str:
+    """The row of the table: the longest name in ``ALLOWED`` that ``module`` lies in."""
+    names = [n for n in ALLOWED if module == n or module.startswith(f"{n}.")]
+    return max(names, key=len)
+
+
+def imports(path: Path, *, run_time_only: bool = False) -> set[str]:
+    """Modules that a source imports, at its top, inside functions and for type checking.
+
+    ``from rimc_onnx import x`` counts as ``rimc_onnx.x``. ``run_time_only`` leaves out what is
+    under ``if TYPE_CHECKING`` and inside functions.
+    """
+    found: set[str] = set()
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                module = node.module or ""
+                if module == "rimc_onnx":
+                    found.update(f"rimc_onnx.{alias.name}" for alias in node.names)
+                else:
+                    found.add(module)
+            elif run_time_only and (
+                isinstance(node, ast.FunctionDef)
+                or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+            ):
+                continue
+            else:
+                for field in ("body", "orelse", "finalbody", "handlers"):
+                    visit([n for n in getattr(node, field, []) if isinstance(n, ast.AST)])
+
+    visit(ast.parse(path.read_text()).body)
+    return found
+
+
+def is_allowed(module: str, allowed: set[str]) -> bool:
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "__future__":
+        return True
+    return any(module == a or module.startswith(f"{a}.") for a in allowed)
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_module_imports_what_its_part_may(module: str) -> None:
+    # A pass that needs a session, a device model that needs a pass: the next one can't be tested
+    # without the whole house.
+    allowed = ALLOWED[part_of(module)]
+    wrong = sorted(m for m in imports(SOURCES[module]) if not is_allowed(m, allowed))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_module_needs_no_extra_to_be_imported(module: str) -> None:
+    # torch is an extra: whoever has not installed it must still be able to import everything.
+    top = {m.split(".")[0] for m in imports(SOURCES[module], run_time_only=True)}
+    assert not top & FORBIDDEN_AT_TOP
+
+
+def test_only_the_console_uses_rich() -> None:
+    # Two ideas of what a terminal is.
+    users = {m for m, path in SOURCES.items() if "rich" in {i.split(".")[0] for i in imports(path)}}
+    assert users == {"rimc_onnx._console"}
+
+
+def test_only_the_command_line_exits() -> None:
+    # Library code raises; a notebook must not die of a wrong path.
+    for module, path in SOURCES.items():
+        names = {
+            ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call)
+        }  # fmt: skip
+        if module != "rimc_onnx.cli":
+            assert not names & {"sys.exit", "exit", "quit", "os._exit"}, module
+
+
+def test_what_is_walked_is_what_is_imported() -> None:
+    # A table that checks another copy of the sources, or none.
+    assert len(SOURCES) > 40
+    assert Path(rimc_onnx.__file__).resolve() == (ROOT / "rimc_onnx" / "__init__.py") or (
+        Path(rimc_onnx.__file__).read_text() == (ROOT / "rimc_onnx" / "__init__.py").read_text()
+    )

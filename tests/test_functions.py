@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Function bodies of the operators, as stock ONNX Runtime inlines them, against the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rimc_onnx import opset, reference
+from rimc_onnx.functions import FUNCTION_OPSET_VERSION, function_protos
+
+Array = np.ndarray[Any, Any]
+
+STATE = {
+    "node": "fc1",
+    "device": "gaussian-relative",
+    "device_config": "{}",
+    "seed": 0,
+    "g_max_us": 40.0,
+    "w_max": [1.0],
+}
+IDEAL = {
+    "tile_rows": 0,
+    "num_tiles": 1,
+    "dac_bits": 0,
+    "dac_range": 1.0,
+    "dac_signed": 1,
+    "adc_bits": 0,
+    "adc_range": [1.0],
+}
+NUMERIC = ("num_tiles", "dac_bits", "dac_range", "dac_signed", "adc_bits", "adc_range")
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def whole(shape: Sequence[int], seed: int, most: int = 3) -> Array:
+    """Small whole numbers: sums are exact in float32, so an ADC sees the same value everywhere."""
+    return rng(seed).integers(-most, most + 1, tuple(shape)).astype(np.float32)
+
+
+def run(
+    op_type: str,
+    x: Array,
+    initializers: Mapping[str, Array],
+    attributes: Mapping[str, Any],
+    more: Mapping[str, Array] | None = None,
+) -> Array:
+    """One node of ours with nothing registered: ONNX Runtime has to inline the function."""
+    feeds = {"x": x, **(more or {})}
+    spec = opset.OPS[op_type]
+    assert set(attributes) == set(spec.attributes)
+    node = helper.make_node(op_type, list(spec.inputs), ["y"], domain=opset.DOMAIN, **attributes)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        # free dimensions: a body must not need shapes at load
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * a.ndim)
+            for n, a in feeds.items()
+        ],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in initializers.items()],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[
+            helper.make_opsetid("", FUNCTION_OPSET_VERSION),
+            helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+        ],
+        functions=function_protos(),
+        ir_version=8,
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, feeds)
+    return np.asarray(y)
+
+
+def equal(got: Array, expected: Array) -> None:
+    """4 ulp: the same float32 operations on the same whole numbers, apart from constant folding."""
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype == np.float32
+    np.testing.assert_array_max_ulp(got, expected, maxulp=4)
+
+
+# Step 1 of a DAC and of an ADC keeps every value whole: codes are the values themselves.
+PERIPHERY = {
+    "ideal": {},
+    "dac": {"dac_bits": 3, "dac_range": 3.0},
+    "dac that saturates": {"dac_bits": 2, "dac_range": 1.0},
+    "dac unsigned": {"dac_bits": 2, "dac_range": 3.0, "dac_signed": 0},
+    "adc": {"adc_bits": 8, "adc_range": [127.0]},
+    "adc that saturates": {"adc_bits": 4, "adc_range": [7.0]},
+    "adc that rounds": {"adc_bits": 4, "adc_range": [28.0]},
+    "adc per column": {"adc_bits": 5, "adc_range": "columns"},
+    "dac and adc": {"dac_bits": 3, "dac_range": 3.0, "adc_bits": 6, "adc_range": [31.0]},
+    "adc of 2 bits": {"adc_bits": 2, "adc_range": [8.0]},
+    "16 bits": {
+        "dac_bits": 16, "dac_range": 32767.0, "adc_bits": 16, "adc_range": [32767.0],
+    },
+}  # fmt: skip
+by_periphery = pytest.mark.parametrize("periphery", PERIPHERY.values(), ids=PERIPHERY)
+
+
+def periphery_attributes(
+    periphery: Mapping[str, Any], columns: int, depth: int, rows: int, tile_rows: int | None
+) -> dict[str, Any]:
+    given = dict(periphery)
+    if given.get("adc_range") == "columns":
+        given["adc_range"] = [15.0 * 2.0 ** (i % 3) for i in range(columns)]
+    tiles = opset.num_tiles(depth, rows, tile_rows)
+    return {**IDEAL, **given, "tile_rows": tile_rows or 0, "num_tiles": tiles}
+
+
+@by_periphery
+@pytest.mark.parametrize("tile_rows", [None, 4, 5, 100])
+@pytest.mark.parametrize("batch", [(3,), (2, 3), (2, 1, 3), (0,)], ids=str)
+def test_rram_matmul_is_the_oracle(
+    periphery: Mapping[str, Any], tile_rows: int | None, batch: tuple[int, ...]
+) -> None:
+    # Padding of the last tile, a reshape that mixes rows and tiles, ADC behind the sum of tiles.
+    x, w = whole((*batch, 13), 1), whole((13, 6), 2)
+    attributes = periphery_attributes(periphery, 6, 13, 1, tile_rows)
+    expected = reference.rram_matmul(x, w, **{n: attributes[n] for n in NUMERIC})
+    equal(run("RramMatMul", x, {"w": w}, {**attributes, **STATE}), expected)
+
+
+CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "1d": ((2, 4, 9), (6, 4, 3), {"strides": [2], "pads": [1, 0], "dilations": [2], "group": 1}),
+    "2d": (
+        (2, 5, 6, 5),
+        (4, 5, 3, 2),
+        {"strides": [1, 2], "pads": [1, 0, 2, 1], "dilations": [1, 2], "group": 1},
+    ),
+    "3d": (
+        (1, 3, 4, 3, 4),
+        (2, 3, 2, 1, 3),
+        {"strides": [1, 1, 2], "pads": [0, 0, 1, 0, 0, 1], "dilations": [1, 1, 1], "group": 1},
+    ),
+    "grouped": (
+        (2, 6, 5, 5),
+        (4, 3, 3, 3),
+        {"strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 2},
+    ),
+    "depthwise": (
+        (2, 4, 5, 5),
+        (8, 1, 3, 3),
+        {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 4},
+    ),
+    "pointwise": (
+        (2, 7, 4, 4),
+        (5, 7, 1, 1),
+        {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1},
+    ),
+}
+by_conv = pytest.mark.parametrize(("x_shape", "w_shape", "geometry"), CONVS.values(), ids=CONVS)
+
+
+@by_periphery
+@by_conv
+@pytest.mark.parametrize("tiled", [False, True], ids=["one tile", "tiles of two channels"])
+def test_rram_conv_is_the_oracle(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    geometry: dict[str, Any],
+    periphery: Mapping[str, Any],
+    tiled: bool,
+) -> None:
+    # A group's tiles next to another group's, padding channels that carry a value, ADC ranges in
+    # the order of tiles instead of columns.
+    columns, depth, *kernel = w_shape
+    rows = int(np.prod(kernel))
+    x, w = whole(x_shape, 1), whole(w_shape, 2)
+    attributes = periphery_attributes(periphery, columns, depth, rows, 2 * rows if tiled else None)
+    expected = reference.rram_conv(x, w, **geometry, **{n: attributes[n] for n in NUMERIC})
+    tile_group = geometry["group"] * attributes["num_tiles"]
+    all_attributes = {**geometry, **attributes, "tile_group": tile_group, **STATE}
+    equal(run("RramConv", x, {"w": w}, all_attributes), expected)
+
+
+def test_converters_of_real_values_agree_to_a_code() -> None:
+    # Ranges that are no power of two. Only where a sum lies on the edge of a code may one differ:
+    # one of 400 here, of the fraction K * eps * codes that is expected to.
+    x, w = (
+        rng(i).standard_normal(s).astype(np.float32) for i, s in enumerate([(40, 64), (64, 10)])
+    )
+    attributes = {
+        **IDEAL, "tile_rows": 16, "num_tiles": 4, "dac_bits": 6, "dac_range": 2.7,
+        "adc_bits": 7, "adc_range": [9.3],
+    }  # fmt: skip
+    expected = reference.rram_matmul(x, w, **{n: attributes[n] for n in NUMERIC})
+    got = run("RramMatMul", x, {"w": w}, {**attributes, **STATE})
+    code = 9.3 / 63
+    assert np.abs(got - expected).max() < 1.001 * code
+    assert (np.abs(got - expected) > 1e-5).mean() <= 1 / 400
+
+
+def adapter(
+    a_shape: tuple[int, ...], b_shape: tuple[int, ...], *, per_column: bool
+) -> dict[str, Array]:
+    """Codes over all of int8; scales are powers of two, so that all sums are exact."""
+    columns = b_shape[1] if len(b_shape) == 2 else b_shape[0]
+    ranks = a_shape[1] if len(a_shape) == 2 else a_shape[0]
+    scales = columns if per_column else 1
+    return {
+        "lora_a": rng(1).integers(-127, 128, a_shape).astype(np.int8),
+        "lora_b": rng(2).integers(-127, 128, b_shape).astype(np.int8),
+        "magnitude": rng(3).integers(-127, 128, columns).astype(np.int8),
+        "x_scale": np.full(1, 1 / 64, np.float32),
+        "rank_step": (2.0 ** rng(4).integers(5, 9, ranks)).astype(np.float32),
+        "lora_b_scale": (2.0 ** rng(5).integers(-9, -6, scales)).astype(np.float32),
+        "magnitude_scale": np.full(1, 1 / 64, np.float32),
+        "bias": whole((columns,), 6, 50) / 8,
+    }
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("batch", [(5,), (2, 3), (0,)], ids=str)
+def test_dora_matmul_is_the_oracle(batch: tuple[int, ...], rank: int, per_column: bool) -> None:
+    # Ties of the rounding to the wrong side, codes that do not saturate, int8 sums that overflow.
+    x, h = whole((*batch, 20), 7, 300) / 128, whole((*batch, 6), 8, 100) / 16
+    tensors = adapter((20, rank), (rank, 6), per_column=per_column)
+    expected = reference.dora_matmul(x, h, **tensors)
+    equal(run("DoraMatMul", x, tensors, {}, {"h": h}), expected)
+
+
+@by_conv
+@pytest.mark.parametrize("per_column", [False, True])
+def test_dora_conv_is_the_oracle(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    geometry: dict[str, Any],
+    per_column: bool,
+) -> None:
+    # The ranks of one group given to another; scales along the wrong axis.
+    columns, depth, *kernel = w_shape
+    group = geometry["group"]
+    rank = min(2, columns // group)
+    x = whole(x_shape, 7, 300) / 128
+    ideal = {n: IDEAL[n] for n in NUMERIC}
+    shape = reference.rram_conv(x, whole(w_shape, 0), **geometry, **ideal).shape
+    h = whole(shape, 8, 100) / 16
+    tensors = adapter(
+        (group * rank, depth, *kernel),
+        (columns, rank, *[1] * len(kernel)),
+        per_column=per_column,
+    )
+    expected = reference.dora_conv(x, h, **tensors, **geometry)
+    equal(run("DoraConv", x, tensors, geometry, {"h": h}), expected)
+
+
+def test_bodies_use_standard_operators_only() -> None:
+    # An operator or an opset that the ONNX Runtime of 2024 does not have.
+    protos = function_protos()
+    assert {p.name for p in protos} >= set(opset.OPS)
+    known = {p.name for p in protos}
+    for proto in protos:
+        assert {o.domain for o in proto.opset_import} <= {"", opset.DOMAIN}
+        for node in proto.node:
+            assert node.domain == "" or node.op_type in known
+
+
+@pytest.mark.parametrize("op_type", opset.OPS)
+def test_bodies_take_the_inputs_and_attributes_of_the_operator(op_type: str) -> None:
+    # The operator set is written down once; the bodies repeat it.
+    (proto,) = [p for p in function_protos() if p.name == op_type]
+    spec = opset.OPS[op_type]
+    assert tuple(proto.input) == spec.inputs
+    assert len(proto.output) == 1
+    assert set(proto.attribute) == set(spec.attributes)
+    assert not proto.attribute_proto  # no defaults: every attribute is written on every node
