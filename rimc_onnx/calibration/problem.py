@@ -21,9 +21,14 @@ from rimc_onnx.calibration.moments import Geometry, SecondMoments
 __all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device", "problem_from_read_out"]
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 _PRIOR_FRAC = 1e-3
 """Weight of the prior on a word line's error, as a share of the mean power of the inputs."""
+_FLOOR_FRAC = 0.05
+"""Prior variance that every cell has, as a share of the mean squared weight."""
+_MOST_OPERATIONS = 2e10
+"""Largest columns * d^3 for which every bit line gets a regression of its own."""
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
 
@@ -93,19 +98,10 @@ def matrix_of(weight: npt.NDArray[np.float32], geometry: Geometry) -> F32:
 
 
 def problem_from_device(name: str, moments: SecondMoments, target: F32) -> NodeProblem:
-    """Black box: ridge regression of Y - H on X, a word line's weights setting its prior."""
+    """Black box: Bayesian regression of Y - H on X; a cell errs by as much as it holds, a priori."""
     error = np.zeros_like(target)
     for g in range(moments.geometry.group):
-        depth = moments.geometry.depth
-        scale = np.sqrt(np.square(target[g], dtype=np.float64).mean(axis=1))
-        gram = moments.x_x[g] * scale[:, None] * scale[None, :]
-        power = np.trace(gram) / depth
-        if power == 0:
-            continue
-        gram[np.diag_indices(depth)] += _PRIOR_FRAC * power
-        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-        seen = scale[:, None] * (moments.x_y[g] - moments.x_h[g])
-        error[g] = scale[:, None] * scipy.linalg.cho_solve(factor, seen, check_finite=False)
+        error[g] = _regress(moments.x_x[g], moments.x_y[g] - moments.x_h[g], target[g])
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
@@ -113,6 +109,32 @@ def problem_from_device(name: str, moments: SecondMoments, target: F32) -> NodeP
         target=target,
         error=error,
     )
+
+
+def _regress(x_x: F64, x_residual: F64, target: F32) -> F64:
+    """Posterior mean of E [d, m] in X E = Y - H for cells of prior variance w^2 + floor.
+
+    One prior for each bit line where that is affordable, else one for all.
+    """
+    depth, columns = target.shape
+    variance = np.square(target, dtype=np.float64)
+    variance += _FLOOR_FRAC * variance.mean() + np.finfo(np.float32).tiny
+    by_line = columns * depth**3 <= _MOST_OPERATIONS
+    priors = [variance[:, j] for j in range(columns)] if by_line else [variance.mean(axis=1)]
+    error = np.empty((depth, columns))
+    for j, prior in enumerate(priors):
+        part = slice(j, j + 1) if by_line else slice(None)
+        scale = np.sqrt(prior)
+        gram = x_x * scale[:, None] * scale[None, :]
+        power = np.trace(gram) / depth
+        if power == 0:
+            error[:, part] = 0
+            continue
+        gram[np.diag_indices(depth)] += _PRIOR_FRAC * power
+        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+        seen = scale[:, None] * x_residual[:, part]
+        error[:, part] = scale[:, None] * scipy.linalg.cho_solve(factor, seen, check_finite=False)
+    return error
 
 
 def problem_from_read_out(

@@ -41,7 +41,7 @@ enum ErrorCode : int {
   kRuntimeException = 6,
   kNotImplemented = 9
 };
-enum ElementType : int { kFloat = 1, kInt8 = 3 };
+enum ElementType : int { kFloat = 1, kInt8 = 3, kInt64 = 7 };
 enum AttrType : int { kAttrInt = 1, kAttrInts = 2, kAttrFloat = 3 };
 
 struct ApiBase {

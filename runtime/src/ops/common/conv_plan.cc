@@ -36,15 +36,30 @@ void Put(const std::vector<Index>& values, std::size_t from, std::size_t rank, A
   for (std::size_t i = 0; i < rank; ++i) (*axes)[kAxes - rank + i] = values[from + i];
 }
 
+// A weight without columns has no data that would bound its other sizes.
+constexpr Index kMaxSteps = Index{1} << 30;
+
+// Steps of a column, or 0 where a size is 0 or they are too many.
+Index CountSteps(const Dims& w) {
+  Index steps = 1;
+  for (std::size_t i = 1; i < w.rank; ++i) {
+    if (w[i] < 1 || w[i] > kMaxSteps / steps) return 0;
+    steps *= static_cast<Index>(w[i]);
+  }
+  return steps;
+}
+
 }  // namespace
 
 ConvNode ReadConvNode(const NodeInfo& node) {
   return {node.Ints("strides"), node.Ints("pads"), node.Ints("dilations"), node.Int("group")};
 }
 
-ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w) {
-  if (w.rank < 3 || w.rank > 2 + kAxes || w.Count() == 0) {
-    Refuse("input ", w_name, " must have 3 to 5 dimensions, none of them 0, got ", w);
+ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w,
+                           Index least_columns) {
+  if (w.rank < 3 || w.rank > 2 + kAxes || w[0] < least_columns || CountSteps(w) == 0) {
+    Refuse("input ", w_name, " must have 3 to 5 dimensions, none of them 0",
+           least_columns == 0 ? " but the first" : "", ", got ", w);
   }
   ConvAttributes conv;
   conv.rank = w.rank - 2;

@@ -47,8 +47,9 @@ struct ConvAttributes {
 };
 
 // Checks the attributes of a convolution by the input `w_name` of shape `w` [M, C / group,
-// *kernel].
-ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w);
+// *kernel]. M is `least_columns` or more.
+ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w,
+                           Index least_columns);
 
 // Shape of one run.
 struct ConvShape {

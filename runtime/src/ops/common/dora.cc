@@ -9,21 +9,12 @@ namespace rimc {
 namespace {
 
 constexpr const char* kNames[kNumDoraInputs] = {
-    "x",       "h",         "lora_a",       "lora_b",          "magnitude",
-    "x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "bias"};
+    "x",         "h",            "lora_a",          "lora_b", "magnitude",     "x_scale",
+    "rank_step", "lora_b_scale", "magnitude_scale", "bias",   "sparse_values", "sparse_index",
+    "sparse_scale"};
 
-// Codes are at most 127, so a rank's sum of |lora_a| * 127 stays below 2^24 (opset.py).
-constexpr Index kMaxLoraAL1 = (Index{1} << 24) / 127;
-// Likewise for the sum over ranks of |code| * |lora_b|.
+// Like kMaxCodeSum, for the sum over ranks of |code| * |lora_b|.
 constexpr Index kMaxBranchRank = (Index{1} << 24) / (127 * 128);
-
-void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one) {
-  const Tensor& tensor = adapter[input];
-  const Index count = tensor.dims.Count();
-  if (count == size || (or_one && count == 1)) return;
-  Refuse("input ", kNames[input], " must have ", size, or_one ? " or 1" : "", " values, got shape ",
-         tensor.dims);
-}
 
 void CheckPositive(const DoraTensors& adapter, DoraInput input) {
   const Tensor& tensor = adapter[input];
@@ -36,8 +27,17 @@ void CheckPositive(const DoraTensors& adapter, DoraInput input) {
 }  // namespace
 
 int DoraInputType(std::size_t index) {
-  const bool is_int8 = index == kLoraA || index == kLoraB || index == kMagnitude;
-  return is_int8 ? abi::kInt8 : abi::kFloat;
+  switch (index) {
+    case kLoraA:
+    case kLoraB:
+    case kMagnitude:
+    case kSparseValues:
+      return abi::kInt8;
+    case kSparseIndex:
+      return abi::kInt64;
+    default:
+      return abi::kFloat;
+  }
 }
 
 std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node) {
@@ -56,6 +56,14 @@ DoraTensors CurrentAdapter(const Context& context) {
   return adapter;
 }
 
+void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one) {
+  const Tensor& tensor = adapter[input];
+  const Index count = tensor.dims.Count();
+  if (count == size || (or_one && count == 1)) return;
+  Refuse("input ", kNames[input], " must have ", size, or_one ? " or 1" : "", " values, got shape ",
+         tensor.dims);
+}
+
 void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape) {
   CheckVector(adapter, kMagnitude, shape.columns, false);
   CheckVector(adapter, kXScale, 1, false);
@@ -72,19 +80,22 @@ void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape) {
     const std::int8_t* a = adapter[kLoraA].Int8s() + r * shape.a_rank;
     Index sum = 0;
     for (Index k = 0; k < shape.fan_in; ++k) sum += std::abs(int{a[k * shape.a_stride]});
-    if (sum > kMaxLoraAL1) {
-      Refuse("the sum of |lora_a| of rank ", r, " must be ", kMaxLoraAL1, " at most, got ", sum,
+    if (sum > kMaxCodeSum) {
+      Refuse("the sum of |lora_a| of rank ", r, " must be ", kMaxCodeSum, " at most, got ", sum,
              ": beyond it the branch is not exact in fp32");
     }
   }
 }
 
 void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors) {
-  const Tensor& scale = adapter[kLoraBScale];
-  const bool one_scale = scale.dims.Count() == 1;
+  const auto scale_of = [&](DoraInput input, Index m) {
+    const Tensor& scale = adapter[input];
+    return scale.Floats()[scale.dims.Count() == 1 ? 0 : m];
+  };
   const float magnitude_scale = adapter[kMagnitudeScale].Floats()[0];
   for (Index m = 0; m < columns; ++m) {
-    vectors.scale[m] = scale.Floats()[one_scale ? 0 : m];
+    vectors.scale[m] = scale_of(kLoraBScale, m);
+    vectors.sparse_scale[m] = scale_of(kSparseScale, m);
     vectors.magnitude[m] = static_cast<float>(adapter[kMagnitude].Int8s()[m]) * magnitude_scale;
     vectors.bias[m] = adapter[kBias].Floats()[m];
   }

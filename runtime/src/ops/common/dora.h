@@ -24,10 +24,17 @@ enum DoraInput : std::size_t {
   kLoraBScale,
   kMagnitudeScale,
   kBias,
+  kSparseValues,
+  kSparseIndex,
+  kSparseScale,
   kNumDoraInputs,
 };
 
 using DoraTensors = std::array<Tensor, kNumDoraInputs>;  // x and h stay empty
+
+// Codes are at most 127, so a sum of code * cell stays below 2^24 where the sum of |cell| is at most
+// this (opset.py).
+constexpr Index kMaxCodeSum = (Index{1} << 24) / 127;
 
 int DoraInputType(std::size_t index);
 
@@ -36,7 +43,10 @@ std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node);
 // The adapter inputs of a run.
 DoraTensors CurrentAdapter(const Context& context);
 
-// Checks the inputs that every adapter has: columns [N], ranks [R] of all groups together, `fan_in`
+// Throws unless the input has `size` values, or one where `or_one`.
+void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one);
+
+// Checks the inputs of the low-rank part and the merge: columns [N], ranks [R] of all groups together, `fan_in`
 // cells of lora_a per rank; that x_scale and rank_step are positive; that the integer sums of the
 // branch are exact in fp32. `a_stride`: distance of the cells of a rank in lora_a, `a_rank`
 // distance of the ranks; `branch_rank`: ranks that an output column sums over.
@@ -52,14 +62,15 @@ void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape);
 
 // Values per output column (or bit line) that the merge needs.
 struct MergeVectors {
-  float* scale;      // lora_b_scale
-  float* magnitude;  // magnitude * magnitude_scale
+  float* scale;         // lora_b_scale
+  float* sparse_scale;  // sparse_scale
+  float* magnitude;     // magnitude * magnitude_scale
   float* bias;
 };
 void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors);
 
-// True where the branch adds nothing because lora_b is zero. (It would add NaN for an x of NaN or
-// a lora_b_scale of infinity; that is not kept.)
+// True where the low-rank part adds nothing because lora_b is zero, or empty. (A zero would add NaN
+// for an x of NaN or a lora_b_scale of infinity; that is not kept.)
 bool IsSilent(const Tensor& lora_b);
 
 }  // namespace rimc

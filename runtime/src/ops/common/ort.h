@@ -81,6 +81,7 @@ struct Tensor {
 
   const float* Floats() const { return static_cast<const float*>(data); }
   const std::int8_t* Int8s() const { return static_cast<const std::int8_t*>(data); }
+  const std::int64_t* Int64s() const { return static_cast<const std::int64_t*>(data); }
 };
 
 // Throws unless `tensor` has the dimensions `want`.
