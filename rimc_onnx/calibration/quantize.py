@@ -42,7 +42,9 @@ def quantize(
     a_codes = np.rint(adapter.a / a_scale[:, None, :])
     a = a_codes * a_scale[:, None, :]
 
-    u_rms = np.sqrt(np.einsum("gdr,gde,ger->gr", a, moments.x_x, a, optimize=True) / rows)
+    # The power of X A, which rounding can leave just below zero where few rows were seen.
+    u_power = np.einsum("gdr,gde,ger->gr", a, moments.x_x, a, optimize=True) / rows
+    u_rms = np.sqrt(np.maximum(u_power, 0.0))
     u_step = _U_RMS * u_rms / _CODES
     u_step[u_step == 0] = 1.0
     rank_step = (u_step / (np.float64(x_scale) * a_scale)).astype(np.float32)
