@@ -67,7 +67,8 @@ def find_constant(value: ir.Value | None) -> Constant | None:
     """The constant behind ``value``, or None (:func:`explain_variable` says why).
 
     1. An initializer. One that is a graph input too may be overridden: not a constant.
-    2. The output of a Constant node with any ``value*`` attribute but ``sparse_value``.
+    2. The output of a Constant node with any ``value*`` attribute but ``sparse_value``, or of a
+       ConstantOfShape whose shape is constant.
     3. Identity, Transpose, Reshape, Flatten, Squeeze or Unsqueeze of a constant, where shape and
        axes are constants as well. Nothing that changes a value, such as Cast.
     """
@@ -83,6 +84,9 @@ def find_constant(value: ir.Value | None) -> Constant | None:
         return None
     if node.op_type == "Constant":
         tensor = _constant_tensor(node)
+        return None if tensor is None else _from_tensor(value, tensor)
+    if node.op_type == "ConstantOfShape":
+        tensor = _filled_tensor(node)
         return None if tensor is None else _from_tensor(value, tensor)
     see = _VIEWS.get(node.op_type)
     if see is None:
@@ -124,6 +128,21 @@ def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
             shape = ir.Shape([] if name == "value_string" else [len(strings)])
             return ir.StringTensor([s.encode("utf-8") for s in strings], shape=shape)
     return None
+
+
+def _filled_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """What a ConstantOfShape of a constant shape gives; made when it is read."""
+    target = find_constant(node.inputs[0])
+    if target is None:
+        return None
+    shape = tuple(int(d) for d in target.numpy().reshape(-1))
+    given = node.attributes.get("value")
+    fill = ir.tensor(np.zeros(1, np.float32)) if given is None else given.as_tensor()
+    return ir.LazyTensor(
+        lambda: ir.tensor(np.broadcast_to(fill.numpy().reshape(()), shape), dtype=fill.dtype),
+        dtype=fill.dtype,
+        shape=ir.Shape(shape),
+    )
 
 
 def _identity(node: ir.Node, base: Constant) -> Constant:  # noqa: ARG001 - one of the views

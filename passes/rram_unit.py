@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import opset
+from rimc_onnx.errors import ModelError
 from rimc_onnx.passes._graph import Shapes, is_private
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
@@ -99,6 +100,11 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
         constant = find_constant(given)
         if constant is None:
             return f"bias '{given.name}' is {explain_variable(given)}"
+        if constant.shape != (columns,):
+            raise ModelError(
+                f"node '{node.name}' (Conv): the bias has shape {list(constant.shape)}, but the "
+                f"weight has {columns} output channels"
+            )
         bias = constant.float32().reshape(columns)
     window = int(np.prod(kernel))
     try:

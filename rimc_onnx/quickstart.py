@@ -55,7 +55,8 @@ def quickstart(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: can't be made ({error.strerror}).") from error
-    sample = importlib.resources.files("rimc_onnx") / "samples" / "digits"
+    # By its full name: the parts of the package may lie in several folders.
+    sample = importlib.resources.files("rimc_onnx.samples.digits")
     for name in _FILES:
         with output_folder(folder / name, force=force) as made:
             (made / name).write_bytes((sample / name).read_bytes())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import shutil
@@ -62,6 +63,37 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CliResult]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Every file below ``folder``, hidden ones too, with a digest of what it holds."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        if p.is_file()
+        else "folder"
+        for p in sorted(folder.rglob("*"))
+        if "__pycache__" not in p.parts
+    }
+
+
+@pytest.fixture
+def fails(cli: Callable[..., CliResult]) -> Callable[..., str]:
+    """``fails(folder, code, *arguments)`` gives the one line; anything else is a failure."""
+
+    def run(folder: Path, code: int, *arguments: object) -> str:
+        before = listing(folder)
+        result = cli(*arguments, cwd=folder)
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("error: ")
+        assert "should not happen" not in lines[0]
+        assert "Traceback" not in lines[0]
+        assert result.code == code
+        assert listing(folder) == before
+        return str(lines[0])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,9 @@ void RramConv::Compute(const Context& context) const {
     const Index image0 = place.item.images.begin;
     float* const data =
         y + (image0 * conv_.columns + column0) * volume + plan.BandOffset(place.item);
-    engine.Compute(place, packed_.data() + column0 * plan.num_offsets(), readout_, column0,
+    const ConvCells cells{packed_.data() + column0 * plan.num_offsets(), plan.columns(),
+                          plan.num_blocks()};
+    engine.Compute(place, cells, place.item.blocks, readout_, column0,
                    {data, volume, conv_.columns * volume});
   });
 }

@@ -74,64 +74,92 @@ void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
   }
 }
 
-void ConvEngine::Compute(const Place& place, const float* packed, const ConvReadout& readout,
-                         Index column0, const ConvOutput& output) const noexcept {
-  const ConvItem& item = place.item;
+// Vectors of positions of an item.
+Index ConvEngine::NumVecs(const ConvItem& item) const noexcept {
   const Axes out = BandOut(item);
   const Axes& extent = plan_.extent();
-  const Index lanes = kernels_.lanes;
+  if (plan_.by_rows()) return out[0] * out[1] * CeilDiv(out[2], kernels_.lanes);
   const Index positions = (item.images.size() - 1) * plan_.plane() +
                           ((out[0] - 1) * extent[1] + out[1] - 1) * extent[2] + out[2];
-  const Index num_vecs =
-      plan_.by_rows() ? out[0] * out[1] * CeilDiv(out[2], lanes) : CeilDiv(positions, lanes);
+  return CeilDiv(positions, kernels_.lanes);
+}
+
+void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range blocks,
+                         const ConvReadout& readout, Index column0,
+                         const ConvOutput& output) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
   const Index block_vecs =
-      std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators / plan_.block_rows());
+      std::min<Index>(kernels::kMaxVecs,
+                      kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
   const Index parts = CeilDiv(num_vecs, block_vecs);
   for (Index part = 0; part < parts; ++part) {
-    for (Index b = item.blocks.begin; b < item.blocks.end; ++b) {
-      const Block block{Part(num_vecs, parts, part), Part(plan_.columns(), plan_.num_blocks(), b)};
-      ComputeBlock(place, block, packed, readout, column0, output);
+    for (Index b = blocks.begin; b < blocks.end; ++b) {
+      const Block block{Part(num_vecs, parts, part), Part(cells.columns, cells.num_blocks, b)};
+      ComputeBlock(place, block, cells.packed, readout, column0, output);
     }
   }
+}
+
+void ConvEngine::ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
+                               const std::int32_t* cell_offsets,
+                               const ConvOutput& output) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
+  const Index block_vecs = std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators);
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  const SparseColumns group{cells.starts + columns.begin, cells.steps,
+                            cells.values + cells.starts[columns.begin]};
+  for (Index part = 0; part < parts; ++part) {
+    const Range vecs = Part(num_vecs, parts, part);
+    // What a block leaves in place.local has to fit there.
+    const Index rows = plan_.by_rows() ? columns.size() : kernels_.max_accumulators / vecs.size();
+    for (Index column = 0; column < columns.size(); column += rows) {
+      const Block block{vecs, {column, std::min(column + rows, columns.size())}};
+      ComputeLists(place, block, group, cell_offsets, output);
+    }
+  }
+}
+
+// Aims the vectors of a block at their inputs and at their places in the block's first column:
+// in the output, or in place.local where vectors run on over rows.
+void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
+                       kernels::BlockArgs* args) const noexcept {
+  const Index lanes = kernels_.lanes;
+  if (!plan_.by_rows()) {
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args->b[v] = place.input + (vecs.begin + v) * lanes;
+      args->c[v] = place.local + v * lanes;
+      args->lanes[v] = static_cast<int>(lanes);
+    }
+    args->c_row = vecs.size() * lanes;
+    return;
+  }
+  const Axes out = BandOut(place.item);
+  const Axes& extent = plan_.extent();
+  const Index row_vecs = CeilDiv(out[2], lanes);
+  for (Index v = 0; v < vecs.size(); ++v) {
+    const Index row = (vecs.begin + v) / row_vecs;
+    const Index w = (vecs.begin + v) % row_vecs * lanes;
+    args->b[v] = place.input + (row / out[1] * extent[1] + row % out[1]) * extent[2] + w;
+    args->c[v] = output.data + row * out[2] + w;
+    args->lanes[v] = static_cast<int>(std::min(lanes, out[2] - w));
+  }
+  args->c_row = output.column;
 }
 
 void ConvEngine::ComputeBlock(const Place& place, const Block& block, const float* packed,
                               const ConvReadout& readout, Index column0,
                               const ConvOutput& output) const noexcept {
-  const ConvItem& item = place.item;
-  const Index lanes = kernels_.lanes;
   const Index rows = block.columns.size();
-  const Index num_vecs = block.vecs.size();
-  const Axes& extent = plan_.extent();
-  float* const data = output.data + block.columns.begin * output.column;
-
+  const ConvOutput first{output.data + block.columns.begin * output.column, output.column,
+                         output.image};
   kernels::BlockArgs args{};
-  if (plan_.by_rows()) {
-    const Axes out = BandOut(item);
-    const Index row_vecs = CeilDiv(out[2], lanes);
-    for (Index v = 0; v < num_vecs; ++v) {
-      const Index row = (block.vecs.begin + v) / row_vecs;
-      const Index w = (block.vecs.begin + v) % row_vecs * lanes;
-      args.b[v] = place.input + (row / out[1] * extent[1] + row % out[1]) * extent[2] + w;
-      args.c[v] = data + row * out[2] + w;
-      args.lanes[v] = static_cast<int>(std::min(lanes, out[2] - w));
-    }
-    args.c_row = output.column;
-  } else {
-    for (Index v = 0; v < num_vecs; ++v) {
-      args.b[v] = place.input + (block.vecs.begin + v) * lanes;
-      args.c[v] = place.local + v * lanes;
-      args.lanes[v] = static_cast<int>(lanes);
-    }
-    args.c_row = num_vecs * lanes;
-  }
-
+  AimAt(place, block.vecs, first, &args);
   const bool has_adc = readout.gain != nullptr;
   args.gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
   args.back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
   args.top = readout.top;
   const float* const a = packed + block.columns.begin * plan_.num_offsets();
-  const auto kernel = kernels_.conv_block[rows - 1][num_vecs - 1];
+  const auto kernel = kernels_.conv_block[rows - 1][block.vecs.size() - 1];
   for (const ConvTile& tile : readout.tiles) {
     args.a = a + tile.k.begin * rows;
     args.b_offset = place.offsets + tile.k.begin;
@@ -140,14 +168,38 @@ void ConvEngine::ComputeBlock(const Place& place, const Block& block, const floa
     args.last = tile.last;
     kernel(args);
   }
-  if (!plan_.by_rows()) {
-    Drop(item, {block.vecs.begin * lanes, block.vecs.end * lanes}, place.local, rows, output, data);
+  if (!plan_.by_rows()) Drop(place, block, first);
+}
+
+// A column is a block of one row that has its own depth and its own offsets. `cells` are of the
+// group.
+void ConvEngine::ComputeLists(const Place& place, const Block& block, const SparseColumns& cells,
+                              const std::int32_t* cell_offsets,
+                              const ConvOutput& output) const noexcept {
+  const ConvOutput first{output.data + block.columns.begin * output.column, output.column,
+                         output.image};
+  const Index num_vecs = block.vecs.size();
+  kernels::BlockArgs args{};
+  AimAt(place, block.vecs, first, &args);
+  const auto kernel = kernels_.conv_block[0][num_vecs - 1];
+  for (Index m = block.columns.begin; m < block.columns.end; ++m) {
+    const Index begin = cells.starts[m] - cells.starts[0];
+    args.a = cells.values + begin;
+    args.b_offset = cell_offsets + begin;
+    args.depth = cells.starts[m + 1] - cells.starts[m];
+    kernel(args);
+    for (Index v = 0; v < num_vecs; ++v) args.c[v] += args.c_row;
   }
+  if (!plan_.by_rows()) Drop(place, block, first);
 }
 
 // Copies what belongs to the output from a block of positions that run on over rows and images.
-void ConvEngine::Drop(const ConvItem& item, Range positions, const float* local, Index rows,
-                      const ConvOutput& output, float* data) const noexcept {
+// `output` is of the block's first column.
+void ConvEngine::Drop(const Place& place, const Block& block,
+                      const ConvOutput& output) const noexcept {
+  const ConvItem& item = place.item;
+  const Index rows = block.columns.size();
+  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
   const Axes out = BandOut(item);
   const Axes& extent = plan_.extent();
   for (Index p = positions.begin; p < positions.end;) {
@@ -159,8 +211,8 @@ void ConvEngine::Drop(const ConvItem& item, Range positions, const float* local,
     const Index n = line / extent[1] / extent[0];
     if (w < out[2] && h < out[1] && d < out[0] && n < item.images.size()) {
       const Index count = std::min(next - p, out[2] - w);
-      const float* from = local + p - positions.begin;
-      float* to = data + n * output.image + (d * out[1] + h) * out[2] + w;
+      const float* from = place.local + p - positions.begin;
+      float* to = output.data + n * output.image + (d * out[1] + h) * out[2] + w;
       for (Index i = 0; i < rows; ++i) {
         for (Index j = 0; j < count; ++j) to[j] = from[j];
         from += positions.size();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs the tasks of a ConvPlan: copies a group's input into scratch memory and computes blocks of
-// columns from it. Used for the crossbar and for the first factor of an adapter.
+// columns from it. Used for the crossbar, and for the first factor and the sparse cells of an
+// adapter.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "ops/common/conv_plan.h"
 #include "ops/common/ort.h"
+#include "ops/common/sparse.h"
 
 namespace rimc {
 
@@ -36,6 +38,13 @@ struct ConvOutput {
   float* data;
   Index column;
   Index image;
+};
+
+// The cells of a group, as PackConvWeights leaves them.
+struct ConvCells {
+  const float* packed;
+  Index columns;
+  Index num_blocks;
 };
 
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
@@ -80,22 +89,32 @@ class ConvEngine {
   template <class Body>
   void Run(const Context& context, Index extra_floats, const Body& body) const;
 
-  // Computes the blocks of columns of `place` that its item names. `packed`: the group's cells
-  // (PackConvWeights), `column0`: index of its first column in readout.gain.
-  void Compute(const Place& place, const float* packed, const ConvReadout& readout, Index column0,
-               const ConvOutput& output) const noexcept;
+  // Computes `blocks` of the columns of a group. `column0`: index of its first column in
+  // readout.gain.
+  void Compute(const Place& place, const ConvCells& cells, Range blocks, const ConvReadout& readout,
+               Index column0, const ConvOutput& output) const noexcept;
+
+  // Computes the columns of a group from lists of cells, without an ADC. `columns`: which of
+  // `cells` these are. `cell_offsets`: place.offsets of every cell, from the first one of the group
+  // on.
+  void ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
+                     const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
  private:
   struct Block;
 
+  Index NumVecs(const ConvItem& item) const noexcept;
+  void AimAt(const Place& place, Range vecs, const ConvOutput& output,
+             kernels::BlockArgs* args) const noexcept;
   void CopyInput(const ConvItem& item, Index g, Range channels, float* memory) const noexcept;
   void CopyPlane(const ConvItem& item, const float* from, float* to,
                  Index phase_floats) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
                     const ConvOutput& output) const noexcept;
-  void Drop(const ConvItem& item, Range positions, const float* local, Index rows,
-            const ConvOutput& output, float* data) const noexcept;
+  void ComputeLists(const Place& place, const Block& block, const SparseColumns& cells,
+                    const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
+  void Drop(const Place& place, const Block& block, const ConvOutput& output) const noexcept;
   Axes BandOut(const ConvItem& item) const;
 
   const ConvPlan& plan_;

@@ -36,17 +36,21 @@ void Put(const std::vector<Index>& values, std::size_t from, std::size_t rank, A
   for (std::size_t i = 0; i < rank; ++i) (*axes)[kAxes - rank + i] = values[from + i];
 }
 
-// A weight without columns has no data that would bound its other sizes.
-constexpr Index kMaxSteps = Index{1} << 30;
-
-// Steps of a column, or 0 where a size is 0 or they are too many.
-Index CountSteps(const Dims& w) {
+void CheckWeightDims(const char* name, const Dims& w, Index least_columns) {
+  const auto end = w.size.begin() + w.rank;
+  if (w.rank < 3 || w.rank > 2 + kAxes || w[0] < least_columns ||
+      std::find(w.size.begin() + 1, end, 0) != end) {
+    Refuse("input ", name, " must have 3 to 5 dimensions, none of them 0",
+           least_columns == 0 ? " but the first" : "", ", got ", w);
+  }
+  // A weight without columns has no data that would bound its other sizes.
   Index steps = 1;
   for (std::size_t i = 1; i < w.rank; ++i) {
-    if (w[i] < 1 || w[i] > kMaxSteps / steps) return 0;
+    if (w[i] > kMaxSteps / steps) {
+      Refuse("input ", name, " must have at most ", kMaxSteps, " cells per column, got ", w);
+    }
     steps *= static_cast<Index>(w[i]);
   }
-  return steps;
 }
 
 }  // namespace
@@ -57,10 +61,7 @@ ConvNode ReadConvNode(const NodeInfo& node) {
 
 ConvAttributes ResolveConv(const ConvNode& node, const char* w_name, const Dims& w,
                            Index least_columns) {
-  if (w.rank < 3 || w.rank > 2 + kAxes || w[0] < least_columns || CountSteps(w) == 0) {
-    Refuse("input ", w_name, " must have 3 to 5 dimensions, none of them 0",
-           least_columns == 0 ? " but the first" : "", ", got ", w);
-  }
+  CheckWeightDims(w_name, w, least_columns);
   ConvAttributes conv;
   conv.rank = w.rank - 2;
   conv.columns = static_cast<Index>(w[0]);

@@ -21,6 +21,9 @@ namespace rimc {
 constexpr std::size_t kAxes = 3;  // convolutions of fewer dimensions get leading axes of size 1
 using Axes = std::array<Index, kAxes>;
 
+// Most cells of a column: places are 32 bits wide.
+constexpr Index kMaxSteps = Index{1} << 30;
+
 // Attributes of a convolution as the node has them.
 struct ConvNode {
   std::vector<Index> strides;
@@ -100,7 +103,6 @@ class ConvPlan {
   Index max_band() const { return max_band_; }
   Index columns() const { return columns_; }  // of one group
   Index num_blocks() const { return num_blocks_; }
-  Index block_rows() const { return CeilDiv(columns_, num_blocks_); }
   // Extents of a channel in scratch memory, and its size.
   const Axes& extent() const { return extent_; }
   Index plane() const { return extent_[0] * extent_[1] * extent_[2]; }
