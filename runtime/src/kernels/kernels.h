@@ -6,7 +6,7 @@
 //
 // Kernels work on memory they are given: they don't allocate, throw, start threads or read the
 // environment. No pointer needs alignment; packed buffers aligned to 64 bytes are faster. Inputs
-// and outputs must not overlap. NaN in gives NaN out.
+// and outputs must not overlap, but where said. NaN in gives NaN out.
 #pragma once
 
 #include <stddef.h>
@@ -65,7 +65,7 @@ struct BlockArgs {
 };
 
 // u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
-// where code(x) = clip(rint(x / x_scale), -127, 127).
+// where code(x) = clip(rint(x / x_scale), -127, 127), or x itself where that is a code already.
 // Pre: sums are integers below 2^24, so their order is free. a: [rank, a_row], a_row a multiple of
 // the table's lanes, zero beyond depth.
 struct RankArgs {
@@ -76,13 +76,25 @@ struct RankArgs {
   ptrdiff_t depth;
   ptrdiff_t rank;
   float x_scale;
+  bool x_is_codes;
   const float* rank_step;
   float* u;  // [rows, rank]
 };
 
-// y = (h + v * scale) * magnitude + bias, v[i, n] = sum over r of coef[i, r] * basis[r, n]
-// scale, magnitude and bias are indexed by n in `merge_columns`, by i in `merge_rows`.
-// Pre: v is an integer below 2^24. Rank 0 is v = 0.
+// to[c * to_row + r] = from[r * from_row + c], r < rows, c < columns
+struct TransposeArgs {
+  const float* from;
+  ptrdiff_t from_row;
+  float* to;
+  ptrdiff_t to_row;
+  ptrdiff_t rows;
+  ptrdiff_t columns;
+};
+
+// y = ((h + v * scale) + sums * sums_scale) * magnitude + bias
+// where v[i, n] = sum over r of coef[i, r] * basis[r, n]; the term of a scale that is null is left
+// out. The scales, magnitude and bias are indexed by n in `merge_columns`, by i in `merge_rows`.
+// Pre: v is an integer below 2^24. Rank 0 is v = 0, and so is a null scale, whose rank is 0.
 struct MergeArgs {
   const float* coef;
   ptrdiff_t coef_row;
@@ -90,11 +102,13 @@ struct MergeArgs {
   ptrdiff_t basis_row;
   ptrdiff_t rank;
   const float* h;
+  const float* sums;  // may be y
   float* y;
-  ptrdiff_t y_row;  // of h too
+  ptrdiff_t y_row;  // of h and sums too
   ptrdiff_t rows;
   ptrdiff_t columns;
   const float* scale;
+  const float* sums_scale;
   const float* magnitude;
   const float* bias;
 };
@@ -118,6 +132,7 @@ struct KernelTable {
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);
   void (*rank_codes)(const RankArgs& args);
+  void (*transpose)(const TransposeArgs& args);
   void (*merge_columns)(const MergeArgs& args);
   void (*merge_rows)(const MergeArgs& args);
 };

@@ -46,6 +46,26 @@ struct Avx2 {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+  static void Transpose(Vec* v) {
+    // Within quarters of the tile first, then the quarters among themselves.
+    Vec quad[8];
+    RIMC_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+      const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v[i], v[i + 1]));
+      const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v[i], v[i + 1]));
+      const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v[i + 2], v[i + 3]));
+      const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v[i + 2], v[i + 3]));
+      quad[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+      quad[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+      quad[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+      quad[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+    }
+    RIMC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      v[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+      v[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+    }
+  }
 };
 
 }  // namespace

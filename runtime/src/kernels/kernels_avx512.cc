@@ -37,6 +37,33 @@ struct Avx512 {
   // min and max give their second operand where one is NaN.
   static Vec Clip(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
   static float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  static void Transpose(Vec* v) {
+    // Within 4 x 4 blocks of the tile first, then the blocks among themselves.
+    Vec quad[16];
+    RIMC_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v[i], v[i + 1]));
+      const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v[i], v[i + 1]));
+      const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3]));
+      const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]));
+      quad[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+      quad[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+      quad[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+      quad[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+    }
+    // Column c of block column b is in lane b of quad[4 * block row + c].
+    RIMC_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const Vec even_top = _mm512_shuffle_f32x4(quad[c], quad[4 + c], 0x88);
+      const Vec odd_top = _mm512_shuffle_f32x4(quad[c], quad[4 + c], 0xdd);
+      const Vec even_bottom = _mm512_shuffle_f32x4(quad[8 + c], quad[12 + c], 0x88);
+      const Vec odd_bottom = _mm512_shuffle_f32x4(quad[8 + c], quad[12 + c], 0xdd);
+      v[c] = _mm512_shuffle_f32x4(even_top, even_bottom, 0x88);
+      v[4 + c] = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0x88);
+      v[8 + c] = _mm512_shuffle_f32x4(even_top, even_bottom, 0xdd);
+      v[12 + c] = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0xdd);
+    }
+  }
 };
 
 }  // namespace

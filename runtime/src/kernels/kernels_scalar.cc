@@ -34,6 +34,7 @@ struct Scalar {
     return v > high ? high : v;
   }
   static float Sum(Vec v) { return v; }
+  static void Transpose(Vec*) {}
 };
 
 }  // namespace

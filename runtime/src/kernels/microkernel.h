@@ -5,7 +5,7 @@
 //   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
-//   NaN), Sum (any order).
+//   NaN), Sum (any order), Transpose(Vec[kLanes]).
 #pragma once
 
 #include "kernels/kernels.h"
@@ -175,7 +175,7 @@ void CopyRows(const CopyArgs& args) {
   }
 }
 
-template <class S, int kRank>
+template <class S, int kRank, bool kQuantize>
 void RankCodesOf(const RankArgs& args, ptrdiff_t rank0) {
   using Vec = typename S::Vec;
   const Vec x_scale = S::Set1(args.x_scale);
@@ -189,7 +189,8 @@ void RankCodesOf(const RankArgs& args, ptrdiff_t rank0) {
     for (int r = 0; r < kRank; ++r) acc[r] = S::Set1(0.0f);
     for (ptrdiff_t k = 0; k < args.depth; k += S::kLanes) {
       const int lanes = args.depth - k < S::kLanes ? static_cast<int>(args.depth - k) : S::kLanes;
-      const Vec code = S::Clip(S::Rint(S::Div(LoadLanes<S>(x + k, lanes), x_scale)), low, high);
+      Vec code = LoadLanes<S>(x + k, lanes);
+      if (kQuantize) code = S::Clip(S::Rint(S::Div(code, x_scale)), low, high);
       RIMC_UNROLL
       for (int r = 0; r < kRank; ++r) {
         acc[r] = S::Fma(code, S::Load(a + r * args.a_row + k), acc[r]);
@@ -200,22 +201,28 @@ void RankCodesOf(const RankArgs& args, ptrdiff_t rank0) {
   }
 }
 
-template <class S>
-void RankCodes(const RankArgs& args) {
+template <class S, bool kQuantize>
+void RankSums(const RankArgs& args) {
   ptrdiff_t rank0 = 0;
-  for (; rank0 + 4 <= args.rank; rank0 += 4) RankCodesOf<S, 4>(args, rank0);
+  for (; rank0 + 4 <= args.rank; rank0 += 4) RankCodesOf<S, 4, kQuantize>(args, rank0);
   switch (args.rank - rank0) {
     case 3:
-      RankCodesOf<S, 3>(args, rank0);
-      break;
+      return RankCodesOf<S, 3, kQuantize>(args, rank0);
     case 2:
-      RankCodesOf<S, 2>(args, rank0);
-      break;
+      return RankCodesOf<S, 2, kQuantize>(args, rank0);
     case 1:
-      RankCodesOf<S, 1>(args, rank0);
-      break;
+      return RankCodesOf<S, 1, kQuantize>(args, rank0);
     default:
-      break;
+      return;
+  }
+}
+
+template <class S>
+void RankCodes(const RankArgs& args) {
+  if (args.x_is_codes) {
+    RankSums<S, false>(args);
+  } else {
+    RankSums<S, true>(args);
   }
   for (ptrdiff_t i = 0; i < args.rows; ++i) {
     float* u = args.u + i * args.rank;
@@ -226,15 +233,42 @@ void RankCodes(const RankArgs& args) {
   }
 }
 
+template <class S>
+void Transpose(const TransposeArgs& args) {
+  using Vec = typename S::Vec;
+  for (ptrdiff_t r = 0; r < args.rows; r += S::kLanes) {
+    const int rows = args.rows - r < S::kLanes ? static_cast<int>(args.rows - r) : S::kLanes;
+    for (ptrdiff_t c = 0; c < args.columns; c += S::kLanes) {
+      const int columns =
+          args.columns - c < S::kLanes ? static_cast<int>(args.columns - c) : S::kLanes;
+      Vec tile[S::kLanes];
+      RIMC_UNROLL
+      for (int i = 0; i < S::kLanes; ++i) {
+        tile[i] = S::Set1(0.0f);
+        if (i < rows) tile[i] = LoadLanes<S>(args.from + (r + i) * args.from_row + c, columns);
+      }
+      S::Transpose(tile);
+      RIMC_UNROLL
+      for (int i = 0; i < S::kLanes; ++i) {
+        if (i < columns) StoreLanes<S>(args.to + (c + i) * args.to_row + r, rows, tile[i]);
+      }
+    }
+  }
+}
+
 // Rows [row, row + kRows). A rank below 0 is any rank; others keep the coefficients in registers.
 template <class S, int kRank, int kRows, bool kColumns>
 void MergeRows(const MergeArgs& args, ptrdiff_t row) {
   using Vec = typename S::Vec;
   const float* coef = args.coef + row * args.coef_row;
   const float* h = args.h + row * args.y_row;
+  const float* sums = args.sums + row * args.y_row;
   float* y = args.y + row * args.y_row;
+  const bool has_scale = kRank != 0 || args.scale != nullptr;
+  const bool has_sums = args.sums_scale != nullptr;
   Vec kept[kRows][kRank > 0 ? kRank : 1];
   Vec scale[kRows];
+  Vec sums_scale[kRows];
   Vec magnitude[kRows];
   Vec bias[kRows];
   RIMC_UNROLL
@@ -242,7 +276,8 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
     RIMC_UNROLL
     for (int r = 0; r < kRank; ++r) kept[i][r] = S::Set1(coef[i * args.coef_row + r]);
     if (!kColumns) {
-      scale[i] = S::Set1(args.scale[row + i]);
+      if (has_scale) scale[i] = S::Set1(args.scale[row + i]);
+      if (has_sums) sums_scale[i] = S::Set1(args.sums_scale[row + i]);
       magnitude[i] = S::Set1(args.magnitude[row + i]);
       bias[i] = S::Set1(args.bias[row + i]);
     }
@@ -270,11 +305,17 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
     }
     RIMC_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      v[i] = S::Mul(v[i], kColumns ? S::Load(args.scale + n) : scale[i]);
-      v[i] = S::Add(LoadLanes<S>(h + i * args.y_row + n, lanes), v[i]);
-      v[i] = S::Mul(v[i], kColumns ? S::Load(args.magnitude + n) : magnitude[i]);
-      v[i] = S::Add(v[i], kColumns ? S::Load(args.bias + n) : bias[i]);
-      StoreLanes<S>(y + i * args.y_row + n, lanes, v[i]);
+      Vec total = LoadLanes<S>(h + i * args.y_row + n, lanes);
+      if (has_scale) {
+        total = S::Add(total, S::Mul(v[i], kColumns ? S::Load(args.scale + n) : scale[i]));
+      }
+      if (has_sums) {
+        const Vec sum = LoadLanes<S>(sums + i * args.y_row + n, lanes);
+        total = S::Add(total, S::Mul(sum, kColumns ? S::Load(args.sums_scale + n) : sums_scale[i]));
+      }
+      total = S::Mul(total, kColumns ? S::Load(args.magnitude + n) : magnitude[i]);
+      total = S::Add(total, kColumns ? S::Load(args.bias + n) : bias[i]);
+      StoreLanes<S>(y + i * args.y_row + n, lanes, total);
     }
   }
 }
@@ -329,6 +370,7 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Quantize<S>,
           &CopyRows<S>,
           &RankCodes<S>,
+          &Transpose<S>,
           &Merge<S, true>,
           &Merge<S, false>};
 }

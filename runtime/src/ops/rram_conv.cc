@@ -7,7 +7,7 @@ namespace rimc {
 RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
-  conv_ = ResolveConv(ReadConvNode(node), "w", w->dims);
+  conv_ = ResolveConv(ReadConvNode(node), "w", w->dims, 1);
   periphery_ = ReadPeriphery(node, conv_.columns, conv_.depth, conv_.Window());
   const Index tile_group = node.Int("tile_group");
   if (tile_group != conv_.group * periphery_.num_tiles) {
