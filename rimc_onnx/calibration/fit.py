@@ -24,6 +24,7 @@ from rimc_onnx.calibration.quantize import quantize
 from rimc_onnx.calibration.ranges import geometry_of
 from rimc_onnx.calibration.taps import SessionFactory, StagedRun, node_session
 from rimc_onnx.errors import CalibrationError, ConfigError
+from rimc_onnx.opset import MAX_RANK
 from rimc_onnx.passes import AttachAdaptersPass, RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = ["CalibrateConfig", "CalibratedNode", "fit_adapters"]
@@ -46,8 +47,8 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ConfigError(f"samples must be 1 or more, got {self.num_samples}")
-        if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"rank must be 1 or more, got {self.rank}")
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
