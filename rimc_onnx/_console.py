@@ -23,8 +23,9 @@ class Console:
     def result(self, report: Any, render: Callable[[], None]) -> None:
         """Show a report: its fields as JSON, or by ``render``."""
         if self.as_json:
-            fields = asdict(report) if is_dataclass(report) else report
-            print(json.dumps(fields, default=str, allow_nan=False))
+            if is_dataclass(report) and not isinstance(report, type):
+                report = asdict(report)
+            print(json.dumps(report, default=str, allow_nan=False))
         else:
             render()
 

@@ -240,7 +240,8 @@ def calibrate(
     target = Path(output) if output else source.with_suffix(".calibrated.onnx")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    passes.rram_branches(student)
+    if DOMAIN not in student.opset_imports:
+        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
     check_output(target, force=force)
     teacher_graph = load_model(_teacher_of(student, source, teacher, force=force))
     passes.prepare_pipeline()(teacher_graph)

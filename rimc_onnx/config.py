@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rimc_onnx.device import DeviceConfig, get_preset
 from rimc_onnx.errors import ConfigError
+from rimc_onnx.opset import MAX_RANK
 
 __all__ = ["ConvertConfig", "NodeRanges", "PeripheryConfig"]
 
@@ -80,5 +81,5 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must lie in 0..2^63-1, got {self.seed}")
-        if self.rank < 1:
-            raise ConfigError(f"rank must be 1 or more, got {self.rank}")
+        if not 1 <= self.rank <= MAX_RANK:
+            raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")

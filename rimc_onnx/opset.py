@@ -15,6 +15,7 @@ __all__ = [
     "DORA_CONV",
     "DORA_MATMUL",
     "MAX_CODE_SUM",
+    "MAX_RANK",
     "OPS",
     "RRAM_CONV",
     "RRAM_MATMUL",
@@ -35,6 +36,9 @@ MAX_CODE_SUM: Final = 2**24 // 127
 """Largest sum of |lora_a| over one rank, and of |sparse_values| over one bit line: below it every
 int32 partial sum of the branch is exact in fp32 too, so the function body may use floating-point
 operators and give the same integers."""
+
+MAX_RANK: Final = 2**24 // (127 * 128)
+"""Largest rank of a branch, for the same reason."""
 
 _PERIPHERY = {
     "tile_rows": "int",

@@ -260,7 +260,7 @@ def test_model_that_is_not_converted_is_not_calibrated(
         (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
         (["--seed", str(2**63)], "seed must lie in"),
         (["--seed", "one"], "--seed"),
-        (["--rank", "0"], "rank must be 1 or more, got 0"),
+        (["--rank", "0"], "rank must lie in 1..1032, got 0"),
         (["--keep-digital", "node_conv2d_99"], "Did you mean 'node_conv2d"),
         (["--colour", "red"], "No such option: --colour"),
         (["-o", "model.onnx", "--force"], "is the model itself"),
@@ -279,7 +279,7 @@ def test_wrong_option_of_convert_is_a_usage_error(
     [
         (["--samples", "0"], "samples must be 1 or more, got 0"),
         (["--samples", "-3"], "samples must be 1 or more, got -3"),
-        (["--rank", "0"], "rank must be 1 or more, got 0"),
+        (["--rank", "0"], "rank must lie in 1..1032, got 0"),
         (["--seed", "-1"], "seed"),
         (["--epochs", "3"], "No such option: --epochs"),
         (["-o", "model.rimc.onnx", "--force"], "is the model itself"),

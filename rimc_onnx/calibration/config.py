@@ -9,6 +9,7 @@ from typing import Literal
 from rimc_onnx.calibration.allocate import Kinds
 from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.errors import ConfigError, UsageError, suggest
+from rimc_onnx.opset import MAX_RANK
 
 __all__ = ["CalibrateConfig", "parse_adapter", "parse_budget"]
 
@@ -53,8 +54,8 @@ class CalibrateConfig:
                 f"samples must be 1 or more, got {self.num_samples}. "
                 "Only --read-out with --statistics needs none."
             )
-        if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"rank must be 1 or more, got {self.rank}")
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
         given = [self.rank, self.sram_budget_bytes, self.sram_budget_frac]
         if sum(value is not None for value in given) > 1:
             raise UsageError("give either one rank for all nodes or one SRAM budget, not both")

@@ -262,10 +262,10 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
   using Vec = typename S::Vec;
   const float* coef = args.coef + row * args.coef_row;
   const float* h = args.h + row * args.y_row;
-  const float* sums = args.sums + row * args.y_row;
   float* y = args.y + row * args.y_row;
   const bool has_scale = kRank != 0 || args.scale != nullptr;
   const bool has_sums = args.sums_scale != nullptr;
+  const float* sums = has_sums ? args.sums + row * args.y_row : nullptr;
   Vec kept[kRows][kRank > 0 ? kRank : 1];
   Vec scale[kRows];
   Vec sums_scale[kRows];

@@ -2,6 +2,7 @@
 #include "ops/dora_conv.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "dispatch.h"
 
@@ -39,7 +40,8 @@ DoraConv::DoraConv(const NodeInfo& node) : kernels_(ActiveKernels()), node_(Read
 
 DoraConv::Layout DoraConv::Check(const DoraTensors& adapter) const {
   Layout layout{};
-  layout.conv = ResolveConv(node_, "lora_a", adapter[kLoraA].dims);
+  layout.conv = ResolveConv(node_, "lora_a", adapter[kLoraA].dims, 0);
+  const Index ranks = layout.conv.columns;
   layout.rank = layout.conv.GroupColumns();
   const Dims& b = adapter[kLoraB].dims;
   Dims want = adapter[kLoraA].dims;
@@ -52,9 +54,14 @@ DoraConv::Layout DoraConv::Check(const DoraTensors& adapter) const {
     Refuse("group must divide the ", layout.columns, " output channels of lora_b, got ",
            layout.conv.group);
   }
-  layout.silent = IsSilent(adapter[kLoraB]);
-  CheckAdapter(adapter, {layout.columns, layout.conv.columns, layout.rank, layout.Steps(), 1,
-                         layout.Steps()});
+  const Index steps = layout.Steps();
+  CheckAdapter(adapter, {layout.columns, ranks, layout.rank, steps, 1, steps});
+  const CellGrid grid = layout.Grid();
+  layout.num_cells = CheckSparse(adapter, grid);
+  layout.dense = IsDense(layout.num_cells, grid);
+  layout.active_rank = IsSilent(adapter[kLoraB]) ? 0 : layout.rank;
+  layout.conv.columns = layout.conv.group * layout.active_rank + CeilDiv(layout.num_cells, steps);
+  layout.conv.columns = std::max(Index{1}, layout.conv.columns);
   return layout;
 }
 
@@ -65,8 +72,25 @@ void DoraConv::Pack(const DoraTensors& adapter, const Layout& layout, float* mem
   std::transform(b, b + layout.columns * layout.rank, memory + layout.b(),
                  [](std::int8_t code) { return static_cast<float>(code); });
   FillMergeVectors(adapter, layout.columns,
-                   {memory + layout.scale(), memory + layout.magnitude(), memory + layout.bias()});
-  std::copy_n(adapter[kRankStep].Floats(), layout.conv.columns, memory + layout.rank_step());
+                   {memory + layout.scale(), memory + layout.sparse_scale(),
+                    memory + layout.magnitude(), memory + layout.bias()});
+  std::copy_n(adapter[kRankStep].Floats(), layout.conv.group * layout.rank,
+              memory + layout.rank_step());
+  if (layout.dense) {
+    PackDense(adapter, layout, memory + layout.cells());
+  } else {
+    PackSparse(adapter, layout.Grid(), 1, memory + layout.cells());
+  }
+}
+
+void DoraConv::PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const {
+  std::vector<std::int8_t> matrix(static_cast<std::size_t>(layout.Grid().Count()));
+  for (Index e = 0; e < layout.num_cells; ++e) {
+    matrix[static_cast<std::size_t>(adapter[kSparseIndex].Int64s()[e])] =
+        adapter[kSparseValues].Int8s()[e];
+  }
+  PackConvWeights(matrix.data(), layout.conv.group, layout.GroupColumns(), layout.Steps(),
+                  CeilDiv(layout.GroupColumns(), kernels_.max_rows), cells);
 }
 
 void DoraConv::Compute(const Context& context) const {
@@ -92,11 +116,22 @@ void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return;
   const Run run{layout, packed, x_scale, shape, x.Floats(), h.Floats(), y};
-  if (layout.silent) {
+  if (layout.active_rank == 0 && layout.num_cells == 0) {
     MergeOnly(context, run);
   } else {
     AddBranch(context, run);
   }
+}
+
+kernels::MergeArgs DoraConv::MergeOf(const Run& run, Index column0) noexcept {
+  const Layout& layout = run.layout;
+  kernels::MergeArgs args{};
+  args.y_row = run.shape.OutVolume();
+  args.scale = layout.rank > 0 ? run.packed + layout.scale() + column0 : nullptr;
+  args.sums_scale = layout.num_cells > 0 ? run.packed + layout.sparse_scale() + column0 : nullptr;
+  args.magnitude = run.packed + layout.magnitude() + column0;
+  args.bias = run.packed + layout.bias() + column0;
+  return args;
 }
 
 void DoraConv::MergeOnly(const Context& context, const Run& run) const {
@@ -106,15 +141,11 @@ void DoraConv::MergeOnly(const Context& context, const Run& run) const {
   context.ParallelFor(run.shape.batch * parts, [&](Index task) {
     const Range columns = Part(layout.columns, parts, task % parts);
     const Index at = (task / parts * layout.columns + columns.begin) * volume;
-    kernels::MergeArgs args{};
+    kernels::MergeArgs args = MergeOf(run, columns.begin);
     args.h = run.h + at;
     args.y = run.y + at;
-    args.y_row = volume;
     args.rows = columns.size();
     args.columns = volume;
-    args.scale = run.packed + layout.scale() + columns.begin;
-    args.magnitude = run.packed + layout.magnitude() + columns.begin;
-    args.bias = run.packed + layout.bias() + columns.begin;
     kernels_.merge_rows(args);
   });
 }
@@ -124,46 +155,79 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
   const ConvPlan plan(layout.conv, run.shape, false, kernels_);
   const kernels::Quantizer x_codes{run.x_scale, -127.0f, 127.0f, 1.0f};
   const ConvEngine engine(plan, kernels_, &x_codes, run.x);
-  const ConvReadout sums{{{{0, layout.Steps()}, true, true}}};
+  const Index steps = layout.Steps();
+  const Index rank = layout.active_rank;
+  const ConvReadout sums{{{{0, steps}, true, true}}};
   // The kernels read whole vectors of u.
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
-  engine.Run(context, layout.rank * u_row + kernels_.lanes, [&](const ConvEngine::Place& place) {
+  const Index u_floats = rank * u_row + kernels_.lanes;
+  const Index offset_floats =
+      layout.dense ? 0 : std::min(layout.num_cells, layout.GroupColumns() * steps);
+  engine.Run(context, u_floats + offset_floats, [&](const ConvEngine::Place& place) {
     float* const u = place.extra;
-    engine.Compute(place, run.packed + layout.a() + place.group * layout.rank * layout.Steps(),
-                   sums, 0, {u, u_row, plan.BandSize(place.item)});
+    if (rank > 0) {
+      const ConvCells a{run.packed + layout.a() + place.group * rank * steps, rank,
+                        CeilDiv(rank, kernels_.max_rows)};
+      engine.Compute(place, a, {0, a.num_blocks}, sums, 0, {u, u_row, plan.BandSize(place.item)});
+    }
+    if (layout.num_cells > 0) {
+      SumCells(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+    }
     MergeGroup(run, plan, place.item, place.group, u, u_row);
   });
+}
+
+void DoraConv::SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+                        const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
+  const Layout& layout = run.layout;
+  const Index volume = run.shape.OutVolume();
+  const Index columns = layout.GroupColumns();
+  const Index column0 = place.group * columns;
+  const Index image0 = place.item.images.begin;
+  const ConvOutput output{
+      run.y + (image0 * layout.columns + column0) * volume + plan.BandOffset(place.item), volume,
+      layout.columns * volume};
+  const float* const memory = run.packed + layout.cells();
+  if (layout.dense) {
+    const ConvReadout sums{{{{0, layout.Steps()}, true, true}}};
+    const ConvCells cells{memory + column0 * layout.Steps(), columns,
+                          CeilDiv(columns, kernels_.max_rows)};
+    engine.Compute(place, cells, {0, cells.num_blocks}, sums, 0, output);
+    return;
+  }
+  const SparseColumns cells = SparseIn(memory, layout.columns, layout.num_cells);
+  const std::int32_t* const begin = cells.steps + cells.starts[column0];
+  const std::int32_t* const end = cells.steps + cells.starts[column0 + columns];
+  std::transform(begin, end, offsets, [&](std::int32_t step) { return place.offsets[step]; });
+  engine.ComputeSparse(place, cells, {column0, column0 + columns}, offsets, output);
 }
 
 void DoraConv::MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g,
                           float* u, Index u_row) const noexcept {
   const Layout& layout = run.layout;
   const Index band = plan.BandSize(item);
-  for (Index r = 0; r < layout.rank; ++r) {
-    const float step = run.packed[layout.rank_step() + g * layout.rank + r];
+  const Index rank = layout.active_rank;
+  for (Index r = 0; r < rank; ++r) {
+    const float step = run.packed[layout.rank_step() + g * rank + r];
     kernels_.quantize(u + r * u_row, u + r * u_row, item.images.size() * band,
                       {step, -127.0f, 127.0f, 1.0f});
   }
   const Index volume = run.shape.OutVolume();
-  const Index group_columns = layout.columns / layout.conv.group;
-  const Index column0 = g * group_columns;
+  const Index column0 = g * layout.GroupColumns();
+  kernels::MergeArgs args = MergeOf(run, column0);
+  args.coef = run.packed + layout.b() + column0 * rank;
+  args.coef_row = rank;
+  args.basis_row = u_row;
+  args.rank = rank;
+  args.rows = layout.GroupColumns();
+  args.columns = band;
   for (Index n = 0; n < item.images.size(); ++n) {
     const Index at =
         ((item.images.begin + n) * layout.columns + column0) * volume + plan.BandOffset(item);
-    kernels::MergeArgs args{};
-    args.coef = run.packed + layout.b() + column0 * layout.rank;
-    args.coef_row = layout.rank;
     args.basis = u + n * band;
-    args.basis_row = u_row;
-    args.rank = layout.rank;
     args.h = run.h + at;
+    args.sums = run.y + at;
     args.y = run.y + at;
-    args.y_row = volume;
-    args.rows = group_columns;
-    args.columns = band;
-    args.scale = run.packed + layout.scale() + column0;
-    args.magnitude = run.packed + layout.magnitude() + column0;
-    args.bias = run.packed + layout.bias() + column0;
     kernels_.merge_rows(args);
   }
 }

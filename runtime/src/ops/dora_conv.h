@@ -6,11 +6,13 @@
 #include "ops/common/dora.h"
 #include "ops/common/ort.h"
 #include "ops/common/shape_inference.h"
+#include "ops/common/sparse.h"
 
 namespace rimc {
 
-// DoraConv: Y = M o (H + (X A) B) + bias, A a convolution and B a 1 x 1 convolution;
-// x [N, C, *S], h [N, M, *S_out], lora_a [group * R, C / group, *kernel], lora_b [M, R, *ones].
+// DoraConv: Y = M o (H + (X A) B + X S) + bias, A and S convolutions and B a 1 x 1 convolution;
+// x [N, C, *S], h [N, M, *S_out], lora_a [group * R, C / group, *kernel], lora_b [M, R, *ones],
+// cells of S [M, C / group, *kernel].
 class DoraConv {
  public:
   static constexpr const char* kName = "DoraConv";
@@ -24,31 +26,45 @@ class DoraConv {
  private:
   // Sizes of an adapter.
   struct Layout {
-    ConvAttributes conv;  // of lora_a: columns are group * R
+    ConvAttributes conv;  // columns: as many as cost as much as the branch
     Index columns;        // M
     Index rank;           // R
-    bool silent;          // the branch adds nothing
+    Index active_rank;    // R, or 0 where the low-rank part adds nothing
+    Index num_cells;      // E
+    bool dense;           // S is packed as a full matrix
 
     Index Steps() const { return conv.depth * conv.Window(); }
+    Index GroupColumns() const { return columns / conv.group; }
+    CellGrid Grid() const { return {columns, Steps(), Steps(), 1}; }
     // Places in the memory it is packed into:
-    Index a() const { return 0; }                         // PackConvWeights
-    Index b() const { return conv.columns * Steps(); }    // [M, R]
-    Index scale() const { return b() + columns * rank; }  // [M], and so the next two
-    Index magnitude() const { return scale() + columns; }
+    Index a() const { return 0; }                                  // PackConvWeights
+    Index b() const { return conv.group * rank * Steps(); }        // [M, R]
+    Index scale() const { return b() + columns * rank; }           // [M], and so the next three
+    Index sparse_scale() const { return scale() + columns; }
+    Index magnitude() const { return sparse_scale() + columns; }
     Index bias() const { return magnitude() + columns; }
-    Index rank_step() const { return bias() + columns; }  // [group * R]
-    Index size() const { return rank_step() + conv.columns; }
+    Index rank_step() const { return bias() + columns; }           // [group * R]
+    Index cells() const { return rank_step() + conv.group * rank; }  // PackConvWeights, PackSparse
+    Index size() const {
+      return cells() + (dense ? Grid().Count() : SparseFloats(columns, num_cells));
+    }
   };
   struct Run;
 
   Layout Check(const DoraTensors& adapter) const;
+  void PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
   void ComputeWith(const Context& context, const Tensor& x, const Tensor& h, const Layout& layout,
                    const float* packed, float x_scale) const;
   void AddBranch(const Context& context, const Run& run) const;
+  // X S of one group of an item, to y. `offsets`: memory for those of the group's cells.
+  void SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+                const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
   // Of one group of an item; u [R, u_row] are the sums of the ranks.
   void MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g, float* u,
                   Index u_row) const noexcept;
+  // The arguments of merge_rows for columns from `column0` on.
+  static kernels::MergeArgs MergeOf(const Run& run, Index column0) noexcept;
   void MergeOnly(const Context& context, const Run& run) const;
 
   const kernels::KernelTable& kernels_;

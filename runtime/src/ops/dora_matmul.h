@@ -5,10 +5,12 @@
 #include "ops/common/dora.h"
 #include "ops/common/ort.h"
 #include "ops/common/shape_inference.h"
+#include "ops/common/sparse.h"
 
 namespace rimc {
 
-// DoraMatMul: Y = M o (H + (X A) B) + bias; x [..., K], h [..., N], lora_a [K, R], lora_b [R, N].
+// DoraMatMul: Y = M o (H + (X A) B + X S) + bias; x [..., K], h [..., N], lora_a [K, R],
+// lora_b [R, N], cells of S [K, N].
 class DoraMatMul {
  public:
   static constexpr const char* kName = "DoraMatMul";
@@ -22,25 +24,48 @@ class DoraMatMul {
  private:
   // Sizes of an adapter and where its parts lie in the memory it is packed into.
   struct Layout {
-    Index depth;    // K
-    Index columns;  // N
-    Index rank;     // R
-    Index a_row;    // K rounded up to vectors
-    Index b_row;    // N rounded up to vectors
-    bool silent;    // the branch adds nothing
+    Index depth;        // K
+    Index columns;      // N
+    Index rank;         // R
+    Index active_rank;  // R, or 0 where the low-rank part adds nothing
+    Index a_row;        // K rounded up to vectors
+    Index b_row;        // N rounded up to vectors
+    Index num_cells;    // E
+    bool dense;         // S is packed as a full matrix
+    Index chunk_rows;   // rows whose codes are used together, in vectors
 
+    CellGrid Grid() const { return {columns, depth, 1, columns}; }
     // Places in the memory:
     Index a() const { return 0; }                       // [R, a_row]
     Index b() const { return rank * a_row; }            // [R, b_row]
-    Index scale() const { return b() + rank * b_row; }  // [b_row], and so the next two
-    Index magnitude() const { return scale() + b_row; }
+    Index scale() const { return b() + rank * b_row; }  // [b_row], and so the next three
+    Index sparse_scale() const { return scale() + b_row; }
+    Index magnitude() const { return sparse_scale() + b_row; }
     Index bias() const { return magnitude() + b_row; }
     Index rank_step() const { return bias() + b_row; }  // [R]
-    Index size() const { return rank_step() + rank; }
+    // Panels as in RramMatMul, or PackSparse with the steps multiplied by chunk_rows.
+    Index cells() const { return RoundUp(rank_step() + rank, 16); }
+    Index size() const {
+      return cells() + (dense ? depth * b_row : SparseFloats(columns, num_cells));
+    }
   };
+  struct Run;
 
   Layout Check(const DoraTensors& adapter) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
+  void PackPanels(const DoraTensors& adapter, const Layout& layout, float* panels) const;
+  Index NumPanels(const Layout& layout) const {
+    return CeilDiv(layout.b_row / kernels_.lanes, kernels_.panel_vecs);
+  }
+  // Floats of memory that a task on `rows` rows needs.
+  Index TaskFloats(const Layout& layout, Index rows) const;
+  void RunTask(const Run& run, Range rows, float* memory) const noexcept;
+  // X S of rows whose codes are given [rows, K], to y.
+  void SumDense(const Run& run, Range rows, const float* codes) const noexcept;
+  // X S of a chunk of rows, to y. `codes` [chunk_rows, K] are overwritten, `turned` is memory for
+  // them [K, chunk_rows].
+  void SumLists(const Run& run, Range rows, float* codes, float* turned) const noexcept;
+  void Merge(const Run& run, Range rows, const float* u) const noexcept;
 
   const kernels::KernelTable& kernels_;
   // Of a constant adapter:
