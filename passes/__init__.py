@@ -14,9 +14,15 @@ from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
+from rimc_onnx.passes.fold_adapters import FoldAdaptersPass, folded_weight
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
 from rimc_onnx.passes.inline_functions import InlineFunctionsPass
 from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
+from rimc_onnx.passes.make_adapters_swappable import (
+    MakeAdaptersSwappablePass,
+    adapter_values,
+    is_swappable,
+)
 from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
 from rimc_onnx.passes.name_nodes import NameNodesPass
 from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline, prepare_pipeline
@@ -37,9 +43,11 @@ __all__ = [
     "Constant",
     "ConvGeometry",
     "DropInitializerInputsPass",
+    "FoldAdaptersPass",
     "FoldBatchNormPass",
     "InlineFunctionsPass",
     "InsertDoraBranchPass",
+    "MakeAdaptersSwappablePass",
     "MakePadsExplicitPass",
     "MappingDecision",
     "NameNodesPass",
@@ -49,12 +57,15 @@ __all__ = [
     "RramBranch",
     "RramUnit",
     "SetIrVersionPass",
+    "adapter_values",
     "check_rimc_model",
     "convert_model",
     "convert_pipeline",
     "explain_variable",
     "find_constant",
     "find_units",
+    "folded_weight",
+    "is_swappable",
     "prepare_pipeline",
     "require_mapped",
     "rram_branches",

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import opset
@@ -69,6 +71,13 @@ class RramBranch:
         """Rank of the adapter (of one group)."""
         lora_a = _shape(self.dora, 2)
         return lora_a[1] if self.group is None else lora_a[0] // self.group
+
+    def weight(self) -> npt.NDArray[np.float32]:
+        """What the arrays hold, W_r; only a read-out may look at it."""
+        value = self.rram.inputs[1]
+        if value is None or value.const_value is None:
+            raise _error(self.rram, "input 'w' must be an initializer")
+        return value.const_value.numpy()
 
     def adapter(self) -> QuantizedAdapter:
         """The adapter in the graph."""

@@ -22,8 +22,12 @@ from onnxscript import ir
 from rimc_onnx import passes, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
+from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.calibration.ranges import measure_ranges
+from rimc_onnx.calibration.statistics_file import read_statistics
+from rimc_onnx.calibration.statistics_file import write_statistics as save_statistics
 from rimc_onnx.calibration.taps import Session, SessionFactory
+from rimc_onnx.calibration.walk import Sessions, teacher_moments
 from rimc_onnx.config import ConvertConfig
 from rimc_onnx.data import InputSpec, Samples, import_callable, load_samples
 from rimc_onnx.errors import DataError, ModelError, UsageError
@@ -37,10 +41,12 @@ __all__ = [
     "ConvertReport",
     "InspectReport",
     "NodeReport",
+    "StatisticsReport",
     "calibrate",
     "convert",
     "evaluate",
     "inspect",
+    "write_statistics",
 ]
 
 Array = npt.NDArray[Any]
@@ -131,6 +137,16 @@ class CalibrateReport:
     nodes: list[CalibratedNodeReport]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatisticsReport:
+    """A statistics file."""
+
+    output: str
+    samples: int
+    nodes: int
+    bytes: int
+
+
 def convert(
     model: str | Path,
     output: str | Path | None = None,
@@ -213,6 +229,7 @@ def calibrate(
     *,
     data: Data | None = None,
     teacher: str | Path | None = None,
+    statistics: str | Path | None = None,
     config: CalibrateConfig | None = None,
     device: SessionFactory | None = None,
     force: bool = False,
@@ -225,7 +242,8 @@ def calibrate(
         output: default ``<model>.calibrated.onnx`` (``net.rimc.calibrated.onnx``).
         data: samples; default is ``calibration.npz`` beside the model.
         teacher: default is the file that the model records.
-        config: samples, rank, regularisation.
+        statistics: a file that :func:`write_statistics` wrote.
+        config: samples, adapters, SRAM, solver, knowledge.
         device: makes a session from the bytes of a model; default is the native simulator.
         force: replace an existing output, and accept a teacher with another sha256.
         progress: called with (pass, nodes done, nodes in all).
@@ -235,6 +253,8 @@ def calibrate(
     """
     start = time.perf_counter()
     config = config or CalibrateConfig()
+    if config.num_samples == 0 and statistics is None:
+        raise UsageError("no samples: give --statistics with --read-out, or --samples 1 or more.")
     source = Path(model)
     student = load_model(source)
     target = Path(output) if output else source.with_suffix(".calibrated.onnx")
@@ -243,30 +263,77 @@ def calibrate(
     if DOMAIN not in student.opset_imports:
         raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
     check_output(target, force=force)
-    teacher_graph = load_model(_teacher_of(student, source, teacher, force=force))
+    teacher_path = _teacher_of(student, source, teacher, force=force)
+    teacher_graph = load_model(teacher_path)
     passes.prepare_pipeline()(teacher_graph)
-    samples = load_samples(_data_beside(source, data), _inputs(student)).draw(
-        config.num_samples, seed=config.sample_seed
-    )
+    known = None
+    if statistics is not None:
+        known = read_statistics(Path(statistics), teacher_sha256=sha256_of(teacher_path))
+    feeds: list[dict[str, Array]] = []
+    if config.num_samples:
+        samples = load_samples(_data_beside(source, data), _inputs(student)).draw(
+            config.num_samples, seed=config.sample_seed
+        )
+        feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
     nodes = fit_adapters(
         student,
         teacher_graph,
-        [b.feeds for b in samples.batches(_CHUNK_SAMPLES)],
-        num_samples=samples.num_samples,
+        feeds,
+        num_samples=config.num_samples,
         config=config,
-        device=device or _device_session,
-        digital=_digital_session,
+        sessions=Sessions(device=device or _device_session, digital=_digital_session),
+        statistics=known,
         progress=progress,
     )
     save_model(student, target, force=force)
     return CalibrateReport(
         output=str(target),
-        samples=samples.num_samples,
-        solver="closed-form",
+        samples=config.num_samples,
+        solver=config.solver,
         gamma=sum(n.adapter.sram_bytes for n in nodes) / sum(n.num_weights for n in nodes),
         sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
         seconds=time.perf_counter() - start,
         nodes=[_node_report(n) for n in nodes],
+    )
+
+
+def write_statistics(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    force: bool = False,
+    progress: Progress = _no_progress,
+) -> StatisticsReport:
+    """Measure a teacher once, on any unlabelled data, for calibrations that read arrays out.
+
+    Args:
+        model: the teacher, not converted.
+        output: default ``<model>.statistics.npz``.
+        data: all its samples are used; default is ``calibration.npz`` beside the model.
+        force: replace an existing output.
+        progress: called with (nodes done, nodes in all).
+    """
+    source = Path(model)
+    target = Path(output) if output else source.with_suffix(".statistics.npz")
+    graph = load_model(source)
+    check_output(target, force=force)
+    samples = load_samples(_data_beside(source, data), _inputs(graph))
+    passes.prepare_pipeline()(graph)
+    units = list(passes.find_units(graph).values())
+    feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
+    found = {}
+    for unit, moments in teacher_moments(graph, units, feeds, _digital_session):
+        found[unit.name] = Statistics.of(moments)
+        progress(len(found), len(units))
+    if not found:
+        raise ModelError(f"{source}: has no node that could go to RRAM. See rimc-onnx inspect.")
+    save_statistics(target, found, teacher_sha256=sha256_of(source), force=force)
+    return StatisticsReport(
+        output=str(target),
+        samples=samples.num_samples,
+        nodes=len(found),
+        bytes=target.stat().st_size,
     )
 
 

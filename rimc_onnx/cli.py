@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rimc_onnx._console import Console
+from rimc_onnx._tables import (
+    show_calibration,
+    show_conversion,
+    show_evaluation,
+    show_inspection,
+)
 from rimc_onnx.errors import RimcError, UsageError
 
 if TYPE_CHECKING:
-    from rimc_onnx.api import ConvertReport, InspectReport, NodeReport
     from rimc_onnx.config import ConvertConfig
-    from rimc_onnx.evaluation import EvaluationReport
 
 __all__ = ["app", "main"]
 
@@ -206,7 +210,7 @@ def convert(
             dry_run=dry_run,
             progress=progress,
         )
-    console.result(report, lambda: _show_conversion(console, report))
+    console.result(report, lambda: show_conversion(console, report))
 
 
 @app.command()
@@ -224,8 +228,37 @@ def calibrate(
         Path | None,
         typer.Option(help="The model it was converted from.", show_default="as recorded"),
     ] = None,
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
+            show_default="dora+sparse, dora with --rank",
+        ),
+    ] = "",
     rank: Annotated[
-        int | None, typer.Option(help="Rank of every branch.", show_default="as converted")
+        int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
+    ] = None,
+    sram_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES|SHARE%",
+            help="SRAM for all adapters.",
+            show_default="that of the branches as converted",
+        ),
+    ] = None,
+    solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form",
+    propagate: Annotated[
+        str, typer.Option(help="Whose inputs the nodes are fitted on: teacher or student.")
+    ] = "teacher",
+    read_out: Annotated[
+        bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
+    ] = False,
+    read_out_noise: Annotated[
+        float, typer.Option(help="Standard deviation of a measured weight, a fraction of it.")
+    ] = 0.02,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0,
     output: Output = None,
@@ -240,16 +273,29 @@ def calibrate(
         rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
     """
     from rimc_onnx import api
-    from rimc_onnx.calibration.fit import CalibrateConfig
+    from rimc_onnx.calibration.config import CalibrateConfig, one_of, parse_adapter, parse_budget
 
     console = Console(as_json=as_json)
-    config = CalibrateConfig(num_samples=samples, rank=rank, sample_seed=seed)
+    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
+    config = CalibrateConfig(
+        num_samples=samples,
+        sample_seed=seed,
+        kinds=parse_adapter(adapter or ("dora" if rank is not None else "dora+sparse")),
+        rank=rank,
+        sram_budget_bytes=budget_bytes,
+        sram_budget_frac=budget_frac,
+        solver=one_of("--solver", solver, "closed-form", "adam"),
+        propagate=one_of("--propagate", propagate, "teacher", "student"),
+        read_out=read_out,
+        read_out_noise_frac=read_out_noise,
+    )
     with console.progress("calibrate") as progress:
         report = api.calibrate(
             model or _only_converted_model(),
             output,
             data=data,
             teacher=teacher,
+            statistics=statistics,
             config=config,
             force=force,
             progress=lambda what, done, total: progress(
@@ -257,19 +303,33 @@ def calibrate(
             ),
         )
 
+    console.result(report, lambda: show_calibration(console, report))
+
+
+@app.command()
+@_handled
+def statistics(
+    model: Model,
+    output: Output = None,
+    data: DataOption = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the teacher once, on unlabelled data; writes MODEL.statistics.npz.
+
+    Examples:
+        rimc-onnx statistics model.onnx --data unlabelled.npz
+
+        rimc-onnx calibrate --read-out --statistics model.statistics.npz --samples 0
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    with console.progress("statistics") as progress:
+        report = api.write_statistics(model, output, data=data, force=force, progress=progress)
+
     def render() -> None:
-        console.table(
-            ["node", "rank", "SRAM bytes", "error before", "after"],
-            [
-                [n.name, str(n.rank), str(n.sram_bytes), f"{n.error_before:.4f}",
-                 f"{n.error_after:.4f}"]
-                for n in report.nodes
-            ],
-        )  # fmt: skip
-        console.line(
-            f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
-            f"({100 * report.gamma:.2f} % of the weights), {report.seconds:.1f} s"
-        )
+        console.line(f"{report.nodes} nodes, {report.samples} samples, {report.bytes} bytes")
         console.line(f"wrote {report.output}")
 
     console.result(report, render)
@@ -329,7 +389,7 @@ def evaluate(
         )
     figures = asdict(report)
     metrics = figures.pop("metrics")
-    console.result(figures | metrics, lambda: _show_evaluation(console, report))
+    console.result(figures | metrics, lambda: show_evaluation(console, report))
 
 
 @app.command()
@@ -355,7 +415,7 @@ def inspect(
         "gaussian-relative", None, "node", 0, 4, tile_rows, "none", "none", keep_digital, map_shared
     )
     report = api.inspect(model, config=config)
-    console.result(report, lambda: _show_inspection(console, report))
+    console.result(report, lambda: show_inspection(console, report))
 
 
 @app.command()
@@ -441,53 +501,6 @@ def _only_converted_model() -> Path:
         f"need one *.rimc.onnx in this folder, found {names}. "
         "Name the model: rimc-onnx calibrate MODEL.rimc.onnx."
     )
-
-
-def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
-    console.table(
-        ["node", "op type", "where", "reason"],
-        [[n.name, n.op_type, "RRAM" if n.mapped else "digital", n.reason or ""] for n in nodes],
-    )
-
-
-def _show_conversion(console: Console, report: ConvertReport) -> None:
-    _show_nodes(console, report.nodes)
-    console.line(
-        f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
-        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
-    )
-    console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
-
-
-def _show_inspection(console: Console, report: InspectReport) -> None:
-    _show_nodes(console, report.nodes)
-    state = "converted" if report.converted else "not converted; as convert would map it"
-    console.line(
-        f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
-        f"{report.digital} digital"
-    )
-    for name, value in (report.device or {}).items():
-        console.line(f"  {name} = {value}")
-    if report.converted:
-        console.line(f"  seed = {report.seed}")
-        console.line(f"  SRAM = {report.sram_bytes} bytes of adapters")
-        console.line(f"  teacher sha256 = {report.teacher_sha256}")
-
-
-def _show_evaluation(console: Console, report: EvaluationReport) -> None:
-    rows = [["samples", str(report.samples)]]
-    for name, value in (
-        ("top-1", report.top1),
-        ("top-5", report.top5),
-        ("agreement with teacher", report.agreement),
-    ):
-        if value is not None:
-            rows.append([name, f"{100 * value:.2f} %"])
-    for name, db in (report.sqnr_db or {}).items():
-        rows.append([f"SQNR of {name}", "no error" if db is None else f"{db:.1f} dB"])
-    rows += [[name, f"{value:.4f}"] for name, value in report.metrics.items()]
-    rows.append(["time in session", f"{report.seconds:.2f} s"])
-    console.table(["figure", "value"], rows)
 
 
 def main() -> None:

@@ -184,18 +184,23 @@ def DoraMatMul(
     sparse_index: INT64["E"],
     sparse_scale: FLOAT[...],
 ) -> FLOAT[...]:
+    # What is known at load stays outside the If, as in RramMatMul. Without sparse cells the matrix
+    # of them has no rows.
+    a = op.Cast(lora_a, to=1)
+    b = op.Cast(lora_b, to=1)
+    num_cells = op.Size(sparse_values)
+    columns = op.Shape(lora_b)[1:2]
+    size = op.Shape(lora_a)[0:1] * columns * op.Min(num_cells, 1)
+    cells = op.ScatterElements(op.ConstantOfShape(size), sparse_index, op.Cast(sparse_values, to=1))
+    s = op.Reshape(cells, op.Concat([-1], columns, axis=0))
     x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
     if op.Size(lora_b) > 0:
-        u = op.MatMul(x_codes, op.Cast(lora_a, to=1)) / rank_step
-        u_codes = op.Clip(op.Round(u), -127.0, 127.0)
-        low_rank = h + op.MatMul(u_codes, op.Cast(lora_b, to=1)) * lora_b_scale
+        u_codes = op.Clip(op.Round(op.MatMul(x_codes, a) / rank_step), -127.0, 127.0)
+        low_rank = h + op.MatMul(u_codes, b) * lora_b_scale
     else:
         low_rank = op.Identity(h)
-    if op.Size(sparse_values) > 0:
-        shape = op.Concat(op.Shape(lora_a)[0:1], op.Shape(lora_b)[1:2], axis=0)
-        zeros = op.ConstantOfShape(op.ReduceProd(shape, keepdims=1))
-        cells = op.ScatterElements(zeros, sparse_index, op.Cast(sparse_values, to=1))
-        y = low_rank + op.MatMul(x_codes, op.Reshape(cells, shape)) * sparse_scale
+    if num_cells > 0:
+        y = low_rank + op.MatMul(x_codes, s) * sparse_scale
     else:
         y = op.Identity(low_rank)
     return y * (op.Cast(magnitude, to=1) * magnitude_scale) + bias
@@ -223,37 +228,33 @@ def DoraConv(
 ) -> FLOAT[...]:
     # lora_b is a 1 x 1 kernel, so its trailing ones shape a per-channel vector.
     channel = op.Concat([-1], op.Shape(lora_b)[2:], axis=0)
+    # What is known at load stays outside the If, as in RramMatMul. Without sparse cells the kernel
+    # of them has no channels.
+    a = op.Cast(lora_a, to=1)
+    b = op.Cast(lora_b, to=1)
+    num_cells = op.Size(sparse_values)
+    window = op.Shape(lora_a)[1:]
+    size = op.Shape(lora_b)[0:1] * op.ReduceProd(window, keepdims=1) * op.Min(num_cells, 1)
+    cells = op.ScatterElements(op.ConstantOfShape(size), sparse_index, op.Cast(sparse_values, to=1))
+    s = op.Reshape(cells, op.Concat([-1], window, axis=0))
+    step = op.Reshape(rank_step, channel)
+    b_scale = op.Reshape(lora_b_scale, channel)
+    s_scale = op.Reshape(sparse_scale, channel)
+    m = op.Reshape(op.Cast(magnitude, to=1) * magnitude_scale, channel)
     x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
     if op.Size(lora_b) > 0:
-        u = op.Conv(
-            x_codes,
-            op.Cast(lora_a, to=1),
-            strides=strides,
-            pads=pads,
-            dilations=dilations,
-            group=group,
-        ) / op.Reshape(rank_step, channel)
-        u_codes = op.Clip(op.Round(u), -127.0, 127.0)
-        v = op.Conv(u_codes, op.Cast(lora_b, to=1), group=group)
-        low_rank = h + v * op.Reshape(lora_b_scale, channel)
+        u = op.Conv(x_codes, a, strides=strides, pads=pads, dilations=dilations, group=group)
+        u_codes = op.Clip(op.Round(u / step), -127.0, 127.0)
+        low_rank = h + op.Conv(u_codes, b, group=group) * b_scale
     else:
         low_rank = op.Identity(h)
-    if op.Size(sparse_values) > 0:
-        shape = op.Concat(op.Shape(lora_b)[0:1], op.Shape(lora_a)[1:], axis=0)
-        zeros = op.ConstantOfShape(op.ReduceProd(shape, keepdims=1))
-        cells = op.ScatterElements(zeros, sparse_index, op.Cast(sparse_values, to=1))
-        s = op.Conv(
-            x_codes,
-            op.Reshape(cells, shape),
-            strides=strides,
-            pads=pads,
-            dilations=dilations,
-            group=group,
+    if num_cells > 0:
+        corrected = op.Conv(
+            x_codes, s, strides=strides, pads=pads, dilations=dilations, group=group
         )
-        y = low_rank + s * op.Reshape(sparse_scale, channel)
+        y = low_rank + corrected * s_scale
     else:
         y = op.Identity(low_rank)
-    m = op.Reshape(op.Cast(magnitude, to=1) * magnitude_scale, channel)
     return y * m + op.Reshape(bias, channel)
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rimc_onnx.adapter import adapter_rank
 from rimc_onnx.calibration.closed_form import Draft
+from rimc_onnx.calibration.problem import NodeProblem
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
 
@@ -47,11 +48,9 @@ class Share:
     """The correction is kept whole."""
 
 
-def uniform(drafts: Sequence[Draft], ranks: Sequence[int]) -> list[Share]:
-    """One rank for all nodes, as the papers do."""
-    return [
-        Share(rank=_clamp(node, rank), s=None) for node, rank in zip(drafts, ranks, strict=True)
-    ]
+def uniform(problems: Sequence[NodeProblem], rank: int) -> list[Share]:
+    """One rank for all nodes, as the papers do; less where a matrix has less."""
+    return [Share(rank=_clamp(problem, rank), s=None) for problem in problems]
 
 
 def allocate(
@@ -71,8 +70,8 @@ def allocate(
     return shares
 
 
-def _clamp(node: Draft, rank: int) -> int:
-    geometry = node.problem.geometry
+def _clamp(problem: NodeProblem, rank: int) -> int:
+    geometry = problem.geometry
     group = geometry.group if geometry.conv else None
     return adapter_rank(rank, geometry.weight_shape, group)
 
@@ -104,7 +103,7 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
         group, depth, columns = node.need.shape
         cost = group * (depth + columns)
         # Beyond this rank the branch costs more than the matrix.
-        most = min(_clamp(node, depth), max(1, depth * columns // (depth + columns)))
+        most = min(_clamp(node.problem, depth), max(1, depth * columns // (depth + columns)))
         most = max(0, min(most, budget_bytes // cost))
         costs.append(cost)
         gains.append(node.rank_gains(s, most) if most else np.zeros(0))

@@ -19,7 +19,7 @@ import scipy.sparse.linalg
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["Adapter", "ClosedFormConfig", "Draft", "draft", "finish", "squared_error"]
+__all__ = ["Adapter", "ClosedFormConfig", "Draft", "draft", "finish", "mean_error", "squared_error"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ class Draft:
 
     def cell_gains(self) -> F32:
         """Error power that keeping a cell removes, relative to the node's output, [G, d, m]."""
-        loudness = np.diagonal(self.problem.statistics.x_x, axis1=1, axis2=2)
+        loudness = np.diagonal(self.problem.moment, axis1=1, axis2=2)
         gain = np.square(self.need * self.m[:, None, :]) * loudness[:, :, None]
         return gain / np.float32(self.problem.output_power)
 
@@ -147,6 +147,7 @@ def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
 def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
     """Mean error power of the node's output on the teacher's inputs, relative to its variance.
 
+    What the bias will take away is not counted.
     ``None`` is the array alone.
     """
     total = 0.0
@@ -158,5 +159,14 @@ def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
             if adapter.s is not None:
                 correction = correction + adapter.s[g]
             rest = problem.target[g] - (realised + correction) * adapter.m[g]
-        total += float((rest * (problem.statistics.x_x[g] @ rest)).sum(dtype=np.float64))
+        total += float((rest * (problem.moment[g] @ rest)).sum(dtype=np.float64))
     return max(total, 0.0) / problem.output_power
+
+
+def mean_error(problem: NodeProblem, adapter: Adapter) -> F32:
+    """What the node's mean output lacks on the teacher's inputs, bias aside, [G, m]."""
+    realised = problem.target - problem.error + adapter.a @ adapter.b
+    if adapter.s is not None:
+        realised = realised + adapter.s
+    mean = (problem.statistics.x_mean[:, None, :] @ realised)[:, 0, :] * adapter.m
+    return problem.statistics.y_mean - mean

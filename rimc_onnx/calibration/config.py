@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from rimc_onnx.calibration.allocate import Kinds
 from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.errors import ConfigError, UsageError, suggest
 from rimc_onnx.opset import MAX_RANK
 
-__all__ = ["CalibrateConfig", "parse_adapter", "parse_budget"]
+__all__ = ["CalibrateConfig", "one_of", "parse_adapter", "parse_budget"]
 
 _ADAPTERS = {
     "dora": Kinds(low_rank=True, magnitude=True),
@@ -39,8 +38,9 @@ class CalibrateConfig:
     sram_budget_frac: float | None = None
     """The budget, in bytes or as a share of the number of weights. Neither: the bytes of the
     branches that the model was converted with."""
-    solver: Literal["closed-form", "adam"] = "closed-form"
-    propagate: Literal["teacher", "student"] = "teacher"
+    solver: str = "closed-form"
+    """``closed-form``, or ``adam``: the paper's own."""
+    propagate: str = "teacher"
     """Whose inputs the nodes are fitted on."""
     read_out: bool = False
     """The arrays can be measured; otherwise the device is a black box."""
@@ -54,6 +54,8 @@ class CalibrateConfig:
                 f"samples must be 1 or more, got {self.num_samples}. "
                 "Only --read-out with --statistics needs none."
             )
+        one_of("solver", self.solver, "closed-form", "adam")
+        one_of("propagate", self.propagate, "teacher", "student")
         if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
             raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
         given = [self.rank, self.sram_budget_bytes, self.sram_budget_frac]
@@ -115,3 +117,14 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
         raise UsageError(
             f"--sram-budget {text!r} is neither bytes (14000) nor a share (2%)."
         ) from None
+
+
+def one_of(what: str, value: str, *known: str) -> str:
+    """``value``, if it is one of ``known``.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value not in known:
+        raise UsageError(f"{what} {value!r} is not known. {suggest(value, known)}")
+    return value

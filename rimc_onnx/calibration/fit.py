@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of a converted model: one pass over the teacher, one over the student.
+"""Calibration of a converted model, from what is known of its arrays to adapters in its graph.
 
-Pass 1 walks the teacher. At every RRAM node it asks the device for its answer to the teacher's
-input and keeps second moments. Then the SRAM budget is spent and all adapters are fitted. Pass 2
-walks the calibrated student and moves each node's digital bias so that its mean output meets the
-teacher's, on the inputs that the student really has there. Every part of each graph runs at most
-twice; as a black box, RRAM weights are never read.
+1. What each node's array lacks is found (:mod:`.problem`): from its answers to the teacher's inputs
+   (black box), or from a read-out and the teacher's statistics.
+2. The SRAM is shared out (:mod:`.allocate`) and all adapters are fitted and rounded to int8.
+3. The calibrated student is walked once and each node's digital bias moved, so that its mean output
+   meets the teacher's on the inputs that the student really has there.
+
+Every part of each graph runs at most twice. As a black box, RRAM weights are never read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,30 +21,41 @@ from onnxscript import ir
 
 from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.calibration.allocate import Share, allocate, uniform
-from rimc_onnx.calibration.closed_form import Adapter, Draft, draft, finish, squared_error
+from rimc_onnx.calibration.closed_form import (
+    Adapter,
+    Draft,
+    draft,
+    finish,
+    mean_error,
+    squared_error,
+)
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.moments import SecondMoments
-from rimc_onnx.calibration.problem import NodeProblem, matrix_of, problem_from_device
+from rimc_onnx.calibration.problem import (
+    NodeProblem,
+    Statistics,
+    matrix_of,
+    problem_from_device,
+)
 from rimc_onnx.calibration.quantize import quantize
-from rimc_onnx.calibration.ranges import geometry_of
-from rimc_onnx.calibration.taps import SessionFactory, StagedRun, node_session
+from rimc_onnx.calibration.walk import (
+    Features,
+    Feeds,
+    Pair,
+    Sessions,
+    lockstep,
+    move_biases,
+    pairs_of,
+    teacher_features,
+    teacher_moments,
+)
+from rimc_onnx.device import read_out
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.passes import AttachAdaptersPass, RramBranch, RramUnit, find_units, rram_branches
+from rimc_onnx.passes import AttachAdaptersPass, RramBranch
 
-__all__ = ["CalibratedNode", "Pair", "fit_adapters", "pairs_of"]
+__all__ = ["CalibratedNode", "fit_adapters"]
 
-Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
-Feeds = Sequence[Mapping[str, Array]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
-    """A node of the converted model and the same node of the prepared teacher."""
-
-    branch: RramBranch
-    unit: RramUnit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,39 +68,8 @@ class CalibratedNode:
     num_weights: int
     error_before: float
     error_after: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sessions:
-    """How RRAM nodes and digital nodes are run."""
-
-    device: SessionFactory
-    digital: SessionFactory
-
-
-def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
-    """Every RRAM node with its teacher, in graph order.
-
-    Raises:
-        CalibrationError: the teacher has no such node, or one of another shape.
-    """
-    units = find_units(teacher)
-    pairs = []
-    for branch in rram_branches(student):
-        unit = units.get(branch.node)
-        if unit is None:
-            raise CalibrationError(
-                f"node {branch.node!r} is not in the teacher. "
-                "Give the model this one was converted from with --teacher."
-            )
-        if tuple(unit.weight.shape) != branch.weight_shape:
-            raise CalibrationError(
-                f"node {branch.node!r} has a weight of {list(branch.weight_shape)}, the teacher's "
-                f"is {list(unit.weight.shape)}. "
-                "Give the model this one was converted from with --teacher."
-            )
-        pairs.append(Pair(branch=branch, unit=unit))
-    return pairs
+    mean_error: F32
+    """What the node's mean output lacks on the teacher's inputs, per bit line."""
 
 
 def fit_adapters(
@@ -98,8 +79,8 @@ def fit_adapters(
     *,
     num_samples: int,
     config: CalibrateConfig,
-    device: SessionFactory,
-    digital: SessionFactory,
+    sessions: Sessions,
+    statistics: Mapping[str, Statistics] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> list[CalibratedNode]:
     """Fit every adapter of ``student`` and put the codes into its graph.
@@ -107,87 +88,132 @@ def fit_adapters(
     Args:
         student: the converted model; its adapters are replaced.
         teacher: the prepared teacher (:func:`rimc_onnx.passes.prepare_pipeline`).
-        feeds: runs, ``num_samples`` samples in all.
+        feeds: runs, ``num_samples`` samples in all; none with ``statistics`` alone.
         num_samples: samples in ``feeds``.
-        config: adapters, budget and regularisation.
-        device: makes the sessions that run RRAM nodes.
-        digital: makes the sessions that run the teacher.
+        config: adapters, budget, solver, knowledge.
+        sessions: how the device and the teacher are run.
+        statistics: the teacher's, by node name, where arrays are read out.
         progress: called with (pass, nodes done, nodes in all).
     """
     pairs = pairs_of(student, teacher)
-    sessions = Sessions(device=device, digital=digital)
+    # Statistics of many samples are taken as exact; those of a few shrink what they say.
+    trusted = 0 if statistics is not None else num_samples
+    bias_frac = 1.0 if statistics is not None else _bias_frac(num_samples, config)
     drafts = []
-    for done, (pair, moments) in enumerate(
-        _teacher_moments(student, teacher, pairs, feeds, sessions)
+    nodes: list[CalibratedNode] = []
+    for done, (pair, problem, features) in enumerate(
+        _problems(student, teacher, pairs, feeds, config, sessions, statistics, bias_frac)
     ):
-        target = matrix_of(pair.unit.weight.float32(), moments.geometry)
-        problem = problem_from_device(pair.branch.node, moments, target)
+        if config.solver == "adam":
+            nodes.append(_by_adam(pair, problem, features, config))
         drafts.append(
             draft(
                 problem,
                 magnitude=config.kinds.magnitude,
-                num_samples=num_samples,
+                num_samples=trusted,
                 config=config.closed_form,
             )
         )
         progress("teacher", done + 1, len(pairs))
-    shares = _shares(pairs, drafts, config)
-    nodes = [
-        _fitted(pair, node, share) for pair, node, share in zip(pairs, drafts, shares, strict=True)
-    ]
+    if config.solver == "closed-form":
+        shares = _shares(pairs, drafts, config)
+        nodes = [
+            _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
+            for pair, node, share in zip(pairs, drafts, shares, strict=True)
+        ]
+    if statistics is not None:
+        nodes = [_exact_bias(p, n) for p, n in zip(pairs, nodes, strict=True)]
     _attach(student, nodes)
+    if not feeds:
+        return nodes
+    if config.propagate == "student":
+        nodes = _refit_on_student(
+            student, teacher, pairs, feeds, num_samples, config, sessions, shares
+        )
     means = {
         p.branch.node: d.problem.statistics.y_mean.reshape(-1) + p.unit.bias
         for p, d in zip(pairs, drafts, strict=True)
     }
-    weight = num_samples / (num_samples + config.closed_form.prior_samples)
-    biases = _student_biases(student, pairs, means, feeds, weight, sessions, progress)
+    biases = move_biases(
+        student,
+        pairs,
+        means,
+        feeds,
+        _bias_frac(num_samples, config),
+        sessions.device,
+        lambda done, total: progress("student", done, total),
+    )
     nodes = [replace(n, adapter=replace(n.adapter, bias=biases[n.name])) for n in nodes]
     _attach(student, nodes)
     return nodes
+
+
+def _bias_frac(num_samples: int, config: CalibrateConfig) -> float:
+    """How far the bias is trusted to the samples."""
+    return num_samples / (num_samples + config.closed_form.prior_samples)
 
 
 def _attach(model: ir.Model, nodes: Sequence[CalibratedNode]) -> None:
     AttachAdaptersPass({n.name: n.adapter for n in nodes})(model)
 
 
-def _teacher_moments(
+def _problems(
     student: ir.Model,
     teacher: ir.Model,
     pairs: Sequence[Pair],
     feeds: Feeds,
+    config: CalibrateConfig,
     sessions: Sessions,
-) -> Iterator[tuple[Pair, SecondMoments]]:
-    """Pass 1: moments of every node on the teacher's inputs, in graph order."""
-    by_output = {pair.unit.y.name or "": pair for pair in pairs}
-    run = StagedRun(
-        teacher,
-        [dict(f) for f in feeds],
-        list(by_output),
-        sessions.digital,
-        keep=[pair.unit.x.name or "" for pair in pairs],
-    )
-    for name, y_chunks in run:
-        pair = by_output[name]
-        x_name = pair.branch.x.name or ""
-        session = node_session(student, pair.branch.rram, [x_name], sessions.device)
-        moments = SecondMoments(geometry_of(pair.unit))
-        bias = _per_channel(pair.unit.bias, y_chunks[0].ndim, pair.branch.group is not None)
-        for x, y in zip(run.values[pair.unit.x.name or ""], y_chunks, strict=True):
-            x_f32 = np.asarray(x, np.float32)
-            (h,) = session.run(None, {x_name: x_f32})
-            moments.update(x_f32, np.asarray(y, np.float32) - bias, h)
-        yield pair, moments
+    statistics: Mapping[str, Statistics] | None,
+    bias_frac: float,
+) -> Iterator[tuple[Pair, NodeProblem, Features | None]]:
+    """What each node lacks, in graph order; features only where the device was asked."""
+    if not config.read_out:
+        for pair, features in teacher_features(student, teacher, pairs, feeds, sessions):
+            moments = features.moments(pair.geometry)
+            problem = problem_from_device(
+                pair.branch.node, moments, _target(pair), bias_frac=bias_frac
+            )
+            if statistics is not None:
+                problem = replace(problem, statistics=statistics[pair.branch.node])
+            yield pair, problem, features
+        return
+    if statistics is None:
+        units = [pair.unit for pair in pairs]
+        statistics = {
+            unit.name: Statistics.of(moments)
+            for unit, moments in teacher_moments(teacher, units, feeds, sessions.digital)
+        }
+    for pair in pairs:
+        target = _target(pair)
+        measured = read_out(
+            pair.branch.weight(),
+            node=pair.branch.node,
+            seed=config.sample_seed,
+            noise_frac=config.read_out_noise_frac,
+        )
+        problem = NodeProblem(
+            name=pair.branch.node,
+            geometry=pair.geometry,
+            statistics=statistics[pair.branch.node],
+            target=target,
+            error=target - matrix_of(measured, pair.geometry),
+            bias_frac=bias_frac,
+        )
+        yield pair, problem, None
+
+
+def _target(pair: Pair) -> F32:
+    return matrix_of(pair.unit.weight.float32(), pair.geometry)
 
 
 def _shares(pairs: Sequence[Pair], drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
     if config.rank is not None:
         rank = config.rank if config.kinds.low_rank else 0
-        return uniform(drafts, [rank] * len(drafts))
+        return uniform([d.problem for d in drafts], rank)
     magnitudes = sum(d.m.size for d in drafts) if config.kinds.magnitude else 0
     if config.sram_budget_frac is not None:
-        weights = sum(d.need.size for d in drafts)
-        budget = int(config.sram_budget_frac * weights)
+        budget = int(config.sram_budget_frac * sum(d.need.size for d in drafts))
     elif config.sram_budget_bytes is not None:
         budget = config.sram_budget_bytes
     else:
@@ -206,15 +232,8 @@ def _reserved_bytes(branch: RramBranch) -> int:
     return adapter.lora_a.size + adapter.lora_b.size + adapter.magnitude.size
 
 
-def _fitted(pair: Pair, node: Draft, share: Share) -> CalibratedNode:
-    fitted = finish(node, rank=share.rank, s=share.s)
-    return _coded(pair, node.problem, fitted, dense=share.dense)
-
-
-def _coded(
-    pair: Pair, problem: NodeProblem, fitted: Adapter, *, dense: bool = False
-) -> CalibratedNode:
-    codes, stored = quantize(fitted, problem, pair.unit.bias.astype(np.float32), dense=dense)
+def _coded(pair: Pair, problem: NodeProblem, fitted: Adapter, share: Share) -> CalibratedNode:
+    codes, stored = quantize(fitted, problem, pair.unit.bias.astype(np.float32), dense=share.dense)
     return CalibratedNode(
         name=pair.branch.node,
         adapter=codes,
@@ -222,35 +241,70 @@ def _coded(
         num_weights=problem.target.size,
         error_before=squared_error(problem, None),
         error_after=squared_error(problem, stored),
+        mean_error=mean_error(problem, stored).reshape(-1),
     )
 
 
-def _student_biases(
+def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:
+    """The bias that makes the mean output right on the teacher's inputs."""
+    bias = (pair.unit.bias + node.mean_error).astype(np.float32)
+    return replace(node, adapter=replace(node.adapter, bias=bias))
+
+
+def _by_adam(
+    pair: Pair, problem: NodeProblem, features: Features | None, config: CalibrateConfig
+) -> CalibratedNode:
+    from rimc_onnx.calibration.adam import fit_adam
+
+    if features is None or config.rank is None:
+        raise CalibrationError("the solver adam needs the device's features and a rank")
+    [share] = uniform([problem], config.rank)
+    fitted = fit_adam(
+        pair.geometry,
+        features.x,
+        features.h,
+        features.y,
+        problem.target,
+        rank=share.rank,
+        magnitude=config.kinds.magnitude,
+        node=pair.branch.node,
+        seed=config.sample_seed,
+    )
+    return _coded(pair, problem, fitted, share)
+
+
+def _refit_on_student(
     student: ir.Model,
+    teacher: ir.Model,
     pairs: Sequence[Pair],
-    means: Mapping[str, F32],
     feeds: Feeds,
-    weight: float,
+    num_samples: int,
+    config: CalibrateConfig,
     sessions: Sessions,
-    progress: Progress,
-) -> dict[str, F32]:
-    """Pass 2: bias of every node, ``weight`` of the way to where its mean meets the teacher's."""
-    by_output = {pair.branch.dora.outputs[0].name or "": pair.branch for pair in pairs}
-    run = StagedRun(student, [dict(f) for f in feeds], list(by_output), sessions.device)
-    biases = {}
-    for done, (name, chunks) in enumerate(run):
-        branch = by_output[name]
-        conv = branch.group is not None
-        rows = sum(c.size for c in chunks) // branch.columns
-        axes = tuple(i for i in range(chunks[0].ndim) if i != (1 if conv else chunks[0].ndim - 1))
-        total = sum(c.sum(axis=axes, dtype=np.float64) for c in chunks)
-        shift = np.asarray(weight * (means[branch.node] - total / max(rows, 1)), np.float32)
-        biases[branch.node] = branch.adapter().bias + shift
-        moved = _per_channel(shift, chunks[0].ndim, conv)
-        run.values[name] = [c + moved for c in chunks]
-        progress("student", done + 1, len(pairs))
-    return biases
+    shares: Sequence[Share],
+) -> list[CalibratedNode]:
+    """The same shares of SRAM, fitted on the inputs that the calibrated student has."""
+    by_name = {p.branch.node: s for p, s in zip(pairs, shares, strict=True)}
+    nodes = []
 
+    def refit(pair: Pair, features: Features) -> None:
+        moments = features.moments(pair.geometry)
+        problem = problem_from_device(
+            pair.branch.node,
+            moments,
+            _target(pair),
+            bias_frac=_bias_frac(num_samples, config),
+        )
+        node = draft(
+            problem,
+            magnitude=config.kinds.magnitude,
+            num_samples=num_samples,
+            config=config.closed_form,
+        )
+        share = by_name[pair.branch.node]
+        s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
+        nodes.append(_coded(pair, problem, finish(node, rank=share.rank, s=s), share))
+        _attach(student, nodes[-1:])
 
-def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:
-    return vector.reshape(-1, *[1] * (ndim - 2)) if conv else vector
+    lockstep(student, teacher, pairs, feeds, sessions, refit)
+    return nodes

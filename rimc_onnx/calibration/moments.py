@@ -74,7 +74,7 @@ def rows_of(geometry: Geometry, x: Array, *outputs: Array) -> Iterator[tuple[Arr
 
 
 class SecondMoments:
-    """Sums over rows of X (word lines), Y (teacher, without bias) and H (device)."""
+    """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device)."""
 
     def __init__(self, geometry: Geometry) -> None:
         """All sums zero."""
@@ -83,30 +83,27 @@ class SecondMoments:
         self.num_rows = 0
         self.x_abs_max = 0.0
         self.x_x: F64 = np.zeros((g, d, d))
-        self.x_y: F64 = np.zeros((g, d, m))
-        self.x_h: F64 = np.zeros((g, d, m))
+        self.x_e: F64 = np.zeros((g, d, m))
         self.x: F64 = np.zeros((g, d))
         self.y: F64 = np.zeros((g, m))
-        self.h: F64 = np.zeros((g, m))
         self.y_y: F64 = np.zeros((g, m))
-        self.h_y: F64 = np.zeros((g, m))
-        self.h_h: F64 = np.zeros((g, m))
 
-    def update(self, x: Array, y: Array, h: Array) -> None:
-        """Add the rows of one chunk of samples: x as the node reads it, y and h as it writes."""
-        for x_rows, y_rows, h_rows in rows_of(self.geometry, x, y, h):
+    def update(self, x: Array, y: Array, h: Array | None = None) -> None:
+        """Add the rows of one chunk of samples: x as the node reads it, y and h as it writes.
+
+        Without ``h`` only the teacher's moments are kept.
+        """
+        for x_rows, y_rows, *h_rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)
             self.x_abs_max = max(self.x_abs_max, float(np.abs(x_rows).max()))
-            x_g, y_g, h_g = (np.moveaxis(a, 1, 0) for a in (x_rows, y_rows, h_rows))
+            x_g, y_g = (np.moveaxis(a, 1, 0) for a in (x_rows, y_rows))
             x_t = x_g.transpose(0, 2, 1)
             self.x_x += x_t @ x_g
-            self.x_y += x_t @ y_g
-            self.x_h += x_t @ h_g
             self.x += x_rows.sum(axis=0, dtype=np.float64)
             self.y += y_rows.sum(axis=0, dtype=np.float64)
-            self.h += h_rows.sum(axis=0, dtype=np.float64)
             self.y_y += np.square(y_rows, dtype=np.float64).sum(axis=0)
-            self.h_y += np.multiply(h_rows, y_rows, dtype=np.float64).sum(axis=0)
-            self.h_h += np.square(h_rows, dtype=np.float64).sum(axis=0)
+            if h_rows:
+                # What the array lacks: Y - H.
+                self.x_e += x_t @ (y_g - np.moveaxis(h_rows[0], 1, 0))

@@ -11,6 +11,7 @@ come from a file. Everything after that is the same (compare QERA, EoRA and DFQ)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import scipy.linalg
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
 
-__all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device", "problem_from_read_out"]
+__all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -27,7 +28,7 @@ _PRIOR_FRAC = 1e-3
 """Weight of the prior on a word line's error, as a share of the mean power of the inputs."""
 _FLOOR_FRAC = 0.05
 """Prior variance that every cell has, as a share of the mean squared weight."""
-_MOST_OPERATIONS = 2e10
+_MOST_OPERATIONS = 1e9
 """Largest columns * d^3 for which every bit line gets a regression of its own."""
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
@@ -74,14 +75,23 @@ class NodeProblem:
     """W_t, [G, d, m]"""
     error: F32
     """W_t - W_r as far as it is known, [G, d, m]"""
+    bias_frac: float
+    """Share of a wrong mean output that the digital bias will take away."""
 
-    @property
+    @cached_property
+    def moment(self) -> F32:
+        """E[x' x] [G, d, d] without the part of the mean that the bias takes care of."""
+        mean = self.statistics.x_mean
+        # A fraction f of the mean error goes, so (1 - f)^2 of its power stays.
+        taken = np.float32(1 - (1 - self.bias_frac) ** 2)
+        return self.statistics.x_x - taken * mean[:, :, None] * mean[:, None, :]
+
+    @cached_property
     def metric(self) -> F32:
-        """E[x' x] [G, d, d] and some uncorrelated power, as few samples see few directions."""
-        x_x = self.statistics.x_x
+        """The moment and some uncorrelated power, as few samples see few directions."""
         depth = self.geometry.depth
-        loudness = np.trace(x_x, axis1=1, axis2=2) / depth
-        return x_x + _SHRINK_FRAC * loudness[:, None, None] * np.eye(depth, dtype=np.float32)
+        loudness = np.trace(self.moment, axis1=1, axis2=2) / depth
+        return self.moment + _SHRINK_FRAC * loudness[:, None, None] * np.eye(depth, dtype="f4")
 
     @property
     def output_power(self) -> float:
@@ -97,21 +107,24 @@ def matrix_of(weight: npt.NDArray[np.float32], geometry: Geometry) -> F32:
     return np.ascontiguousarray(weight.reshape(group, columns, depth).transpose(0, 2, 1))
 
 
-def problem_from_device(name: str, moments: SecondMoments, target: F32) -> NodeProblem:
-    """Black box: Bayesian regression of Y - H on X; a cell errs by as much as it holds, a priori."""
+def problem_from_device(
+    name: str, moments: SecondMoments, target: F32, *, bias_frac: float
+) -> NodeProblem:
+    """Black box: Bayesian regression of Y - H on X; a priori a cell errs as much as it holds."""
     error = np.zeros_like(target)
     for g in range(moments.geometry.group):
-        error[g] = _regress(moments.x_x[g], moments.x_y[g] - moments.x_h[g], target[g])
+        error[g] = _regress(moments.x_x[g], moments.x_e[g], target[g])
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
         statistics=Statistics.of(moments),
         target=target,
         error=error,
+        bias_frac=bias_frac,
     )
 
 
-def _regress(x_x: F64, x_residual: F64, target: F32) -> F64:
+def _regress(x_x: F64, x_e: F64, target: F32) -> F64:
     """Posterior mean of E [d, m] in X E = Y - H for cells of prior variance w^2 + floor.
 
     One prior for each bit line where that is affordable, else one for all.
@@ -132,19 +145,6 @@ def _regress(x_x: F64, x_residual: F64, target: F32) -> F64:
             continue
         gram[np.diag_indices(depth)] += _PRIOR_FRAC * power
         factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-        seen = scale[:, None] * x_residual[:, part]
+        seen = scale[:, None] * x_e[:, part]
         error[:, part] = scale[:, None] * scipy.linalg.cho_solve(factor, seen, check_finite=False)
     return error
-
-
-def problem_from_read_out(
-    name: str, geometry: Geometry, statistics: Statistics, target: F32, measured: F32
-) -> NodeProblem:
-    """Read-out: the arrays' weights were measured."""
-    return NodeProblem(
-        name=name,
-        geometry=geometry,
-        statistics=statistics,
-        target=target,
-        error=target - measured,
-    )

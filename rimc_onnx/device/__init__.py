@@ -8,6 +8,7 @@ from rimc_onnx.device.draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.presets import Preset, get_preset, presets
 from rimc_onnx.device.programming import ProgrammedWeight, program
+from rimc_onnx.device.read_out import read_out
 
 __all__ = [
     "DeviceConfig",
@@ -21,5 +22,6 @@ __all__ = [
     "presets",
     "program",
     "random_words",
+    "read_out",
     "standard_normals",
 ]

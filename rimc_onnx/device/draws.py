@@ -38,6 +38,8 @@ class Purpose(IntEnum):
 
     PROGRAMMING = 0
     """Deviation of a device's conductance from its target."""
+    READ_OUT = 1
+    """Error of a measurement of the realised weight."""
 
 
 def random_words(

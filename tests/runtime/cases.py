@@ -105,19 +105,25 @@ class Case:
         return 4 * self.depth * EPS * total
 
     def merge_rounding(self) -> Array:
-        """Bound on the rounding of a Dora node whose lora_b_scale was multiplied into lora_b.
+        """Bound on the rounding of a Dora node whose scales were multiplied into its matrices.
 
         ONNX Runtime does that to a function body. 4 eps times the terms of the merge, of which
-        the branch is a sum over the rank of codes up to 127.
+        the branch is a sum over the rank, and one over sparse cells, of codes up to 127.
         """
         c = self.constants
         oracle = reference.dora_matmul if self.op == opset.DORA_MATMUL else reference.dora_conv
-        zeros = {name: np.zeros_like(c[name]) for name in ("lora_b", "bias")}
+        zeros = {name: np.zeros_like(c[name]) for name in ("lora_b", "sparse_values", "bias")}
         h = np.abs(oracle(**{**self.all_inputs(), **zeros}, **self.attributes))
         rank_axis = 0 if self.op == opset.DORA_MATMUL else 1
+        ranks = c["lora_b"].shape[rank_axis]
         v = 127 * np.abs(c["lora_b"].astype(np.float32)).sum(axis=rank_axis).max()
-        v *= c["lora_b_scale"].max() * 127 * c["magnitude_scale"][0]
-        return 4 * EPS * (h + c["lora_b"].shape[rank_axis] * v + np.abs(c["bias"]).max())
+        v *= c["lora_b_scale"].max() * ranks
+        # The products of a column are added in some order, so each adds a rounding.
+        steps, column = _columns(self.op, c)
+        sums = np.bincount(column, np.abs(c["sparse_values"].astype(np.float64)), minlength=1)
+        s = 127 * sums.max() * c["sparse_scale"].max() * steps
+        m = 127 * c["magnitude_scale"][0]
+        return 4 * EPS * (h + (v + s) * m + np.abs(c["bias"]).max())
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -210,10 +216,52 @@ def rram_conv_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case
     )
 
 
-def _adapter(
-    rng: np.random.Generator, *, a_shape: list[int], b_shape: list[int], ranks: int, columns: int
+def _columns(op: str, adapter: dict[str, Array]) -> tuple[int, Array]:
+    """Cells of a column of the matrix, and the column of every sparse value."""
+    a_shape, index = adapter["lora_a"].shape, adapter["sparse_index"]
+    if op == opset.DORA_MATMUL:
+        return a_shape[0], index % adapter["lora_b"].shape[1]
+    steps = int(np.prod(a_shape[1:]))
+    return steps, index // steps
+
+
+SPARSE_FRACS = (0.0, 0.03, 0.15, 0.6, 1.0)
+
+
+def sparse_cells(rng: np.random.Generator, num_cells: int, frac: float) -> dict[str, Array]:
+    """``frac`` of the cells, one at least unless it is 0; in order, in any order, or reversed."""
+    count = min(num_cells, int(np.ceil(frac * num_cells)))
+    index = rng.permutation(num_cells)[:count].astype(np.int64)
+    order = rng.integers(3)
+    if order > 0:
+        index = np.sort(index)[:: 1 if order == 1 else -1]
+    return {
+        "sparse_values": rng.integers(-127, 128, count).astype(np.int8),
+        "sparse_index": np.ascontiguousarray(index),
+    }
+
+
+def _rank(rng: np.random.Generator, most: int, has_rank: bool | None) -> int:
+    """Where ``has_rank`` is None, rank 0 is one case of four."""
+    if has_rank is None:
+        has_rank = rng.random() >= 0.25
+    return int(rng.integers(1, most)) if has_rank else 0
+
+
+def adapter(
+    rng: np.random.Generator,
+    *,
+    a_shape: list[int],
+    b_shape: list[int],
+    ranks: int,
+    columns: int,
+    num_cells: int,
+    sparse_frac: float | None,
 ) -> dict[str, Array]:
+    if sparse_frac is None:
+        sparse_frac = float(rng.choice(SPARSE_FRACS))
     scales = columns if rng.integers(2) else 1
+    sparse_scales = columns if rng.integers(2) else 1
     return {
         "lora_a": rng.integers(-127, 128, a_shape).astype(np.int8),
         "lora_b": rng.integers(-127, 128, b_shape).astype(np.int8),
@@ -223,53 +271,69 @@ def _adapter(
         "lora_b_scale": rng.uniform(1e-4, 1e-3, scales).astype(np.float32),
         "magnitude_scale": np.array([1 / 64], np.float32),
         "bias": _normal(rng, columns),
+        **sparse_cells(rng, num_cells, sparse_frac),
+        "sparse_scale": rng.uniform(1e-4, 1e-3, sparse_scales).astype(np.float32),
     }
 
 
-def dora_matmul_case(rng: np.random.Generator) -> Case:
-    """Ranks over what the kernels unroll."""
-    depth, columns, rank = (int(rng.integers(1, most)) for most in (200, 120, 11))
+def dora_matmul_case(
+    rng: np.random.Generator, *, has_rank: bool | None = None, sparse_frac: float | None = None
+) -> Case:
+    """Ranks over what the kernels unroll and none, sparse cells from none to all."""
+    depth, columns = (int(rng.integers(1, most)) for most in (300, 120))
+    rank = _rank(rng, 11, has_rank)
     lead = [int(n) for n in rng.integers(1, 12, rng.integers(0, 4))]
     x, h = _normal(rng, *lead, depth), _normal(rng, *lead, columns)
-    adapter = _adapter(
-        rng, a_shape=[depth, rank], b_shape=[rank, columns], ranks=rank, columns=columns
+    constants = adapter(
+        rng,
+        a_shape=[depth, rank],
+        b_shape=[rank, columns],
+        ranks=rank,
+        columns=columns,
+        num_cells=depth * columns,
+        sparse_frac=sparse_frac,
     )
     return Case(
         op=opset.DORA_MATMUL,
         feeds={"x": x, "h": h},
-        constants=adapter,
+        constants=constants,
         attributes={},
-        oracle=lambda: reference.dora_matmul(x, h, **adapter),
+        oracle=lambda: reference.dora_matmul(x, h, **constants),
     )
 
 
-def dora_conv_case(rng: np.random.Generator) -> Case:
-    """Ranks over a block of rows, every geometry of a convolution."""
+def dora_conv_case(
+    rng: np.random.Generator, *, has_rank: bool | None = None, sparse_frac: float | None = None
+) -> Case:
+    """Ranks over a block of rows and none, sparse cells from none to all, every geometry."""
     geometry, kernel, size, depth = _conv_geometry(rng)
     group, columns_g = geometry["group"], int(rng.integers(1, 20))
-    columns, rank = group * columns_g, int(rng.integers(1, 20 if rng.random() < 0.2 else 5))
+    columns, most = group * columns_g, 20 if rng.random() < 0.2 else 5
+    rank = _rank(rng, most, has_rank)
     x = _normal(rng, int(rng.integers(1, 6)), group * depth, *size)
     windows = reference.im2col(
         x, kernel, geometry["strides"], geometry["pads"], geometry["dilations"]
     )
     h = _normal(rng, len(x), columns, *windows.shape[1 : 1 + len(kernel)])
-    adapter = _adapter(
+    constants = adapter(
         rng,
         a_shape=[group * rank, depth, *kernel],
         b_shape=[columns, rank, *[1] * len(kernel)],
         ranks=group * rank,
         columns=columns,
+        num_cells=columns * depth * int(np.prod(kernel)),
+        sparse_frac=sparse_frac,
     )
     return Case(
         op=opset.DORA_CONV,
         feeds={"x": x, "h": h},
-        constants=adapter,
+        constants=constants,
         attributes=geometry,
-        oracle=lambda: reference.dora_conv(x, h, **adapter, **geometry),
+        oracle=lambda: reference.dora_conv(x, h, **constants, **geometry),
     )
 
 
-MAKERS: dict[str, Callable[[np.random.Generator], Case]] = {
+MAKERS: dict[str, Callable[..., Case]] = {
     opset.RRAM_MATMUL: rram_matmul_case,
     opset.RRAM_CONV: rram_conv_case,
     opset.DORA_MATMUL: dora_matmul_case,

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import opset, reference, runtime
 
 NUM_SEEDS = 12
 ISAS = ("scalar", "avx2", "avx512")
@@ -106,6 +106,52 @@ def test_large_shape_splits_into_tasks_without_changing_bits(
     # One ADC code at a tie, seldom (see test_numbers.py).
     step = attributes["adc_range"][0] / 127
     assert np.mean(np.abs(one - oracle()) > 0.5 * step) <= 1e-4
+
+
+@pytest.mark.parametrize("sparse_frac", [0.03, 1.0])
+@pytest.mark.parametrize("shape", [*MATMULS, *CONVS])
+def test_large_adapter_splits_into_tasks_without_changing_bits(
+    cases: ModuleType, shape: tuple[int, ...], sparse_frac: float
+) -> None:
+    # As above for adapters: chunks of rows and the last part of one, passes over a panel, bands and
+    # groups that find their own cells.
+    rng = np.random.default_rng(6)
+    attributes: dict[str, object] = {}
+    if shape in MATMULS:
+        rows, depth, columns = shape
+        op, x_shape, h_shape = opset.DORA_MATMUL, (rows, depth), (rows, columns)
+        a_shape, b_shape, ranks = [depth, 3], [3, columns], 3
+        num_cells = depth * columns
+    else:
+        batch, channels, columns, size, group = shape
+        op, x_shape = opset.DORA_CONV, (batch, channels, size, size)
+        h_shape = (batch, columns, size, size)
+        ranks = 3 * group
+        a_shape, b_shape = [ranks, channels // group, 3, 3], [columns, 3, 1, 1]
+        num_cells = columns * channels // group * 9
+        attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": group}
+    adapter = cases.adapter(
+        rng,
+        a_shape=a_shape,
+        b_shape=b_shape,
+        ranks=ranks,
+        columns=columns,
+        num_cells=num_cells,
+        sparse_frac=sparse_frac,
+    )
+    x = rng.standard_normal(x_shape, dtype=np.float32)
+    h = rng.standard_normal(h_shape, dtype=np.float32)
+    oracle = reference.dora_matmul if op == opset.DORA_MATMUL else reference.dora_conv
+    case = cases.Case(
+        op=op,
+        feeds={"x": x, "h": h},
+        constants=adapter,
+        attributes=attributes,
+        oracle=lambda: oracle(x, h, **adapter, **attributes),
+    )
+    want = case.oracle().tobytes()
+    for num_threads in (1, 3):
+        assert case.run(num_threads=num_threads).tobytes() == want
 
 
 def test_unknown_isa_is_refused_when_registering(cases: ModuleType, tmp_path: Path) -> None:

@@ -119,6 +119,9 @@ ADAPTER: list[tuple[str, Any, str]] = [
     ("bias", np.ones(999, np.float32), "input bias must have"),
     ("magnitude", np.ones(999, np.int8), "input magnitude must have"),
     ("lora_b_scale", np.ones(999, np.float32), "input lora_b_scale must have"),
+    ("sparse_scale", np.ones(999, np.float32), "input sparse_scale must have"),
+    ("sparse_values", np.ones((2, 2), np.int8), "input sparse_values must have one dimension"),
+    ("sparse_index", np.zeros(9999, np.int64), "input sparse_index must have the shape"),
     ("lora_a", np.ones(3, np.int8), "input lora_a must have"),
     ("lora_b", np.ones((1, 1), np.int8), "input lora_b must have the shape"),
 ]
@@ -130,29 +133,80 @@ ADAPTER: list[tuple[str, Any, str]] = [
 def test_malformed_adapter_is_refused(
     cases: ModuleType, op: str, name: str, value: Any, message: str, constant: bool
 ) -> None:
-    # Both when packed at load and when read in a run.
-    case = cases.MAKERS[op](np.random.default_rng(0))
+    case = cases.MAKERS[op](np.random.default_rng(0), has_rank=True)
     assert case.constants[name].shape != value.shape or not value.any()
     case.constants[name] = value
+    assert message in _adapter_refusal(case, constant)
+
+
+CELLS: list[tuple[list[int], str]] = [
+    ([0, -1], "input sparse_index must be 0..LAST, got -1"),
+    ([0, 2**40], "input sparse_index must be 0..LAST, got 1099511627776"),
+    ([1, 0, 1], "input sparse_index must name a cell once, got 1 more than once"),
+    ([2, 2], "input sparse_index must name a cell once, got 2 more than once"),
+]
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize(("index", "message"), CELLS)
+@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+def test_cells_outside_the_matrix_or_named_twice_are_refused(
+    cases: ModuleType, op: str, index: list[int], message: str, constant: bool
+) -> None:
+    # Catches a write outside the packed matrix, and a cell that counts twice here but once in the
+    # function body.
+    case = cases.MAKERS[op](np.random.default_rng(0), has_rank=False, sparse_frac=1.0)
+    num_cells = case.constants["sparse_index"].size
+    case.constants["sparse_index"] = np.array(index, np.int64)
+    case.constants["sparse_values"] = np.ones(len(index), np.int8)
+    assert message.replace("LAST", str(num_cells - 1)) in _adapter_refusal(case, constant)
+    case.constants["sparse_index"] = np.array([num_cells], np.int64)
+    case.constants["sparse_values"] = np.ones(1, np.int8)
+    assert f"got {num_cells}" in _adapter_refusal(case, constant)
+
+
+def _adapter_refusal(case: Any, constant: bool) -> str:
+    """The error of a malformed adapter: when packed at load, or when read in a run."""
     if constant:
-        assert message in _refusal(case.model())
-        return
+        return _refusal(case.model())
     session = runtime.make_session(case.model(constant_adapter=False))
     with pytest.raises(Exception, match="the_node") as caught:
         session.run(None, case.all_inputs())
-    assert message in str(caught.value)
+    return str(caught.value)
 
 
-def test_adapter_beyond_exact_fp32_is_refused(cases: ModuleType) -> None:
-    # The rule of opset.MAX_LORA_A_L1: without it the branch would not be integer arithmetic.
+@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+def test_absurd_size_without_data_is_refused(cases: ModuleType, op: str) -> None:
+    # A lora_a of rank 0 has no values, so nothing bounds its other sizes: catches an overflow.
+    case = cases.MAKERS[op](np.random.default_rng(0), has_rank=False, sparse_frac=0.0)
+    shape = list(case.constants["lora_a"].shape)
+    if op == opset.DORA_MATMUL:
+        shape[0] = 2**40
+    else:
+        shape[1:3] = [2**20, 2**11]
+    case.constants["lora_a"] = np.zeros(shape, np.int8)
+    assert "input lora_a must have at most" in _refusal(case.model())
+
+
+@pytest.mark.parametrize("part", ["lora_a", "sparse_values"])
+def test_adapter_beyond_exact_fp32_is_refused(cases: ModuleType, part: str) -> None:
+    # The rule of opset.MAX_CODE_SUM: without it the branch would not be integer arithmetic.
     rng = np.random.default_rng(0)
-    case = cases.dora_matmul_case(rng)
-    depth = opset.MAX_LORA_A_L1 // 127 + 1
-    case.constants["lora_a"] = np.full(
-        (depth, case.constants["lora_a"].shape[1]), 127, dtype=np.int8
-    )
+    has_rank = part == "lora_a"
+    case = cases.dora_matmul_case(rng, has_rank=has_rank, sparse_frac=0.0)
+    depth = opset.MAX_CODE_SUM // 127 + 1
+    c = case.constants
+    c["lora_a"] = np.full((depth, c["lora_a"].shape[1]), 127, np.int8)
+    if not has_rank:
+        c["sparse_values"] = np.full(depth, -127, np.int8)
+        c["sparse_index"] = np.arange(depth) * c["lora_b"].shape[1]
     case.feeds["x"] = np.ones((1, depth), np.float32)
-    assert f"must be {opset.MAX_LORA_A_L1} at most, got {depth * 127}" in _refusal(case.model())
+    message = _refusal(case.model())
+    assert f"sum of |{part}| of" in message
+    assert f"must be {opset.MAX_CODE_SUM} at most, got {depth * 127}" in message
+    if not has_rank:  # one less is the most that is allowed
+        c["sparse_values"][0] += depth * 127 - opset.MAX_CODE_SUM
+        runtime.make_session(case.model(shapes={"x": ["rows", depth], "h": ["rows", "N"]}))
 
 
 @pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])

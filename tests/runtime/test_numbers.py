@@ -51,7 +51,39 @@ def test_adc_agrees_but_for_ties(cases: ModuleType, op: str) -> None:
 def test_dora_is_bit_equal_to_the_oracle(cases: ModuleType, op: str, seed: int) -> None:
     # The branch is integer arithmetic and the merge has one order of operations: no tolerance.
     case = cases.MAKERS[op](np.random.default_rng(seed))
-    np.testing.assert_array_equal(case.run(num_threads=2), case.oracle())
+    got, want = case.run(num_threads=2), case.oracle()
+    assert got.shape == want.shape
+    assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("sparse_frac", [0.0, 0.03, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("has_rank", [False, True])
+@pytest.mark.parametrize("op", DORA)
+def test_every_mixture_of_parts_is_bit_equal_to_the_oracle(
+    cases: ModuleType, op: str, has_rank: bool, sparse_frac: float
+) -> None:
+    # Catches a part that is left out, or added, because of the other one; and the two ways to keep
+    # sparse cells, lists and a full matrix, on either side of where they change over.
+    for seed in range(3000, 3004):
+        rng = np.random.default_rng(seed)
+        case = cases.MAKERS[op](rng, has_rank=has_rank, sparse_frac=sparse_frac)
+        assert (case.constants["lora_b"].size > 0) == has_rank
+        assert (case.constants["sparse_values"].size > 0) == (sparse_frac > 0)
+        want = case.oracle()
+        assert case.run(num_threads=2).tobytes() == want.tobytes()
+        if seed == 3000:  # what stock ONNX Runtime gives
+            assert np.all(np.abs(case.run(native=False) - want) <= case.merge_rounding())
+
+
+@pytest.mark.parametrize("op", DORA)
+def test_empty_parts_leave_negative_zero_alone(cases: ModuleType, op: str) -> None:
+    # Catches a part without values that adds 0, which would turn -0 into 0.
+    case = cases.MAKERS[op](np.random.default_rng(1), has_rank=False, sparse_frac=0.0)
+    case.feeds["h"].fill(-0.0)
+    case.constants["bias"].fill(-0.0)
+    got = case.run()
+    assert np.signbit(got).all()
+    assert got.tobytes() == case.oracle().tobytes()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -100,9 +132,11 @@ def test_nan_stays_nan(cases: ModuleType, op: str) -> None:
 @pytest.mark.parametrize("op", DORA)
 def test_zero_lora_b_is_skipped_with_the_same_result(cases: ModuleType, op: str) -> None:
     # Catches a skipped branch that skips the magnitude or the bias too.
-    case = cases.MAKERS[op](np.random.default_rng(3))
-    case.constants["lora_b"].fill(0)
-    np.testing.assert_array_equal(case.run(), case.oracle())
+    for sparse_frac in (0.0, 0.1, 1.0):
+        rng = np.random.default_rng(3)
+        case = cases.MAKERS[op](rng, has_rank=True, sparse_frac=sparse_frac)
+        case.constants["lora_b"].fill(0)
+        np.testing.assert_array_equal(case.run(), case.oracle())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -115,9 +149,32 @@ def test_adapter_inputs_are_read_in_every_run(cases: ModuleType, op: str, seed: 
     session = runtime.make_session(case.model(constant_adapter=False), num_threads=2)
     np.testing.assert_array_equal(session.run(None, case.all_inputs())[0], case.oracle())
     swapped = case.constants
-    swapped["lora_b"][:] = rng.integers(-127, 128, swapped["lora_b"].shape)
-    swapped["magnitude"][:] = rng.integers(1, 128, swapped["magnitude"].shape)
+    for name in ("lora_b", "sparse_values", "magnitude"):
+        swapped[name][:] = rng.integers(1, 128, swapped[name].shape)
     np.testing.assert_array_equal(session.run(None, case.all_inputs())[0], case.oracle())
+
+
+@pytest.mark.parametrize("op", DORA)
+def test_adapter_inputs_may_change_rank_and_number_of_cells(cases: ModuleType, op: str) -> None:
+    # Catches sizes that are kept from the run before. One session, and adapters of one layer that
+    # have either part, both or none.
+    adapters = [
+        cases.MAKERS[op](np.random.default_rng(7), has_rank=has_rank, sparse_frac=sparse_frac)
+        for has_rank, sparse_frac in [(True, 0.0), (False, 0.1), (False, 0.0), (False, 1.0)]
+    ]
+    layer = adapters[0]
+    shapes = {
+        name: [f"{name}{i}" for i in range(value.ndim)] for name, value in layer.constants.items()
+    }
+    model = layer.model(constant_adapter=False, shapes=shapes)
+    session = runtime.make_session(model, num_threads=2)
+    oracle = reference.dora_matmul if op == opset.DORA_MATMUL else reference.dora_conv
+    both = {k: v for k, v in layer.constants.items() if not k.startswith("sparse")}
+    both |= {k: v for k, v in adapters[1].constants.items() if k.startswith("sparse")}
+    for adapter in [*(case.constants for case in adapters), both, layer.constants]:
+        feeds = {**layer.feeds, **adapter}
+        want = oracle(**feeds, **layer.attributes)
+        np.testing.assert_array_equal(session.run(None, feeds)[0], want)
 
 
 def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: ModuleType) -> None:

@@ -60,8 +60,8 @@ DoraConv::Layout DoraConv::Check(const DoraTensors& adapter) const {
   layout.num_cells = CheckSparse(adapter, grid);
   layout.dense = IsDense(layout.num_cells, grid);
   layout.active_rank = IsSilent(adapter[kLoraB]) ? 0 : layout.rank;
-  layout.conv.columns = layout.conv.group * layout.active_rank + CeilDiv(layout.num_cells, steps);
-  layout.conv.columns = std::max(Index{1}, layout.conv.columns);
+  const Index group_cells = CeilDiv(layout.num_cells, layout.conv.group);
+  layout.conv.columns = layout.conv.group * (layout.active_rank + CeilDiv(group_cells, steps));
   return layout;
 }
 

@@ -37,13 +37,13 @@ class DoraConv {
     Index GroupColumns() const { return columns / conv.group; }
     CellGrid Grid() const { return {columns, Steps(), Steps(), 1}; }
     // Places in the memory it is packed into:
-    Index a() const { return 0; }                                  // PackConvWeights
-    Index b() const { return conv.group * rank * Steps(); }        // [M, R]
-    Index scale() const { return b() + columns * rank; }           // [M], and so the next three
+    Index a() const { return 0; }                            // PackConvWeights
+    Index b() const { return conv.group * rank * Steps(); }  // [M, R]
+    Index scale() const { return b() + columns * rank; }     // [M], and so the next three
     Index sparse_scale() const { return scale() + columns; }
     Index magnitude() const { return sparse_scale() + columns; }
     Index bias() const { return magnitude() + columns; }
-    Index rank_step() const { return bias() + columns; }           // [group * R]
+    Index rank_step() const { return bias() + columns; }             // [group * R]
     Index cells() const { return rank_step() + conv.group * rank; }  // PackConvWeights, PackSparse
     Index size() const {
       return cells() + (dense ? Grid().Count() : SparseFloats(columns, num_cells));
@@ -52,8 +52,8 @@ class DoraConv {
   struct Run;
 
   Layout Check(const DoraTensors& adapter) const;
-  void PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
+  void PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const;
   void ComputeWith(const Context& context, const Tensor& x, const Tensor& h, const Layout& layout,
                    const float* packed, float x_scale) const;
   void AddBranch(const Context& context, const Run& run) const;

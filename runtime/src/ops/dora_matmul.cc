@@ -16,11 +16,12 @@ constexpr Index kMaxTasks = 64;
 constexpr Index kMaxDepth = Index{1} << 24;
 // Rows whose codes are made before they are used.
 constexpr Index kChunkRows = 16;
-// Codes of a chunk that are read by cell should stay in the L1 cache.
-constexpr Index kChunkCodes = Index{1} << 13;
-constexpr Index kMaxChunkVecs = 4;
-// Word lines of a pass over a panel, as in RramMatMul.
+// Likewise where they are read by cell, in vectors: a sum waits for the one before it, so several
+// at a time, although the codes then lie in the L2 cache.
+constexpr Index kChunkVecs = 4;
+// Word lines of a pass over a panel, and rows of a task that reads panels, as in RramMatMul.
 constexpr Index kPassRows = 256;
+constexpr Index kDenseTaskRows = 48;
 
 }  // namespace
 
@@ -62,8 +63,7 @@ DoraMatMul::Layout DoraMatMul::Check(const DoraTensors& adapter) const {
   const CellGrid grid = layout.Grid();
   layout.num_cells = CheckSparse(adapter, grid);
   layout.dense = IsDense(layout.num_cells, grid);
-  const Index vecs = kChunkCodes / (layout.depth * kernels_.lanes);
-  layout.chunk_rows = kernels_.lanes * std::clamp(vecs, Index{1}, kMaxChunkVecs);
+  layout.chunk_rows = kChunkVecs * kernels_.lanes;
   return layout;
 }
 
@@ -106,7 +106,8 @@ void DoraMatMul::PackPanels(const DoraTensors& adapter, const Layout& layout, fl
   for (Index e = 0; e < layout.num_cells; ++e) {
     const std::int64_t index = adapter[kSparseIndex].Int64s()[e];
     const auto [first, width] = places[static_cast<std::size_t>(grid.Column(index))];
-    panels[first + grid.Step(index) * width] = static_cast<float>(adapter[kSparseValues].Int8s()[e]);
+    panels[first + grid.Step(index) * width] =
+        static_cast<float>(adapter[kSparseValues].Int8s()[e]);
   }
 }
 
@@ -135,8 +136,11 @@ void DoraMatMul::Compute(const Context& context) const {
   const Index rank = layout.active_rank;
   const Index row_work =
       layout.depth * (2 + rank) + layout.columns * (4 + rank) + 2 * layout.num_cells;
-  const Index num_tasks =
-      std::clamp(rows * row_work / kTaskWork, Index{1}, std::min(kMaxTasks, rows));
+  const Index least_rows = layout.dense           ? kDenseTaskRows
+                           : layout.num_cells > 0 ? layout.chunk_rows
+                                                  : 1;
+  const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
+                                     std::min(kMaxTasks, CeilDiv(rows, least_rows)));
   const Index packed_floats = is_constant_ ? 0 : RoundUp(layout.size(), 16);
   const Index task_floats = RoundUp(TaskFloats(layout, CeilDiv(rows, num_tasks)), 16);
   const Scratch scratch(context, packed_floats + num_tasks * task_floats);

@@ -88,9 +88,8 @@ void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range block
                          const ConvReadout& readout, Index column0,
                          const ConvOutput& output) const noexcept {
   const Index num_vecs = NumVecs(place.item);
-  const Index block_vecs =
-      std::min<Index>(kernels::kMaxVecs,
-                      kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
+  const Index block_vecs = std::min<Index>(
+      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
   const Index parts = CeilDiv(num_vecs, block_vecs);
   for (Index part = 0; part < parts; ++part) {
     for (Index b = blocks.begin; b < blocks.end; ++b) {

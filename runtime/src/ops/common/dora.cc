@@ -8,10 +8,19 @@
 namespace rimc {
 namespace {
 
-constexpr const char* kNames[kNumDoraInputs] = {
-    "x",         "h",            "lora_a",          "lora_b", "magnitude",     "x_scale",
-    "rank_step", "lora_b_scale", "magnitude_scale", "bias",   "sparse_values", "sparse_index",
-    "sparse_scale"};
+constexpr const char* kNames[kNumDoraInputs] = {"x",
+                                                "h",
+                                                "lora_a",
+                                                "lora_b",
+                                                "magnitude",
+                                                "x_scale",
+                                                "rank_step",
+                                                "lora_b_scale",
+                                                "magnitude_scale",
+                                                "bias",
+                                                "sparse_values",
+                                                "sparse_index",
+                                                "sparse_scale"};
 
 // Like kMaxCodeSum, for the sum over ranks of |code| * |lora_b|.
 constexpr Index kMaxBranchRank = (Index{1} << 24) / (127 * 128);

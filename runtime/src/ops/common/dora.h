@@ -32,8 +32,8 @@ enum DoraInput : std::size_t {
 
 using DoraTensors = std::array<Tensor, kNumDoraInputs>;  // x and h stay empty
 
-// Codes are at most 127, so a sum of code * cell stays below 2^24 where the sum of |cell| is at most
-// this (opset.py).
+// Codes are at most 127, so a sum of code * cell stays below 2^24 where the sum of |cell| is at
+// most this (opset.py).
 constexpr Index kMaxCodeSum = (Index{1} << 24) / 127;
 
 int DoraInputType(std::size_t index);
@@ -46,10 +46,10 @@ DoraTensors CurrentAdapter(const Context& context);
 // Throws unless the input has `size` values, or one where `or_one`.
 void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one);
 
-// Checks the inputs of the low-rank part and the merge: columns [N], ranks [R] of all groups together, `fan_in`
-// cells of lora_a per rank; that x_scale and rank_step are positive; that the integer sums of the
-// branch are exact in fp32. `a_stride`: distance of the cells of a rank in lora_a, `a_rank`
-// distance of the ranks; `branch_rank`: ranks that an output column sums over.
+// Checks the inputs of the low-rank part and of the merge: columns [N], ranks [R] of all groups
+// together, `fan_in` cells of lora_a per rank; that x_scale and rank_step are positive; that the
+// integer sums of the low-rank part are exact in fp32. `a_stride`: distance of the cells of a rank
+// in lora_a, `a_rank` distance of the ranks; `branch_rank`: ranks that an output column sums over.
 struct AdapterShape {
   Index columns;
   Index ranks;

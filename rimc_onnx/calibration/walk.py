@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks over the teacher and the student, node by node, a piece of the graph at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.ranges import geometry_of
+from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, node_session
+from rimc_onnx.errors import CalibrationError
+from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
+
+__all__ = [
+    "Features",
+    "Pair",
+    "Sessions",
+    "lockstep",
+    "move_biases",
+    "pairs_of",
+    "teacher_features",
+    "teacher_moments",
+]
+
+Array = npt.NDArray[Any]
+F32 = npt.NDArray[np.float32]
+Feeds = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """A node of the converted model and the same node of the prepared teacher."""
+
+    branch: RramBranch
+    unit: RramUnit
+
+    @property
+    def geometry(self) -> Geometry:
+        """The node's matrix and windows."""
+        return geometry_of(self.unit)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sessions:
+    """How RRAM nodes and digital nodes are run."""
+
+    device: SessionFactory
+    digital: SessionFactory
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """One node's input, the teacher's output without bias and the device's, chunk by chunk."""
+
+    x: Chunks
+    y: Chunks
+    h: Chunks
+
+    def moments(self, geometry: Geometry) -> SecondMoments:
+        """Their second moments."""
+        moments = SecondMoments(geometry)
+        for x, y, h in zip(self.x, self.y, self.h, strict=True):
+            moments.update(x, y, h)
+        return moments
+
+
+def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
+    """Every RRAM node with its teacher, in graph order.
+
+    Raises:
+        CalibrationError: the teacher has no such node, or one of another shape.
+    """
+    units = find_units(teacher)
+    pairs = []
+    for branch in rram_branches(student):
+        unit = units.get(branch.node)
+        if unit is None:
+            raise CalibrationError(
+                f"node {branch.node!r} is not in the teacher. "
+                "Give the model this one was converted from with --teacher."
+            )
+        if tuple(unit.weight.shape) != branch.weight_shape:
+            raise CalibrationError(
+                f"node {branch.node!r} has a weight of {list(branch.weight_shape)}, the teacher's "
+                f"is {list(unit.weight.shape)}. "
+                "Give the model this one was converted from with --teacher."
+            )
+        pairs.append(Pair(branch=branch, unit=unit))
+    return pairs
+
+
+def _teacher_run(
+    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
+) -> Iterator[tuple[RramUnit, Chunks, Chunks]]:
+    """Every unit with its inputs and its outputs without bias, in fp32, in graph order."""
+    by_output = {unit.y.name or "": unit for unit in units}
+    run = StagedRun(
+        teacher,
+        [dict(f) for f in feeds],
+        list(by_output),
+        factory,
+        keep=[unit.x.name or "" for unit in units],
+    )
+    for name, y_chunks in run:
+        unit = by_output[name]
+        bias = _per_channel(unit.bias, y_chunks[0].ndim, unit.geometry is not None)
+        x = [np.asarray(c, np.float32) for c in run.values[unit.x.name or ""]]
+        yield unit, x, [np.asarray(c, np.float32) - bias for c in y_chunks]
+
+
+def teacher_moments(
+    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
+) -> Iterator[tuple[RramUnit, SecondMoments]]:
+    """Moments of the teacher alone, in graph order."""
+    for unit, x_chunks, y_chunks in _teacher_run(teacher, units, feeds, factory):
+        moments = SecondMoments(geometry_of(unit))
+        for x, y in zip(x_chunks, y_chunks, strict=True):
+            moments.update(x, y)
+        yield unit, moments
+
+
+def teacher_features(
+    student: ir.Model, teacher: ir.Model, pairs: Sequence[Pair], feeds: Feeds, sessions: Sessions
+) -> Iterator[tuple[Pair, Features]]:
+    """The device's answers to the teacher's inputs, node by node in graph order."""
+    by_name = {pair.unit.name: pair for pair in pairs}
+    units = [pair.unit for pair in pairs]
+    for unit, x, y in _teacher_run(teacher, units, feeds, sessions.digital):
+        pair = by_name[unit.name]
+        name = pair.branch.x.name or ""
+        session = node_session(student, pair.branch.rram, [name], sessions.device)
+        yield pair, Features(x=x, y=y, h=[session.run(None, {name: c})[0] for c in x])
+
+
+def lockstep(
+    student: ir.Model,
+    teacher: ir.Model,
+    pairs: Sequence[Pair],
+    feeds: Feeds,
+    sessions: Sessions,
+    refit: Callable[[Pair, Features], None],
+) -> None:
+    """Walk student and teacher together; ``refit`` changes a node before later nodes see it."""
+    by_name = {pair.unit.name: pair for pair in pairs}
+    by_h = {pair.branch.h.name or "": pair for pair in pairs}
+    run = StagedRun(
+        student,
+        [dict(f) for f in feeds],
+        list(by_h),
+        sessions.device,
+        keep=[pair.branch.x.name or "" for pair in pairs],
+    )
+    units = [pair.unit for pair in pairs]
+    walk = zip(_teacher_run(teacher, units, feeds, sessions.digital), run, strict=True)
+    for (unit, _, y), (h_name, h) in walk:
+        pair = by_h[h_name]
+        if pair is not by_name[unit.name]:
+            raise CalibrationError(
+                f"node {pair.branch.node!r} comes before {unit.name!r} in the teacher and after it "
+                "in the converted model. Convert the model again."
+            )
+        refit(pair, Features(x=run.values[pair.branch.x.name or ""], y=y, h=h))
+
+
+def move_biases(
+    student: ir.Model,
+    pairs: Sequence[Pair],
+    means: Mapping[str, F32],
+    feeds: Feeds,
+    weight: float,
+    factory: SessionFactory,
+    progress: Callable[[int, int], None],
+) -> dict[str, F32]:
+    """Walk the calibrated student and move each bias ``weight`` of the way to the teacher's mean.
+
+    Later nodes see the moved outputs. Gives the new bias of every node.
+    """
+    by_output = {pair.branch.dora.outputs[0].name or "": pair.branch for pair in pairs}
+    run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
+    biases = {}
+    for done, (name, chunks) in enumerate(run):
+        branch = by_output[name]
+        conv = branch.group is not None
+        rows = sum(c.size for c in chunks) // branch.columns
+        axes = tuple(i for i in range(chunks[0].ndim) if i != (1 if conv else chunks[0].ndim - 1))
+        total = sum(c.sum(axis=axes, dtype=np.float64) for c in chunks)
+        shift = np.asarray(weight * (means[branch.node] - total / max(rows, 1)), np.float32)
+        biases[branch.node] = branch.adapter().bias + shift
+        moved = _per_channel(shift, chunks[0].ndim, conv)
+        run.values[name] = [c + moved for c in chunks]
+        progress(done + 1, len(pairs))
+    return biases
+
+
+def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:
+    return vector.reshape(-1, *[1] * (ndim - 2)) if conv else vector

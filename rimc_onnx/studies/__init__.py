@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Studies: the main job many times over, with the spread of what comes out."""

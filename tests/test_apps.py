@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample programs run a deployed model and agree on its accuracy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from rimc_onnx import evaluate, passes, runtime
+from rimc_onnx.adapter_file import write_adapter_file
+from rimc_onnx.files import load_model, save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+APPS = ROOT / "samples" / "apps"
+MODEL = "model.rimc.calibrated.onnx"
+
+
+def run(*command: object, cwd: Path) -> str:
+    result = subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def right(output: str) -> int:
+    found = re.fullmatch(r"(\d+) of 500 right, accuracy (\d+\.\d) %\n", output)
+    assert found is not None, output
+    assert found[2] == f"{int(found[1]) / 5:.1f}"
+    return int(found[1])
+
+
+def expected(folder: Path) -> int:
+    top1 = evaluate(folder / MODEL, data=folder / "test.npz", native=False).top1
+    assert top1 is not None
+    return round(500 * top1)
+
+
+@pytest.fixture
+def raw(digits_job: Path) -> Path:
+    """The calibrated sample with its test images in raw files."""
+    run(sys.executable, APPS / "export_raw.py", "test.npz", ".", cwd=digits_job)
+    return digits_job
+
+
+def test_python_app_has_the_accuracy_of_evaluate(digits_job: Path) -> None:
+    # A sample that feeds or scores other than the tool does; and it must not need the package.
+    code = APPS / "app.py"
+    assert "rimc_onnx" not in code.read_text().replace("rimc-onnx", "")
+    output = run(sys.executable, code, MODEL, "test.npz", cwd=digits_job)
+    assert right(output) == expected(digits_job)
+
+
+def test_python_app_registers_the_library_by_its_path(digits_job: Path) -> None:
+    command = [
+        sys.executable,
+        APPS / "app.py",
+        MODEL,
+        "test.npz",
+        "--library",
+        runtime.library_path(),
+    ]
+    # Sums in another order may move a code at a tie: an image of 500 that lies between two digits.
+    assert abs(right(run(*command, cwd=digits_job)) - expected(digits_job)) <= 1
+
+
+@pytest.mark.skipif(not hasattr(ort, "AdapterFormat"), reason="adapter files need 1.20")
+def test_python_app_takes_an_adapter(digits_job: Path) -> None:
+    # The adapter freed before the run, which then goes on without it.
+    fitted, live = load_model(digits_job / MODEL), load_model(digits_job / "model.rimc.onnx")
+    adapters = {b.node: b.adapter() for b in passes.rram_branches(fitted)}
+    write_adapter_file(digits_job / "fitted.onnx_adapter", adapters, fitted)
+    passes.MakeAdaptersSwappablePass()(live)
+    save_model(live, digits_job / "live.onnx", force=False)
+    command = [sys.executable, APPS / "app.py", "live.onnx", "test.npz"]
+    without = right(run(*command, cwd=digits_job))
+    swapped = right(run(*command, "--adapter", "fitted.onnx_adapter", cwd=digits_job))
+    assert abs(swapped - expected(digits_job)) <= 1
+    assert without < swapped
+
+
+@pytest.fixture
+def cpp(raw: Path) -> list[object]:
+    """The C++ program, built, with its arguments."""
+    compiler = shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs g++ on Linux")
+    libraries = list((Path(ort.__file__).parent / "capi").glob("libonnxruntime.so*"))
+    if not libraries:
+        pytest.skip("this onnxruntime wheel holds no libonnxruntime.so")
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    include = f"-I{ROOT / 'runtime' / 'include'}"
+    run(compiler, "-std=c++17", *warnings, include, APPS / "main.cc", "-o", "app", "-ldl", cwd=raw)
+    return ["./app", libraries[0], MODEL, "images.f32", "labels.u8"]
+
+
+def test_cpp_app_has_the_accuracy_of_evaluate(raw: Path, cpp: list[object]) -> None:
+    # A slot number off by one; a header that only builds inside the library.
+    assert right(run(*cpp, cwd=raw)) == expected(raw)
+    (raw / MODEL).unlink()
+    failed = subprocess.run(
+        [str(c) for c in cpp], cwd=raw, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+
+
+def test_cpp_app_registers_the_library_by_its_path(raw: Path, cpp: list[object]) -> None:
+    # As in Python; a library that is registered but not used would give the accuracy as well, so
+    # a file that is none has to be refused.
+    output = run(*cpp, runtime.library_path(), cwd=raw)
+    assert abs(right(output) - expected(raw)) <= 1
+    wrong = subprocess.run(
+        [*map(str, cpp), "images.f32"], cwd=raw, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 1
+
+
+def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:
+    # Float32Array over a Buffer that is not aligned, or labels read as the wrong type.
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    where = subprocess.run(
+        [node, "-p", "require.resolve('onnxruntime-node/package.json')"],
+        cwd=APPS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if where.returncode != 0:
+        pytest.skip("onnxruntime-node is not installed (NODE_PATH names where it is)")
+    # An import, unlike require, looks beside the program alone.
+    os.symlink(Path(where.stdout.strip()).parents[1], raw / "node_modules")
+    shutil.copy(APPS / "app.mjs", raw)
+    command = [node, "app.mjs", MODEL, "images.f32", "labels.u8"]
+    assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
+
+
+def test_examples_of_the_deployment_page_run(
+    digits_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An import path, an argument or a file name in the documentation that does not exist.
+    monkeypatch.chdir(digits_job)
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    if not hasattr(ort, "AdapterFormat"):
+        del examples[0]
+    for code in examples:
+        exec(compile(code, "deployment.md", "exec"), {"__name__": "example"})
+    plain = evaluate(digits_job / MODEL, data="test.npz", native=False).top1
+    twin = evaluate(digits_job / "model.twin.onnx", data="test.npz", native=False).top1
+    assert plain is not None
+    assert twin is not None
+    # int8 rounding of ten small corrections: one image in a hundred may lie on the other side.
+    assert abs(plain - twin) <= 0.01
