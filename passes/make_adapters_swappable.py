@@ -67,21 +67,22 @@ def _shapes(branch: RramBranch) -> dict[str, ir.Shape]:
     weight, base = branch.weight_shape, branch.dora.name
     rank, cells = f"{base}/rank", f"{base}/cells"
     ranks = rank if branch.group in {None, 1} else f"{base}/ranks"
+    lora_a: list[int | str | None]
+    lora_b: list[int | str | None]
     if branch.group is None:
         lora_a, lora_b = [weight[0], ranks], [rank, weight[1]]
     else:
         lora_a = [ranks, *weight[1:]]
         lora_b = [weight[0], rank, *[1] * (len(weight) - 2)]
-    columns = [branch.columns]
     dims: dict[str, list[int | str | None]] = {
-        "lora_a": [*lora_a],
-        "lora_b": [*lora_b],
-        "magnitude": [*columns],
+        "lora_a": lora_a,
+        "lora_b": lora_b,
+        "magnitude": [branch.columns],
         "x_scale": [1],
         "rank_step": [ranks],
         "lora_b_scale": [None],
         "magnitude_scale": [1],
-        "bias": [*columns],
+        "bias": [branch.columns],
         "sparse_values": [cells],
         "sparse_index": [cells],
         "sparse_scale": [None],

@@ -115,7 +115,7 @@ def read_adapter_file(path: str | Path, model: ir.Model) -> dict[str, QuantizedA
             f"{path}: was made for other arrays (another model, seed, device or age). "
             "Calibrate this model."
         )
-    found = {name: v.numpy().copy() for name, v in adapter_format.get_parameters().items()}
+    found = {name: v.numpy() for name, v in adapter_format.get_parameters().items()}
     adapters = _by_node(path, found, model)
     try:
         _check_fit(adapters, model)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -203,11 +203,18 @@ def test_converters_of_real_values_agree_to_a_code() -> None:
 
 
 def adapter(
-    a_shape: tuple[int, ...], b_shape: tuple[int, ...], *, per_column: bool
+    a_shape: tuple[int, ...],
+    b_shape: tuple[int, ...],
+    *,
+    per_column: bool,
+    sparse: Literal["none", "some", "all"] = "none",
 ) -> dict[str, Array]:
     """Codes over all of int8; scales are powers of two, so that all sums are exact."""
-    columns = b_shape[1] if len(b_shape) == 2 else b_shape[0]
-    ranks = a_shape[1] if len(a_shape) == 2 else a_shape[0]
+    matmul = len(b_shape) == 2
+    columns = b_shape[1] if matmul else b_shape[0]
+    ranks = a_shape[1] if matmul else a_shape[0]
+    cells = columns * (a_shape[0] if matmul else int(np.prod(a_shape[1:])))
+    num_cells = {"none": 0, "some": -(-cells // 5), "all": cells}[sparse]
     scales = columns if per_column else 1
     return {
         "lora_a": rng(1).integers(-127, 128, a_shape).astype(np.int8),
@@ -218,32 +225,47 @@ def adapter(
         "lora_b_scale": (2.0 ** rng(5).integers(-9, -6, scales)).astype(np.float32),
         "magnitude_scale": np.full(1, 1 / 64, np.float32),
         "bias": whole((columns,), 6, 50) / 8,
+        "sparse_values": rng(9).integers(-127, 128, num_cells).astype(np.int8),
+        # in no order: a cell's place is its index, not its turn
+        "sparse_index": rng(10).permutation(cells)[:num_cells].astype(np.int64),
+        "sparse_scale": (2.0 ** rng(11).integers(-12, -9, scales)).astype(np.float32),
     }
 
 
+by_sparse = pytest.mark.parametrize("sparse", ["none", "some", "all"])
+
+
 @pytest.mark.parametrize("per_column", [False, True])
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [0, 1, 4])
+@by_sparse
 @pytest.mark.parametrize("batch", [(5,), (2, 3), (0,)], ids=str)
-def test_dora_matmul_is_the_oracle(batch: tuple[int, ...], rank: int, per_column: bool) -> None:
-    # Ties of the rounding to the wrong side, codes that do not saturate, int8 sums that overflow.
+def test_dora_matmul_is_the_oracle(
+    batch: tuple[int, ...], sparse: Any, rank: int, per_column: bool
+) -> None:
+    # Ties of the rounding to the wrong side, codes that do not saturate, int8 sums that overflow;
+    # a body that can't do without a rank or a sparse cell, or scatters them transposed.
     x, h = whole((*batch, 20), 7, 300) / 128, whole((*batch, 6), 8, 100) / 16
-    tensors = adapter((20, rank), (rank, 6), per_column=per_column)
+    tensors = adapter((20, rank), (rank, 6), per_column=per_column, sparse=sparse)
     expected = reference.dora_matmul(x, h, **tensors)
     equal(run("DoraMatMul", x, tensors, {}, {"h": h}), expected)
 
 
 @by_conv
+@by_sparse
+@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("per_column", [False, True])
 def test_dora_conv_is_the_oracle(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     geometry: dict[str, Any],
+    sparse: Any,
+    rank: int,
     per_column: bool,
 ) -> None:
-    # The ranks of one group given to another; scales along the wrong axis.
+    # The ranks or the sparse cells of one group given to another; scales along the wrong axis.
     columns, depth, *kernel = w_shape
     group = geometry["group"]
-    rank = min(2, columns // group)
+    rank = min(rank, columns // group)
     x = whole(x_shape, 7, 300) / 128
     ideal = {n: IDEAL[n] for n in NUMERIC}
     shape = reference.rram_conv(x, whole(w_shape, 0), **geometry, **ideal).shape
@@ -252,9 +274,38 @@ def test_dora_conv_is_the_oracle(
         (group * rank, depth, *kernel),
         (columns, rank, *[1] * len(kernel)),
         per_column=per_column,
+        sparse=sparse,
     )
     expected = reference.dora_conv(x, h, **tensors, **geometry)
     equal(run("DoraConv", x, tensors, geometry, {"h": h}), expected)
+
+
+@pytest.mark.parametrize("op_type", ["DoraMatMul", "DoraConv"])
+def test_sparse_cells_are_the_weight_they_stand_for(op_type: str) -> None:
+    # A body and an oracle that are wrong in the same way: here the cells are spelt out. A single
+    # cell answers to a single input, in the C order of the weight's own shape.
+    if op_type == "DoraMatMul":
+        w = np.zeros((5, 3), np.int8)
+        attributes: dict[str, Any] = {}
+        a, b, x = (5, 0), (0, 3), np.eye(5, dtype=np.float32)
+    else:
+        w = np.zeros((4, 3, 1, 1), np.int8)
+        attributes = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 2}
+        a, b, x = (0, 3, 1, 1), (4, 0, 1, 1), np.eye(6, dtype=np.float32).reshape(6, 6, 1, 1)
+    w.flat[7] = 100
+    tensors = adapter(a, b, per_column=False) | {
+        "magnitude": np.full(w.shape[1] if w.ndim == 2 else 4, 64, np.int8),
+        "bias": np.zeros(w.shape[1] if w.ndim == 2 else 4, np.float32),
+        "x_scale": np.ones(1, np.float32),
+        "sparse_values": np.int8([100]),
+        "sparse_index": np.int64([7]),
+        "sparse_scale": np.float32([0.5]),
+    }
+    expected = np.zeros((len(x), *tensors["bias"].shape, *x.shape[2:]), np.float32)
+    # Index 7: word line 2, bit line 1 of [5, 3]; output channel 2 of [4, 3, 1, 1], which is of
+    # group 1 and so reads the channels 3 to 5: cell 1 of its row is channel 4.
+    expected[(2, 1) if w.ndim == 2 else (4, 2)] = 50
+    assert np.array_equal(run(op_type, x, tensors, attributes, {"h": 0 * expected}), expected)
 
 
 def test_bodies_use_standard_operators_only() -> None:

@@ -119,6 +119,22 @@ def _attribute(model: ir.Model, node: str, attribute: ir.Attr) -> None:
             r"'lora_b_scale' must have shape \[1\] or \[4\], got \[3\]",
         ),
         (
+            lambda m: _set(m, "conv/dora", 11, np.zeros(2, np.int64)),
+            r"'conv/dora' .*: input 'sparse_index' must have shape \[0\], got \[2\]",
+        ),
+        (
+            lambda m: _set(m, "fc/dora", 11, np.zeros(0, np.int32)),
+            r"'fc/dora' .*: input 'sparse_index' must be int64",
+        ),
+        (
+            lambda m: _set(m, "fc/dora", 10, np.zeros(0, np.float32)),
+            r"'fc/dora' .*: input 'sparse_values' must be int8",
+        ),
+        (
+            lambda m: _set(m, "fc/dora", 12, np.ones(2, np.float32)),
+            r"'fc/dora' .*: input 'sparse_scale' must have shape \[1\] or \[5\], got \[2\]",
+        ),
+        (
             lambda m: _node(m, "fc/rram").replace_input_with(1, m.graph.inputs[0]),
             "'fc/rram' .*: input 'w' must be an initializer",
         ),
@@ -160,23 +176,28 @@ def test_model_that_is_not_converted_is_an_error(build):
             look(model)
 
 
-def _adapter() -> QuantizedAdapter:
-    base = QuantizedAdapter.identity(weight_shape=(100, 5), group=None, rank=3, bias=_normal(5))
+def _adapter(rank: int = 3, num_cells: int = 40) -> QuantizedAdapter:
+    base = QuantizedAdapter.identity(weight_shape=(100, 5), group=None, rank=rank, bias=_normal(5))
     return replace(
         base,
-        lora_a=RNG.integers(-127, 128, (100, 3)).astype(np.int8),
-        lora_b=RNG.integers(-127, 128, (3, 5)).astype(np.int8),
+        lora_a=RNG.integers(-127, 128, (100, rank)).astype(np.int8),
+        lora_b=RNG.integers(-127, 128, (rank, 5)).astype(np.int8),
         magnitude=RNG.integers(50, 90, 5).astype(np.int8),
         x_scale=np.full(1, 0.01, np.float32),
-        rank_step=np.array([300, 400, 500], np.float32),
+        rank_step=np.array([300, 400, 500], np.float32)[:rank],
         lora_b_scale=RNG.uniform(1e-5, 1e-4, 5).astype(np.float32),
+        sparse_values=RNG.integers(-127, 128, num_cells).astype(np.int8),
+        sparse_index=np.sort(RNG.permutation(500)[:num_cells]),
+        sparse_scale=RNG.uniform(1e-5, 1e-4, 5).astype(np.float32),
     )
 
 
-def test_attached_adapter_computes_and_the_crossbars_stay(converted, run):
-    # Catches initializers in another order than the operator's inputs, and a touched RRAM weight.
+@pytest.mark.parametrize(("rank", "num_cells"), [(3, 40), (3, 0), (0, 40), (0, 500)])
+def test_attached_adapter_computes_and_the_crossbars_stay(converted, run, rank, num_cells):
+    # Catches initializers in another order than the operator's inputs, a touched RRAM weight, and
+    # inputs that keep the shape of the adapter before: this one may have another rank, or none.
     rram = {b.node: b.rram.inputs[1].const_value.tobytes() for b in rram_branches(converted)}
-    adapter = _adapter()
+    adapter = _adapter(rank, num_cells)
     attach = AttachAdaptersPass({"fc": adapter})
     assert attach(converted).modified
     check_rimc_model(converted)
@@ -185,6 +206,9 @@ def test_attached_adapter_computes_and_the_crossbars_stay(converted, run):
         assert b.rram.inputs[1].const_value.tobytes() == rram[b.node]
 
     fc = rram_branches(converted)[1]
+    assert fc.rank == rank
+    for name, tensor in fc.adapter().tensors().items():
+        np.testing.assert_array_equal(tensor, getattr(adapter, name))
     for value in (fc.x, fc.h):
         converted.graph.outputs.append(value)
     y, x, h = run(converted, x=_normal(2, 3, 5, 5))
@@ -192,7 +216,44 @@ def test_attached_adapter_computes_and_the_crossbars_stay(converted, run):
     np.testing.assert_allclose(
         y, reference.dora_matmul(x, h, **adapter.tensors()), rtol=1e-6, atol=5e-7
     )
-    assert np.abs(y - h).max() > 0.01
+    assert np.abs(y - h).max() > 0.005
+
+
+def test_group_ranks_of_an_attached_adapter_may_be_none(build, run):
+    # A rank of 0 makes [group * R, ...] an empty kernel, which no Conv takes.
+    model = build(
+        "g (float[2,4,5,5] x) => (float y) { y = Conv<group=2, pads=[1,1,1,1]>(x, w) }",
+        w=_normal(6, 2, 3, 3),
+    )
+    model.graph[0].name = "conv"
+    convert_model(model, PERFECT)
+    x = _normal(2, 4, 5, 5)
+    (before,) = run(model, x=x)
+    nothing = QuantizedAdapter.identity(
+        weight_shape=(6, 2, 3, 3), group=2, rank=0, bias=np.zeros(6, np.float32)
+    )
+    assert nothing.lora_a.shape == (0, 2, 3, 3)
+    assert AttachAdaptersPass({"conv": nothing})(model).modified
+    check_rimc_model(model)
+    np.testing.assert_array_equal(run(model, x=x)[0], before)
+    one = replace(nothing, sparse_values=np.int8([2]), sparse_index=np.int64([3 * 18 + 4]))
+    assert AttachAdaptersPass({"conv": one})(model).modified
+    check_rimc_model(model)
+    # Cell 3 * 18 + 4 is the middle of the kernel of output channel 3 on its group's first channel.
+    want = before.copy()
+    want[:, 3] += 2 * np.clip(np.rint(x[:, 2]), -127, 127)
+    np.testing.assert_allclose(run(model, x=x)[0], want, rtol=1e-6, atol=1e-6)
+
+
+def test_sram_counts_what_is_stored():
+    # A sparse cell costs its code and its index; all cells need no index; M at 1 needs no code.
+    identity = QuantizedAdapter.identity(
+        weight_shape=(100, 5), group=None, rank=2, bias=np.zeros(5, np.float32)
+    )
+    assert identity.sram_bytes == 2 * 105
+    assert _adapter(3, 40).sram_bytes == 3 * 105 + 5 + 2 * 40
+    assert _adapter(0, 499).sram_bytes == 5 + 2 * 499
+    assert _adapter(0, 500).sram_bytes == 5 + 500
 
 
 def test_identity_adapters_change_nothing_when_attached(converted):

@@ -40,6 +40,9 @@ g (float[n,2] x) => (float[n,1] y)
  float[1] "fc/dora/lora_b_scale" = {1},
  float[1] "fc/dora/magnitude_scale" = {0.015625},
  float[1] "fc/dora/bias" = {3},
+ int8[0] "fc/dora/sparse_values" = {},
+ int64[0] "fc/dora/sparse_index" = {},
+ float[1] "fc/dora/sparse_scale" = {1},
  float[n,1] "y/rram">
 {
  ["fc/rram"] "y/rram" = ai.rimc.RramMatMul <tile_rows: int = 0, num_tiles: int = 1,
@@ -48,7 +51,8 @@ g (float[n,2] x) => (float[n,1] y)
    seed: int = 0, g_max_us: float = 40, w_max: floats = [4]> (x, w)
  ["fc/dora"] y = ai.rimc.DoraMatMul (x, "y/rram", "fc/dora/lora_a", "fc/dora/lora_b",
    "fc/dora/magnitude", "fc/dora/x_scale", "fc/dora/rank_step", "fc/dora/lora_b_scale",
-   "fc/dora/magnitude_scale", "fc/dora/bias")
+   "fc/dora/magnitude_scale", "fc/dora/bias",
+   "fc/dora/sparse_values", "fc/dora/sparse_index", "fc/dora/sparse_scale")
 }"""
 
 NET = """g (float[n,4,8,8] image) => (float[n,5] logits) {
@@ -156,7 +160,7 @@ def test_weights_are_the_devices_and_annotated(net):
         assert DeviceConfig.from_json(attributes["device_config"].as_string()) == config.device
         lora_a = branch.dora.inputs[2].const_value
         assert 2 in lora_a.shape.numpy() or 4 in lora_a.shape.numpy()  # rank 2, two groups
-        np.testing.assert_array_equal(branch.dora.inputs[-1].const_value.numpy(), unit.bias)
+        np.testing.assert_array_equal(branch.adapter().bias, unit.bias)
 
 
 def test_graph_is_this_one(build):

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is found of an array's error from its answers alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rimc_onnx.calibration import problem as module
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.problem import (
+    NodeProblem,
+    Statistics,
+    matrix_of,
+    problem_from_device,
+)
+
+Array = np.ndarray
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def asked(x: Array, target: Array, error: Array) -> NodeProblem:
+    """The device's answers to x [P, d], from which the error [d, m] is to be found."""
+    x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
+    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    moments.update(x, x @ target, x @ (target - error))
+    return problem_from_device("fc", moments, target[None], bias_frac=0.5)
+
+
+@pytest.fixture(params=[True, False], ids=["prior per bit line", "one prior"])
+def by_line(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that are too large for a regression per bit line share one."""
+    if not request.param:
+        monkeypatch.setattr(module, "_MOST_OPERATIONS", 0)
+
+
+@pytest.mark.usefixtures("by_line")
+@pytest.mark.parametrize(("d", "m"), [(24, 10), (10, 24)])
+def test_enough_rows_give_the_error_to_the_prior(d: int, m: int) -> None:
+    # An error of low rank and sparse at once, in full: what X (W_t - W_r) tells is free of noise,
+    # so all that is missing is what the prior holds back.
+    error = rng(4).standard_normal((d, 2)) @ rng(5).standard_normal((2, m)) / 8
+    error.flat[rng(6).permutation(d * m)[:12]] += 0.5
+    found = asked(rng(1).standard_normal((4000, d)), rng(2).standard_normal((d, m)), error)
+    # The prior weighs 1e-3 of the mean power of word lines, and 1 / 0.05 as much against a cell
+    # that holds nothing and so should not err: 2 % of such a cell, 0.1 % of an ordinary one.
+    off = np.abs(found.error[0] - error)
+    assert off.max() < 0.022 * np.abs(error).max()
+    assert np.median(off) < 2e-3 * np.abs(error).mean()
+
+
+@pytest.mark.usefixtures("by_line")
+def test_few_rows_are_explained_and_not_more() -> None:
+    # Rows that are fewer than word lines: the answers are met, and where nothing was seen the
+    # error stays at its prior mean of 0.
+    x = np.zeros((6, 24))
+    x[:, :16] = rng(1).standard_normal((6, 16))
+    error = 0.2 * rng(3).standard_normal((24, 10))
+    found = asked(x, rng(2).standard_normal((24, 10)), error).error[0]
+    assert not found[16:].any()
+    # 6 rows among 16 word lines, each sees a prior of 1e-3: answers within a few percent.
+    assert np.linalg.norm(x @ (found - error)) < 0.05 * np.linalg.norm(x @ error)
+    assert np.linalg.norm(found) < np.linalg.norm(error[:16])
+
+
+def test_knowing_the_target_weight_saves_samples() -> None:
+    # The prior that is not there, or is turned over: a drift of 20 % of each weight is guessed
+    # better where large weights are known to err more.
+    target = rng(2).standard_normal((48, 30)) * 10.0 ** rng(7).uniform(-1.5, 0, (48, 1))
+    error = 0.2 * target * rng(3).standard_normal((48, 30))
+    x = rng(1).standard_normal((16, 48))
+    rest = [
+        np.linalg.norm(asked(x, weight, error).error[0] - error)
+        for weight in (target, np.ones_like(target))
+    ]
+    assert rest[0] < 0.8 * rest[1]
+
+
+def test_a_bit_line_has_a_prior_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One prior for all bit lines where each was affordable.
+    target = rng(2).standard_normal((24, 12)) * 10.0 ** rng(7).uniform(-1.5, 0, (24, 12))
+    error = 0.2 * target * rng(3).standard_normal((24, 12))
+    x = rng(1).standard_normal((10, 24))
+    own = np.linalg.norm(asked(x, target, error).error[0] - error)
+    monkeypatch.setattr(module, "_MOST_OPERATIONS", 0)
+    assert own < 0.9 * np.linalg.norm(asked(x, target, error).error[0] - error)
+
+
+@pytest.mark.usefixtures("by_line")
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_units_do_not_matter(scale: float) -> None:
+    # A ridge or a floor in absolute units.
+    x, target = rng(1).standard_normal((10, 24)), rng(2).standard_normal((24, 12))
+    error = 0.2 * rng(3).standard_normal((24, 12))
+    plain = asked(x, target, error).error[0]
+    louder = asked(scale * x, target, error).error[0]
+    larger = asked(x, scale * target, scale * error).error[0] / scale
+    for found in (louder, larger):
+        # Answers are rounded to float32 once more, in directions that the prior of 1e-3 damps
+        # and rounding does not: 1e3 * 2^-24 and some.
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-3 * np.abs(plain).max())
+
+
+@pytest.mark.usefixtures("by_line")
+@pytest.mark.parametrize(
+    "name",
+    ["zero inputs", "no row", "one row", "dead input", "dead bit line", "zero weights", "equal"],
+)
+def test_degenerate_answers_give_a_finite_error(name: str) -> None:
+    # A singular normal matrix, or a prior of variance 0 that divides.
+    x, target = rng(1).standard_normal((20, 8)), rng(2).standard_normal((8, 6))
+    error = 0.2 * target * rng(3).standard_normal((8, 6))
+    if name == "zero inputs":
+        x[:] = 0
+    elif name in {"no row", "one row"}:
+        x = x[: int(name == "one row")]
+    elif name == "dead input":
+        x[:, 2] = 0
+    elif name == "dead bit line":
+        target[:, 1] = error[:, 1] = 0
+    elif name == "zero weights":
+        target[:] = error[:] = 0
+    elif name == "equal":
+        x[:] = x[:, :1]
+    found = asked(x, target, error)
+    assert np.isfinite(found.error).all()
+    assert np.isfinite(found.metric).all()
+    assert found.output_power > 0
+    if name in {"zero inputs", "no row", "zero weights"}:
+        assert not found.error.any()
+    if name == "dead input":
+        assert not found.error[0, 2].any()
+    if name == "dead bit line":
+        assert not found.error[0, :, 1].any()
+
+
+def test_statistics_are_those_of_the_rows() -> None:
+    # A sum for a mean, the power for the variance.
+    x, y = (rng(i).standard_normal((50, n)).astype(np.float32) + 1 for i, n in enumerate((5, 3)))
+    moments = SecondMoments(Geometry(weight_shape=(5, 3)))
+    moments.update(x, y)
+    found = Statistics.of(moments)
+    for name, expected in {
+        "x_mean": x.mean(axis=0),
+        "x_x": x.T @ x / 50,
+        "y_mean": y.mean(axis=0),
+        "y_variance": y.var(axis=0),
+    }.items():
+        # Sums of 50 float32 values.
+        np.testing.assert_allclose(getattr(found, name)[0], expected, rtol=1e-5)
+    assert found.x_abs_max == np.abs(x).max()
+
+
+def test_moment_leaves_to_the_bias_what_the_bias_will_take() -> None:
+    # A bias of few samples moves part of the way: what stays of the mean still counts.
+    x = rng(0).standard_normal((50, 5)).astype(np.float32) + 2
+    moments = SecondMoments(Geometry(weight_shape=(5, 3)))
+    moments.update(x, np.zeros((50, 3), np.float32))
+    weight = np.zeros((1, 5, 3), np.float32)
+    for bias_frac in (0.0, 0.3, 1.0):
+        found = NodeProblem(
+            name="fc",
+            geometry=moments.geometry,
+            statistics=Statistics.of(moments),
+            target=weight,
+            error=weight,
+            bias_frac=bias_frac,
+        )
+        rest = x - bias_frac * x.mean(axis=0)
+        # Differences of float32 moments of up to 5.
+        np.testing.assert_allclose(found.moment[0], rest.T @ rest / 50, rtol=0, atol=1e-5)
+        extra = found.metric[0] - found.moment[0]
+        power = np.trace(found.moment[0]) / 5
+        np.testing.assert_allclose(extra, 0.1 * power * np.eye(5), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_matrix_of_a_convolution_multiplies_its_windows(group: int) -> None:
+    # Groups, bit lines and word lines in another order than the rows of the moments have.
+    shape = (6, 2, 3)
+    geometry = Geometry(
+        weight_shape=shape, conv=True, group=group, strides=(1,), pads=(0, 0), dilations=(1,)
+    )
+    weight = np.arange(36, dtype=np.float32).reshape(shape)
+    found = matrix_of(weight, geometry)
+    assert found.shape == (group, 6, 6 // group)
+    for column in range(6):
+        g, m = divmod(column, 6 // group)
+        assert np.array_equal(found[g, :, m], weight[column].reshape(-1))
+
+
+def test_matrix_of_a_matmul_is_the_weight() -> None:
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(matrix_of(weight, Geometry(weight_shape=(2, 3))), weight[None])
