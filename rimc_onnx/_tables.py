@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rimc_onnx._console import Console
-    from rimc_onnx.api import CalibrateReport, ConvertReport, InspectReport, NodeReport
     from rimc_onnx.evaluation import EvaluationReport
+    from rimc_onnx.reports import CalibrateReport, ConvertReport, InspectReport, NodeReport
+    from rimc_onnx.studies.recovery import RecoveryReport, Spread
 
-__all__ = ["show_calibration", "show_conversion", "show_evaluation", "show_inspection"]
+__all__ = [
+    "show_calibration",
+    "show_conversion",
+    "show_evaluation",
+    "show_inspection",
+    "show_recovery",
+]
 
 
 def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
@@ -77,6 +84,43 @@ def show_calibration(console: Console, report: CalibrateReport) -> None:
     )
     console.line(
         f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
-        f"({100 * report.gamma:.2f} % of the weights), {report.seconds:.1f} s"
+        f"(gamma {100 * report.gamma:.2f} %), {report.seconds:.1f} s"
     )
-    console.line(f"wrote {report.output}")
+    for path in (report.report, report.page, report.output):
+        if path is not None:
+            console.line(f"wrote {path}")
+
+
+def show_recovery(console: Console, report: RecoveryReport) -> None:
+    """Clean, uncalibrated and calibrated with their spread, and the worst nodes."""
+
+    def row(name: str, spread: Spread) -> list[str]:
+        std = "" if spread.std is None else f"{spread.std:.4f}"
+        mean, low, high = (f"{value:.4f}" for value in (spread.mean, spread.min, spread.max))
+        return [name, str(spread.count), mean, std, low, high]
+
+    console.table(
+        ["model", "runs", report.figure, "std", "lowest", "highest"],
+        [
+            ["clean", "1", f"{report.clean:.4f}", "", "", ""],
+            row("uncalibrated", report.uncalibrated),
+            row("calibrated", report.calibrated),
+        ],
+    )
+    console.table(
+        ["worst nodes", "error before", "after", "worst run"],
+        [
+            [n.name, f"{n.error_before:.4f}", f"{n.error_after:.4f}", f"{n.error_after_max:.4f}"]
+            for n in report.nodes[:5]
+        ],
+    )
+    if report.restored_frac is None:
+        console.line("drift took nothing that calibration could give back")
+    else:
+        console.line(f"{100 * report.restored_frac:.1f} % of what drift took is restored")
+    if report.draws_std is not None:
+        console.line(f"standard deviation between draws for one device: {report.draws_std:.4f}")
+    console.line(
+        f"{report.samples} samples a calibration, {report.test_samples} a test, "
+        f"{report.device}, {report.seconds:.1f} s"
+    )

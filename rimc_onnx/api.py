@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import passes, runtime
+from rimc_onnx.adapter_file import write_adapter_file
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.calibration.ranges import measure_ranges
+from rimc_onnx.calibration.report import check_report, gamma_of, make_record, write_report
 from rimc_onnx.calibration.statistics_file import read_statistics
 from rimc_onnx.calibration.statistics_file import write_statistics as save_statistics
 from rimc_onnx.calibration.taps import Session, SessionFactory
@@ -34,6 +36,14 @@ from rimc_onnx.errors import DataError, ModelError, UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
 from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
 from rimc_onnx.opset import DOMAIN
+from rimc_onnx.reports import (
+    CalibratedNodeReport,
+    CalibrateReport,
+    ConvertReport,
+    InspectReport,
+    NodeReport,
+    StatisticsReport,
+)
 
 __all__ = [
     "CalibrateReport",
@@ -68,83 +78,6 @@ _CHUNK_SAMPLES = 8
 
 def _no_progress(_done: int, _total: int) -> None:
     return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeReport:
-    """Where one matrix node went, and why not to RRAM."""
-
-    name: str
-    op_type: str
-    mapped: bool
-    reason: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertReport:
-    """What a conversion did; ``output`` is ``None`` for a dry run."""
-
-    output: str | None
-    nodes: list[NodeReport]
-    mapped: int
-    digital: int
-    rram_weights: int
-    device: str
-    seed: int
-    teacher_sha256: str
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectReport:
-    """What a model holds: an unconverted one as ``convert`` would map it."""
-
-    model: str
-    converted: bool
-    nodes: list[NodeReport]
-    mapped: int
-    digital: int
-    rram_weights: int
-    sram_bytes: int | None
-    device: dict[str, Any] | None
-    """Parameters of the device model, converted models only."""
-    seed: int | None
-    teacher_sha256: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibratedNodeReport:
-    """One adapter; errors are relative to the power of the teacher's feature."""
-
-    name: str
-    rank: int
-    sram_bytes: int
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrateReport:
-    """What a calibration did."""
-
-    output: str
-    samples: int
-    solver: str
-    gamma: float
-    """New parameters over original parameters of the nodes with an adapter (Dong, eq. 7)."""
-    sram_bytes: int
-    seconds: float
-    nodes: list[CalibratedNodeReport]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatisticsReport:
-    """A statistics file."""
-
-    output: str
-    samples: int
-    nodes: int
-    bytes: int
 
 
 def convert(
@@ -231,7 +164,12 @@ def calibrate(
     teacher: str | Path | None = None,
     statistics: str | Path | None = None,
     config: CalibrateConfig | None = None,
+    swappable: bool = False,
+    adapter_file: str | Path | None = None,
+    twin: str | Path | None = None,
     device: SessionFactory | None = None,
+    report: bool = True,
+    page: bool = False,
     force: bool = False,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> CalibrateReport:
@@ -244,7 +182,12 @@ def calibrate(
         teacher: default is the file that the model records.
         statistics: a file that :func:`write_statistics` wrote.
         config: samples, adapters, SRAM, solver, knowledge.
+        swappable: make the adapters graph inputs too, so that a live session can change them.
+        adapter_file: write the adapters alone there (``.onnx_adapter``).
+        twin: write a plain fp32 model of the same function there, standard operators only.
         device: makes a session from the bytes of a model; default is the native simulator.
+        report: write ``<output>.report.json`` (``net.rimc.calibrated.report.json``).
+        page: write ``<output>.report.html`` too; needs matplotlib, the extra ``report``.
         force: replace an existing output, and accept a teacher with another sha256.
         progress: called with (pass, nodes done, nodes in all).
 
@@ -263,6 +206,15 @@ def calibrate(
     if DOMAIN not in student.opset_imports:
         raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
     check_output(target, force=force)
+    extras = [Path(extra) for extra in (adapter_file, twin) if extra is not None]
+    for extra in extras:
+        check_output(extra, force=force)
+    paths = [source, target, *extras]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("every output needs a file of its own, and none may be the model itself.")
+    path_json = target.with_suffix(".report.json") if report else None
+    path_html = target.with_suffix(".report.html") if page else None
+    check_report(path_json, path_html, force=force)
     teacher_path = _teacher_of(student, source, teacher, force=force)
     teacher_graph = load_model(teacher_path)
     passes.prepare_pipeline()(teacher_graph)
@@ -285,16 +237,36 @@ def calibrate(
         statistics=known,
         progress=progress,
     )
-    save_model(student, target, force=force)
-    return CalibrateReport(
+    result = CalibrateReport(
         output=str(target),
+        report=str(path_json) if path_json else None,
+        page=str(path_html) if path_html else None,
         samples=config.num_samples,
         solver=config.solver,
-        gamma=sum(n.adapter.sram_bytes for n in nodes) / sum(n.num_weights for n in nodes),
+        gamma=gamma_of(nodes),
         sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
         seconds=time.perf_counter() - start,
         nodes=[_node_report(n) for n in nodes],
     )
+    # Made before anything is written: it refuses errors that are NaN.
+    record = make_record(
+        result,
+        nodes,
+        student,
+        model=str(source),
+        config=config,
+        teacher_sha256=sha256_of(teacher_path),
+    )
+    if swappable or passes.is_swappable(student):
+        passes.MakeAdaptersSwappablePass()(student)
+    save_model(student, target, force=force)
+    if adapter_file is not None:
+        write_adapter_file(adapter_file, {n.name: n.adapter for n in nodes}, student, force=force)
+    if twin is not None:
+        passes.FoldAdaptersPass()(student)
+        save_model(student, Path(twin), force=force)
+    write_report(path_json, path_html, record, force=force)
+    return result
 
 
 def write_statistics(

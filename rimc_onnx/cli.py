@@ -16,16 +16,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rimc_onnx._console import Console
+from rimc_onnx._options import (
+    AdcBits,
+    DacBits,
+    DataOption,
+    Device,
+    Drift,
+    Force,
+    Json,
+    KeepDigital,
+    MapShared,
+    Model,
+    Output,
+    Rank,
+    Scaling,
+    Seed,
+    TileRows,
+    convert_config,
+)
 from rimc_onnx._tables import (
     show_calibration,
     show_conversion,
     show_evaluation,
     show_inspection,
+    show_recovery,
 )
 from rimc_onnx.errors import RimcError, UsageError
 
 if TYPE_CHECKING:
-    from rimc_onnx.config import ConvertConfig
+    pass
 
 __all__ = ["app", "main"]
 
@@ -106,67 +125,6 @@ def _root(
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-def _number_or_none(text: str | int) -> int | str:
-    """An option that is a whole number of 1 or more, or ``none`` for an ideal part."""
-    if text == "none":
-        return "none"
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise typer.BadParameter(f"{text!r} is neither a whole number of 1 or more nor 'none'.")
-    return value
-
-
-def _optional(value: Any) -> int | None:
-    return None if value == "none" else int(value)
-
-
-Model = Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)]
-Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="File to write.", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
-        show_default="calibration.npz beside the model",
-    ),
-]
-Device = Annotated[str, typer.Option(help="Device preset.")]
-Drift = Annotated[
-    float | None,
-    typer.Option(
-        help="Standard deviation of the drift, a fraction (0.2 is 20 %).",
-        show_default="the preset's",
-    ),
-]
-Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
-Seed = Annotated[int, typer.Option(help="Key of every draw.")]
-Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
-Bits = typer.Option(parser=_number_or_none, metavar="BITS|none")
-TileRows = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="ROWS|none", help="Word lines of a tile.")
-]
-DacBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the DACs.")
-]
-AdcBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the ADCs.")
-]
-KeepDigital = Annotated[
-    list[str] | None,
-    typer.Option(help="Pattern of node names that stay digital; may be given again."),
-]
-MapShared = Annotated[
-    bool, typer.Option("--map-shared", help="Map nodes that share a weight, an array for each.")
-]
-
-
 @app.command()
 @_handled
 def convert(
@@ -197,7 +155,7 @@ def convert(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    config = _convert_config(
+    config = convert_config(
         device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
     )
     with console.progress("convert") as progress:
@@ -261,6 +219,19 @@ def calibrate(
         typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0,
+    swappable: Annotated[
+        bool, typer.Option("--swappable", help="Adapters that a live session can change.")
+    ] = False,
+    adapter_file: Annotated[
+        Path | None, typer.Option(help="Write the adapters alone (.onnx_adapter).")
+    ] = None,
+    twin: Annotated[
+        Path | None, typer.Option(help="Write a plain fp32 model of the same function.")
+    ] = None,
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Write the report as an HTML page with plots too."),
+    ] = False,
     output: Output = None,
     force: Force = False,
     as_json: Json = False,
@@ -296,7 +267,11 @@ def calibrate(
             data=data,
             teacher=teacher,
             statistics=statistics,
+            swappable=swappable,
+            adapter_file=adapter_file,
+            twin=twin,
             config=config,
+            page=page,
             force=force,
             progress=lambda what, done, total: progress(
                 done + (total if what == "student" else 0), 2 * total
@@ -411,7 +386,7 @@ def inspect(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    config = _convert_config(
+    config = convert_config(
         "gaussian-relative", None, "node", 0, 4, tile_rows, "none", "none", keep_digital, map_shared
     )
     report = api.inspect(model, config=config)
@@ -455,41 +430,87 @@ def quickstart(
     console.result(report, render)
 
 
-def _convert_config(
-    device: str,
-    drift: float | None,
-    scaling: str,
-    seed: int,
-    rank: int,
-    tile_rows: Any,
-    dac_bits: Any,
-    adc_bits: Any,
-    keep_digital: list[str] | None,
-    map_shared: bool,
-) -> ConvertConfig:
-    from rimc_onnx.config import ConvertConfig, PeripheryConfig
-    from rimc_onnx.device import Scaling as WeightScaling
-    from rimc_onnx.device import get_preset
-    from rimc_onnx.errors import suggest
+study = typer.Typer(
+    no_args_is_help=True, help="Studies: the main job many times over, with its spread."
+)
+app.add_typer(study, name="study")
 
-    known = [s.value for s in WeightScaling]
-    if scaling not in known:
-        raise UsageError(f"--scaling {scaling!r} is not known. {suggest(scaling, known)}")
-    overrides: dict[str, Any] = {"scaling": WeightScaling(scaling)}
-    if drift is not None:
-        overrides["drift_frac"] = drift
-    return ConvertConfig(
-        device=get_preset(device, **overrides),
-        seed=seed,
-        rank=rank,
-        periphery=PeripheryConfig(
-            tile_rows=_optional(tile_rows),
-            dac_bits=_optional(dac_bits),
-            adc_bits=_optional(adc_bits),
+
+@study.command("recovery")
+@_handled
+def study_recovery(
+    model: Model,
+    test: Annotated[
+        str, typer.Option(help="Samples to evaluate on, in any form that --data takes.")
+    ],
+    data: DataOption = None,
+    seeds: Annotated[int, typer.Option(help="Devices: seeds 0, 1, ...", min=1)] = 5,
+    draws: Annotated[int, typer.Option(help="Draws of samples for each.", min=1)] = 3,
+    samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
+    device: Device = "gaussian-relative",
+    drift: Drift = None,
+    scaling: Scaling = "node",
+    rank: Rank = 4,
+    tile_rows: TileRows = "none",
+    dac_bits: DacBits = "none",
+    adc_bits: AdcBits = "none",
+    keep_digital: KeepDigital = None,
+    map_shared: MapShared = False,
+    adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
+    sram_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES|SHARE%",
+            help="SRAM for all adapters.",
+            show_default="that of branches of --rank",
         ),
-        keep_digital=tuple(keep_digital or ()),
-        map_shared=map_shared,
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
+    as_json: Json = False,
+) -> None:
+    """How much accuracy calibration gives back, over devices and draws of samples.
+
+    Examples:
+        rimc-onnx study recovery model.onnx --data calibration.npz --test test.npz
+
+        rimc-onnx study recovery model.onnx --test test.npz --seeds 3 --draws 1 --json
+    """
+    from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter, parse_budget
+    from rimc_onnx.studies.recovery import recovery_study
+
+    console = Console(as_json=as_json)
+    config = convert_config(
+        device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
     )
+    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
+    calibration = CalibrateConfig(
+        num_samples=samples,
+        kinds=parse_adapter(adapter),
+        sram_budget_bytes=budget_bytes,
+        sram_budget_frac=budget_frac,
+    )
+    with console.progress("study") as progress:
+        report = recovery_study(
+            model,
+            test=test,
+            data=data,
+            seeds=range(seeds),
+            draws=range(draws),
+            config=config,
+            calibrate=calibration,
+            labels=labels,
+            metric=metric,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    console.result(report, lambda: show_recovery(console, report))
 
 
 def _only_converted_model() -> Path:

@@ -242,12 +242,14 @@ def DoraConv(
     s_scale = op.Reshape(sparse_scale, channel)
     m = op.Reshape(op.Cast(magnitude, to=1) * magnitude_scale, channel)
     x_codes = op.Clip(op.Round(x / x_scale), -127.0, 127.0)
+    # The sum is outside the If: ONNX Runtime 1.20 to 1.22 aborts on a Conv that only an If reads.
     if op.Size(lora_b) > 0:
         u = op.Conv(x_codes, a, strides=strides, pads=pads, dilations=dilations, group=group)
         u_codes = op.Clip(op.Round(u / step), -127.0, 127.0)
-        low_rank = h + op.Conv(u_codes, b, group=group) * b_scale
+        correction = op.Conv(u_codes, b, group=group) * b_scale
     else:
-        low_rank = op.Identity(h)
+        correction = op.Constant(value_float=0.0)
+    low_rank = h + correction
     if num_cells > 0:
         corrected = op.Conv(
             x_codes, s, strides=strides, pads=pads, dilations=dilations, group=group

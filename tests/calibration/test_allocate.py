@@ -124,7 +124,7 @@ def test_budget_is_never_exceeded(net: list[Draft], kinds: Kinds, sparse_frac: f
 def test_budget_is_spent(net: list[Draft], kinds: Kinds) -> None:
     # A node that is too large for what is left must not keep smaller ones from it. What no node
     # could use may stay: less than the cheapest step that is left, here at most 50 bytes.
-    for budget in (100, 333, 500, 900):
+    for budget in (100, 333, 500, 700):
         assert bytes_of(net, allocate(net, budget, kinds, 0.5)) > budget - 50
 
 
@@ -150,13 +150,10 @@ def test_sparse_cells_are_the_best_there_are() -> None:
                 for d, s in zip(drafts, shares, strict=True)
             ]
         )
-        best = max(sum(gains[list(c)]) for c in itertools.combinations(range(12), count))
-        # The threshold itself is a cell that may be left out, never one that is worse.
+        # The last cell that there is room for may be left out: it may tie with others.
         assert kept.sum() in {count - 1, count}
-        worst_kept = gains[kept > 0].min(initial=np.inf)
-        assert worst_kept >= gains[kept == 0].max(initial=0, where=gains[kept == 0] < worst_kept)
-        assert gains[kept > 0].sum() <= best * (1 + 1e-6)
-        assert gains[kept > 0].sum() >= best - np.sort(gains)[-count] - 1e-9
+        subsets = itertools.combinations(range(12), int(kept.sum()))
+        assert gains[kept > 0].sum() == max(gains[list(c)].sum() for c in subsets)
 
 
 def test_ranks_go_where_a_byte_gains_most() -> None:

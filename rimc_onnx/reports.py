@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands report; with ``--json``, an interface: fields are added, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "CalibrateReport",
+    "CalibratedNodeReport",
+    "ConvertReport",
+    "InspectReport",
+    "NodeReport",
+    "StatisticsReport",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """Where one matrix node went, and why not to RRAM."""
+
+    name: str
+    op_type: str
+    mapped: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertReport:
+    """What a conversion did; ``output`` is ``None`` for a dry run."""
+
+    output: str | None
+    nodes: list[NodeReport]
+    mapped: int
+    digital: int
+    rram_weights: int
+    device: str
+    seed: int
+    teacher_sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectReport:
+    """What a model holds: an unconverted one as ``convert`` would map it."""
+
+    model: str
+    converted: bool
+    nodes: list[NodeReport]
+    mapped: int
+    digital: int
+    rram_weights: int
+    sram_bytes: int | None
+    device: dict[str, Any] | None
+    """Parameters of the device model, converted models only."""
+    seed: int | None
+    teacher_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedNodeReport:
+    """One adapter; errors are relative to the power of the teacher's feature."""
+
+    name: str
+    rank: int
+    sram_bytes: int
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateReport:
+    """What a calibration did."""
+
+    output: str
+    report: str | None
+    """JSON beside the output."""
+    page: str | None
+    """HTML beside the output."""
+    samples: int
+    solver: str
+    gamma: float
+    """New parameters over original parameters of the nodes with an adapter (Dong, eq. 7)."""
+    sram_bytes: int
+    seconds: float
+    nodes: list[CalibratedNodeReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsReport:
+    """A statistics file."""
+
+    output: str
+    samples: int
+    nodes: int
+    bytes: int
