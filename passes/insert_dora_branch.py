@@ -51,6 +51,7 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.domain == opset.DOMAIN and node.op_type in _DORA and not _has_adapter(node):
                 _insert(model.graph, node, self._rank, names)
+                model.metadata_props[opset.RANK_KEY] = str(self._rank)
                 modified = True
         return ir.passes.PassResult(model, modified)
 

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_CODE_SUM",
     "MAX_RANK",
     "OPS",
+    "RANK_KEY",
     "RRAM_CONV",
     "RRAM_MATMUL",
     "VERSION",
@@ -39,6 +40,9 @@ operators and give the same integers."""
 
 MAX_RANK: Final = 2**24 // (127 * 128)
 """Largest rank of a branch, for the same reason."""
+
+RANK_KEY: Final = "rimc.rank"
+"""Metadata of a converted model: the rank that its branches were given room for."""
 
 _PERIPHERY = {
     "tile_rows": "int",

@@ -56,6 +56,7 @@ def test_convert_and_calibrate_as_typed_in_the_folder_of_the_model(
         "test.npz",
         "model.rimc.onnx",
         "model.rimc.calibrated.onnx",
+        "model.rimc.calibrated.report.json",
     }
 
 
@@ -74,7 +75,7 @@ def test_output_option_names_the_file(cli: Cli, digits_folder: Path) -> None:
     assert cli("convert", "../model.onnx", "-o", "a.onnx", cwd=where).code == 0
     arguments = ["a.onnx", "--output", "b.onnx", "--data", "../calibration.npz"]
     assert cli("calibrate", *arguments, cwd=where).code == 0
-    assert names(where) == {"a.onnx", "b.onnx"}
+    assert names(where) == {"a.onnx", "b.onnx", "b.report.json"}
 
 
 def test_dry_run_decides_and_writes_nothing(cli: Cli, digits_folder: Path) -> None:
@@ -375,7 +376,7 @@ def test_examples_in_help_run(cli: Cli, digits_folder: Path, command: str) -> No
     ]
     assert len(lines) == 2
     for line in lines:
-        for made in digits_folder.glob("*.calibrated.onnx"):
+        for made in digits_folder.glob("*.calibrated.*"):
             made.unlink()
         result = cli(*line[1:], cwd=digits_folder)
         assert result.code == 0, result.stderr

@@ -105,6 +105,7 @@ def test_no_samples_at_all_is_refused(fails: Callable[..., str], digits_job: Pat
     # The default, calibration.npz beside the model, is not there.
     (digits_job / "calibration.npz").unlink()
     (digits_job / "model.rimc.calibrated.onnx").unlink()
+    (digits_job / "model.rimc.calibrated.report.json").unlink()
     assert "--data" in fails(digits_job, 1, "calibrate", "--samples", 10)
     line = fails(digits_job, 1, "convert", "model.onnx", "--adc-bits", 8, "-o", "new.onnx")
     assert "--data" in line

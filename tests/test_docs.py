@@ -21,6 +21,8 @@ from rimc_onnx.cli import app
 from rimc_onnx.device import DeviceConfig, Purpose, presets, random_words, standard_normals
 from rimc_onnx.evaluation import EvaluationReport
 from rimc_onnx.quickstart import QuickstartReport
+from rimc_onnx.studies.recovery import RecoveryReport
+from rimc_onnx.studies.recovery import RecoveryReport
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -171,12 +173,21 @@ def test_branch_table_is_what_the_reference_computes(op: str) -> None:
         shape = (1, 1) if op == opset.DORA_MATMUL else (1, 1, 1, 1)
         vector = {
             name: np.float32([given[name]])
-            for name in ("x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "bias")
+            for name in (
+                "x_scale",
+                "rank_step",
+                "lora_b_scale",
+                "magnitude_scale",
+                "bias",
+                "sparse_scale",
+            )
         }
         codes = {
             "lora_a": np.full(shape, int(given["lora_a"]), np.int8),
             "lora_b": np.full(shape, int(given["lora_b"]), np.int8),
             "magnitude": np.int8([given["magnitude"]]),
+            "sparse_values": np.int8([given["sparse_values"]]),
+            "sparse_index": np.int64([given["sparse_index"]]),
         }
         x = np.full(shape, row["x"], np.float32)
         h = np.full(shape, row["h"], np.float32)
@@ -191,25 +202,41 @@ def test_branch_table_is_what_the_reference_computes(op: str) -> None:
         u = np.clip(np.rint(q * given["lora_a"] / given["rank_step"]), -127, 127)
         assert (row["q"], row["u"]) == (q, u)
         assert row["v"] == u * given["lora_b"] * given["lora_b_scale"]
+        assert row["s"] == q * given["sparse_values"] * given["sparse_scale"]
 
 
 @pytest.mark.parametrize("op", [opset.DORA_CONV, opset.DORA_MATMUL])
 def test_bounds_of_the_exact_branch_are_those_of_the_code(op: str) -> None:
     rows = {name_of(r): r for r in table(section(f"ops/{op}.md", "Inputs"), "name")}
-    assert f"at most {opset.MAX_LORA_A_L1:,}" in rows["lora_a"]["meaning"]
-    assert 127 * opset.MAX_LORA_A_L1 <= 2**24 < 127 * (opset.MAX_LORA_A_L1 + 1)
-    assert f"R at most {2**24 // (127 * 128):,}" in rows["lora_b"]["meaning"]
+    for name in ("lora_a", "sparse_values"):
+        assert f"at most {opset.MAX_CODE_SUM:,}" in rows[name]["meaning"]
+    assert 127 * opset.MAX_CODE_SUM <= 2**24 < 127 * (opset.MAX_CODE_SUM + 1)
+    assert f"R at most {opset.MAX_RANK:,}" in rows["lora_b"]["meaning"]
+    assert 127 * 128 * opset.MAX_RANK <= 2**24 < 127 * 128 * (opset.MAX_RANK + 1)
 
 
 # --- command line
 
 _GROUP: Any = typer.main.get_command(app)
+_COMMANDS = {
+    " ".join(filter(None, (name, inner))): found
+    for name, command in _GROUP.commands.items()
+    for inner, found in getattr(command, "commands", {"": command}).items()
+}
+_COMMANDS: dict[str, Any] = {
+    f"{name} {part}" if part else name: command
+    for name, found in _GROUP.commands.items()
+    for part, command in getattr(found, "commands", {"": found}).items()
+}
 _REPORTS = {
     "convert": api.ConvertReport,
     "calibrate": api.CalibrateReport,
+    "statistics": api.StatisticsReport,
     "evaluate": EvaluationReport,
     "inspect": api.InspectReport,
     "quickstart": QuickstartReport,
+    "study recovery": RecoveryReport,
+    "study recovery": RecoveryReport,
 }
 
 
@@ -218,30 +245,30 @@ def _options(command: Any) -> set[str]:
     return found - {"--help"}
 
 
-@pytest.mark.parametrize("name", sorted(_GROUP.commands))
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
 def test_cli_page_lists_the_options_and_json_fields_of_every_command(name: str) -> None:
     # An option or a field that is added, renamed or removed without its documentation.
     text = section("cli.md", f"rimc-onnx {name}")
     listed = {o for row in table(text, "option") for o in re.findall(r"`(-[\w-]+)`", row["option"])}
-    assert listed == _options(_GROUP.commands[name])
+    assert listed == _options(_COMMANDS[name])
     fields = [name_of(row, "JSON field") for row in table(text, "JSON field")]
     # The figures of a metric are fields of the object themselves.
     expected = [f.name for f in dataclasses.fields(_REPORTS[name]) if f.name != "metrics"]
     assert fields == expected
 
 
-@pytest.mark.parametrize("name", sorted(_GROUP.commands))
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
 def test_cli_page_states_the_defaults_of_the_code(name: str) -> None:
     rows = table(section("cli.md", f"rimc-onnx {name}"), "option")
     stated = {row["option"]: row["default"].strip("`") for row in rows if "default" in row}
     checked = 0
-    for parameter in _GROUP.commands[name].params:
+    for parameter in _COMMANDS[name].params:
         default = parameter.default
         option = f"`{parameter.opts[-1]}`"
         if option in stated and isinstance(default, int | str) and not isinstance(default, bool):
             assert stated[option] == str(default)
             checked += 1
-    assert checked or name == "quickstart"
+    assert checked or name in {"quickstart", "statistics"}
 
 
 def test_cli_page_lists_the_options_of_the_program() -> None:

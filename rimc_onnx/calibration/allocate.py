@@ -57,17 +57,21 @@ def allocate(
     drafts: Sequence[Draft], budget_bytes: int, kinds: Kinds, sparse_frac: float
 ) -> list[Share]:
     """Spend ``budget_bytes`` on top of the magnitudes; never more."""
+    shares: list[Share | None] = [None] * len(drafts)
     left = budget_bytes
-    cells: list[F32 | None] = [None] * len(drafts)
-    if kinds.sparse:
-        share = left if not (kinds.low_rank or kinds.dense) else int(sparse_frac * left)
-        cells = _sparse_cells(drafts, share // _SPARSE_BYTES)
-        left -= _SPARSE_BYTES * sum(int(np.count_nonzero(c)) for c in cells if c is not None)
-    ranks = _ranks(drafts, cells, left) if kinds.low_rank else [0] * len(drafts)
-    shares = [Share(rank=r, s=s) for r, s in zip(ranks, cells, strict=True)]
     if kinds.dense:
-        shares = [_dense_if_cheaper(n, s) for n, s in zip(drafts, shares, strict=True)]
-    return shares
+        shares, left = _dense(drafts, left)
+    open_nodes = [i for i, share in enumerate(shares) if share is None]
+    rest = [drafts[i] for i in open_nodes]
+    cells: list[F32 | None] = [None] * len(rest)
+    if kinds.sparse:
+        part = int(sparse_frac * left) if kinds.low_rank else left
+        cells = _sparse_cells(rest, part // _SPARSE_BYTES)
+        left -= _SPARSE_BYTES * sum(int(np.count_nonzero(c)) for c in cells if c is not None)
+    ranks = _ranks(rest, cells, left) if kinds.low_rank else [0] * len(rest)
+    for i, rank, s in zip(open_nodes, ranks, cells, strict=True):
+        shares[i] = Share(rank=rank, s=s)
+    return [share for share in shares if share is not None]
 
 
 def _clamp(problem: NodeProblem, rank: int) -> int:
@@ -78,7 +82,7 @@ def _clamp(problem: NodeProblem, rank: int) -> int:
 
 def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
     """The ``count`` cells of all nodes that gain most."""
-    if count <= 0:
+    if count <= 0 or not drafts:
         return [None] * len(drafts)
     # A node can't hold more of the best than there are: a bound keeps the list of gains short.
     best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in drafts])
@@ -121,11 +125,23 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
     return ranks
 
 
-def _dense_if_cheaper(node: Draft, share: Share) -> Share:
-    """All cells in SRAM where that takes no more than what the node was given."""
-    group, depth, columns = node.need.shape
-    given = share.rank * group * (depth + columns)
-    given += _SPARSE_BYTES * (0 if share.s is None else int(np.count_nonzero(share.s)))
-    if given < node.need.size:
-        return share
-    return Share(rank=0, s=node.need, dense=True)
+def _dense(drafts: Sequence[Draft], budget_bytes: int) -> tuple[list[Share | None], int]:
+    """Whole nodes, the best gain per byte first, where a byte gains more than sparse cells would.
+
+    A whole node needs no index, so its cells cost half of what they cost one by one.
+    """
+    shares: list[Share | None] = [None] * len(drafts)
+    gains = [node.cell_gains() for node in drafts]
+    order = sorted(
+        range(len(drafts)), key=lambda i: float(gains[i].sum()) / gains[i].size, reverse=True
+    )
+    for i in order:
+        size = gains[i].size
+        if size > budget_bytes // 2 and len(drafts) > 1:
+            continue
+        others = [gains[j].ravel() for j in range(len(drafts)) if j != i and shares[j] is None]
+        best = _largest(np.concatenate(others), size // _SPARSE_BYTES) if others else np.zeros(1)
+        if size <= budget_bytes and gains[i].sum() > best.sum():
+            shares[i] = Share(rank=0, s=drafts[i].need, dense=True)
+            budget_bytes -= size
+    return shares, budget_bytes

@@ -128,10 +128,15 @@ def _leading(rest: F32, metric: F32, count: int) -> tuple[F64, F64]:
     """Largest eigenvalues of R' C R, ascending, and their vectors [m, count]; R [d, m]."""
     if rest.shape[1] <= rest.shape[0]:
         return _eigen((rest.T @ (metric @ rest)).astype(np.float64), count)
-    # The smaller side: with C = L L', the matrix (L' R)(L' R)' has the same eigenvalues.
-    root = scipy.linalg.cholesky(metric, lower=True, check_finite=False).T @ rest
-    values, left = _eigen((root @ root.T).astype(np.float64), count)
-    return values, root.T @ left / np.sqrt(np.maximum(values, np.finfo(np.float32).tiny))
+    # The smaller side: with C = Q D Q' and F = sqrt(D) Q', F R (F R)' has the same eigenvalues.
+    power, directions = scipy.linalg.eigh(metric.astype(np.float64), check_finite=False)
+    root = (np.sqrt(np.maximum(power, 0))[:, None] * directions.T) @ rest
+    values, left = _eigen(root @ root.T, count)
+    floor = np.finfo(np.float32).eps * max(float(values[-1]), np.finfo(np.float32).tiny)
+    # A direction without power corrects nothing: its vector is zero.
+    return values, root.T @ left * np.where(
+        values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0
+    )
 
 
 def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from rimc_onnx.calibration.allocate import Kinds
@@ -63,7 +64,7 @@ class CalibrateConfig:
             raise UsageError("give either one rank for all nodes or one SRAM budget, not both")
         for name in ("sram_budget_bytes", "sram_budget_frac", "read_out_noise_frac"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
         if self.rank is not None and (self.kinds.sparse or self.kinds.dense):
             raise UsageError(

@@ -30,6 +30,7 @@ from rimc_onnx.calibration.closed_form import (
     squared_error,
 )
 from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import (
     NodeProblem,
     Statistics,
@@ -50,7 +51,8 @@ from rimc_onnx.calibration.walk import (
 )
 from rimc_onnx.device import read_out
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.passes import AttachAdaptersPass, RramBranch
+from rimc_onnx.opset import RANK_KEY
+from rimc_onnx.passes import AttachAdaptersPass
 
 __all__ = ["CalibratedNode", "fit_adapters"]
 
@@ -116,7 +118,8 @@ def fit_adapters(
         )
         progress("teacher", done + 1, len(pairs))
     if config.solver == "closed-form":
-        shares = _shares(pairs, drafts, config)
+        reserved = int(student.metadata_props[RANK_KEY])
+        shares = _shares(drafts, config, reserved)
         nodes = [
             _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
             for pair, node, share in zip(pairs, drafts, shares, strict=True)
@@ -207,7 +210,7 @@ def _target(pair: Pair) -> F32:
     return matrix_of(pair.unit.weight.float32(), pair.geometry)
 
 
-def _shares(pairs: Sequence[Pair], drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
+def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: int) -> list[Share]:
     if config.rank is not None:
         rank = config.rank if config.kinds.low_rank else 0
         return uniform([d.problem for d in drafts], rank)
@@ -217,7 +220,7 @@ def _shares(pairs: Sequence[Pair], drafts: Sequence[Draft], config: CalibrateCon
     elif config.sram_budget_bytes is not None:
         budget = config.sram_budget_bytes
     else:
-        budget = sum(_reserved_bytes(pair.branch) for pair in pairs)
+        budget = sum(_reserved_bytes(d.problem.geometry, reserved) for d in drafts)
     if budget < magnitudes:
         raise CalibrationError(
             f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
@@ -226,10 +229,10 @@ def _shares(pairs: Sequence[Pair], drafts: Sequence[Draft], config: CalibrateCon
     return allocate(drafts, budget - magnitudes, config.kinds, config.closed_form.sparse_frac)
 
 
-def _reserved_bytes(branch: RramBranch) -> int:
+def _reserved_bytes(geometry: Geometry, rank: int) -> int:
     """SRAM of a branch of the rank that the model was converted with, magnitude included."""
-    adapter = branch.adapter()
-    return adapter.lora_a.size + adapter.lora_b.size + adapter.magnitude.size
+    group, depth, columns = geometry.group, geometry.depth, geometry.columns
+    return group * (min(rank, depth, columns) * (depth + columns) + columns)
 
 
 def _coded(pair: Pair, problem: NodeProblem, fitted: Adapter, share: Share) -> CalibratedNode:

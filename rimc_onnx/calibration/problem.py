@@ -40,22 +40,28 @@ class Statistics:
 
     x_mean: F32
     """[G, d]"""
-    x_x: F32
-    """E[x' x], [G, d, d]"""
+    x_cov: F32
+    """E[(x - mean)' (x - mean)], [G, d, d]"""
     y_mean: F32
     """[G, m], without bias"""
     y_variance: F32
     """[G, m]"""
     x_abs_max: float
 
+    @cached_property
+    def x_x(self) -> F32:
+        """The second moment E[x' x], [G, d, d]."""
+        return self.x_cov + self.x_mean[:, :, None] * self.x_mean[:, None, :]
+
     @classmethod
     def of(cls, moments: SecondMoments) -> Statistics:
         """Means over the rows that were seen (zeros if there were none)."""
         rows = max(moments.num_rows, 1)
-        y_mean = moments.y / rows
+        x_mean, y_mean = moments.x / rows, moments.y / rows
+        x_cov = moments.x_x / rows - x_mean[:, :, None] * x_mean[:, None, :]
         return cls(
-            x_mean=np.asarray(moments.x / rows, np.float32),
-            x_x=np.asarray(moments.x_x / rows, np.float32),
+            x_mean=np.asarray(x_mean, np.float32),
+            x_cov=np.asarray(x_cov, np.float32),
             y_mean=np.asarray(y_mean, np.float32),
             y_variance=np.asarray(
                 np.maximum(moments.y_y / rows - np.square(y_mean), 0), np.float32
@@ -80,11 +86,9 @@ class NodeProblem:
 
     @cached_property
     def moment(self) -> F32:
-        """E[x' x] [G, d, d] without the part of the mean that the bias takes care of."""
-        mean = self.statistics.x_mean
-        # A fraction f of the mean error goes, so (1 - f)^2 of its power stays.
-        taken = np.float32(1 - (1 - self.bias_frac) ** 2)
-        return self.statistics.x_x - taken * mean[:, :, None] * mean[:, None, :]
+        """E[x' x] [G, d, d], of the mean only what the bias will leave of its error."""
+        mean = self.statistics.x_mean * np.float32(1 - self.bias_frac)
+        return self.statistics.x_cov + mean[:, :, None] * mean[:, None, :]
 
     @cached_property
     def metric(self) -> F32:

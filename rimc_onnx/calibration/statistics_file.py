@@ -18,13 +18,15 @@ __all__ = ["read_statistics", "write_statistics"]
 
 _FORMAT = 1
 _HEADER = "rimc.statistics"
-_PARTS = ("x_mean", "x_x", "y_mean", "y_variance", "x_abs_max")
+_GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
+"""What reading arrays that are not as they were written can end in."""
+_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max")
 
 
 def write_statistics(
     path: Path, statistics: dict[str, Statistics], *, teacher_sha256: str, force: bool
 ) -> None:
-    """Write an .npz with ``<node>/<part>`` arrays; of the symmetric x_x the upper half.
+    """Write an .npz with ``<node>/<part>`` arrays; of the symmetric x_cov the upper half.
 
     Raises:
         OutputError: the file exists and ``force`` is False, or the disk refuses.
@@ -33,10 +35,10 @@ def write_statistics(
         _HEADER: np.array([str(_FORMAT), teacher_sha256]),
     }
     for node, known in statistics.items():
-        upper = np.triu_indices(known.x_x.shape[1])
+        upper = np.triu_indices(known.x_cov.shape[1])
         arrays |= {
             f"{node}/x_mean": known.x_mean,
-            f"{node}/x_x": known.x_x[:, upper[0], upper[1]],
+            f"{node}/x_cov": known.x_cov[:, upper[0], upper[1]],
             f"{node}/y_mean": known.y_mean,
             f"{node}/y_variance": known.y_variance,
             f"{node}/x_abs_max": np.float32(known.x_abs_max),
@@ -53,32 +55,34 @@ def read_statistics(path: Path, *, teacher_sha256: str) -> dict[str, Statistics]
     """
     if not path.is_file():
         raise CalibrationError(f"{path}: no such file. Write it with rimc-onnx statistics.")
+    garbled = f"{path}: not a statistics file. Write it with rimc-onnx statistics."
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         version, digest = arrays.pop(_HEADER)
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CalibrationError(
-            f"{path}: not a statistics file. Write it with rimc-onnx statistics."
-        ) from error
-    if int(version) > _FORMAT:
+        newer = int(version) > _FORMAT
+    except (*_GARBLED, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(garbled) from error
+    if newer:
         raise CalibrationError(f"{path}: written by a newer rimc-onnx. Update this one.")
     if digest != teacher_sha256:
         raise CalibrationError(
             f"{path}: these are statistics of another teacher (its sha256 differs). "
             "Write them with rimc-onnx statistics from this model's teacher."
         )
-    nodes = {name.rpartition("/")[0] for name in arrays}
-    return {node: _read_node(arrays, node) for node in nodes}
+    try:
+        return {node: _read_node(arrays, node) for node in {n.rpartition("/")[0] for n in arrays}}
+    except _GARBLED as error:
+        raise CalibrationError(garbled) from error
 
 
 def _read_node(arrays: dict[str, npt.NDArray[Any]], node: str) -> Statistics:
     x_mean, half, y_mean, y_variance, x_abs_max = (arrays[f"{node}/{part}"] for part in _PARTS)
     group, depth = x_mean.shape
     upper = np.triu_indices(depth)
-    x_x = np.zeros((group, depth, depth), np.float32)
-    x_x[:, upper[0], upper[1]] = half
-    x_x[:, upper[1], upper[0]] = half
+    x_cov = np.zeros((group, depth, depth), np.float32)
+    x_cov[:, upper[0], upper[1]] = half
+    x_cov[:, upper[1], upper[0]] = half
     return Statistics(
-        x_mean=x_mean, x_x=x_x, y_mean=y_mean, y_variance=y_variance, x_abs_max=float(x_abs_max)
+        x_mean=x_mean, x_cov=x_cov, y_mean=y_mean, y_variance=y_variance, x_abs_max=float(x_abs_max)
     )

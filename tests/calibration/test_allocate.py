@@ -160,9 +160,7 @@ def test_ranks_go_where_a_byte_gains_most() -> None:
     # Every way to give ranks to two nodes of equal cost: none has a larger gain. Where costs
     # differ, none that is cheaper than what was spent has.
     for shapes, budget in ((((6, 4), (4, 6)), 40), (((8, 4), (3, 5)), 45), (((8, 4), (3, 5)), 28)):
-        drafts = [
-            node(s, i + 1, size=0.1 + 0.2 * i) for i, s in enumerate(shapes)
-        ]
+        drafts = [node(s, i + 1, size=0.1 + 0.2 * i) for i, s in enumerate(shapes)]
         costs = [sum(s) for s in shapes]
         most = [s[0] * s[1] // sum(s) for s in shapes]
         gains = [
@@ -217,6 +215,14 @@ def test_node_is_kept_whole_where_that_is_cheaper(name: str, size: int, budget: 
     assert share.s is not None
     assert bytes_of([given], [share]) == size
     assert error_of([given], [share]) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["dense", "sparse or dense", "low rank or dense", "all"])
+def test_all_nodes_are_kept_whole_where_there_is_room(net: list[Draft], name: str) -> None:
+    # A rule of thumb for the first node that starves the last one: here every node fits.
+    total = sum(d.need.size for d in net)
+    shares = allocate(net, total, KINDS[name], 0.5)
+    assert error_of(net, shares) < 1e-6
 
 
 def test_node_is_not_kept_whole_where_there_is_no_room() -> None:

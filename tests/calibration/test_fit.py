@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import calibrate, convert, evaluate, opset, runtime
-from rimc_onnx.calibration.fit import CalibrateConfig
+from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import CalibrationError
@@ -87,6 +87,7 @@ def test_adapters_are_int8(digits_job: Path) -> None:
     for node in model.graph.node:
         if node.op_type.startswith("Dora"):
             assert [types[i] for i in node.input[2:5]] == [TensorProto.INT8] * 3
+            assert types[node.input[10]] == TensorProto.INT8
 
 
 def test_calibrated_beats_drifted_in_both_forms(digits_job: Path) -> None:
@@ -149,7 +150,9 @@ def test_quantised_converters_are_calibrated_as_they_are(digits_folder: Path) ->
 def test_rank_is_that_asked_for_or_what_the_matrix_has(digits_job: Path) -> None:
     # A depthwise convolution has one column a group: rank 1, whatever is asked for.
     report = calibrate(
-        digits_job / "model.rimc.onnx", digits_job / "r.onnx", config=CalibrateConfig(rank=3)
+        digits_job / "model.rimc.onnx",
+        digits_job / "r.onnx",
+        config=CalibrateConfig(rank=3, kinds=parse_adapter("dora")),
     )
     ranks = {n.name: n.rank for n in report.nodes}
     assert set(ranks.values()) == {1, 3}

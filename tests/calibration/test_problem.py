@@ -146,11 +146,12 @@ def test_statistics_are_those_of_the_rows() -> None:
     for name, expected in {
         "x_mean": x.mean(axis=0),
         "x_x": x.T @ x / 50,
+        "x_cov": np.cov(x.T, bias=True),
         "y_mean": y.mean(axis=0),
         "y_variance": y.var(axis=0),
     }.items():
         # Sums of 50 float32 values.
-        np.testing.assert_allclose(getattr(found, name)[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(getattr(found, name)[0], expected, rtol=1e-5, atol=1e-6)
     assert found.x_abs_max == np.abs(x).max()
 
 

@@ -272,7 +272,7 @@ def test_sum_of_codes_stays_exact_in_float32(spread: str, part: str) -> None:
         geometry=geometry,
         statistics=Statistics(
             x_mean=np.zeros((1, depth), np.float32),
-            x_x=np.eye(depth, dtype=np.float32)[None],
+            x_cov=np.eye(depth, dtype=np.float32)[None],
             y_mean=np.zeros((1, 4), np.float32),
             y_variance=np.ones((1, 4), np.float32),
             x_abs_max=4.0,

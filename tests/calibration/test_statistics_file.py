@@ -21,7 +21,7 @@ def statistics(seed: int, group: int = 2, depth: int = 5, columns: int = 3) -> S
     x = random.standard_normal((group, 20, depth)).astype(np.float32)
     return Statistics(
         x_mean=x.mean(axis=1),
-        x_x=x.transpose(0, 2, 1) @ x,
+        x_cov=x.transpose(0, 2, 1) @ x,
         y_mean=random.standard_normal((group, columns)).astype(np.float32),
         y_variance=random.uniform(size=(group, columns)).astype(np.float32),
         x_abs_max=float(np.abs(x).max()),
@@ -69,7 +69,7 @@ def test_symmetric_matrix_is_written_once(tmp_path: Path) -> None:
 def test_existing_file_stays_without_force(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     path.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="t.npz"):
+    with pytest.raises(OutputError, match=r"t\.npz"):
         write_statistics(path, {"n": statistics(0)}, teacher_sha256=SHA, force=False)
     assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]
@@ -115,10 +115,10 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a header of another shape": lambda p: _npz(p, ["1", SHA, "3"]),
     "a header of no shape": lambda p: _npz(p, 3),
     "a version in words": lambda p: _npz(p, ["one", SHA]),
-    "a node without a part": lambda p: _without(p, "n/x_x"),
+    "a node without a part": lambda p: _without(p, "n/x_cov"),
     "parts of other shapes": lambda p: _npz(
         p, **{f"n/{k}": np.zeros((1, 2), np.float32)
-              for k in ("x_mean", "x_x", "y_mean", "y_variance", "x_abs_max")}
+              for k in ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max")}
     ),
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ PERFECT = ConvertConfig(device=IDEAL)
 REWRITE = {"rtol": 1e-5, "atol": 1e-6}
 
 GOLDEN = """
-<ir_version: 8, opset_import: ["" : 17, "ai.rimc" : 1]>
+<ir_version: 8, opset_import: ["" : 17, "ai.rimc" : 1], metadata_props: ["rimc.rank": "1"]>
 g (float[n,2] x) => (float[n,1] y)
 <float[2,1] w = {2,-4},
  int8[2,1] "fc/dora/lora_a" = {0,0},

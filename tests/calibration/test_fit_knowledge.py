@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose inputs, and what is known of arrays and teacher: end to end on the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from rimc_onnx import calibrate, evaluate, write_statistics
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.errors import CalibrationError
+
+
+def top1(path: Path) -> float:
+    found = evaluate(path, data=path.parent / "test.npz").top1
+    assert found is not None
+    return found
+
+
+def calibrated(folder: Path, name: str, **config: Any) -> Path:
+    out = folder / name
+    calibrate(folder / "model.rimc.onnx", out, config=CalibrateConfig(**config), force=True)
+    return out
+
+
+def rram_weights(path: Path) -> list[bytes]:
+    model = onnx.load(path)
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return [tensors[n.input[1]].tobytes() for n in model.graph.node if n.op_type[:4] == "Rram"]
+
+
+def test_students_inputs_calibrate_too(digits_job: Path) -> None:
+    # Student and teacher out of step: one node's output is compared with another's. An adapter
+    # that later nodes do not see.
+    path = calibrated(digits_job, "new.onnx", propagate="student", num_samples=64)
+    assert top1(path) > 0.982 - 0.02
+    again = calibrated(digits_job, "old.onnx", propagate="student", num_samples=64)
+    assert path.read_bytes() == again.read_bytes()
+    teacher = calibrated(digits_job, "old.onnx", num_samples=64)
+    assert path.read_bytes() != teacher.read_bytes()
+    assert rram_weights(path) == rram_weights(digits_job / "model.rimc.onnx")
+
+
+@pytest.fixture
+def statistics(digits_job: Path) -> Path:
+    report = write_statistics(digits_job / "model.onnx")
+    path = Path(report.output)
+    assert report.nodes >= 11
+    assert report.bytes == path.stat().st_size
+    return path
+
+
+@pytest.mark.parametrize("noise_frac", [0.0, 0.02])
+def test_read_out_and_statistics_calibrate_without_a_sample(
+    digits_job: Path, statistics: Path, noise_frac: float
+) -> None:
+    # The device is asked though it can't be; samples are read though there are none.
+    (digits_job / "calibration.npz").unlink()
+    config = CalibrateConfig(num_samples=0, read_out=True, read_out_noise_frac=noise_frac)
+
+    def device(_content: bytes) -> Any:
+        raise AssertionError("no input, so nothing to run")
+
+    out = digits_job / "new.onnx"
+    report = calibrate(
+        digits_job / "model.rimc.onnx", out, statistics=statistics, config=config, device=device
+    )
+    assert report.samples == 0
+    assert {n.error_after < n.error_before for n in report.nodes} == {True}
+    # Drifted is 87.6 %, clean 98.2 %: at least half of the way back.
+    drifted = top1(digits_job / "model.rimc.onnx")
+    assert top1(out) > (drifted + 0.982) / 2
+    assert rram_weights(out) == rram_weights(digits_job / "model.rimc.onnx")
+
+
+def test_read_out_from_samples_needs_no_statistics(digits_job: Path) -> None:
+    path = calibrated(digits_job, "new.onnx", read_out=True)
+    assert top1(path) > 0.982 - 0.02
+
+
+def test_read_out_draws_its_noise_by_the_seed(digits_job: Path, statistics: Path) -> None:
+    # The same measurement whatever the seed.
+    outs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = CalibrateConfig(num_samples=0, read_out=True, sample_seed=seed)
+        out = digits_job / f"{name}.onnx"
+        calibrate(digits_job / "model.rimc.onnx", out, statistics=statistics, config=config)
+        outs.append(out.read_bytes())
+    assert outs[0] == outs[1] != outs[2]
+
+
+def test_statistics_of_another_model_are_refused(
+    digits_job: Path, statistics: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # Statistics of a network before it was trained on.
+    other = digits_job / "other.onnx"
+    onnx.save(matmul_model(np.ones((3, 2), np.float32)), other)
+    write_statistics(other, statistics, data={"x": np.ones((4, 3), np.float32)}, force=True)
+    with pytest.raises(CalibrationError, match="statistics of another teacher"):
+        calibrate(
+            digits_job / "model.rimc.onnx",
+            digits_job / "new.onnx",
+            statistics=statistics,
+            config=CalibrateConfig(num_samples=0, read_out=True),
+        )
+    assert not (digits_job / "new.onnx").exists()
