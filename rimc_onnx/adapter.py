@@ -58,6 +58,17 @@ class QuantizedAdapter:
         per_rank = a.sum(axis=0 if a.ndim == 2 else tuple(range(1, a.ndim)))
         if per_rank.size and per_rank.max() > MAX_CODE_SUM:
             raise ValueError(f"sum of |lora_a| is {per_rank.max()}, at most {MAX_CODE_SUM}")
+        if self.sparse_values.size:
+            columns = len(self.magnitude)
+            per_column = _cells(self) // columns
+            is_conv = self.lora_a.ndim > 2
+            line = self.sparse_index // per_column if is_conv else self.sparse_index % columns
+            sums = np.bincount(line, np.abs(self.sparse_values.astype(np.float64)), columns)
+            if sums.max() > MAX_CODE_SUM:
+                raise ValueError(
+                    f"sum of |sparse_values| is {sums.max():.0f} on a bit line, "
+                    f"at most {MAX_CODE_SUM}"
+                )
 
     @classmethod
     def identity(

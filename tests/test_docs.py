@@ -22,7 +22,6 @@ from rimc_onnx.device import DeviceConfig, Purpose, presets, random_words, stand
 from rimc_onnx.evaluation import EvaluationReport
 from rimc_onnx.quickstart import QuickstartReport
 from rimc_onnx.studies.recovery import RecoveryReport
-from rimc_onnx.studies.recovery import RecoveryReport
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -218,11 +217,6 @@ def test_bounds_of_the_exact_branch_are_those_of_the_code(op: str) -> None:
 # --- command line
 
 _GROUP: Any = typer.main.get_command(app)
-_COMMANDS = {
-    " ".join(filter(None, (name, inner))): found
-    for name, command in _GROUP.commands.items()
-    for inner, found in getattr(command, "commands", {"": command}).items()
-}
 _COMMANDS: dict[str, Any] = {
     f"{name} {part}" if part else name: command
     for name, found in _GROUP.commands.items()
@@ -235,7 +229,6 @@ _REPORTS = {
     "evaluate": EvaluationReport,
     "inspect": api.InspectReport,
     "quickstart": QuickstartReport,
-    "study recovery": RecoveryReport,
     "study recovery": RecoveryReport,
 }
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rimc_onnx.adapter import adapter_rank
 from rimc_onnx.calibration.closed_form import Draft
 from rimc_onnx.calibration.problem import NodeProblem
+from rimc_onnx.opset import MAX_RANK
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
 
@@ -60,7 +61,7 @@ def allocate(
     shares: list[Share | None] = [None] * len(drafts)
     left = budget_bytes
     if kinds.dense:
-        shares, left = _dense(drafts, left)
+        shares, left = _dense(drafts, left, kinds)
     open_nodes = [i for i, share in enumerate(shares) if share is None]
     rest = [drafts[i] for i in open_nodes]
     cells: list[F32 | None] = [None] * len(rest)
@@ -86,11 +87,19 @@ def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
         return [None] * len(drafts)
     # A node can't hold more of the best than there are: a bound keeps the list of gains short.
     best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in drafts])
-    threshold = _largest(best, count).min()
+    best = _largest(best, count)
+    threshold = best.min()
+    ties = int((best == threshold).sum()) if threshold > 0 else 0
     cells: list[F32 | None] = []
     for node in drafts:
-        kept = np.where(node.cell_gains() > threshold, node.need, np.float32(0))
-        cells.append(kept if kept.any() else None)
+        gains = node.cell_gains()
+        kept = gains > threshold
+        # As many of the cells just at the threshold as there is room for, in their order.
+        at = np.flatnonzero(gains == threshold)[:ties]
+        kept.flat[at] = True
+        ties -= len(at)
+        s = np.where(kept, node.need, np.float32(0))
+        cells.append(s if s.any() else None)
     return cells
 
 
@@ -108,7 +117,7 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
         cost = group * (depth + columns)
         # Beyond this rank the branch costs more than the matrix.
         most = min(_clamp(node.problem, depth), max(1, depth * columns // (depth + columns)))
-        most = max(0, min(most, budget_bytes // cost))
+        most = max(0, min(most, budget_bytes // cost, MAX_RANK))
         costs.append(cost)
         gains.append(node.rank_gains(s, most) if most else np.zeros(0))
     ranks = [0] * len(drafts)
@@ -125,23 +134,40 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
     return ranks
 
 
-def _dense(drafts: Sequence[Draft], budget_bytes: int) -> tuple[list[Share | None], int]:
-    """Whole nodes, the best gain per byte first, where a byte gains more than sparse cells would.
+def _dense(
+    drafts: Sequence[Draft], budget_bytes: int, kinds: Kinds
+) -> tuple[list[Share | None], int]:
+    """Whole nodes, the best gain per byte first, where the bytes gain nowhere more.
 
     A whole node needs no index, so its cells cost half of what they cost one by one.
     """
+    whole = [Share(rank=0, s=node.need, dense=True) for node in drafts]
+    total = sum(node.need.size for node in drafts)
+    if total <= budget_bytes:
+        return list(whole), budget_bytes - total
     shares: list[Share | None] = [None] * len(drafts)
     gains = [node.cell_gains() for node in drafts]
-    order = sorted(
-        range(len(drafts)), key=lambda i: float(gains[i].sum()) / gains[i].size, reverse=True
-    )
+    order = sorted(range(len(drafts)), key=lambda i: -float(gains[i].mean()))
     for i in order:
         size = gains[i].size
-        if size > budget_bytes // 2 and len(drafts) > 1:
-            continue
-        others = [gains[j].ravel() for j in range(len(drafts)) if j != i and shares[j] is None]
-        best = _largest(np.concatenate(others), size // _SPARSE_BYTES) if others else np.zeros(1)
-        if size <= budget_bytes and gains[i].sum() > best.sum():
-            shares[i] = Share(rank=0, s=drafts[i].need, dense=True)
+        still_open = [j for j in range(len(drafts)) if shares[j] is None]
+        if size <= budget_bytes and gains[i].sum() > _rival(drafts, gains, still_open, size, kinds):
+            shares[i] = whole[i]
             budget_bytes -= size
     return shares, budget_bytes
+
+
+def _rival(
+    drafts: Sequence[Draft], gains: Sequence[F32], nodes: Sequence[int], size: int, kinds: Kinds
+) -> float:
+    """The most that ``size`` bytes would gain as sparse cells or as ranks of ``nodes``."""
+    best = 0.0
+    if kinds.sparse:
+        cells = np.concatenate([gains[j].ravel() for j in nodes])
+        best = float(_largest(cells, size // _SPARSE_BYTES).sum())
+    if kinds.low_rank:
+        for j in nodes:
+            group, depth, columns = drafts[j].need.shape
+            first = float(drafts[j].rank_gains(None, 1)[0])
+            best = max(best, first * size / (group * (depth + columns)))
+    return best

@@ -71,6 +71,10 @@ class CalibrateConfig:
                 "one rank for all nodes leaves no room for sparse or dense adapters. "
                 "Give --adapter dora or lora with --rank, or an SRAM budget."
             )
+        if self.propagate == "student" and self.read_out:
+            raise UsageError(
+                "--propagate student asks the device for its answers: leave out --read-out."
+            )
         if self.solver == "adam" and (
             self.rank is None
             or not self.kinds.low_rank

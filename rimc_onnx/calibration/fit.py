@@ -50,7 +50,7 @@ from rimc_onnx.calibration.walk import (
     teacher_moments,
 )
 from rimc_onnx.device import read_out
-from rimc_onnx.errors import CalibrationError
+from rimc_onnx.errors import CalibrationError, UsageError
 from rimc_onnx.opset import RANK_KEY
 from rimc_onnx.passes import AttachAdaptersPass
 
@@ -97,6 +97,10 @@ def fit_adapters(
         statistics: the teacher's, by node name, where arrays are read out.
         progress: called with (pass, nodes done, nodes in all).
     """
+    if config.propagate == "student" and (statistics is not None or not feeds):
+        raise UsageError(
+            "--propagate student fits on the student's own samples: give samples and no statistics."
+        )
     pairs = pairs_of(student, teacher)
     # Statistics of many samples are taken as exact; those of a few shrink what they say.
     trusted = 0 if statistics is not None else num_samples
@@ -118,8 +122,7 @@ def fit_adapters(
         )
         progress("teacher", done + 1, len(pairs))
     if config.solver == "closed-form":
-        reserved = int(student.metadata_props[RANK_KEY])
-        shares = _shares(drafts, config, reserved)
+        shares = _shares(drafts, config, student.metadata_props.get(RANK_KEY))
         nodes = [
             _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
             for pair, node, share in zip(pairs, drafts, shares, strict=True)
@@ -210,7 +213,7 @@ def _target(pair: Pair) -> F32:
     return matrix_of(pair.unit.weight.float32(), pair.geometry)
 
 
-def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: int) -> list[Share]:
+def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: str | None) -> list[Share]:
     if config.rank is not None:
         rank = config.rank if config.kinds.low_rank else 0
         return uniform([d.problem for d in drafts], rank)
@@ -219,8 +222,13 @@ def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: int) -> 
         budget = int(config.sram_budget_frac * sum(d.need.size for d in drafts))
     elif config.sram_budget_bytes is not None:
         budget = config.sram_budget_bytes
+    elif reserved is not None:
+        budget = sum(_reserved_bytes(d.problem.geometry, int(reserved)) for d in drafts)
     else:
-        budget = sum(_reserved_bytes(d.problem.geometry, reserved) for d in drafts)
+        raise CalibrationError(
+            "the model does not say how much SRAM it was converted for. "
+            "Give --sram-budget or --rank."
+        )
     if budget < magnitudes:
         raise CalibrationError(
             f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
