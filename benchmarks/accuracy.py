@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
 
-    python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--drift 0.2]
+    python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget] [--drift 0.2]
 
 One row per drift seed, with the native library and in stock ONNX Runtime.
 """
@@ -17,7 +17,7 @@ import onnx
 
 import rimc_onnx
 from benchmarks.datasets import DATA
-from rimc_onnx.calibration.fit import CalibrateConfig
+from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig
 from rimc_onnx.device import get_preset
 
@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--sample-seed", type=int, default=0)
-    parser.add_argument("--rank", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=2, help="rank that is converted for")
+    parser.add_argument("--budget", action="store_true", help="its SRAM as one budget")
     parser.add_argument("--drift", type=float, default=0.2)
     parser.add_argument("--model", default="resnet20.onnx")
     arguments = parser.parse_args()
@@ -51,7 +52,9 @@ def _row(
     teacher: Path, target: Path, seed: int, arguments: argparse.Namespace
 ) -> tuple[int, float, float, float, float, float, bool]:
     config = ConvertConfig(
-        device=get_preset("gaussian-relative", drift_frac=arguments.drift), seed=seed
+        device=get_preset("gaussian-relative", drift_frac=arguments.drift),
+        seed=seed,
+        rank=arguments.rank,
     )
     converted = str(rimc_onnx.convert(teacher, target, config=config).output)
     report = rimc_onnx.calibrate(
@@ -59,7 +62,9 @@ def _row(
         data=_DATA,
         teacher=teacher,
         config=CalibrateConfig(
-            num_samples=arguments.samples, rank=arguments.rank, sample_seed=arguments.sample_seed
+            num_samples=arguments.samples,
+            rank=None if arguments.budget else arguments.rank,
+            sample_seed=arguments.sample_seed,
         ),
     )
     return (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latency and peak memory of converted models against their fp32 teachers in the same process.
 
-    python -m benchmarks.latency [--rounds 31] [--threads 2]
+    python -m benchmarks.latency [--rounds 31] [--threads 2] [--rank R]
 
-Every model is calibrated first (10 samples, default rank), so the adapter branches do real work.
+Every model is calibrated first (10 samples, default SRAM or one rank): its branches do real work.
 Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. Peak
 memory is that of a process of its own that loads the model and runs it.
 """
@@ -25,6 +25,7 @@ import numpy as np
 import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx import runtime
+from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -73,17 +74,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rank", type=int, help="one rank for all nodes, not the default SRAM")
     arguments = parser.parse_args()
     info = runtime.build_info()
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds; {info}")
     with tempfile.TemporaryDirectory() as folder:
         for name, (teacher, data, feeds) in _NETWORKS.items():
-            files = _prepare(teacher, data, Path(folder) / name)
+            files = _prepare(teacher, data, Path(folder) / name, arguments.rank)
             for what, make in feeds.items():
                 _measure(f"{name}, {what}", teacher, files, make(), arguments)
 
 
-def _prepare(teacher: Path, data: str, folder: Path) -> dict[str, Path]:
+def _prepare(teacher: Path, data: str, folder: Path, rank: int | None) -> dict[str, Path]:
     folder.mkdir()
     files = {}
     for kind, periphery in (("ideal", PeripheryConfig()), ("tiled", _TILED)):
@@ -93,7 +95,9 @@ def _prepare(teacher: Path, data: str, folder: Path) -> dict[str, Path]:
             config=ConvertConfig(periphery=periphery),
             data=data,
         )
-        report = rimc_onnx.calibrate(str(converted.output), data=data, teacher=teacher)
+        report = rimc_onnx.calibrate(
+            str(converted.output), data=data, teacher=teacher, config=CalibrateConfig(rank=rank)
+        )
         files[kind] = Path(report.output)
     return files
 

@@ -244,14 +244,14 @@ def calibrate(
         rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
     """
     from rimc_onnx import api
-    from rimc_onnx.calibration.config import CalibrateConfig, one_of, parse_adapter, parse_budget
+    from rimc_onnx.calibration.config import CalibrateConfig, one_of, parse_budget
 
     console = Console(as_json=as_json)
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     config = CalibrateConfig(
         num_samples=samples,
         sample_seed=seed,
-        kinds=parse_adapter(adapter or ("dora" if rank is not None else "dora+sparse")),
+        adapter=adapter,
         rank=rank,
         sram_budget_bytes=budget_bytes,
         sram_budget_frac=budget_frac,
@@ -482,7 +482,7 @@ def study_recovery(
 
         rimc-onnx study recovery model.onnx --test test.npz --seeds 3 --draws 1 --json
     """
-    from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter, parse_budget
+    from rimc_onnx.calibration.config import CalibrateConfig, parse_budget
     from rimc_onnx.studies.recovery import recovery_study
 
     console = Console(as_json=as_json)
@@ -492,7 +492,7 @@ def study_recovery(
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(
         num_samples=samples,
-        kinds=parse_adapter(adapter),
+        adapter=adapter,
         sram_budget_bytes=budget_bytes,
         sram_budget_frac=budget_frac,
     )

@@ -31,8 +31,9 @@ class CalibrateConfig:
     """0 needs ``read_out`` and a statistics file."""
     sample_seed: int = 0
     """Key of the draw of samples from the data."""
-    kinds: Kinds = field(default_factory=lambda: parse_adapter("dora+sparse"))
-    """Parts of the adapters, see :func:`parse_adapter`."""
+    adapter: str = ""
+    """Parts of the adapters, see :func:`parse_adapter`; default ``dora+sparse``, with a rank
+    ``dora``."""
     rank: int | None = None
     """One rank for all nodes. ``None``: one SRAM budget, spent where it helps most."""
     sram_budget_bytes: int | None = None
@@ -48,6 +49,11 @@ class CalibrateConfig:
     read_out_noise_frac: float = 0.02
     """Standard deviation of a measured weight, as a fraction of the weight."""
     closed_form: ClosedFormConfig = field(default_factory=ClosedFormConfig)
+
+    @property
+    def kinds(self) -> Kinds:
+        """Parts of the adapters."""
+        return parse_adapter(self.adapter or ("dora+sparse" if self.rank is None else "dora"))
 
     def __post_init__(self) -> None:
         if self.num_samples < 0 or (self.num_samples == 0 and not self.read_out):

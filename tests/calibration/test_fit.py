@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import calibrate, convert, evaluate, opset, runtime
-from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter
+from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import CalibrationError
@@ -152,7 +152,7 @@ def test_rank_is_that_asked_for_or_what_the_matrix_has(digits_job: Path) -> None
     report = calibrate(
         digits_job / "model.rimc.onnx",
         digits_job / "r.onnx",
-        config=CalibrateConfig(rank=3, kinds=parse_adapter("dora")),
+        config=CalibrateConfig(rank=3, adapter="dora"),
     )
     ranks = {n.name: n.rank for n in report.nodes}
     assert set(ranks.values()) == {1, 3}

@@ -33,7 +33,7 @@ def test_adapter_has_the_parts_asked_for_within_its_budget(digits_job: Path, kin
     report = calibrate(
         digits_job / "model.rimc.onnx",
         out,
-        config=CalibrateConfig(kinds=asked, sram_budget_bytes=budget),
+        config=CalibrateConfig(adapter=kinds, sram_budget_bytes=budget),
     )
     assert report.sram_bytes <= budget
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
@@ -85,11 +85,11 @@ def test_budget_is_the_converted_branches_or_what_is_given(digits_job: Path) -> 
 def test_budget_that_does_not_hold_the_magnitudes_is_refused(digits_job: Path) -> None:
     # A budget that is silently exceeded.
     source, out = digits_job / "model.rimc.onnx", digits_job / "new.onnx"
-    config = CalibrateConfig(sram_budget_bytes=5, kinds=parse_adapter("dora"))
+    config = CalibrateConfig(sram_budget_bytes=5, adapter="dora")
     with pytest.raises(CalibrationError, match=r"does not hold the .* magnitudes"):
         calibrate(source, out, config=config)
     assert not out.exists()
-    config = CalibrateConfig(sram_budget_bytes=5, kinds=parse_adapter("lora+sparse"))
+    config = CalibrateConfig(sram_budget_bytes=5, adapter="lora+sparse")
     report = calibrate(source, out, config=config)
     assert report.sram_bytes <= 5
 
@@ -105,12 +105,12 @@ def test_budget_that_does_not_hold_the_magnitudes_is_refused(digits_job: Path) -
         ({"sram_budget_frac": float("nan")}, ConfigError),
         ({"sram_budget_frac": float("inf")}, ConfigError),
         ({"read_out_noise_frac": -0.1}, ConfigError),
-        ({"rank": 2, "sram_budget_bytes": 100, "kinds": parse_adapter("dora")}, UsageError),
+        ({"rank": 2, "sram_budget_bytes": 100, "adapter": "dora"}, UsageError),
         ({"sram_budget_frac": 0.1, "sram_budget_bytes": 100}, UsageError),
-        ({"rank": 2, "kinds": parse_adapter("dora+sparse")}, UsageError),
+        ({"rank": 2, "adapter": "dora+sparse"}, UsageError),
         ({"solver": "adam"}, UsageError),
         (
-            {"solver": "adam", "rank": 2, "kinds": parse_adapter("dora"), "propagate": "student"},
+            {"solver": "adam", "rank": 2, "adapter": "dora", "propagate": "student"},
             UsageError,
         ),
     ],

@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 import pytest
 
 from rimc_onnx import api
-from rimc_onnx.calibration.allocate import Kinds
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
 from rimc_onnx.calibration.report import (
@@ -35,7 +34,7 @@ from rimc_onnx.errors import CalibrationError, OutputError
 from rimc_onnx.files import load_model
 from rimc_onnx.passes import rram_branches
 
-KINDS = Kinds(low_rank=True, magnitude=True, sparse=True)
+ADAPTER = "dora+sparse"
 
 
 Job = tuple[CalibrationRecord, list[CalibratedNode], api.CalibrateReport]
@@ -178,7 +177,7 @@ def test_json_holds_what_the_command_prints_and_more(
 
 def test_bytes_of_the_parts_are_those_of_the_file(job: Callable[..., Job]) -> None:
     # An index that is forgotten, a magnitude counted that is not stored.
-    record, _, result = job(kinds=KINDS)
+    record, _, result = job(adapter=ADAPTER)
     branches = rram_branches(load_model(Path(result.output)))
     for got, branch in zip(record.nodes, branches, strict=True):
         codes = branch.adapter()
@@ -192,27 +191,27 @@ def test_bytes_of_the_parts_are_those_of_the_file(job: Callable[..., Job]) -> No
 
 
 @pytest.mark.parametrize(
-    ("kinds", "rank", "names"),
+    ("adapter", "rank", "names"),
     [
-        (Kinds(), 1, {"dora"}),
-        (Kinds(magnitude=False), 1, {"lora"}),
-        (Kinds(low_rank=False), 1, {"magnitude"}),
-        (Kinds(low_rank=False, magnitude=False), 1, {"bias"}),
-        (Kinds(low_rank=False, magnitude=False, sparse=True), None, {"sparse", "dense", "bias"}),
+        ("dora", 1, {"dora"}),
+        ("lora", 1, {"lora"}),
+        ("magnitude", 1, {"magnitude"}),
+        ("bias", 1, {"bias"}),
+        ("sparse", None, {"sparse", "dense", "bias"}),
     ],
 )
 def test_adapter_is_named_as_it_was_asked_for(
-    kinds: Kinds, rank: int | None, names: set[str], job: Callable[..., Job]
+    adapter: str, rank: int | None, names: set[str], job: Callable[..., Job]
 ) -> None:
     # A magnitude of 1 everywhere is no magnitude: a report that says dora for lora. (Where every
     # cell is one of the sparse ones the node is dense.)
-    record, _, _ = job(kinds=kinds, rank=rank)
+    record, _, _ = job(adapter=adapter, rank=rank)
     assert {n.adapter for n in record.nodes} <= names
 
 
 def test_gamma_is_equation_7_for_one_rank(job: Callable[..., Job]) -> None:
     # Bytes over weights is gamma only where there is no sparse cell.
-    record, nodes, result = job(kinds=Kinds(), rank=2)
+    record, nodes, result = job(adapter="dora", rank=2)
     branches = rram_branches(load_model(Path(result.output)))
     new = old = 0
     for n, branch in zip(record.nodes, branches, strict=True):
@@ -225,7 +224,7 @@ def test_gamma_is_equation_7_for_one_rank(job: Callable[..., Job]) -> None:
 
 
 def test_sparse_cell_is_one_parameter_and_two_bytes(job: Callable[..., Job]) -> None:
-    record, nodes, _ = job(kinds=KINDS)
+    record, nodes, _ = job(adapter=ADAPTER)
     assert sum(n.sparse_cells for n in record.nodes) > 0
     parameters = sum(n.num_parameters for n in record.nodes)
     assert gamma_of(nodes) == parameters / sum(n.num_weights for n in record.nodes)
