@@ -225,14 +225,14 @@ def dora_conv(
     steps = depth * int(np.prod(kernel))
     windows = im2col(_codes(x / x_scale), kernel, strides, pads, dilations)
     batch, *spatial = windows.shape[: 1 + len(kernel)]
-    rows = windows.reshape(-1, group, steps)
+    rows = windows.reshape(-1, group, steps).astype(np.int64, copy=False)
     channel = (-1, *[1] * len(kernel))
 
     def on_outputs(acc: npt.NDArray[np.int64], scale: Array) -> Array:
         image = np.moveaxis(acc.reshape(batch, *spatial, columns), -1, 1)
-        return image.astype(_F32) * scale.reshape(channel)
+        return np.asarray(image.astype(_F32) * scale.reshape(channel), _F32)
 
-    y = h
+    y: Array = h
     if lora_b.size:
         cells = lora_a.reshape(group, ranks, steps).astype(np.int64)
         u = np.einsum("pgk,grk->pgr", rows, cells)

@@ -132,7 +132,8 @@ def _leading(rest: F32, metric: F32, count: int) -> tuple[F64, F64]:
     power, directions = scipy.linalg.eigh(metric.astype(np.float64), check_finite=False)
     root = (np.sqrt(np.maximum(power, 0))[:, None] * directions.T) @ rest
     values, left = _eigen(root @ root.T, count)
-    floor = np.finfo(np.float32).eps * max(float(values[-1]), np.finfo(np.float32).tiny)
+    smallest = float(np.finfo(np.float32).tiny)
+    floor = float(np.finfo(np.float32).eps) * max(float(values[-1]), smallest)
     # A direction without power corrects nothing: its vector is zero.
     return values, root.T @ left * np.where(
         values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0

@@ -46,7 +46,7 @@ def quantize(
     u_step = rank_step.astype(np.float64) * np.float64(x_scale) * a_scale
 
     b_codes, b_scale = _codes(_refit(adapter, a, problem.metric) * u_step[:, :, None])
-    b_scale = b_scale.astype(np.float32)
+    b_scale_f32 = b_scale.astype(np.float32)
 
     at_one = bool((adapter.m == 1).all())
     m_scale = np.float32(1 / _IDENTITY_CODE if at_one else adapter.m.max() / _CODES)
@@ -54,7 +54,7 @@ def quantize(
 
     cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
     s_codes, s_scale = _codes(cells)
-    s_scale = (s_scale * np.float64(x_scale)).astype(np.float32)
+    s_scale_f32 = (s_scale * np.float64(x_scale)).astype(np.float32)
     values, index = _sparse(s_codes, geometry, dense=dense)
     _, _, ranks = lora_shapes(
         geometry.weight_shape, geometry.group if geometry.conv else None, a.shape[2]
@@ -65,20 +65,20 @@ def quantize(
         magnitude=m_codes.astype(np.int8).reshape(-1),
         x_scale=np.array([x_scale], np.float32),
         rank_step=rank_step.reshape(ranks),
-        lora_b_scale=b_scale.reshape(-1),
+        lora_b_scale=b_scale_f32.reshape(-1),
         magnitude_scale=np.array([m_scale], np.float32),
         bias=bias,
         sparse_values=values,
         sparse_index=index,
-        sparse_scale=s_scale.reshape(-1),
+        sparse_scale=s_scale_f32.reshape(-1),
     )
     stored = Adapter(
         a=a,
-        b=(b_codes * b_scale[:, None, :] / u_step[:, :, None]).astype(np.float32),
+        b=(b_codes * b_scale_f32[:, None, :] / u_step[:, :, None]).astype(np.float32),
         m=(m_codes * np.float64(m_scale)).astype(np.float32),
         s=None
         if adapter.s is None
-        else (s_codes * s_scale[:, None, :] / np.float64(x_scale)).astype(np.float32),
+        else (s_codes * s_scale_f32[:, None, :] / np.float64(x_scale)).astype(np.float32),
     )
     return codes, stored
 

@@ -41,7 +41,7 @@ def write_statistics(
             f"{node}/x_cov": known.x_cov[:, upper[0], upper[1]],
             f"{node}/y_mean": known.y_mean,
             f"{node}/y_variance": known.y_variance,
-            f"{node}/x_abs_max": np.float32(known.x_abs_max),
+            f"{node}/x_abs_max": np.array(known.x_abs_max, np.float32),
         }
     with output_folder(path, force=force) as folder, (folder / path.name).open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
