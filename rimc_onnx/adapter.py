@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from rimc_onnx.opset import MAX_CODE_SUM
 
-__all__ = ["QuantizedAdapter", "adapter_rank", "lora_shapes"]
+__all__ = ["IDENTITY_CODE", "QuantizedAdapter", "adapter_rank", "lora_shapes"]
 
 Array = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
 
-_IDENTITY_CODE = 64
+IDENTITY_CODE = 64
 """Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
 
 
@@ -81,11 +81,11 @@ class QuantizedAdapter:
         return cls(
             lora_a=np.zeros(a_shape, np.int8),
             lora_b=np.zeros(b_shape, np.int8),
-            magnitude=np.full(len(bias), _IDENTITY_CODE, np.int8),
+            magnitude=np.full(len(bias), IDENTITY_CODE, np.int8),
             x_scale=one,
             rank_step=np.ones(ranks, np.float32),
             lora_b_scale=one,
-            magnitude_scale=np.full(1, 1 / _IDENTITY_CODE, np.float32),
+            magnitude_scale=np.full(1, 1 / IDENTITY_CODE, np.float32),
             bias=np.asarray(bias, np.float32),
             sparse_values=np.zeros(0, np.int8),
             sparse_index=np.zeros(0, np.int64),
@@ -100,7 +100,7 @@ class QuantizedAdapter:
         """
         codes, cells = self.sparse_values.size, _cells(self)
         sparse = codes if codes == cells else 2 * codes
-        has_magnitude = bool((self.magnitude != _IDENTITY_CODE).any())
+        has_magnitude = bool((self.magnitude != IDENTITY_CODE).any())
         return self.lora_a.size + self.lora_b.size + has_magnitude * self.magnitude.size + sparse
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:

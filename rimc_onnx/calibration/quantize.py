@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.adapter import QuantizedAdapter, lora_shapes
+from rimc_onnx.adapter import IDENTITY_CODE, QuantizedAdapter, lora_shapes
 from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import NodeProblem
@@ -19,7 +19,6 @@ F64 = npt.NDArray[np.float64]
 Int8 = npt.NDArray[np.int8]
 
 _CODES = 127
-_IDENTITY_CODE = 64
 _X_RMS = 12.0
 _U_RMS = 6.0
 """Full scale of X and of X A in units of their root mean square: rarer values saturate."""
@@ -49,7 +48,7 @@ def quantize(
     b_scale_f32 = b_scale.astype(np.float32)
 
     at_one = bool((adapter.m == 1).all())
-    m_scale = np.float32(1 / _IDENTITY_CODE if at_one else adapter.m.max() / _CODES)
+    m_scale = np.float32(1 / IDENTITY_CODE if at_one else adapter.m.max() / _CODES)
     m_codes = np.rint(adapter.m / np.float64(m_scale))
 
     cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
