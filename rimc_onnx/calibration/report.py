@@ -120,8 +120,6 @@ class CalibrationRecord:
     periphery: dict[str, int | None]
     device_seed: int
     sample_seed: int
-    peak_rss_bytes: int | None
-    """Peak of the whole process since it started."""
     versions: dict[str, str]
     nodes: list[NodeRecord]
     """In graph order."""
@@ -174,7 +172,6 @@ def make_record(
         periphery={name: first[name].as_int() or None for name in _PERIPHERY},
         device_seed=first["seed"].as_int(),
         sample_seed=config.sample_seed,
-        peak_rss_bytes=peak_rss_bytes(),
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],
     )

@@ -40,6 +40,8 @@ class Purpose(IntEnum):
     """Deviation of a device's conductance from its target."""
     READ_OUT = 1
     """Error of a measurement of the realised weight."""
+    SENSITIVITY = 64
+    """Test error of a teacher's weights; no property of a device."""
 
 
 def random_words(
