@@ -2,8 +2,10 @@
 """Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
 
     python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget] [--drift 0.2]
+        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node]
 
-One row per drift seed, with the native library and in stock ONNX Runtime.
+One row per drift seed, with the native library and in stock ONNX Runtime. ``--read-out`` brings a
+statistics file of 256 training images along; it needs ``--samples 0`` or more.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import Scaling, get_preset
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
@@ -34,6 +36,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=2, help="rank that is converted for")
     parser.add_argument("--budget", action="store_true", help="its SRAM as one budget")
     parser.add_argument("--drift", type=float, default=0.2)
+    parser.add_argument("--device", default="gaussian-relative")
+    parser.add_argument("--scaling", choices=[s.value for s in Scaling], default="node")
+    parser.add_argument("--solver", default="closed-form")
+    parser.add_argument("--read-out", action="store_true", help="with a statistics file")
     parser.add_argument("--model", default="resnet20.onnx")
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / arguments.model
@@ -41,18 +47,25 @@ def main() -> None:
     print("seed  drifted  (stock)  calibrated  (stock)  seconds  RRAM bytes kept")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        known = None
+        if arguments.read_out:
+            known = Path(folder) / "statistics.npz"
+            rimc_onnx.write_statistics(teacher, known, data=_DATA)
         for seed in range(arguments.seeds):
-            rows.append(_row(teacher, Path(folder) / f"{seed}.rimc.onnx", seed, arguments))
+            target = Path(folder) / f"{seed}.rimc.onnx"
+            rows.append(_row(teacher, target, seed, arguments, known))
             print("{:4d}  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}  {}".format(*rows[-1]))
     means = np.array([row[1:6] for row in rows], float).mean(axis=0)
     print("mean  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}".format(*means))
 
 
 def _row(
-    teacher: Path, target: Path, seed: int, arguments: argparse.Namespace
+    teacher: Path, target: Path, seed: int, arguments: argparse.Namespace, known: Path | None
 ) -> tuple[int, float, float, float, float, float, bool]:
     config = ConvertConfig(
-        device=get_preset("gaussian-relative", drift_frac=arguments.drift),
+        device=get_preset(
+            arguments.device, drift_frac=arguments.drift, scaling=Scaling(arguments.scaling)
+        ),
         seed=seed,
         rank=arguments.rank,
     )
@@ -61,7 +74,10 @@ def _row(
         converted,
         data=_DATA,
         teacher=teacher,
+        statistics=known,
         config=CalibrateConfig(
+            solver=arguments.solver,
+            read_out=arguments.read_out,
             num_samples=arguments.samples,
             rank=None if arguments.budget else arguments.rank,
             sample_seed=arguments.sample_seed,
