@@ -243,17 +243,17 @@ def move_biases(
 def _shift(lacking: F64, prior_samples: float) -> F32:
     """What to add to a bias, from what the mean output of each sample lacks, [n, m].
 
-    The mean over samples, shrunk twice: as n / (n + prior_samples), since few samples are not all
-    that there are; and on each bit line by how far samples disagree, tau^2 / (tau^2 + s^2 / n) with
-    tau^2 the variance of true shifts over bit lines (James and Stein; Efron and Morris, 1973).
+    The mean over samples, shrunk on each bit line by how far samples disagree:
+    tau^2 / (tau^2 + s^2 / n) with tau^2 the variance of true shifts over bit lines (James and
+    Stein; Efron and Morris, 1973). One sample can't disagree: it counts 1 / (1 + prior_samples).
     """
     n = len(lacking)
     mean = lacking.mean(axis=0)
-    weight = n / (n + prior_samples)
-    if n > 1:
-        noise = lacking.var(axis=0, ddof=1) / n
-        spread = max(float((np.square(mean) - noise).mean()), 0.0)
-        weight = weight * spread / np.maximum(spread + noise, np.finfo(np.float64).tiny)
+    if n == 1:
+        return np.asarray(mean / (1 + prior_samples), np.float32)
+    noise = lacking.var(axis=0, ddof=1) / n
+    spread = max(float((np.square(mean) - noise).mean()), 0.0)
+    weight = spread / np.maximum(spread + noise, np.finfo(np.float64).tiny)
     return np.asarray(weight * mean, np.float32)
 
 

@@ -24,7 +24,6 @@ def test_samples_that_agree_are_followed() -> None:
     true = rng(0).standard_normal(64)
     lacking = true + 0.01 * rng(1).standard_normal((10, 64))
     np.testing.assert_allclose(_shift(lacking, 0.0), true, atol=0.02)
-    np.testing.assert_allclose(_shift(lacking, 10.0), true / 2, atol=0.01)
 
 
 def test_samples_that_contradict_each_other_are_not() -> None:
