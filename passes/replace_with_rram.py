@@ -11,7 +11,7 @@ from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import DeviceConfig, program
+from rimc_onnx.device import DeviceConfig, Realise, program
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
@@ -56,10 +56,13 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         decisions: Sequence[MappingDecision],
         config: ConvertConfig,
         ranges: Mapping[str, NodeRanges] | None = None,
+        *,
+        realise: Realise | None = None,
     ) -> None:
         self._units = [d.unit for d in decisions if d.accepted and d.unit is not None]
         self._config = config
         self._ranges = ranges or {}
+        self._realise = realise
 
     def __str__(self) -> str:
         return f"ReplaceWithRramPass({len(self._units)} nodes)"
@@ -84,7 +87,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         ]
         names = Names(model)
         for plan in plans:
-            _replace(model.graph, plan, self._config, names)
+            _replace(model.graph, plan, self._config, names, self._realise)
         add_functions(model)
         return ir.passes.PassResult(model, True)
 
@@ -177,7 +180,9 @@ def _keeps_name(unit: RramUnit) -> bool:
     )
 
 
-def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> ir.Value:
+def _weight(
+    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+) -> ir.Value:
     """The initializer of the realised weight, computed when it is read."""
     unit = plan.unit
     old = unit.node.inputs[1]
@@ -188,7 +193,12 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     tensor = lazy_tensor(
         lambda: (
             program(
-                weight.float32(), node=key, seed=config.seed, config=config.device, column_axis=axis
+                weight.float32(),
+                node=key,
+                seed=config.seed,
+                config=config.device,
+                column_axis=axis,
+                realise=realise,
             ).w_realised
         ),
         name=name,
@@ -201,7 +211,9 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     return add_initializer(graph, name, tensor)
 
 
-def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> None:
+def _replace(
+    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+) -> None:
     unit = plan.unit
     nodes: list[ir.Node] = []
     # Not unit.x: where that was the output of another unit, this is what replaced it.
@@ -226,7 +238,7 @@ def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) 
     def cast(value: ir.Value, suffix: str, to: ir.DataType) -> ir.Value:
         return node("Cast", suffix, value, attributes=[ir.AttrInt64("to", to)])
 
-    w = _weight(graph, plan, config, names)
+    w = _weight(graph, plan, config, names, realise)
     x = x_in
     if unit.cast_from is not None:
         x = cast(x, "rram/cast", ir.DataType.FLOAT)

@@ -44,6 +44,7 @@ from rimc_onnx.reports import (
     NodeReport,
     StatisticsReport,
 )
+from rimc_onnx.runtime.programming import native_realise
 
 __all__ = [
     "CalibrateReport",
@@ -142,7 +143,7 @@ def convert(
         feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
         ranges = measure_ranges(graph, units, feeds, _digital_session, progress=progress)
     with blame_model(source):
-        passes.convert_pipeline(decisions, config, ranges)(graph)
+        passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
         passes.check_rimc_model(graph)
     graph.metadata_props.update(
         {

@@ -57,7 +57,13 @@ ALLOWED = {
         "rimc_onnx.functions",
         "rimc_onnx.passes",
     },
-    "rimc_onnx.runtime": {"onnxruntime", "rimc_onnx.opset", "rimc_onnx.errors"},
+    "rimc_onnx.runtime": {
+        "numpy",
+        "onnxruntime",
+        "rimc_onnx.opset",
+        "rimc_onnx.errors",
+        "rimc_onnx.runtime",
+    },
     "rimc_onnx.calibration": CALIBRATION,
     # the only solver with gradients
     "rimc_onnx.calibration.adam": CALIBRATION | {"torch"},

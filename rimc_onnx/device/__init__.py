@@ -7,16 +7,19 @@ from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.presets import Preset, get_preset, presets
-from rimc_onnx.device.programming import ProgrammedWeight, program
+from rimc_onnx.device.programming import CellLaw, ProgrammedWeight, Realise, cell_law, program
 from rimc_onnx.device.read_out import read_out
 
 __all__ = [
+    "CellLaw",
     "DeviceConfig",
     "DriftLaw",
     "Preset",
     "ProgrammedWeight",
     "Purpose",
+    "Realise",
     "Scaling",
+    "cell_law",
     "get_preset",
     "philox4x32",
     "presets",

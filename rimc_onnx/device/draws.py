@@ -26,7 +26,7 @@ from rimc_onnx.device.normal import Float64Array, normal_from_words
 from rimc_onnx.device.philox import Words, philox4x32
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["Purpose", "random_words", "standard_normals"]
+__all__ = ["Purpose", "check_draws", "random_words", "standard_normals"]
 
 _WORDS_PER_BLOCK = 4
 _MAX_CELLS = _WORDS_PER_BLOCK * 2**32
@@ -42,12 +42,8 @@ class Purpose(IntEnum):
     """Error of a measurement of the realised weight."""
 
 
-def random_words(
-    *, seed: int, node: str, device: int, purpose: Purpose, start: int, count: int
-) -> Words:
-    """Random words [count], uint32, of the cells ``start`` .. ``start + count - 1``.
-
-    ``device`` is the device's number within its cell (0 is G+, 1 is G- of a pair), below 2^16.
+def check_draws(*, seed: int, node: str, start: int, count: int) -> None:
+    """Check that cells ``start`` .. ``start + count - 1`` of a node have numbers under ``seed``.
 
     Raises:
         ConfigError: the seed does not fit 64 bits, or a cell lies outside 0..2^34-1.
@@ -59,6 +55,19 @@ def random_words(
             f"node '{node}': cells {start}..{start + count - 1} lie outside 0..2^34-1, the cells "
             f"that one node can have"
         )
+
+
+def random_words(
+    *, seed: int, node: str, device: int, purpose: Purpose, start: int, count: int
+) -> Words:
+    """Random words [count], uint32, of the cells ``start`` .. ``start + count - 1``.
+
+    ``device`` is the device's number within its cell (0 is G+, 1 is G- of a pair), below 2^16.
+
+    Raises:
+        ConfigError: the seed does not fit 64 bits, or a cell lies outside 0..2^34-1.
+    """
+    check_draws(seed=seed, node=node, start=start, count=count)
     name = hashlib.sha256(node.encode("utf-8")).digest()
     first = start // _WORDS_PER_BLOCK
     num_blocks = -(-(start + count) // _WORDS_PER_BLOCK) - first

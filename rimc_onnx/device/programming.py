@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
-from rimc_onnx.device.draws import Purpose, standard_normals
+from rimc_onnx.device.draws import Purpose, check_draws, standard_normals
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.errors import NodeMappingError
 
-__all__ = ["ProgrammedWeight", "program"]
+__all__ = ["CellLaw", "ProgrammedWeight", "Realise", "cell_law", "program"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -31,6 +33,52 @@ class ProgrammedWeight:
     """Largest |target weight|: [1], or [columns] with ``Scaling.COLUMN``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellLaw:
+    """A device's deviation from its target G_t as numbers, what other code than numpy is told.
+
+    shift = max(-G_t, (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us))
+    """
+
+    drift_frac: float
+    drift_mean_frac: float
+    reference_slope: float
+    """1 where the deviation is a fraction of G_t, 0 where it is one of G_max."""
+    reference_us: float
+    g_max_us: float
+    g_min_us: float
+
+
+def cell_law(config: DeviceConfig) -> CellLaw:
+    """The law of ``config`` as numbers."""
+    relative = config.law is DriftLaw.GAUSSIAN_RELATIVE
+    return CellLaw(
+        drift_frac=config.drift_frac,
+        drift_mean_frac=config.drift_mean_frac,
+        reference_slope=1.0 if relative else 0.0,
+        reference_us=0.0 if relative else config.g_max_us,
+        g_max_us=config.g_max_us,
+        g_min_us=config.g_min_us,
+    )
+
+
+class Realise(Protocol):
+    """Programs all cells of a node, in the numpy code's stead and with its bits."""
+
+    def __call__(
+        self,
+        w_target: Float32Array,
+        *,
+        w_max: Float32Array,
+        run: int,
+        node: str,
+        seed: int,
+        law: Mapping[str, float],
+    ) -> Float32Array:
+        """Realised weights [cells]; cell i belongs to column i // run % w_max.size."""
+        ...
+
+
 def program(
     w_target: npt.NDArray[np.floating],
     *,
@@ -38,6 +86,7 @@ def program(
     seed: int,
     config: DeviceConfig,
     column_axis: int,
+    realise: Realise | None = None,
 ) -> ProgrammedWeight:
     """Realised weight of a node, a pure function of the arguments (same bits on every machine).
 
@@ -49,6 +98,8 @@ def program(
     for w < 0. Each ends at G_r = max(0, G_t + G_drift), with a draw of its own and the law of
     ``config``; W_r = (G_r+ - G_r-) W_max / G_max (Dong et al. 2025, eq. 1 and 2). Without drift the
     weight comes back bit for bit. Where W_max is 0, so are the realised weights.
+
+    ``realise`` does the cells instead of numpy (the native library has one, many times as fast).
 
     Raises:
         NodeMappingError: the weight has NaN or infinite values.
@@ -71,6 +122,11 @@ def program(
     else:
         run = w_target.size
     flat = w_realised.reshape(-1)
+    if realise is not None and flat.size > 0:
+        check_draws(seed=seed, node=node, start=0, count=flat.size)
+        law = asdict(cell_law(config))
+        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
+        return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
         cells = np.arange(start, start + chunk.size)
@@ -123,4 +179,5 @@ def _realise(
             shift_us *= config.g_max_us
         # Not below zero conductance: G_t + shift >= 0.
         shift_pair_us.append(np.maximum(shift_us, -g_target_us))
-    return w + (shift_pair_us[0] - shift_pair_us[1]) * (w_max / config.g_max_us)
+    # + 0.0: no shift is 0, never -0, which numpy's maximum gives or not depending on the processor.
+    return w + (shift_pair_us[0] - shift_pair_us[1] + 0.0) * (w_max / config.g_max_us)

@@ -113,6 +113,38 @@ struct MergeArgs {
   const float* bias;
 };
 
+// How a device ends up off its target conductance G_t, as numbers:
+//   shift = max(-G_t, (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us))
+// with a standard normal z of its own. Conductances are in microsiemens.
+struct CellLaw {
+  double drift_frac;
+  double drift_mean_frac;
+  double reference_slope;
+  double reference_us;
+  double g_max_us;
+  double g_min_us;
+};
+
+// What a random number is drawn for: rimc_onnx.device.Purpose.
+constexpr uint32_t kPurposeProgramming = 0;
+
+// Cells first_cell .. first_cell + count - 1 of a node: from target weights to realised ones
+// (rimc_onnx.device.program). A cell's column is cell / run mod num_columns.
+// Pre: 0 <= first_cell, first_cell + count <= 2^34, run >= 1. w_realised may be w.
+struct ProgramArgs {
+  const float* w;     // [count]
+  float* w_realised;  // [count]
+  int64_t first_cell;
+  int64_t count;
+  const double* us_per_weight;  // [num_columns] G_max / W_max, 0 where W_max is 0
+  const double* weight_per_us;  // [num_columns] W_max / G_max
+  int64_t num_columns;
+  int64_t run;
+  uint32_t key[2];   // seed, lower and upper 32 bits
+  uint32_t name[2];  // the first two words of the sha256 of the node's name, little-endian
+  CellLaw law;
+};
+
 using BlockFunction = void (*)(const BlockArgs& args);
 
 struct KernelTable {
@@ -135,6 +167,7 @@ struct KernelTable {
   void (*transpose)(const TransposeArgs& args);
   void (*merge_columns)(const MergeArgs& args);
   void (*merge_rows)(const MergeArgs& args);
+  void (*program_cells)(const ProgramArgs& args);
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/program_cells.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #define RIMC_UNROLL _Pragma("GCC unroll 16")
@@ -372,7 +373,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           &RankCodes<S>,
           &Transpose<S>,
           &Merge<S, true>,
-          &Merge<S, false>};
+          &Merge<S, false>,
+          &ProgramCells<S>};
 }
 
 }  // namespace rimc::kernels
