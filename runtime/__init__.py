@@ -70,6 +70,7 @@ def _library() -> ctypes.CDLL:
     library.RimcBuildInfo.restype = ctypes.c_char_p
     library.RimcKernelsCreated.restype = ctypes.c_int64
     library.RimcProgramCells.restype = ctypes.c_char_p
+    library.RimcLastMapping.restype = ctypes.c_char_p
     return library
 
 

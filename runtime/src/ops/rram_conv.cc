@@ -14,10 +14,18 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
     Refuse("tile_group must be group * num_tiles = ", conv_.group * periphery_.num_tiles, ", got ",
            tile_group);
   }
+  Pack(w->Floats());
+}
 
+RramConv::RramConv(const ConvNode& conv, const Tensor& w)
+    : kernels_(ActiveKernels()), conv_(ResolveConv(conv, "w", w.dims, 1)) {
+  Pack(w.Floats());
+}
+
+void RramConv::Pack(const float* w) {
   const Index steps = conv_.depth * conv_.Window();
   packed_ = AlignedFloats(conv_.columns * steps);
-  PackConvWeights(w->Floats(), conv_.group, conv_.GroupColumns(), steps,
+  PackConvWeights(w, conv_.group, conv_.GroupColumns(), steps,
                   CeilDiv(conv_.GroupColumns(), kernels_.max_rows), packed_.data());
   const Index num_tiles = periphery_.has_adc ? periphery_.num_tiles : 1;
   const Index tile = CeilDiv(conv_.depth, num_tiles) * conv_.Window();
@@ -31,12 +39,12 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
   }
 }
 
-void RramConv::Compute(const Context& context) const {
+Output RramConv::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   Dims y_dims;
   const ConvShape shape = ShapeOf(conv_, x, &y_dims);
   float* const y = context.Output(0, y_dims);
-  if (shape.batch == 0) return;
+  if (shape.batch == 0) return {y, y_dims};
 
   const ConvPlan plan(conv_, shape, true, kernels_);
   const ConvEngine engine(plan, kernels_, periphery_.has_dac ? &periphery_.dac : nullptr,
@@ -52,6 +60,7 @@ void RramConv::Compute(const Context& context) const {
     engine.Compute(place, cells, place.item.blocks, readout_, column0,
                    {data, volume, conv_.columns * volume});
   });
+  return {y, y_dims};
 }
 
 }  // namespace rimc

@@ -19,9 +19,13 @@ class RramConv {
   static void InferShape(const InferContext& context) { InferConv(context); }
 
   explicit RramConv(const NodeInfo& node);
-  void Compute(const Context& context) const;
+  // One array of any height per group, with ideal converters.
+  RramConv(const ConvNode& conv, const Tensor& w);
+  Output Compute(const Context& context) const;
 
  private:
+  void Pack(const float* w);
+
   const kernels::KernelTable& kernels_;
   ConvAttributes conv_;
   Periphery periphery_;

@@ -34,16 +34,26 @@ struct RramMatMul::Work {
 RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
-  if (w->dims.rank != 2 || w->dims.Count() == 0) {
-    Refuse("input w must have the shape [K, N], got ", w->dims);
-  }
-  depth_ = static_cast<Index>(w->dims[0]);
-  columns_ = static_cast<Index>(w->dims[1]);
-  num_vecs_ = CeilDiv(columns_, kernels_.lanes);
-  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
+  TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
   PlanPasses();
   PackPanels(w->Floats());
+}
+
+RramMatMul::RramMatMul(const Tensor& w) : kernels_(ActiveKernels()) {
+  TakeShape(w);
+  PlanPasses();
+  PackPanels(w.Floats());
+}
+
+void RramMatMul::TakeShape(const Tensor& w) {
+  if (w.dims.rank != 2 || w.dims.Count() == 0) {
+    Refuse("input w must have the shape [K, N], got ", w.dims);
+  }
+  depth_ = static_cast<Index>(w.dims[0]);
+  columns_ = static_cast<Index>(w.dims[1]);
+  num_vecs_ = CeilDiv(columns_, kernels_.lanes);
+  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
 }
 
 void RramMatMul::PackPanels(const float* w) {
@@ -79,7 +89,7 @@ void RramMatMul::PlanPasses() {
   }
 }
 
-void RramMatMul::Compute(const Context& context) const {
+Output RramMatMul::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   if (x.dims.rank == 0 || x.dims[x.dims.rank - 1] != depth_) {
     Refuse("input x must have the shape [..., ", depth_, "], got ", x.dims);
@@ -90,7 +100,7 @@ void RramMatMul::Compute(const Context& context) const {
   work.x = x.Floats();
   work.y = context.Output(0, y_dims);
   work.rows = x.dims.Count() / depth_;
-  if (work.rows == 0) return;
+  if (work.rows == 0) return {work.y, y_dims};
 
   const Index num_products = std::max(work.rows, kLeastRows) * depth_ * columns_;
   const Index tasks = std::clamp(num_products / kTaskWork, Index{1}, kMaxTasks);
@@ -108,6 +118,7 @@ void RramMatMul::Compute(const Context& context) const {
     });
   }
   context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) { RunTask(work, task); });
+  return {work.y, y_dims};
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {

@@ -19,7 +19,9 @@ class RramMatMul {
   static void InferShape(const InferContext& context) { InferMatMul(context); }
 
   explicit RramMatMul(const NodeInfo& node);
-  void Compute(const Context& context) const;
+  // One array of any height with ideal converters.
+  explicit RramMatMul(const Tensor& w);
+  Output Compute(const Context& context) const;
 
  private:
   // Word lines [begin, end) that one pass over a panel takes, and what happens to the sums.
@@ -32,6 +34,7 @@ class RramMatMul {
   };
   struct Work;
 
+  void TakeShape(const Tensor& w);
   void PackPanels(const float* w);
   void PlanPasses();
   void RunTask(const Work& work, Index task) const;

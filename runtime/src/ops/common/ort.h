@@ -84,6 +84,9 @@ struct Tensor {
   const std::int64_t* Int64s() const { return static_cast<const std::int64_t*>(data); }
 };
 
+// The tensor in a value.
+Tensor ReadTensor(const abi::Api* api, const abi::Value* value);
+
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
@@ -104,6 +107,12 @@ class NodeInfo {
  private:
   const abi::Api* api_;
   const abi::KernelInfo* info_;
+};
+
+// What a kernel has written.
+struct Output {
+  float* data;
+  Dims dims;
 };
 
 // What a kernel may use when it runs.
