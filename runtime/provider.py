@@ -130,7 +130,8 @@ def provider_session(
     source: Any = model if isinstance(model, bytes) else str(model)
     before = kernels_created()
     try:
-        session = onnxruntime.InferenceSession(source, session_options)
+        # The fallback of the Python binding would run a refused model on the CPU provider instead.
+        session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
     except Exception as error:
         raise _translated(error) from error
     if kernels_created() == before:
