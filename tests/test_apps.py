@@ -20,10 +20,8 @@ from rimc_onnx.files import load_model, save_model
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "samples" / "apps"
 MODEL = "model.rimc.calibrated.onnx"
-needs_providers = pytest.mark.skipif(
-    tuple(int(part) for part in ort.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
+needs_providers = pytest.mark.skipif(VERSION < (1, 24), reason="providers need ONNX Runtime 1.24")
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -191,9 +189,14 @@ def test_examples_of_the_deployment_page_run(
     monkeypatch.chdir(digits_job)
     page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 2
-    if not hasattr(ort, "AdapterFormat"):
-        del examples[0]
+    assert len(examples) == 4
+    adapters, twin_example, *providers = examples
+    examples = [twin_example]
+    if hasattr(ort, "AdapterFormat"):
+        examples.append(adapters)
+    # A provider is registered once per process.
+    for code in providers if VERSION >= (1, 24) else []:
+        run(sys.executable, "-c", code, cwd=digits_job)
     for code in examples:
         exec(compile(code, "deployment.md", "exec"), {"__name__": "example"})
     plain = evaluate(digits_job / MODEL, data="test.npz", native=False).top1

@@ -264,6 +264,15 @@ def test_cli_page_states_the_defaults_of_the_code(name: str) -> None:
     assert checked or name in {"quickstart", "statistics"}
 
 
+def test_deployment_page_lists_the_options_of_the_provider() -> None:
+    # The library itself says which ones it knows.
+    rows = table(section("deployment.md", "As an execution provider"), "option")
+    source = (ROOT / "runtime" / "src" / "provider" / "options.cc").read_text("utf-8")
+    known = re.search(r"kKnown\[\] = \{(.*?)\};", source, re.DOTALL)
+    assert known is not None
+    assert [name_of(row, "option") for row in rows] == re.findall(r'"(\w+)"', known[1])
+
+
 def test_cli_page_lists_the_options_of_the_program() -> None:
     rows = table(section("cli.md", "Command line").split("\n## ")[0], "option")
     assert {name_of(r, "option") for r in rows} == _options(_GROUP) | {"--help"}
