@@ -70,6 +70,9 @@ const std::vector<const kernels::KernelTable*>& AvailableTables() {
 #ifdef RIMC_HAVE_X86_KERNELS
     AddX86(found);
 #endif
+#ifdef RIMC_HAVE_NEON_KERNELS
+    found.push_back(&kernels::rimc_kernels_f32_neon);
+#endif
     return found;
   }();
   return tables;

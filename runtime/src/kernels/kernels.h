@@ -175,5 +175,8 @@ extern const KernelTable rimc_kernels_f32_scalar;
 extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
 extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
 #endif
+#ifdef RIMC_HAVE_NEON_KERNELS
+extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has
+#endif
 
 }  // namespace rimc::kernels
