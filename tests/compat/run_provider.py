@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the models of ``prepare.py`` by the execution provider, in a Python with onnxruntime only.
 
-Usage: run_provider.py FOLDER LIBRARY. ONNX Runtime 1.24 and newer: logits as ``run_python.py`` writes
-them, and the unconverted model runs on simulated crossbars. 1.22 and 1.23: the library has to be
-refused with a message. Older ones know no provider libraries.
+Usage: run_provider.py FOLDER LIBRARY. ONNX Runtime 1.24 and newer: logits as ``run_python.py``
+writes them, and the unconverted model runs on simulated crossbars. 1.22 and 1.23: the library has
+to be refused with a message. Older ones know no provider libraries.
 """
 
 from __future__ import annotations
