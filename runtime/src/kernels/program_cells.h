@@ -163,19 +163,18 @@ void ProgramCells(const ProgramArgs& args) {
        block += kCells) {
     const int from = block < args.first_cell ? static_cast<int>(args.first_cell - block) : 0;
     const int to = end - block < kCells ? static_cast<int>(end - block) : kCells;
-    const float* const in = args.w + (block - args.first_cell);
-    float* const out = args.w_realised + (block - args.first_cell);
+    const int64_t at = block - args.first_cell;  // of i = 0
     if (args.num_columns == 1) {
       const double us_per_weight = args.us_per_weight[0];
       for (int i = from; i < to; ++i) {
-        w[i] = static_cast<double>(in[i]);
+        w[i] = static_cast<double>(args.w[at + i]);
         g_us[i] = w[i] * us_per_weight;
       }
     } else {
       int64_t column = (block + from) / args.run % args.num_columns;
       int64_t left = args.run - (block + from) % args.run;
       for (int i = from; i < to; ++i) {
-        w[i] = static_cast<double>(in[i]);
+        w[i] = static_cast<double>(args.w[at + i]);
         g_us[i] = w[i] * args.us_per_weight[column];
         weight_per_us[i] = args.weight_per_us[column];
         if (--left == 0) {
@@ -192,7 +191,7 @@ void ProgramCells(const ProgramArgs& args) {
     for (int i = from; i < to; ++i) {
       // + 0.0: no shift is 0, never -0, whichever zero Larger gave.
       const double shift_us = shift0_us[i] - shift1_us[i] + 0.0;
-      out[i] = static_cast<float>(w[i] + shift_us * weight_per_us[i]);
+      args.w_realised[at + i] = static_cast<float>(w[i] + shift_us * weight_per_us[i]);
     }
   }
 }
