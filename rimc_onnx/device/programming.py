@@ -49,8 +49,10 @@ class CellLaw:
     g_min_us: float
 
 
-def cell_law(config: DeviceConfig) -> CellLaw:
-    """The law of ``config`` as numbers."""
+def cell_law(config: DeviceConfig) -> CellLaw | None:
+    """The law of ``config`` as numbers; None where they don't say all of it: numpy does it then."""
+    if config.law not in {DriftLaw.GAUSSIAN_RELATIVE, DriftLaw.GAUSSIAN_ABSOLUTE}:
+        return None
     relative = config.law is DriftLaw.GAUSSIAN_RELATIVE
     return CellLaw(
         drift_frac=config.drift_frac,
@@ -99,7 +101,8 @@ def program(
     ``config``; W_r = (G_r+ - G_r-) W_max / G_max (Dong et al. 2025, eq. 1 and 2). Without drift the
     weight comes back bit for bit. Where W_max is 0, so are the realised weights.
 
-    ``realise`` does the cells instead of numpy (the native library has one, many times as fast).
+    ``realise`` does the cells instead of numpy (the native library has one, many times as fast)
+    wherever :func:`cell_law` says all of the law.
 
     Raises:
         NodeMappingError: the weight has NaN or infinite values.
@@ -122,10 +125,10 @@ def program(
     else:
         run = w_target.size
     flat = w_realised.reshape(-1)
-    if realise is not None and flat.size > 0:
+    law = cell_law(config)
+    if realise is not None and law is not None and flat.size > 0:
         check_draws(seed=seed, node=node, start=0, count=flat.size)
-        law = asdict(cell_law(config))
-        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
+        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=asdict(law))
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]

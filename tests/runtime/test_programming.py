@@ -24,13 +24,14 @@ from rimc_onnx.device import (
     Scaling,
     cell_law,
     get_preset,
-    presets,
     program,
 )
 from rimc_onnx.device.programming import _realise
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.programming import native_realise, realise_cells
 
+PRESETS = ("gaussian-relative", "gaussian-absolute")
+"""Those whose laws are CellLaws."""
 ISAS = ("scalar", "avx2", "avx512", "neon")
 
 SHAPES = [((1,), 0), ((5, 1), 1), ((64, 3, 5, 5), 0), ((333, 130), 1), ((40, 1000), 0)]
@@ -43,6 +44,12 @@ DEVICES: list[dict[str, float]] = [
     {"g_min_us": 2.0, "drift_mean_frac": -0.3},
     {"drift_frac": 0.0, "drift_mean_frac": 0.125, "g_max_us": 37.0},
 ]
+
+
+def law_of(config: DeviceConfig) -> dict[str, float]:
+    law = cell_law(config)
+    assert law is not None
+    return asdict(law)
 
 
 def weight(shape: tuple[int, ...]) -> np.ndarray:
@@ -62,7 +69,7 @@ def realised(realise: Realise | None) -> dict[str, np.ndarray]:
     """W_r of every case, which are all laws with all else in turn."""
     found = {}
     for i, (shape, axis) in enumerate(SHAPES):
-        for preset in presets():
+        for preset in PRESETS:
             for scaling in Scaling:
                 for j, device in enumerate(DEVICES):
                     seed, node = KEYS[(i + j) % len(KEYS)]
@@ -102,7 +109,7 @@ def test_native_programming_has_the_bits_of_numpy(
             assert saved[name].tobytes() == want.tobytes(), name
 
 
-@pytest.mark.parametrize("preset", list(presets()))
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_word_gives_the_normal_of_numpy(preset: str) -> None:
     # The tails and the border between the two branches: a million cells meet both some thousand
     # times, in all 64 places of a block.
@@ -131,7 +138,7 @@ def test_cells_do_not_depend_on_where_a_part_starts(
         run=1000 if axis == 0 else 1,
         node="n",
         seed=4,
-        law=asdict(cell_law(config)),
+        law=law_of(config),
         first_cell=start,
         max_threads=max_threads,
     )
@@ -148,7 +155,7 @@ def test_last_cells_of_a_node_can_be_drawn() -> None:
         run=1,
         node="n",
         seed=0,
-        law=asdict(cell_law(config)),
+        law=law_of(config),
     )
     last = realise(first_cell=2**34 - 7)
     want = _realise(np.ones(7), np.ones(7), "n", 0, config, 2**34 - 7).astype(np.float32)
@@ -210,9 +217,10 @@ def test_convert_writes_the_same_file_without_the_library(
 
 
 def test_cell_law_holds_every_number_of_the_device() -> None:
-    # A parameter that numpy reads and the library is never told.
+    # A parameter that numpy reads and the library is never told: where it is set, cell_law has to
+    # be None.
     numbers = {f for f in DeviceConfig.__dataclass_fields__ if f not in {"preset", "scaling"}}
-    assert numbers - set(asdict(cell_law(get_preset("gaussian-relative")))) == {"law"}
+    assert numbers - set(law_of(get_preset("gaussian-relative"))) == {"law"}
 
 
 if __name__ == "__main__":

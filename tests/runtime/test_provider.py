@@ -34,6 +34,8 @@ HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and 
 ) >= (1, 24)
 needs_providers = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
 
+PRESETS = ("gaussian-relative", "gaussian-absolute")
+"""Those that the library knows."""
 RELATIVE = {"preset": "gaussian-relative"}
 NOT_A_NUMBER = float("nan")
 Array = np.ndarray[Any, Any]
@@ -101,7 +103,7 @@ def weight_of_conv(session: onnxruntime.InferenceSession, shape: tuple[int, ...]
 @pytest.mark.parametrize(
     ("preset", "numbers"),
     [
-        *((name, {}) for name in presets()),
+        *((name, {}) for name in PRESETS),
         ("gaussian-relative", {"drift_frac": 0.35, "drift_mean_frac": -0.0625}),
         ("gaussian-absolute", {"drift_frac": 0.1, "g_max_us": 23.7, "g_min_us": 1e-3}),
         ("gaussian-relative", {"drift_frac": 0.0}),
@@ -463,6 +465,16 @@ def test_malformed_option_is_refused_by_name(options: dict[str, object], message
         options = {**RELATIVE, **options}
     with pytest.raises(ConfigError, match=f"^provider {message}|^provider options {message}"):
         provider_session(one_node("MatMul", W), provider_options=options)
+
+
+@needs_providers
+def test_preset_that_the_library_does_not_know_is_refused() -> None:
+    # A preset of the package that the library takes for another one.
+    assert set(PRESETS) <= set(presets())
+    for name in [*presets(), "of-my-own"]:
+        if name not in PRESETS:
+            with pytest.raises(ConfigError, match=f"preset must be one of .*, got '{name}'"):
+                provider_session(one_node("MatMul", W), provider_options={"preset": name})
 
 
 @needs_providers
