@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rimc_onnx._console import Console
     from rimc_onnx.evaluation import EvaluationReport
-    from rimc_onnx.reports import CalibrateReport, ConvertReport, InspectReport, NodeReport
+    from rimc_onnx.device import DeviceDescription
+    from rimc_onnx.reports import (
+        AgeReport,
+        CalibrateReport,
+        ConvertReport,
+        InspectReport,
+        NodeReport,
+    )
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
 
 __all__ = [
+    "show_ageing",
     "show_calibration",
     "show_conversion",
+    "show_device",
+    "show_devices",
     "show_evaluation",
     "show_inspection",
     "show_recovery",
@@ -31,9 +41,60 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
     _show_nodes(console, report.nodes)
     console.line(
         f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
-        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+        f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
     )
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def _at(time_s: float | None) -> str:
+    """``, 1 d after programming``; nothing for a device without a time axis."""
+    from rimc_onnx.device import format_time
+
+    return "" if time_s is None else f", {format_time(time_s)} after programming"
+
+
+def show_ageing(console: Console, report: AgeReport) -> None:
+    """What was aged, from when to when."""
+    from rimc_onnx.device import format_time
+
+    console.line(
+        f"{report.nodes} nodes in RRAM ({report.rram_weights} weights) from "
+        f"{format_time(report.time_s_before)} to {format_time(report.time_s)} after programming; "
+        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    console.line(f"wrote {report.output}")
+
+
+def _range(values: tuple[float, float] | None, unit: str) -> str:
+    return "" if values is None else f"{values[0]:g} .. {values[1]:g} {unit}"
+
+
+def _time_range(device: DeviceDescription) -> str:
+    from rimc_onnx.device import format_time
+
+    if device.time_range_s is None:
+        return "no time axis"
+    first, last = map(format_time, device.time_range_s)
+    return first if first == last else f"{first} .. {last}"
+
+
+def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
+    """One line a preset."""
+    console.table(
+        ["preset", "time", "conductance", "what it is"],
+        [[d.name, _time_range(d), _range(d.g_range_us, "uS"), d.summary] for d in devices],
+    )
+
+
+def show_device(console: Console, device: DeviceDescription) -> None:
+    """Everything about one device model."""
+    console.line(f"{device.name}: {device.summary}")
+    console.line(f"  valid time = {_time_range(device)}")
+    if device.g_range_us is not None:
+        console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
+    for name, value in device.parameters.items():
+        console.line(f"  {name} = {value}")
+    console.line(f"  source: {device.source}")
 
 
 def show_inspection(console: Console, report: InspectReport) -> None:
@@ -47,6 +108,8 @@ def show_inspection(console: Console, report: InspectReport) -> None:
         console.line(f"  {name} = {value}")
     if report.converted:
         console.line(f"  seed = {report.seed}")
+        if report.time_s is not None:
+            console.line(f"  time_s = {report.time_s:g}{_at(report.time_s)}")
         console.line(f"  SRAM = {report.sram_bytes} bytes of adapters")
         console.line(f"  teacher sha256 = {report.teacher_sha256}")
 

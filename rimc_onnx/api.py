@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job as functions: convert, calibrate, evaluate, inspect. Files in, files out.
+"""The main job as functions: convert, age, calibrate, evaluate, inspect. Files in, files out.
 
 Everything the command line does is here; the command line only parses and renders.
 """
@@ -37,6 +37,7 @@ from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
 from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
 from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import (
+    AgeReport,
     CalibratedNodeReport,
     CalibrateReport,
     ConvertReport,
@@ -46,12 +47,14 @@ from rimc_onnx.reports import (
 )
 
 __all__ = [
+    "AgeReport",
     "CalibrateReport",
     "CalibratedNodeReport",
     "ConvertReport",
     "InspectReport",
     "NodeReport",
     "StatisticsReport",
+    "age",
     "calibrate",
     "convert",
     "evaluate",
@@ -128,6 +131,7 @@ def convert(
         rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
         device=config.device.preset,
         seed=config.seed,
+        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
         seconds=0.0,
     )
@@ -154,6 +158,63 @@ def convert(
     )
     save_model(graph, target, force=force)
     return _timed(report, start)
+
+
+def age(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    time_s: float,
+    teacher: str | Path | None = None,
+    force: bool = False,
+) -> AgeReport:
+    """Move the arrays of a converted or calibrated model to another time since programming.
+
+    Every device continues its own path: the result is what ``convert`` at that time gives. Adapters
+    are copied byte for byte.
+
+    Args:
+        model: a converted model.
+        output: default ``<model>.aged.onnx`` (``net.rimc.aged.onnx``).
+        time_s: seconds since programming, not since the model's own time.
+        teacher: default is the file that the model records.
+        force: replace an existing output, and accept a teacher with another sha256.
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    source = Path(model)
+    student = load_model(source)
+    target = Path(output) if output else source.with_suffix(".aged.onnx")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    if DOMAIN not in student.opset_imports:
+        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
+    passes.check_rimc_model(student)
+    check_output(target, force=force)
+    branches = passes.rram_branches(student)
+    first = branches[0].rram.attributes
+    before = first["time_s"].as_float()
+    teacher_path = _teacher_of(student, source, teacher, force=force)
+    teacher_graph = load_model(teacher_path)
+    with blame_model(teacher_path):
+        passes.prepare_pipeline()(teacher_graph)
+    passes.AgeRramPass(passes.find_units(teacher_graph), time_s)(student)
+    student.metadata_props[_TEACHER_PATH] = os.path.relpath(
+        teacher_path.resolve(), target.resolve().parent
+    )
+    save_model(student, target, force=force)
+    return AgeReport(
+        output=str(target),
+        nodes=len(branches),
+        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
+        device=first["device"].as_string(),
+        seed=first["seed"].as_int(),
+        time_s_before=before,
+        time_s=branches[0].rram.attributes["time_s"].as_float(),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def calibrate(
@@ -375,6 +436,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
             sram_bytes=None,
             device=None,
             seed=None,
+            time_s=None,
             teacher_sha256=None,
         )
     passes.check_rimc_model(graph)
@@ -384,6 +446,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     ]
     digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
     first = branches[0].rram.attributes
+    device = json.loads(first["device_config"].as_string())
     return InspectReport(
         model=str(source),
         converted=True,
@@ -392,8 +455,9 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         digital=len(digital),
         rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
         sram_bytes=sum(b.adapter().sram_bytes for b in branches),
-        device=json.loads(first["device_config"].as_string()),
+        device=device,
         seed=first["seed"].as_int(),
+        time_s=first["time_s"].as_float() if "time_law" in device else None,
         teacher_sha256=graph.metadata_props.get(_TEACHER_SHA256),
     )
 

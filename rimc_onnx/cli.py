@@ -18,25 +18,36 @@ import typer
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
     AdcBits,
+    ClipSigma,
     DacBits,
     DataOption,
     Device,
+    DevicesPerWeight,
     Drift,
     Force,
     Json,
     KeepDigital,
+    LevelBits,
     MapShared,
     Model,
     Output,
     Rank,
     Scaling,
     Seed,
+    Slices,
+    StuckMax,
+    StuckMin,
     TileRows,
+    Time,
     convert_config,
+    parse_option_time,
 )
 from rimc_onnx._tables import (
+    show_ageing,
     show_calibration,
     show_conversion,
+    show_device,
+    show_devices,
     show_evaluation,
     show_inspection,
     show_recovery,
@@ -132,7 +143,14 @@ def convert(
     output: Output = None,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
+    clip_sigma: ClipSigma = None,
+    level_bits: LevelBits = None,
+    slices: Slices = None,
+    devices_per_weight: DevicesPerWeight = None,
+    stuck_min: StuckMin = None,
+    stuck_max: StuckMax = None,
     seed: Seed = 0,
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -156,7 +174,15 @@ def convert(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits),
+        *(keep_digital, map_shared),
+        time=time,
+        clip_sigma=clip_sigma,
+        level_bits=level_bits,
+        num_slices=slices,
+        devices_per_weight=devices_per_weight,
+        stuck_min_frac=stuck_min,
+        stuck_max_frac=stuck_max,
     )
     with console.progress("convert") as progress:
         report = api.convert(
@@ -169,6 +195,73 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
+
+
+@app.command()
+@_handled
+def age(
+    model: Annotated[Path, typer.Argument(help="A converted model.", show_default=False)],
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time",
+            metavar="TIME",
+            help="Time since programming: 1s, 10min, 1h, 30d, 10y, or seconds.",
+            show_default=False,
+        ),
+    ],
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="The model it was converted from.", show_default="as recorded"),
+    ] = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Move the arrays to another time since programming; writes MODEL.rimc.aged.onnx.
+
+    Examples:
+        rimc-onnx age model.rimc.onnx --time 1d
+
+        rimc-onnx age model.rimc.calibrated.onnx --time 30d -o month.rimc.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    report = api.age(
+        model,
+        output,
+        time_s=parse_option_time(time) or 0.0,
+        teacher=teacher,
+        force=force,
+    )
+    console.result(report, lambda: show_ageing(console, report))
+
+
+@app.command()
+@_handled
+def devices(
+    name: Annotated[
+        str | None, typer.Argument(help="A preset, or a .toml file.", show_default="all presets")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the device presets, or the parameters, valid ranges and source of one.
+
+    Examples:
+        rimc-onnx devices
+
+        rimc-onnx devices wan2022-aihwkit --json
+    """
+    from rimc_onnx.device import describe_device, list_devices
+
+    console = Console(as_json=as_json)
+    if name is None:
+        found = list_devices()
+        console.result({"devices": [asdict(d) for d in found]}, lambda: show_devices(console, found))
+    else:
+        device = describe_device(name)
+        console.result(device, lambda: show_device(console, device))
 
 
 @app.command()
@@ -449,6 +542,7 @@ def study_recovery(
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -487,7 +581,9 @@ def study_recovery(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits),
+        *(keep_digital, map_shared),
+        time=time,
     )
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device law at one time, tabulated over the conductance.
+
+Once the time is fixed, mean and deviation of a device depend on its target conductance alone. So
+curves are evaluated at 4097 equally spaced targets, once a node, and cells interpolate: one short
+routine serves every law, with no transcendental function but the power law's exponential.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rimc_onnx.device.config import DeviceConfig
+from rimc_onnx.device.exact import scalar_log
+from rimc_onnx.device.normal import Float64Array
+from rimc_onnx.device.time_laws import PowerDecay
+
+__all__ = ["INTERVALS", "LawTable", "Positions", "make_table"]
+
+INTERVALS = 4096
+"""Straight pieces of a table. Smooth curves of the presets are off by under 1e-5 of their largest
+value (a test holds that); part of the meaning of a file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Positions:
+    """Where conductances lie in a table: interval [n], and share of it [n] behind."""
+
+    interval: np.ndarray[tuple[int], np.dtype[np.int64]]
+    share: Float64Array
+
+    def read(self, knots: Float64Array) -> Float64Array:
+        """Values [n] of a column [INTERVALS + 1]: a + (b - a) * share."""
+        value: Float64Array = np.take(knots[1:] - knots[:-1], self.interval)
+        value *= self.share
+        value += np.take(knots, self.interval)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LawTable:
+    """Columns [INTERVALS + 1] at targets from ``g_low_us`` up, microsiemens but for nu.
+
+    Columns that a law does not have are None: they cost nothing and draw nothing.
+    """
+
+    g_low_us: float
+    per_us: float
+    """Intervals per microsiemens."""
+    programming_sigma_us: Float64Array | None
+    """None: the closed form of a gaussian law."""
+    mean_us: Float64Array | None
+    drift_sigma_us: Float64Array | None
+    nu_mean: Float64Array | None
+    nu_sigma: Float64Array | None
+    log_time: float
+    """ln(t / t0) of a power law."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no cell has to read the table."""
+        columns = (self.programming_sigma_us, self.mean_us, self.drift_sigma_us)
+        return all(c is None for c in (*columns, self.nu_mean, self.nu_sigma))
+
+    def locate(self, g_us: Float64Array) -> Positions:
+        """Positions of targets [n] of at least ``g_low_us``."""
+        at = (g_us - self.g_low_us) * self.per_us
+        interval = np.minimum(at.astype(np.int64), INTERVALS - 1)
+        at -= interval
+        return Positions(interval=interval, share=at)
+
+
+def make_table(config: DeviceConfig, time_s: float) -> LawTable:
+    """The table of a device at a time that :meth:`DeviceConfig.resolve_time` gave."""
+    g_us = config.g_min_us + np.arange(INTERVALS + 1) * (config.g_max_us / INTERVALS)
+    sigma = config.programming_sigma(g_us)
+    law = config.time_law
+    mean = drift = nu_mean = nu_sigma = None
+    log_time = 0.0
+    if isinstance(law, PowerDecay):
+        log_time = scalar_log(time_s / law.t0_s)
+        if log_time != 0.0:
+            nu_mean, nu_sigma = law.nu_mean.at(g_us), law.nu_sigma.at(g_us)
+    elif law is not None:
+        mean, drift = law.drift(g_us, sigma, time_s)
+    return LawTable(
+        g_low_us=config.g_min_us,
+        per_us=INTERVALS / config.g_max_us,
+        programming_sigma_us=sigma if config.programming_sigma_us is not None else None,
+        mean_us=_unless_zero(mean),
+        drift_sigma_us=_unless_zero(drift),
+        nu_mean=_unless_zero(nu_mean),
+        nu_sigma=_unless_zero(nu_sigma),
+        log_time=log_time,
+    )
+
+
+def _unless_zero(column: Float64Array | None) -> Float64Array | None:
+    return None if column is None or not column.any() else column
