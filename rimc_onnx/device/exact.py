@@ -38,10 +38,13 @@ def _horner(coefficients: tuple[float, ...], x: Float64Array) -> Float64Array:
 
 
 def log(x: Float64Array) -> Float64Array:
-    """ln x of positive, normal numbers; relative error under 1e-15 away from x = 1."""
-    mantissa, exponent = np.frexp(x)
-    s = (mantissa - _SQRT_HALF) / (mantissa + _SQRT_HALF)
-    return (exponent - 0.5) * _LN_2 + s * _horner(_ATANH, s * s)
+    """ln x of positive, normal numbers; relative error under 1e-15, and 0 at 1."""
+    # x = m 2^k with m in [sqrt(1/2), sqrt(2))
+    m, k = np.frexp(x)
+    is_small = m < _SQRT_HALF
+    m = m + m * is_small
+    s = (m - 1.0) / (m + 1.0)
+    return (k - is_small.astype(np.int32)) * _LN_2 + s * _horner(_ATANH, s * s)
 
 
 def scalar_log(x: float) -> float:
