@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rimc_onnx._console import Console
-    from rimc_onnx.evaluation import EvaluationReport
     from rimc_onnx.device import DeviceDescription
+    from rimc_onnx.evaluation import EvaluationReport
     from rimc_onnx.reports import (
         AgeReport,
         CalibrateReport,

@@ -258,7 +258,9 @@ def devices(
     console = Console(as_json=as_json)
     if name is None:
         found = list_devices()
-        console.result({"devices": [asdict(d) for d in found]}, lambda: show_devices(console, found))
+        console.result(
+            {"devices": [asdict(d) for d in found]}, lambda: show_devices(console, found)
+        )
     else:
         device = describe_device(name)
         console.result(device, lambda: show_device(console, device))

@@ -45,6 +45,8 @@ ALLOWED = {
     "rimc_onnx.reference": BASE,
     "rimc_onnx.config": BASE | {"rimc_onnx.device"},
     "rimc_onnx.device": BASE | {"rimc_onnx.device"},
+    # the standard library has tomllib from Python 3.11 on
+    "rimc_onnx.device.user_file": BASE | {"rimc_onnx.device", "tomli"},
     "rimc_onnx.adapter": BASE,
     "rimc_onnx.functions": BASE | {"onnxscript"},
     "rimc_onnx.passes": BASE
@@ -110,6 +112,7 @@ ALLOWED = {
     },
     "rimc_onnx._tables": {
         "rimc_onnx._console",
+        "rimc_onnx.device",
         "rimc_onnx.evaluation",
         "rimc_onnx.reports",
         "rimc_onnx.studies",

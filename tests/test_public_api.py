@@ -39,6 +39,7 @@ DOCSTRING_ONLY = {"rimc_onnx.calibration", "rimc_onnx.studies"}
 def test_package_exposes_the_jobs() -> None:
     # `from rimc_onnx import convert` as in the README.
     assert sorted(rimc_onnx.__all__) == [
+        "age",
         "calibrate",
         "convert",
         "evaluate",
@@ -84,7 +85,7 @@ def test_all_names_exactly_what_is_public(name: str) -> None:
     special = {
         "rimc_onnx.cli": {
             *("convert", "calibrate", "evaluate", "inspect", "quickstart"),
-            *("statistics", "study_recovery"),
+            *("age", "devices", "statistics", "study_recovery"),
         },
         "rimc_onnx.evaluation": {"Session"},
     }

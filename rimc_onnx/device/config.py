@@ -151,9 +151,7 @@ class DeviceConfig:
             value = check_number("device", name, getattr(self, name))
             object.__setattr__(self, name, value)
             if not 0.0 <= value <= 1.0:
-                raise ConfigError(
-                    f"need 0 <= {name} <= 1, got {value} (a fraction: 20 % is 0.2)"
-                )
+                raise ConfigError(f"need 0 <= {name} <= 1, got {value} (a fraction: 20 % is 0.2)")
         if self.stuck_min_frac + self.stuck_max_frac > 1.0:
             raise ConfigError(
                 f"need stuck_min_frac + stuck_max_frac <= 1, got {self.stuck_min_frac} and "
@@ -257,9 +255,7 @@ class DeviceConfig:
         Raises:
             ConfigError: a field that is not known or missing, or a value out of range.
         """
-        check_keys(
-            "device configuration", values, [f.name for f in fields(cls)], sorted(required)
-        )
+        check_keys("device configuration", values, [f.name for f in fields(cls)], sorted(required))
         found = dict(values)
         for name in ("preset", "source"):
             if not isinstance(found.get(name, ""), str):

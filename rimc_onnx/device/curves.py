@@ -139,9 +139,7 @@ class Points:
 
 Curve = Polynomial | Saturating | Logarithmic | Points
 
-_KINDS: dict[str, type[Curve]] = {
-    c.kind: c for c in (Polynomial, Saturating, Logarithmic, Points)
-}
+_KINDS: dict[str, type[Curve]] = {c.kind: c for c in (Polynomial, Saturating, Logarithmic, Points)}
 
 
 def read_curve(where: str, values: Any) -> Curve:

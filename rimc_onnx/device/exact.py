@@ -38,7 +38,7 @@ def _horner(coefficients: tuple[float, ...], x: Float64Array) -> Float64Array:
 
 
 def log(x: Float64Array) -> Float64Array:
-    """ln x of positive, normal numbers; relative error under 1e-15, and 0 at 1."""
+    """Ln x of positive, normal numbers; relative error under 1e-15, and 0 at 1."""
     # x = m 2^k with m in [sqrt(1/2), sqrt(2))
     m, k = np.frexp(x)
     is_small = m < _SQRT_HALF

@@ -74,7 +74,8 @@ class LawTable:
 
 def make_table(config: DeviceConfig, time_s: float) -> LawTable:
     """The table of a device at a time that :meth:`DeviceConfig.resolve_time` gave."""
-    g_us = config.g_min_us + np.arange(INTERVALS + 1) * (config.g_max_us / INTERVALS)
+    g_us: Float64Array = np.arange(INTERVALS + 1, dtype=np.float64)
+    g_us = config.g_min_us + g_us * (config.g_max_us / INTERVALS)
     sigma = config.programming_sigma(g_us)
     law = config.time_law
     mean = drift = nu_mean = nu_sigma = None

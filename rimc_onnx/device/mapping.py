@@ -116,7 +116,5 @@ def slice_weight(w: Float64Array, w_max: Float64Array, config: DeviceConfig) -> 
     for s in range(config.num_slices):
         digit = ((sizes >> (s * bits)) & digit_top).astype(np.float64)
         g_us = np.copysign(digit * (config.g_max_us / digit_top), codes)
-        slices.append(
-            WeightSlice(g_us=g_us, significance=float(digit_top << (s * bits)) / top)
-        )
+        slices.append(WeightSlice(g_us=g_us, significance=float(digit_top << (s * bits)) / top))
     return SlicedWeight(w_mapped=codes * (w_max / top), slices=tuple(slices))

@@ -184,9 +184,7 @@ _SONOS_MEAN_NA = (
 
 
 def _sonos_spread(amplitude_na: float, scale_na: float) -> Saturating:
-    return Saturating(
-        amplitude=amplitude_na * _SONOS_NA_US, g_scale_us=scale_na * _SONOS_NA_US
-    )
+    return Saturating(amplitude=amplitude_na * _SONOS_NA_US, g_scale_us=scale_na * _SONOS_NA_US)
 
 
 def _sonos_mean(coefficients: tuple[float, ...]) -> Polynomial:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from rimc_onnx.errors import ConfigError, suggest
 
@@ -23,13 +23,6 @@ _UNITS = {
 }
 _FOREIGN = {"ns", "ms", "percent", "pct", "h", "d", "min", "y", "na", "ua", "siemens", "seconds"}
 """Endings that are taken for units too, wrong ones."""
-
-
-class _Dataclass(Protocol):
-    __dataclass_fields__: Any
-
-
-_Record = TypeVar("_Record", bound=_Dataclass)
 
 
 def check_number(where: str, name: str, value: Any) -> float:
@@ -83,11 +76,9 @@ def check_keys(
         raise ConfigError(f"{where} lacks {', '.join(missing)}")
 
 
-def required_fields(record: type[_Record]) -> list[str]:
+def required_fields(record: type[Any]) -> list[str]:
     """Names of the fields without a default."""
-    return [
-        f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING
-    ]
+    return [f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING]
 
 
 def to_plain(value: Any) -> Any:

@@ -211,8 +211,7 @@ class _Cells:
     def _with_faults(
         self, shift_us: Float64Array, g_target_us: Float64Array, device: int, start: int
     ) -> Float64Array:
-        """A word below stuck_min 2^32 is stuck at the bottom, one of the last stuck_max 2^32 at
-        the top."""
+        """Stuck at the bottom: words below stuck_min 2^32; at the top: the last stuck_max 2^32."""
         config = self.config
         if not (config.stuck_min_frac or config.stuck_max_frac):
             return shift_us

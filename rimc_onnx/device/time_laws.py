@@ -4,7 +4,8 @@
 A law gives marginals: mean and standard deviation at a time t. The path of one device is this:
 
     additive laws   G(t) = G_t + mean(t) + sigma_programming * z + sigma_drift(t) * z'
-    power law       G(t) = (G_t + sigma_programming * z) * (t / t0)^-nu,   nu = |nu_mean + nu_sigma z'|
+    power law       G(t) = (G_t + sigma_programming * z) * (t / t0)^-nu
+                    nu = |nu_mean + nu_sigma * z'|
 
 z and z' are two draws of the device that no time changes, so 1 d continues 1 s: a device keeps the
 direction that it drifts in. Publications state marginals only; that is the one assumption added.

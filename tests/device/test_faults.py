@@ -62,7 +62,8 @@ def test_faults_go_with_every_preset_and_stay_for_good(name: str) -> None:
     config = get_preset(name, stuck_min_frac=0.1, stuck_max_frac=0.05)
     w = np.linspace(-1, 1, 20_001, dtype=np.float32)
     words = [
-        random_words(seed=2, node="n", device=d, purpose=Purpose.FAULT, start=0, count=w.size) / 2**32
+        random_words(seed=2, node="n", device=d, purpose=Purpose.FAULT, start=0, count=w.size)
+        / 2**32
         for d in (0, 1)
     ]
     at_top = [word >= 0.95 for word in words]

@@ -189,7 +189,7 @@ def test_target_beyond_the_fit_is_an_error() -> None:
 
 def test_acceptance_is_never_silently_another() -> None:
     # An acceptance that is not known, taken for the nearest: 2 % becomes 0.2 %.
-    with pytest.raises(ConfigError, match="'cmo-hfox-2025-0.02pct' is not known. Did you mean"):
+    with pytest.raises(ConfigError, match=r"'cmo-hfox-2025-0\.02pct' is not known\. Did you mean"):
         get_preset("cmo-hfox-2025-0.02pct")
     fine, coarse = (
         get_preset(f"cmo-hfox-2025-{a}pct").programming_sigma(np.array([88.2]))[0]

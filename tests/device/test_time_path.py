@@ -96,7 +96,7 @@ def test_configuration_comes_back_from_its_json(name: str) -> None:
 
 
 def test_two_runs_and_any_chunk_give_the_same_bits() -> None:
-    # State that a table or a chunk leaves behind: the cells 20,000.. alone, as part of a longer one.
+    # State that a table or a chunk leaves behind.
     config = get_preset("pcm-natcomm2020")
     w = np.linspace(-1, 1, 50_000, dtype=np.float32)
     whole = program(w, node="n", seed=3, config=config, column_axis=0, time_s=DAY).w_realised

@@ -100,9 +100,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
         ("g_max_us = ", "not TOML"),
     ],
 )
-def test_fault_in_a_file_is_one_line_with_its_name(
-    text: str, message: str, tmp_path: Path
-) -> None:
+def test_fault_in_a_file_is_one_line_with_its_name(text: str, message: str, tmp_path: Path) -> None:
     law = "" if text.startswith("base") else 'law = "gaussian-relative"\n'
     with pytest.raises(ConfigError, match=message) as error:
         load(tmp_path, law + text)
