@@ -13,8 +13,8 @@ machine and in every language. For each device of a cell, with its target G_t:
 5. a stuck device: shift = G_stuck - G_t
 
 [G_t] reads a table (:mod:`.law_table`); steps that a model does not have are left out, with their
-draws. Where the sum of a weight is W_r = W + (sum over pairs of (shift+ - shift-) share) W_max /
-G_max, a weight loses no digits to G_min.
+draws. The weight is W_r = W + (sum over its pairs of (shift+ - shift-) share) (W_max / G_max), with
+W after clipping and rounding to levels, and pairs in the order of their devices.
 """
 
 from __future__ import annotations

@@ -6,7 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rimc_onnx.device import DeviceConfig, Purpose, get_preset, presets, program, standard_normals
+from rimc_onnx.device import (
+    DeviceConfig,
+    DriftLaw,
+    Purpose,
+    get_preset,
+    presets,
+    program,
+    standard_normals,
+)
+from rimc_onnx.device.time_laws import LogRelaxation
 from rimc_onnx.errors import ConfigError
 
 DAY = 86400.0
@@ -87,7 +96,7 @@ def test_time_beyond_the_law_is_an_error(name: str, time_s: float, message: str)
         shift(name, time_s)
 
 
-@pytest.mark.parametrize("name", AGEING)
+@pytest.mark.parametrize("name", list(presets()))
 def test_configuration_comes_back_from_its_json(name: str) -> None:
     config = presets()[name].config
     again = DeviceConfig.from_json(config.to_json())
@@ -104,3 +113,22 @@ def test_two_runs_and_any_chunk_give_the_same_bits() -> None:
         w.reshape(100, 500), node="n", seed=3, config=config, column_axis=1, time_s=DAY
     ).w_realised
     assert np.array_equal(whole, again.reshape(-1))
+
+
+@pytest.mark.parametrize("law", [DriftLaw.GAUSSIAN_ABSOLUTE, DriftLaw.GAUSSIAN_RELATIVE])
+def test_time_law_goes_with_a_gaussian_law(law: DriftLaw) -> None:
+    # A closed form that forgets the drift, or a drift that replaces programming: variances add. G_min
+    # at 6 sigma, so nothing is clipped. 4.5 standard errors of sigma and of the mean.
+    relaxation = LogRelaxation(
+        t0_s=1.0, t_max_s=DAY, mean_us_per_ln=-0.01, sigma_us=0.3, sigma_us_per_ln=0.02
+    )
+    config = DeviceConfig(
+        preset="mine", law=law, drift_frac=0.02, g_min_us=20.0, time_law=relaxation
+    )
+    own, partner = (0.8, 0.8) if law is DriftLaw.GAUSSIAN_ABSOLUTE else (0.8, 0.4)
+    drift = 0.3 + 0.02 * np.log(3600.0)
+    sigma = np.sqrt(own**2 + partner**2 + 2 * drift**2)
+    error = shift(config, 3600.0)
+    assert abs(error.std() - sigma) < 4.5 * sigma / np.sqrt(2 * N)
+    # the mean drift of both devices of a pair cancels
+    assert abs(error.mean()) < 4.5 * sigma / np.sqrt(N)
