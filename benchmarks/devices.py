@@ -5,8 +5,8 @@
 
 Prints a table in Markdown: top-1 on 5,000 test images, mean and standard deviation over seeds, of
 the uncalibrated model, of one calibrated with the device as a black box, and of one whose arrays
-were read out. Every age is calibrated anew, with the same samples. Ages that a preset's law does not
-reach are left out; a preset without a time axis has one row.
+were read out. Every age is calibrated anew, with the same samples. Ages that a preset's law does
+not reach are left out; a preset without a time axis has one row.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ def test_two_runs_and_any_chunk_give_the_same_bits() -> None:
 
 @pytest.mark.parametrize("law", [DriftLaw.GAUSSIAN_ABSOLUTE, DriftLaw.GAUSSIAN_RELATIVE])
 def test_time_law_goes_with_a_gaussian_law(law: DriftLaw) -> None:
-    # A closed form that forgets the drift, or a drift that replaces programming: variances add. G_min
-    # at 6 sigma, so nothing is clipped. 4.5 standard errors of sigma and of the mean.
+    # A closed form that forgets the drift, or a drift that replaces programming: variances add.
+    # G_min is far above sigma, so nothing is clipped. 4.5 standard errors of sigma and of the mean.
     relaxation = LogRelaxation(
         t0_s=1.0, t_max_s=DAY, mean_us_per_ln=-0.01, sigma_us=0.3, sigma_us_per_ln=0.02
     )
