@@ -21,6 +21,7 @@ from onnxscript import ir
 
 from rimc_onnx import passes, runtime
 from rimc_onnx.adapter_file import write_adapter_file
+from rimc_onnx.ageing import age
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
@@ -45,6 +46,7 @@ from rimc_onnx.reports import (
     NodeReport,
     StatisticsReport,
 )
+from rimc_onnx.teacher import TEACHER_PATH, TEACHER_SHA256, teacher_of
 
 __all__ = [
     "AgeReport",
@@ -66,8 +68,6 @@ Array = npt.NDArray[Any]
 Data = str | Path | Mapping[str, Array]
 Progress = Callable[[int, int], None]
 
-_TEACHER_SHA256 = "rimc.teacher_sha256"
-_TEACHER_PATH = "rimc.teacher_path"
 _VERSION = "rimc.version"
 _NODES = "rimc.nodes"
 
@@ -150,71 +150,14 @@ def convert(
         passes.check_rimc_model(graph)
     graph.metadata_props.update(
         {
-            _TEACHER_SHA256: digest,
-            _TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            TEACHER_SHA256: digest,
+            TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
             _VERSION: _package_version(),
             _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
         }
     )
     save_model(graph, target, force=force)
     return _timed(report, start)
-
-
-def age(
-    model: str | Path,
-    output: str | Path | None = None,
-    *,
-    time_s: float,
-    teacher: str | Path | None = None,
-    force: bool = False,
-) -> AgeReport:
-    """Move the arrays of a converted or calibrated model to another time since programming.
-
-    Every device continues its own path: the result is what ``convert`` at that time gives. Adapters
-    are copied byte for byte.
-
-    Args:
-        model: a converted model.
-        output: default ``<model>.aged.onnx`` (``net.rimc.aged.onnx``).
-        time_s: seconds since programming, not since the model's own time.
-        teacher: default is the file that the model records.
-        force: replace an existing output, and accept a teacher with another sha256.
-
-    Raises:
-        RimcError: see the subclasses; nothing is written then.
-    """
-    start = time.perf_counter()
-    source = Path(model)
-    student = load_model(source)
-    target = Path(output) if output else source.with_suffix(".aged.onnx")
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    if DOMAIN not in student.opset_imports:
-        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
-    passes.check_rimc_model(student)
-    check_output(target, force=force)
-    branches = passes.rram_branches(student)
-    first = branches[0].rram.attributes
-    before = first["time_s"].as_float()
-    teacher_path = _teacher_of(student, source, teacher, force=force)
-    teacher_graph = load_model(teacher_path)
-    with blame_model(teacher_path):
-        passes.prepare_pipeline()(teacher_graph)
-    passes.AgeRramPass(passes.find_units(teacher_graph), time_s)(student)
-    student.metadata_props[_TEACHER_PATH] = os.path.relpath(
-        teacher_path.resolve(), target.resolve().parent
-    )
-    save_model(student, target, force=force)
-    return AgeReport(
-        output=str(target),
-        nodes=len(branches),
-        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
-        device=first["device"].as_string(),
-        seed=first["seed"].as_int(),
-        time_s_before=before,
-        time_s=branches[0].rram.attributes["time_s"].as_float(),
-        seconds=time.perf_counter() - start,
-    )
 
 
 def calibrate(
@@ -276,7 +219,7 @@ def calibrate(
     path_json = target.with_suffix(".report.json") if report else None
     path_html = target.with_suffix(".report.html") if page else None
     check_report(path_json, path_html, force=force)
-    teacher_path = _teacher_of(student, source, teacher, force=force)
+    teacher_path = teacher_of(student, source, teacher, force=force)
     teacher_graph = load_model(teacher_path)
     passes.prepare_pipeline()(teacher_graph)
     known = None
@@ -400,12 +343,12 @@ def evaluate(
     if labels is None and _DEFAULT_LABELS in samples.extras:
         labels = _DEFAULT_LABELS
     if teacher is None and labels is None and metric is None:
-        if _TEACHER_PATH not in graph.metadata_props:
+        if TEACHER_PATH not in graph.metadata_props:
             raise UsageError(
                 f"{source}: nothing to compare with. The data has no labels; name them with "
                 "--labels, or give --metric or --teacher."
             )
-        teacher = _teacher_of(graph, source, None, force=False)
+        teacher = teacher_of(graph, source, None, force=False)
     elif teacher is not None:
         load_model(Path(teacher))
     return evaluate_session(
@@ -458,7 +401,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         device=device,
         seed=first["seed"].as_int(),
         time_s=first["time_s"].as_float() if "time_law" in device else None,
-        teacher_sha256=graph.metadata_props.get(_TEACHER_SHA256),
+        teacher_sha256=graph.metadata_props.get(TEACHER_SHA256),
     )
 
 
@@ -525,25 +468,6 @@ def _data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
             f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
         )
     return str(default)
-
-
-def _teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, force: bool) -> Path:
-    recorded = student.metadata_props.get(_TEACHER_PATH)
-    if given is not None:
-        path = Path(given)
-    elif recorded is not None:
-        path = source.parent / recorded
-        if not path.is_file():
-            raise ModelError(f"{source}: its teacher {path} is not there. Give it with --teacher.")
-    else:
-        raise ModelError(f"{source}: records no teacher. Give it with --teacher.")
-    want = student.metadata_props.get(_TEACHER_SHA256)
-    if not force and want is not None and path.is_file() and sha256_of(path) != want:
-        raise ModelError(
-            f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
-            "Give that one with --teacher, or --force to use this one."
-        )
-    return path
 
 
 def _session(model: Path | bytes, *, native: bool) -> Any:
