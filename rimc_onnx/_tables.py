@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rimc_onnx._console import Console
@@ -65,6 +66,18 @@ def show_ageing(console: Console, report: AgeReport) -> None:
     console.line(f"wrote {report.output}")
 
 
+def _show_parameters(console: Console, values: Mapping[str, Any], prefix: str = "") -> None:
+    """One line a parameter; those of a law under its name: ``time_law.t0_s = 1.0``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _show_parameters(console, value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            for i, one in enumerate(value):
+                _show_parameters(console, one, f"{prefix}{name}[{i}].")
+        else:
+            console.line(f"  {prefix}{name} = {value}")
+
+
 def _range(values: tuple[float, float] | None, unit: str) -> str:
     return "" if values is None else f"{values[0]:g} .. {values[1]:g} {unit}"
 
@@ -92,8 +105,7 @@ def show_device(console: Console, device: DeviceDescription) -> None:
     console.line(f"  valid time = {_time_range(device)}")
     if device.g_range_us is not None:
         console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
-    for name, value in device.parameters.items():
-        console.line(f"  {name} = {value}")
+    _show_parameters(console, device.parameters)
     console.line(f"  source: {device.source}")
 
 
@@ -104,8 +116,7 @@ def show_inspection(console: Console, report: InspectReport) -> None:
         f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
         f"{report.digital} digital"
     )
-    for name, value in (report.device or {}).items():
-        console.line(f"  {name} = {value}")
+    _show_parameters(console, report.device or {})
     if report.converted:
         console.line(f"  seed = {report.seed}")
         if report.time_s is not None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from rimc_onnx import age, calibrate, convert, evaluate, inspect, opset
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ConfigError, ModelError, OutputError, UsageError
 
@@ -56,6 +56,21 @@ def test_aged_file_is_the_one_that_convert_at_that_time_gives(folder: Path) -> N
     model = onnx.load(report.output)
     assert {p.key: p.value for p in model.metadata_props}[opset.TIME_KEY] == "86400"
     assert inspect(report.output).time_s == DAY
+
+
+def test_nodes_that_stay_digital_and_converters_make_no_difference(digits_folder: Path) -> None:
+    # The teacher is prepared without the patterns of nodes that were kept digital.
+    files = [digits_folder / f"{name}.rimc.onnx" for name in ("second", "day", "aged")]
+    for path, time_s in zip(files, (1.0, DAY), strict=False):
+        config = ConvertConfig(
+            device=WAN,
+            time_s=time_s,
+            keep_digital=("*linear*",),
+            periphery=PeripheryConfig(tile_rows=128, dac_bits=8, adc_bits=8),
+        )
+        convert(digits_folder / "model.onnx", path, config=config)
+    age(files[0], files[2], time_s=DAY)
+    assert files[2].read_bytes() == files[1].read_bytes()
 
 
 def test_steps_through_other_times_leave_no_trace(folder: Path) -> None:
@@ -248,3 +263,6 @@ def test_devices_command_lists_and_describes(cli: Cli, tmp_path: Path) -> None:
     one = cli("devices", "milo2021", "--json", cwd=tmp_path).json()
     assert one == next(d for d in found if d["name"] == "milo2021")
     assert "source: Milo et al., IRPS 2021" in cli("devices", "milo2021", cwd=tmp_path).stdout
+    # curves inside a law, one line a parameter
+    lines = cli("devices", "wan2022-aihwkit", cwd=tmp_path).stdout.splitlines()
+    assert "  time_law.sigma_us[1].g_ref_us = 40.0" in lines

@@ -17,11 +17,15 @@ from rimc_onnx.device.exact import scalar_log
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.device.time_laws import PowerDecay
 
-__all__ = ["INTERVALS", "LawTable", "Positions", "make_table"]
+__all__ = ["INTERVALS", "Column", "LawTable", "Positions", "make_table"]
 
 INTERVALS = 4096
 """Straight pieces of a table; part of the meaning of a file. Curves of the presets are off by under
 5e-5 of their largest value, and by under 1e-3 in the one piece in which a clamp bends (tested)."""
+
+
+Column = Float64Array | float
+"""Knots [INTERVALS + 1], or the one value that all of them have: reading either gives the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +35,10 @@ class Positions:
     interval: np.ndarray[tuple[int], np.dtype[np.int64]]
     share: Float64Array
 
-    def read(self, knots: Float64Array) -> Float64Array:
-        """Values [n] of a column [INTERVALS + 1]: a + (b - a) * share."""
+    def read(self, knots: Column) -> Column:
+        """Values [n] of a column: a + (b - a) * share; a constant is itself."""
+        if isinstance(knots, float):
+            return knots
         value: Float64Array = np.take(knots[1:] - knots[:-1], self.interval)
         value *= self.share
         value += np.take(knots, self.interval)
@@ -49,12 +55,12 @@ class LawTable:
     g_low_us: float
     per_us: float
     """Intervals per microsiemens."""
-    programming_sigma_us: Float64Array | None
+    programming_sigma_us: Column | None
     """None: the closed form of a gaussian law."""
-    mean_us: Float64Array | None
-    drift_sigma_us: Float64Array | None
-    nu_mean: Float64Array | None
-    nu_sigma: Float64Array | None
+    mean_us: Column | None
+    drift_sigma_us: Column | None
+    nu_mean: Column | None
+    nu_sigma: Column | None
     log_time: float
     """ln(t / t0) of a power law."""
 
@@ -89,14 +95,17 @@ def make_table(config: DeviceConfig, time_s: float) -> LawTable:
     return LawTable(
         g_low_us=config.g_min_us,
         per_us=INTERVALS / config.g_max_us,
-        programming_sigma_us=sigma if config.programming_sigma_us is not None else None,
-        mean_us=_unless_zero(mean),
-        drift_sigma_us=_unless_zero(drift),
-        nu_mean=_unless_zero(nu_mean),
-        nu_sigma=_unless_zero(nu_sigma),
+        programming_sigma_us=_column(sigma) if config.programming_sigma_us is not None else None,
+        mean_us=_column(mean),
+        drift_sigma_us=_column(drift),
+        nu_mean=_column(nu_mean),
+        nu_sigma=_column(nu_sigma),
         log_time=log_time,
     )
 
 
-def _unless_zero(column: Float64Array | None) -> Float64Array | None:
-    return None if column is None or not column.any() else column
+def _column(knots: Float64Array | None) -> Column | None:
+    """None for zeros, a number for a constant."""
+    if knots is None or not knots.any():
+        return None
+    return float(knots[0]) if (knots == knots[0]).all() else knots
