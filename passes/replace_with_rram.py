@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import DeviceConfig, Realise, program
+from rimc_onnx.device import DeviceConfig, Realise, largest_weight
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
@@ -21,10 +21,10 @@ from rimc_onnx.passes._graph import (
     add_initializer,
     is_derived,
     is_private,
-    lazy_tensor,
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
 
@@ -89,6 +89,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         for plan in plans:
             _replace(model.graph, plan, self._config, names, self._realise)
         add_functions(model)
+        time_s = self._config.device.resolve_time(self._config.time_s)
+        model.metadata_props[opset.TIME_KEY] = f"{time_s:.9g}"
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
@@ -120,8 +122,9 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
+            "time_s": device.resolve_time(config.time_s),
             "g_max_us": device.g_max_us,
-            "w_max": _w_max(unit, device, config.seed),
+            "w_max": _w_max(unit, device),
         }
         if unit.geometry is not None:
             geometry = unit.geometry
@@ -156,16 +159,14 @@ _ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
 }
 
 
-def _w_max(unit: RramUnit, device: DeviceConfig, seed: int) -> tuple[float, ...]:
-    """W_max does not depend on drift, and programming without drift draws nothing."""
-    programmed = program(
-        unit.weight.float32(),
-        node=unit.name,
-        seed=seed,
-        config=replace(device, drift_frac=0.0, drift_mean_frac=0.0),
-        column_axis=unit.column_axis,
-    )
-    return tuple(float(w) for w in programmed.w_max)
+def _w_max(unit: RramUnit, device: DeviceConfig) -> tuple[float, ...]:
+    w_max = largest_weight(unit.weight.float32(), device, unit.column_axis)
+    if not np.isfinite(w_max).all():
+        raise NodeMappingError(
+            f"node '{unit.name}': the weight has NaN or infinite values, no conductance can hold "
+            f"them. Repair the model or leave the node digital."
+        )
+    return tuple(float(w) for w in w_max)
 
 
 def _keeps_name(unit: RramUnit) -> bool:
@@ -189,21 +190,13 @@ def _weight(
     if old is None:
         raise ValueError(f"node '{unit.name}' has no weight")
     name = str(old.name) if plan.keeps_name else names.value(f"{unit.name}/rram/w")
-    weight, key, axis = unit.weight, unit.name, unit.column_axis
-    tensor = lazy_tensor(
-        lambda: (
-            program(
-                weight.float32(),
-                node=key,
-                seed=config.seed,
-                config=config.device,
-                column_axis=axis,
-                realise=realise,
-            ).w_realised
-        ),
+    tensor = programmed_tensor(
+        unit,
         name=name,
-        dtype=ir.DataType.FLOAT,
-        shape=weight.shape,
+        device=config.device,
+        seed=config.seed,
+        time_s=config.time_s,
+        realise=realise,
     )
     if plan.keeps_name:
         old.const_value = tensor

@@ -15,23 +15,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rimc_onnx import _device_commands
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
     AdcBits,
+    ClipSigma,
     DacBits,
     DataOption,
     Device,
+    DevicesPerWeight,
     Drift,
     Force,
     Json,
     KeepDigital,
+    LevelBits,
     MapShared,
     Model,
     Output,
     Rank,
     Scaling,
     Seed,
+    Slices,
+    StuckMax,
+    StuckMin,
     TileRows,
+    Time,
     convert_config,
 )
 from rimc_onnx._tables import (
@@ -132,7 +140,14 @@ def convert(
     output: Output = None,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
+    clip_sigma: ClipSigma = None,
+    level_bits: LevelBits = None,
+    slices: Slices = None,
+    devices_per_weight: DevicesPerWeight = None,
+    stuck_min: StuckMin = None,
+    stuck_max: StuckMax = None,
     seed: Seed = 0,
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -156,7 +171,15 @@ def convert(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits),
+        *(keep_digital, map_shared),
+        time=time,
+        clip_sigma=clip_sigma,
+        level_bits=level_bits,
+        num_slices=slices,
+        devices_per_weight=devices_per_weight,
+        stuck_min_frac=stuck_min,
+        stuck_max_frac=stuck_max,
     )
     with console.progress("convert") as progress:
         report = api.convert(
@@ -169,6 +192,10 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
+
+
+app.command("age")(_handled(_device_commands.age))
+app.command("devices")(_handled(_device_commands.devices))
 
 
 @app.command()
@@ -449,6 +476,7 @@ def study_recovery(
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -487,7 +515,9 @@ def study_recovery(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits),
+        *(keep_digital, map_shared),
+        time=time,
     )
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(

@@ -57,6 +57,7 @@ def RramMatMul(
     device: str,
     device_config: str,
     seed: int,
+    time_s: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
@@ -112,6 +113,7 @@ def RramConv(
     device: str,
     device_config: str,
     seed: int,
+    time_s: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:

@@ -20,6 +20,7 @@ __all__ = [
     "RANK_KEY",
     "RRAM_CONV",
     "RRAM_MATMUL",
+    "TIME_KEY",
     "VERSION",
     "OpSpec",
     "num_tiles",
@@ -44,6 +45,9 @@ MAX_RANK: Final = 2**24 // (127 * 128)
 RANK_KEY: Final = "rimc.rank"
 """Metadata of a converted model: the rank that its branches were given room for."""
 
+TIME_KEY: Final = "rimc.time_s"
+"""Metadata of a converted model: seconds since programming, as on its RRAM nodes."""
+
 _PERIPHERY = {
     "tile_rows": "int",
     "num_tiles": "int",
@@ -58,6 +62,7 @@ _DEVICE_STATE = {
     "device": "string",
     "device_config": "string",
     "seed": "int",
+    "time_s": "float",
     "g_max_us": "float",
     "w_max": "floats",
 }

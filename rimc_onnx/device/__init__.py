@@ -5,14 +5,24 @@ from __future__ import annotations
 
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
+from rimc_onnx.device.mapping import largest_weight
 from rimc_onnx.device.philox import philox4x32
-from rimc_onnx.device.presets import Preset, get_preset, presets
+from rimc_onnx.device.preset import Preset
+from rimc_onnx.device.presets import get_preset, presets
 from rimc_onnx.device.programming import CellLaw, ProgrammedWeight, Realise, cell_law, program
 from rimc_onnx.device.read_out import read_out
+from rimc_onnx.device.times import format_time, parse_time
+from rimc_onnx.device.user_file import (
+    DeviceDescription,
+    describe_device,
+    list_devices,
+    load_device,
+)
 
 __all__ = [
     "CellLaw",
     "DeviceConfig",
+    "DeviceDescription",
     "DriftLaw",
     "Preset",
     "ProgrammedWeight",
@@ -20,7 +30,13 @@ __all__ = [
     "Realise",
     "Scaling",
     "cell_law",
+    "describe_device",
+    "format_time",
     "get_preset",
+    "largest_weight",
+    "list_devices",
+    "load_device",
+    "parse_time",
     "philox4x32",
     "presets",
     "program",

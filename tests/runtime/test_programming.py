@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +20,17 @@ import pytest
 from rimc_onnx import convert, runtime
 from rimc_onnx.device import (
     DeviceConfig,
+    DriftLaw,
     Realise,
     Scaling,
     cell_law,
     get_preset,
     program,
 )
-from rimc_onnx.device.programming import _realise
+from rimc_onnx.device.curves import Polynomial
+from rimc_onnx.device.law_table import make_table
+from rimc_onnx.device.programming import _Cells
+from rimc_onnx.device.time_laws import LogRelaxation
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.programming import native_realise, realise_cells
 
@@ -44,6 +48,9 @@ DEVICES: list[dict[str, float]] = [
     {"g_min_us": 2.0, "drift_mean_frac": -0.3},
     {"drift_frac": 0.0, "drift_mean_frac": 0.125, "g_max_us": 37.0},
 ]
+
+
+CONSTANT = Polynomial(coefficients=(1.0,))
 
 
 def law_of(config: DeviceConfig) -> dict[str, float]:
@@ -158,7 +165,8 @@ def test_last_cells_of_a_node_can_be_drawn() -> None:
         law=law_of(config),
     )
     last = realise(first_cell=2**34 - 7)
-    want = _realise(np.ones(7), np.ones(7), "n", 0, config, 2**34 - 7).astype(np.float32)
+    cells = _Cells("n", 0, config, make_table(config, 0.0))
+    want = cells.realise(np.ones(7), np.ones(7), 2**34 - 7, is_ideal=False).astype(np.float32)
     assert last.tobytes() == want.tobytes()
     with pytest.raises(runtime.NativeLibraryError, match=r"node 'n': cells lie outside 0\.\.2\^34"):
         realise(first_cell=2**34 - 6)
@@ -219,8 +227,29 @@ def test_convert_writes_the_same_file_without_the_library(
 def test_cell_law_holds_every_number_of_the_device() -> None:
     # A parameter that numpy reads and the library is never told: where it is set, cell_law has to
     # be None.
-    numbers = {f for f in DeviceConfig.__dataclass_fields__ if f not in {"preset", "scaling"}}
-    assert numbers - set(law_of(get_preset("gaussian-relative"))) == {"law"}
+    plain = get_preset("gaussian-relative")
+    left_to_numpy = {
+        "law": {"law": DriftLaw.MEASURED, "drift_frac": 0.0, "programming_sigma_us": CONSTANT},
+        "programming_sigma_us": {
+            "law": DriftLaw.MEASURED,
+            "drift_frac": 0.0,
+            "programming_sigma_us": CONSTANT,
+        },
+        "time_law": {"time_law": LogRelaxation(t0_s=1.0, t_max_s=10.0)},
+        "stuck_min_frac": {"stuck_min_frac": 0.1},
+        "stuck_max_frac": {"stuck_max_frac": 0.1},
+        "clip_sigma": {"clip_sigma": 2.0},
+        "level_bits": {"level_bits": 4},
+        "num_slices": {"num_slices": 2, "level_bits": 4},
+        "devices_per_weight": {"devices_per_weight": 2},
+    }
+    for name, values in left_to_numpy.items():
+        assert cell_law(replace(plain, **values)) is None, name
+    # g_range_us only says which targets are refused
+    apart = {"preset", "scaling", "source", "g_range_us"}
+    assert set(DeviceConfig.__dataclass_fields__) == apart | set(left_to_numpy) | set(
+        law_of(plain)
+    ) - {"reference_slope", "reference_us"}
 
 
 if __name__ == "__main__":
