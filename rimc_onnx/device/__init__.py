@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.mapping import largest_weight
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.preset import Preset
 from rimc_onnx.device.presets import get_preset, presets
-from rimc_onnx.device.programming import CellLaw, ProgrammedWeight, Realise, cell_law, program
+from rimc_onnx.device.programming import ProgrammedWeight, program
 from rimc_onnx.device.read_out import read_out
 from rimc_onnx.device.times import format_time, parse_time
 from rimc_onnx.device.user_file import (

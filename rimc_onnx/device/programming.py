@@ -8,7 +8,7 @@ machine and in every language. For each device of a cell, with its target G_t:
 1. z = its draw for programming; shift = (rho z + mu) G_t or G_max, or z sigma[G_t]
 2. additive drift: shift = shift + mean[G_t], shift = shift + z' sigma_drift[G_t]
 3. power drift: G = max(0, G_t + shift), nu = |nu_mean[G_t] + nu_sigma[G_t] z'|,
-   shift = G exp(-nu ln(t / t0)) - G_t
+   shift = G exp(max(-nu ln(t / t0), -700)) - G_t
 4. shift = max(shift, -G_t): no conductance below zero
 5. a stuck device: shift = G_stuck - G_t
 
@@ -19,13 +19,12 @@ W after clipping and rounding to levels, and pairs in the order of their devices
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.device.cell_law import Realise, cell_law, stuck_words
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, check_draws, random_words, standard_normals
 from rimc_onnx.device.exact import exp
@@ -34,7 +33,7 @@ from rimc_onnx.device.mapping import largest_weight, slice_weight
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.errors import NodeMappingError
 
-__all__ = ["CellLaw", "ProgrammedWeight", "Realise", "cell_law", "program"]
+__all__ = ["ProgrammedWeight", "program"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -50,58 +49,6 @@ class ProgrammedWeight:
     """Weight the conductances stand for; shape of the target weight."""
     w_max: Float32Array
     """Largest |target weight| after clipping: [1], or [columns] with ``Scaling.COLUMN``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellLaw:
-    """A device's deviation from its target G_t as numbers, what other code than numpy is told.
-
-    shift = max(-G_t, (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us))
-    """
-
-    drift_frac: float
-    drift_mean_frac: float
-    reference_slope: float
-    """1 where the deviation is a fraction of G_t, 0 where it is one of G_max."""
-    reference_us: float
-    g_max_us: float
-    g_min_us: float
-
-
-def cell_law(config: DeviceConfig) -> CellLaw | None:
-    """The law of ``config`` as numbers; None where they don't say all of it: numpy does it then."""
-    has_pairs = config.num_slices == 1 and config.devices_per_weight == 1
-    has_plain_mapping = has_pairs and config.level_bits is None and config.clip_sigma is None
-    has_faults = bool(config.stuck_min_frac or config.stuck_max_frac)
-    is_measured = config.law is DriftLaw.MEASURED
-    if not has_plain_mapping or has_faults or is_measured or config.time_law is not None:
-        return None
-    relative = config.law is DriftLaw.GAUSSIAN_RELATIVE
-    return CellLaw(
-        drift_frac=config.drift_frac,
-        drift_mean_frac=config.drift_mean_frac,
-        reference_slope=1.0 if relative else 0.0,
-        reference_us=0.0 if relative else config.g_max_us,
-        g_max_us=config.g_max_us,
-        g_min_us=config.g_min_us,
-    )
-
-
-class Realise(Protocol):
-    """Programs all cells of a node, in the numpy code's stead and with its bits."""
-
-    def __call__(
-        self,
-        w_target: Float32Array,
-        *,
-        w_max: Float32Array,
-        run: int,
-        node: str,
-        seed: int,
-        law: Mapping[str, float],
-    ) -> Float32Array:
-        """Realised weights [cells]; cell i belongs to column i // run % w_max.size."""
-        ...
 
 
 def program(
@@ -127,8 +74,7 @@ def program(
     weight comes back bit for bit, clipped and rounded to levels where ``config`` says so. Where
     W_max is 0, so are the realised weights.
 
-    ``realise`` does the cells instead of numpy (the native library has one, many times as fast)
-    wherever :func:`cell_law` says all of the law.
+    ``realise`` does the cells instead of numpy (the native library has one, many times as fast).
 
     Raises:
         NodeMappingError: the weight has NaN or infinite values.
@@ -153,10 +99,10 @@ def program(
     else:
         run = w_target.size
     flat = w_realised.reshape(-1)
-    law = cell_law(config)
-    if realise is not None and law is not None and flat.size > 0:
+    if realise is not None and flat.size > 0:
         check_draws(seed=seed, node=node, start=0, count=flat.size)
-        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=asdict(law))
+        law = cell_law(config, time_s).values()
+        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
     cells = _Cells(node, seed, config, make_table(config, time_s))
     for start in range(0, flat.size, _CHUNK):
@@ -198,10 +144,11 @@ class _Cells:
         """
         config = self.config
         if config.clip_sigma is not None:
-            w = np.minimum(np.maximum(w, -w_max), w_max)
+            # + 0.0: which zero is the larger one is the processor's choice.
+            w = np.minimum(np.maximum(w, -w_max), w_max) + 0.0
         mapped = slice_weight(w, w_max, config)
         if is_ideal:
-            return mapped.w_mapped
+            return mapped.w_mapped + 0.0
         total = None
         for s, part in enumerate(mapped.slices):
             share = part.significance / config.devices_per_weight
@@ -268,7 +215,8 @@ class _Cells:
         if table.nu_mean is not None:
             nu += at.read(table.nu_mean)
         g_now_us = np.maximum(g_target_us + shift_us, 0.0)
-        g_now_us *= exp(np.abs(nu) * -table.log_time)
+        # At e^-700 nothing is left, and exp reaches no further.
+        g_now_us *= exp(np.maximum(np.abs(nu) * -table.log_time, -700.0))
         g_now_us -= g_target_us
         return g_now_us
 
@@ -287,8 +235,8 @@ class _Cells:
             start=start,
             count=shift_us.size,
         ).astype(np.int64)
-        stuck_min = words < int(config.stuck_min_frac * 2.0**32)
-        stuck_max = words >= 2**32 - int(config.stuck_max_frac * 2.0**32)
+        stuck_min = words < stuck_words(config.stuck_min_frac)
+        stuck_max = words >= 2**32 - stuck_words(config.stuck_max_frac)
         top_us = config.g_min_us + config.g_max_us
         shift_us[stuck_min] = (config.g_min_us - g_target_us)[stuck_min]
         shift_us[stuck_max] = (top_us - g_target_us)[stuck_max]

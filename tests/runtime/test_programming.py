@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,38 +27,60 @@ from rimc_onnx.device import (
     Scaling,
     cell_law,
     get_preset,
+    presets,
     program,
 )
-from rimc_onnx.device.curves import Polynomial
+from rimc_onnx.device.curves import Points, Polynomial
 from rimc_onnx.device.law_table import make_table
 from rimc_onnx.device.programming import _Cells
-from rimc_onnx.device.time_laws import LogRelaxation
+from rimc_onnx.device.time_laws import PowerDecay
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.programming import native_realise, realise_cells
 
-PRESETS = ("gaussian-relative", "gaussian-absolute")
-"""Those whose laws are CellLaws."""
 ISAS = ("scalar", "avx2", "avx512", "neon")
 
 SHAPES = [((1,), 0), ((5, 1), 1), ((64, 3, 5, 5), 0), ((333, 130), 1), ((40, 1000), 0)]
 """Shape and axis of columns; less than a block, a rest of a block, runs of 1 and of many cells."""
 KEYS = [(0, "conv1"), (2**64 - 1, ""), (2**33 + 7, "/layer1/conv/Conv"), (3, "\u5c64/" + "x" * 70)]
 """Seed and node: both words of the key, UTF-8, names of more than one block of sha256."""
-DEVICES: list[dict[str, float]] = [
+GAUSSIANS = ("gaussian-relative", "gaussian-absolute")
+DEVICES: list[dict[str, Any]] = [
     {},
     {"drift_frac": 1.0},
     {"g_min_us": 2.0, "drift_mean_frac": -0.3},
     {"drift_frac": 0.0, "drift_mean_frac": 0.125, "g_max_us": 37.0},
+    {"drift_frac": 0.0, "level_bits": 2},
+    {"drift_frac": 0.0, "clip_sigma": 0.5},
 ]
+"""For the gaussian presets."""
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"stuck_min_frac": 0.03, "stuck_max_frac": 0.02},
+    {"stuck_min_frac": 1.0},
+    {"stuck_max_frac": 1.0},
+    {"clip_sigma": 1.5},
+    {"level_bits": 1},
+    {"devices_per_weight": 3},
+    {"level_bits": 12, "num_slices": 2, "stuck_max_frac": 0.5},
+    {"level_bits": 3, "num_slices": 4, "devices_per_weight": 2, "clip_sigma": 0.7},
+]
+"""For every preset, at every time."""
+ONE = Polynomial(coefficients=(1.0,))
+FADING = DeviceConfig(
+    preset="fading",
+    law=DriftLaw.GAUSSIAN_ABSOLUTE,
+    time_law=PowerDecay(
+        t0_s=1.0,
+        t_max_s=1e9,
+        nu_mean=Points(g_us=(0.0, 10.0, 40.0), values=(-3.0, 0.5, 80.0)),
+        nu_sigma=Polynomial(coefficients=(0.25,)),
+    ),
+)
+"""Exponents of both signs, and decays beyond what exp can do."""
 
 
-CONSTANT = Polynomial(coefficients=(1.0,))
-
-
-def law_of(config: DeviceConfig) -> dict[str, float]:
-    law = cell_law(config)
-    assert law is not None
-    return asdict(law)
+def law_of(config: DeviceConfig) -> Mapping[str, Any]:
+    return cell_law(config, config.resolve_time(None)).values()
 
 
 def weight(shape: tuple[int, ...]) -> np.ndarray:
@@ -73,24 +97,42 @@ def weight(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def realised(realise: Realise | None) -> dict[str, np.ndarray]:
-    """W_r of every case, which are all laws with all else in turn."""
-    found = {}
-    for i, (shape, axis) in enumerate(SHAPES):
-        for preset in PRESETS:
+    """W_r of every case, which are all laws and times with all else in turn."""
+    found: dict[str, np.ndarray] = {}
+
+    def add(config: DeviceConfig, shape: tuple[int, ...], axis: int, time_s: float | None) -> None:
+        seed, node = KEYS[len(found) % len(KEYS)]
+        programmed = program(
+            weight(shape),
+            node=node,
+            seed=seed,
+            config=config,
+            column_axis=axis,
+            time_s=time_s,
+            realise=realise,
+        )
+        found[f"{len(found)} {shape} {time_s} {config}"] = programmed.w_realised
+
+    for shape, axis in SHAPES:
+        for preset in GAUSSIANS:
             for scaling in Scaling:
-                for j, device in enumerate(DEVICES):
-                    seed, node = KEYS[(i + j) % len(KEYS)]
-                    config = get_preset(preset, scaling=scaling, **device)
-                    name = f"{shape} {preset} {scaling.value} {j}"
-                    found[name] = program(
-                        weight(shape),
-                        node=node,
-                        seed=seed,
-                        config=config,
-                        column_axis=axis,
-                        realise=realise,
-                    ).w_realised
+                for device in DEVICES:
+                    add(get_preset(preset, scaling=scaling, **device), shape, axis, None)
+    for plain in [*map(get_preset, presets()), FADING]:
+        for time_s in times_of(plain):
+            for i, options in enumerate(OPTIONS):
+                shape, axis = SHAPES[i % len(SHAPES)]
+                for scaling in Scaling:
+                    add(replace(plain, scaling=scaling, **options), shape, axis, time_s)
     return found
+
+
+def times_of(config: DeviceConfig) -> list[float | None]:
+    """The first time, one on the way and the last."""
+    if config.time_range_s is None:
+        return [None]
+    first, last = config.time_range_s
+    return sorted({first, float(np.float32(np.sqrt(max(first, 1.0) * last))), last})
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +145,8 @@ def test_native_programming_has_the_bits_of_numpy(
     isa: str, oracle: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     # A constant of the normal mistyped, a product and a sum contracted, a draw that a vector lane
-    # shares with its neighbour, -0 or W_max = 0 treated otherwise.
+    # shares with its neighbour, -0 or W_max = 0 treated otherwise; a table read one knot off, the
+    # drift's draw taken for programming's, a slice that has its neighbour's devices.
     if isa not in runtime.build_info()["available_isas"]:
         pytest.skip(f"this machine has no {isa}")
     out = tmp_path / "out.npz"
@@ -116,7 +159,7 @@ def test_native_programming_has_the_bits_of_numpy(
             assert saved[name].tobytes() == want.tobytes(), name
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", GAUSSIANS)
 def test_every_word_gives_the_normal_of_numpy(preset: str) -> None:
     # The tails and the border between the two branches: a million cells meet both some thousand
     # times, in all 64 places of a block.
@@ -225,31 +268,50 @@ def test_convert_writes_the_same_file_without_the_library(
 
 
 def test_cell_law_holds_every_number_of_the_device() -> None:
-    # A parameter that numpy reads and the library is never told: where it is set, cell_law has to
-    # be None.
+    # A parameter that numpy reads and the library is never told.
     plain = get_preset("gaussian-relative")
-    left_to_numpy = {
-        "law": {"law": DriftLaw.MEASURED, "drift_frac": 0.0, "programming_sigma_us": CONSTANT},
-        "programming_sigma_us": {
-            "law": DriftLaw.MEASURED,
-            "drift_frac": 0.0,
-            "programming_sigma_us": CONSTANT,
-        },
-        "time_law": {"time_law": LogRelaxation(t0_s=1.0, t_max_s=10.0)},
-        "stuck_min_frac": {"stuck_min_frac": 0.1},
-        "stuck_max_frac": {"stuck_max_frac": 0.1},
-        "clip_sigma": {"clip_sigma": 2.0},
-        "level_bits": {"level_bits": 4},
-        "num_slices": {"num_slices": 2, "level_bits": 4},
-        "devices_per_weight": {"devices_per_weight": 2},
+    power = replace(plain, time_law=PowerDecay(t0_s=1.0, t_max_s=9.0, nu_mean=ONE, nu_sigma=ONE))
+    changes: dict[str, Any] = {
+        "law": DriftLaw.GAUSSIAN_ABSOLUTE,
+        "drift_frac": 0.3,
+        "drift_mean_frac": 0.1,
+        "g_max_us": 50.0,
+        "g_min_us": 1.0,
+        "stuck_min_frac": 0.1,
+        "stuck_max_frac": 0.1,
+        "clip_sigma": 2.0,
+        "level_bits": 4,
+        "devices_per_weight": 2,
     }
-    for name, values in left_to_numpy.items():
-        assert cell_law(replace(plain, **values)) is None, name
-    # g_range_us only says which targets are refused
-    apart = {"preset", "scaling", "source", "g_range_us"}
-    assert set(DeviceConfig.__dataclass_fields__) == apart | set(left_to_numpy) | set(
-        law_of(plain)
-    ) - {"reference_slope", "reference_us"}
+    for name, value in changes.items():
+        assert law_of(replace(plain, **{name: value})) != law_of(plain), name
+    sliced = replace(plain, level_bits=4, num_slices=2)
+    assert law_of(sliced) != law_of(replace(plain, level_bits=4))
+    assert cell_law(power, 1.0).values() != cell_law(power, 9.0).values()
+    measured = replace(plain, law=DriftLaw.MEASURED, drift_frac=0.0, programming_sigma_us=ONE)
+    assert law_of(measured)["programming_sigma_us"] == 1.0
+    tested = {*changes, "num_slices", "time_law", "programming_sigma_us"}
+    # scaling reaches the library as w_max; the others say where numbers come from, or are checks
+    apart = {"preset", "source", "scaling", "g_range_us"}
+    assert set(DeviceConfig.__dataclass_fields__) == tested | apart
+
+
+def test_table_of_another_size_is_refused() -> None:
+    # Cells that read beyond the end of the knots.
+    law = {**law_of(get_preset("gaussian-relative")), "mean_us": np.zeros(4096)}
+    with pytest.raises(runtime.NativeLibraryError, match="mean_us must be 4097 contiguous float64"):
+        realise_cells(
+            np.ones(1, np.float32), w_max=np.ones(1, np.float32), run=1, node="n", seed=0, law=law
+        )
+
+
+def test_slices_that_no_weight_has_are_refused() -> None:
+    # Shifts by more bits than a number has.
+    law = {**law_of(get_preset("gaussian-relative")), "level_bits": 12, "num_slices": 3}
+    with pytest.raises(runtime.NativeLibraryError, match="can't have 3 slices of 12 bits"):
+        realise_cells(
+            np.ones(1, np.float32), w_max=np.ones(1, np.float32), run=1, node="n", seed=0, law=law
+        )
 
 
 if __name__ == "__main__":

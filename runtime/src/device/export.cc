@@ -29,7 +29,25 @@ struct RimcProgramJob {
   rimc::kernels::CellLaw law;
 };
 }
-static_assert(sizeof(void*) != 8 || sizeof(RimcProgramJob) == 128, "layout of the ctypes twin");
+static_assert(sizeof(void*) != 8 || sizeof(RimcProgramJob) == 256, "layout of the ctypes twin");
+
+namespace {
+
+void CheckLaw(const char* node, const rimc::kernels::CellLaw& law) {
+  constexpr std::uint64_t kWords = std::uint64_t{1} << 32;
+  const bool has_slices = law.num_slices >= 1 && law.num_slices <= 8 && law.level_bits >= 0 &&
+                          law.level_bits * law.num_slices <= 24 &&
+                          (law.level_bits > 0 || law.num_slices == 1);
+  if (!has_slices || law.devices_per_weight < 1 || law.devices_per_weight > 64) {
+    rimc::Refuse("node '", node, "': a weight can't have ", law.num_slices, " slices of ",
+                 law.level_bits, " bits with ", law.devices_per_weight, " devices each");
+  }
+  if (law.stuck_min_words > kWords || law.stuck_max_words > kWords) {
+    rimc::Refuse("node '", node, "': stuck words must lie in 0..2^32");
+  }
+}
+
+}  // namespace
 
 // Null, or why nothing was programmed: one line, which lives until the thread's next call.
 RIMC_EXPORT const char* RimcProgramCells(const RimcProgramJob* job) {
@@ -46,6 +64,7 @@ RIMC_EXPORT const char* RimcProgramCells(const RimcProgramJob* job) {
     if (job->run < 1 || job->num_columns < 1) {
       rimc::Refuse("node '", job->node, "': run and num_columns must be 1 or more");
     }
+    CheckLaw(job->node, job->law);
     const rimc::CellRun cells{job->first_cell,  job->run,  job->w_max,
                               job->num_columns, job->seed, rimc::NameWords(job->node),
                               job->law};

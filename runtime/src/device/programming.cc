@@ -28,12 +28,17 @@ std::array<std::uint32_t, 2> NameWords(std::string_view node) {
 
 void ProgramWeights(const kernels::KernelTable& kernels, const CellRun& cells, const float* w,
                     float* w_realised, std::int64_t count, int max_threads) {
-  std::vector<double> us_per_weight;
+  const kernels::CellLaw& law = cells.law;
+  const int bits = law.level_bits * law.num_slices;
+  const double most_steps = bits == 0 ? law.g_max_us : std::ldexp(1.0, bits) - 1.0;
+  std::vector<double> w_max(cells.w_max, cells.w_max + cells.num_columns);
+  std::vector<double> steps_per_weight;
+  std::vector<double> weight_per_step;
   std::vector<double> weight_per_us;
-  for (std::int64_t m = 0; m < cells.num_columns; ++m) {
-    const double w_max = static_cast<double>(cells.w_max[m]);
-    us_per_weight.push_back(w_max > 0.0 ? cells.law.g_max_us / w_max : 0.0);
-    weight_per_us.push_back(w_max / cells.law.g_max_us);
+  for (const double w : w_max) {
+    steps_per_weight.push_back(w > 0.0 ? most_steps / w : 0.0);
+    weight_per_step.push_back(w / most_steps);
+    weight_per_us.push_back(w / law.g_max_us);
   }
   const auto program = [&](std::int64_t begin, std::int64_t end) {
     kernels::ProgramArgs args{};
@@ -41,15 +46,17 @@ void ProgramWeights(const kernels::KernelTable& kernels, const CellRun& cells, c
     args.w_realised = w_realised + begin;
     args.first_cell = cells.first_cell + begin;
     args.count = end - begin;
-    args.us_per_weight = us_per_weight.data();
+    args.steps_per_weight = steps_per_weight.data();
+    args.weight_per_step = weight_per_step.data();
     args.weight_per_us = weight_per_us.data();
+    args.w_max = w_max.data();
     args.num_columns = cells.num_columns;
     args.run = cells.run;
     args.key[0] = static_cast<std::uint32_t>(cells.seed);
     args.key[1] = static_cast<std::uint32_t>(cells.seed >> 32);
     args.name[0] = cells.name[0];
     args.name[1] = cells.name[1];
-    args.law = cells.law;
+    args.law = law;
     kernels.program_cells(args);
   };
 

@@ -132,30 +132,262 @@ inline double Larger(double a, double b) {
   return a > b ? a : b;
 }
 
-// How far each of `kCells` devices ends up off its target. `sign` is that of the weights whose
-// conductance the device holds.
+// The nearest whole number, halves to even, the sign kept as rint does: |x| < 2^51.
 template <class S>
-inline void Shift(const CellLaw& law, const uint32_t* words, const double* g_us, double sign,
-                  double* shift_us) {
+inline double Rint(double x) {
+  constexpr uint64_t kSign = 0x8000000000000000u;
+  constexpr double kTwo52 = 4503599627370496.0;
+  const double size = FromBits<S>(ToBits<S>(x) & ~kSign) + kTwo52 - kTwo52;
+  return FromBits<S>(ToBits<S>(size) | (ToBits<S>(x) & kSign));
+}
+
+// e^x for -700 <= x <= 0 (rimc_onnx/device/exact.py).
+template <class S>
+inline double Exp(double x) {
+  constexpr double kLn2 = 0.6931471805599453;
+  constexpr double kLn2High = 0.6931471803691238, kLn2Low = 1.9082149292705877e-10;
+  // Adding it leaves a whole number in the lower bits of the mantissa.
+  constexpr double kRound = 6755399441055744.0;
+  constexpr uint64_t kRoundBits = 0x4338000000000000u;
+  const double rounded = x * (1.0 / kLn2) + kRound;
+  const double k = rounded - kRound;
+  double r = x - k * kLn2High;
+  r = r - k * kLn2Low;
+  double series = 1.0 / 6227020800.0 * r;
+  series = (series + 1.0 / 479001600.0) * r;
+  series = (series + 1.0 / 39916800.0) * r;
+  series = (series + 1.0 / 3628800.0) * r;
+  series = (series + 1.0 / 362880.0) * r;
+  series = (series + 1.0 / 40320.0) * r;
+  series = (series + 1.0 / 5040.0) * r;
+  series = (series + 1.0 / 720.0) * r;
+  series = (series + 1.0 / 120.0) * r;
+  series = (series + 1.0 / 24.0) * r;
+  series = (series + 1.0 / 6.0) * r;
+  series = (series + 1.0 / 2.0) * r;
+  series = (series + 1.0) * r;
+  series = series + 1.0;
+  return series * FromBits<S>((ToBits<S>(rounded) - kRoundBits + 1023) << 52);
+}
+
+template <class S>
+inline bool Has(const LawColumn& column) {
+  return column.knots != nullptr || column.value != 0.0;
+}
+
+// Targets of one device of each of `kCells` cells, and where they lie in a table.
+struct Targets {
+  double us[kCells];
+  int32_t interval[kCells];
+  double share[kCells];
+};
+
+template <class S>
+inline void Locate(const CellLaw& law, Targets& targets) {
   for (int i = 0; i < kCells; ++i) {
-    const double target_us = Larger<S>(sign * g_us[i], 0.0) + law.g_min_us;
-    const double reference_us = law.reference_slope * target_us + law.reference_us;
-    const double shift =
-        (Normal<S>(words[i]) * law.drift_frac + law.drift_mean_frac) * reference_us;
-    // Not below zero conductance.
-    shift_us[i] = Larger<S>(shift, -target_us);
+    const double at = (targets.us[i] - law.g_min_us) * law.intervals_per_us;
+    constexpr double kLast = kLawIntervals - 1;
+    targets.interval[i] = static_cast<int32_t>(at < kLast ? at : kLast);
+    targets.share[i] = at - static_cast<double>(targets.interval[i]);
   }
 }
 
 template <class S>
-void ProgramCells(const ProgramArgs& args) {
-  double w[kCells], g_us[kCells], weight_per_us[kCells];
-  double shift0_us[kCells], shift1_us[kCells];
-  uint32_t words[kCells];
+inline void Read(const LawColumn& column, const Targets& targets, double* values) {
+  const double* knots = column.knots;
+  if (knots == nullptr) {
+    for (int i = 0; i < kCells; ++i) values[i] = column.value;
+    return;
+  }
   for (int i = 0; i < kCells; ++i) {
-    w[i] = 0.0;
-    g_us[i] = 0.0;
-    weight_per_us[i] = args.weight_per_us[0];
+    const double a = knots[targets.interval[i]];
+    values[i] = (knots[targets.interval[i] + 1] - a) * targets.share[i] + a;
+  }
+}
+
+// Numbers of one device of the cells that `draw` is the first one's.
+template <class S>
+inline void Words(const ProgramArgs& args, uint32_t draw, uint32_t purpose, int device,
+                  uint32_t* words) {
+  const uint32_t c1 = (purpose << 16) + static_cast<uint32_t>(device);
+  RandomWords<S>(args.key, draw, c1, args.name, words);
+}
+
+template <class S>
+inline void ProgrammingShift(const ProgramArgs& args, uint32_t draw, int device,
+                             const Targets& targets, double* shift_us) {
+  const CellLaw& law = args.law;
+  const bool from_table = Has<S>(law.programming_sigma_us);
+  if (!from_table && law.drift_frac == 0.0 && law.drift_mean_frac == 0.0) {
+    for (int i = 0; i < kCells; ++i) shift_us[i] = 0.0;
+    return;
+  }
+  uint32_t words[kCells];
+  Words<S>(args, draw, kPurposeProgramming, device, words);
+  if (from_table) {
+    double sigma_us[kCells];
+    Read<S>(law.programming_sigma_us, targets, sigma_us);
+    for (int i = 0; i < kCells; ++i) shift_us[i] = Normal<S>(words[i]) * sigma_us[i];
+    return;
+  }
+  for (int i = 0; i < kCells; ++i) {
+    const double reference_us = law.reference_slope * targets.us[i] + law.reference_us;
+    shift_us[i] = (Normal<S>(words[i]) * law.drift_frac + law.drift_mean_frac) * reference_us;
+  }
+}
+
+template <class S>
+inline void AddDrift(const ProgramArgs& args, uint32_t draw, int device, const Targets& targets,
+                     double* shift_us) {
+  const CellLaw& law = args.law;
+  double value[kCells];
+  if (Has<S>(law.mean_us)) {
+    Read<S>(law.mean_us, targets, value);
+    for (int i = 0; i < kCells; ++i) shift_us[i] = shift_us[i] + value[i];
+  }
+  const bool has_nu_sigma = Has<S>(law.nu_sigma);
+  double z[kCells];
+  if (Has<S>(law.drift_sigma_us) || has_nu_sigma) {
+    uint32_t words[kCells];
+    Words<S>(args, draw, kPurposeDrift, device, words);
+    for (int i = 0; i < kCells; ++i) z[i] = Normal<S>(words[i]);
+  }
+  if (Has<S>(law.drift_sigma_us)) {
+    Read<S>(law.drift_sigma_us, targets, value);
+    for (int i = 0; i < kCells; ++i) shift_us[i] = shift_us[i] + z[i] * value[i];
+  }
+  if (!has_nu_sigma && !Has<S>(law.nu_mean)) return;
+
+  double nu[kCells];
+  for (int i = 0; i < kCells; ++i) nu[i] = 0.0;
+  if (has_nu_sigma) {
+    Read<S>(law.nu_sigma, targets, value);
+    for (int i = 0; i < kCells; ++i) nu[i] = z[i] * value[i];
+  }
+  if (Has<S>(law.nu_mean)) {
+    Read<S>(law.nu_mean, targets, value);
+    for (int i = 0; i < kCells; ++i) nu[i] = nu[i] + value[i];
+  }
+  for (int i = 0; i < kCells; ++i) {
+    const double nu_abs = FromBits<S>(ToBits<S>(nu[i]) & 0x7FFFFFFFFFFFFFFFu);
+    const double decay = Exp<S>(Larger<S>(nu_abs * -law.log_time, -700.0));
+    shift_us[i] = Larger<S>(targets.us[i] + shift_us[i], 0.0) * decay - targets.us[i];
+  }
+}
+
+template <class S>
+inline void StickFaulty(const ProgramArgs& args, uint32_t draw, int device, const Targets& targets,
+                        double* shift_us) {
+  const CellLaw& law = args.law;
+  if (law.stuck_min_words == 0 && law.stuck_max_words == 0) return;
+  uint32_t words[kCells];
+  Words<S>(args, draw, kPurposeFault, device, words);
+  const double top_us = law.g_min_us + law.g_max_us;
+  const uint64_t from_top = (uint64_t{1} << 32) - law.stuck_max_words;
+  for (int i = 0; i < kCells; ++i) {
+    const uint64_t word = words[i];
+    const double low_us = law.g_min_us - targets.us[i];
+    const double high_us = top_us - targets.us[i];
+    const double held_us = word < law.stuck_min_words ? low_us : shift_us[i];
+    shift_us[i] = word >= from_top ? high_us : held_us;
+  }
+}
+
+// How far each of `kCells` devices ends up off its target. `sign` is that of the weights whose
+// conductance the device holds.
+template <class S>
+inline void Shift(const ProgramArgs& args, uint32_t draw, int device, const double* g_us,
+                  double sign, double* shift_us) {
+  const CellLaw& law = args.law;
+  Targets targets;
+  for (int i = 0; i < kCells; ++i) {
+    targets.us[i] = Larger<S>(sign * g_us[i], 0.0) + law.g_min_us;
+  }
+  const LawColumn* columns[] = {&law.programming_sigma_us, &law.mean_us, &law.drift_sigma_us,
+                                &law.nu_mean, &law.nu_sigma};
+  bool has_knots = false;
+  for (const LawColumn* column : columns) has_knots = has_knots || column->knots != nullptr;
+  if (has_knots) Locate<S>(law, targets);
+  ProgrammingShift<S>(args, draw, device, targets, shift_us);
+  AddDrift<S>(args, draw, device, targets, shift_us);
+  // Not below zero conductance.
+  for (int i = 0; i < kCells; ++i) shift_us[i] = Larger<S>(shift_us[i], -targets.us[i]);
+  StickFaulty<S>(args, draw, device, targets, shift_us);
+}
+
+// Some cells: their weights, and what their columns say.
+struct Cells {
+  double w[kCells];
+  double steps_per_weight[kCells];
+  double weight_per_step[kCells];
+  double weight_per_us[kCells];
+  double w_max[kCells];
+};
+
+template <class S>
+inline void SetColumn(const ProgramArgs& args, int64_t column, int i, Cells& cells) {
+  cells.steps_per_weight[i] = args.steps_per_weight[column];
+  cells.weight_per_step[i] = args.weight_per_step[column];
+  cells.weight_per_us[i] = args.weight_per_us[column];
+  cells.w_max[i] = args.w_max[column];
+}
+
+// Cells `from` .. `to` - 1 of the block at cell number `block`.
+template <class S>
+inline void Load(const ProgramArgs& args, int64_t block, int from, int to, Cells& cells) {
+  const int64_t at = block - args.first_cell;  // of i = 0
+  for (int i = from; i < to; ++i) cells.w[i] = static_cast<double>(args.w[at + i]);
+  if (args.num_columns > 1) {
+    int64_t column = (block + from) / args.run % args.num_columns;
+    int64_t left = args.run - (block + from) % args.run;
+    for (int i = from; i < to; ++i) {
+      SetColumn<S>(args, column, i, cells);
+      if (--left == 0) {
+        left = args.run;
+        column = column + 1 == args.num_columns ? 0 : column + 1;
+      }
+    }
+  }
+  if (args.law.clips != 0) {
+    for (int i = 0; i < kCells; ++i) {
+      const double above = Larger<S>(cells.w[i], -cells.w_max[i]);
+      cells.w[i] = (above < cells.w_max[i] ? above : cells.w_max[i]) + 0.0;
+    }
+  }
+}
+
+// Conductances [kCells] above G_min that slice `slice` of the cells is asked to hold, with the sign
+// of the device of the pair that holds it; returns the weight of the slice in the sum.
+template <class S>
+inline double Slice(const CellLaw& law, int slice, const double* steps, double* g_us) {
+  if (law.level_bits == 0) {
+    for (int i = 0; i < kCells; ++i) g_us[i] = steps[i];
+    return 1.0;
+  }
+  constexpr uint64_t kSign = 0x8000000000000000u;
+  constexpr double kMostSteps = 16777215.0;
+  const int shift = slice * law.level_bits;
+  const int32_t digit_top = (1 << law.level_bits) - 1;
+  const double us_per_digit = law.g_max_us / digit_top;
+  for (int i = 0; i < kCells; ++i) {
+    const uint64_t bits = ToBits<S>(steps[i]);
+    const double size_exact = FromBits<S>(bits & ~kSign);
+    const auto size = static_cast<int32_t>(size_exact < kMostSteps ? size_exact : kMostSteps);
+    const double digit_us = ((size >> shift) & digit_top) * us_per_digit;
+    g_us[i] = FromBits<S>(ToBits<S>(digit_us) | (bits & kSign));
+  }
+  const double top = static_cast<double>((1 << (law.level_bits * law.num_slices)) - 1);
+  return static_cast<double>(digit_top << shift) / top;
+}
+
+template <class S>
+void ProgramCells(const ProgramArgs& args) {
+  const CellLaw& law = args.law;
+  Cells cells;
+  double steps[kCells], g_us[kCells], total_us[kCells], shift0_us[kCells], shift1_us[kCells];
+  for (int i = 0; i < kCells; ++i) {
+    cells.w[i] = 0.0;
+    SetColumn<S>(args, 0, i, cells);
   }
   // Draws come in fours, so the first block may begin up to three cells before the first one.
   const int64_t end = args.first_cell + args.count;
@@ -163,35 +395,32 @@ void ProgramCells(const ProgramArgs& args) {
        block += kCells) {
     const int from = block < args.first_cell ? static_cast<int>(args.first_cell - block) : 0;
     const int to = end - block < kCells ? static_cast<int>(end - block) : kCells;
-    const int64_t at = block - args.first_cell;  // of i = 0
-    if (args.num_columns == 1) {
-      const double us_per_weight = args.us_per_weight[0];
-      for (int i = from; i < to; ++i) {
-        w[i] = static_cast<double>(args.w[at + i]);
-        g_us[i] = w[i] * us_per_weight;
-      }
-    } else {
-      int64_t column = (block + from) / args.run % args.num_columns;
-      int64_t left = args.run - (block + from) % args.run;
-      for (int i = from; i < to; ++i) {
-        w[i] = static_cast<double>(args.w[at + i]);
-        g_us[i] = w[i] * args.us_per_weight[column];
-        weight_per_us[i] = args.weight_per_us[column];
-        if (--left == 0) {
-          left = args.run;
-          column = column + 1 == args.num_columns ? 0 : column + 1;
-        }
+    Load<S>(args, block, from, to, cells);
+    for (int i = 0; i < kCells; ++i) steps[i] = cells.w[i] * cells.steps_per_weight[i];
+    if (law.level_bits != 0) {
+      for (int i = 0; i < kCells; ++i) {
+        steps[i] = Rint<S>(steps[i]);
+        cells.w[i] = steps[i] * cells.weight_per_step[i];
       }
     }
     const auto draw = static_cast<uint32_t>(block / kWordsPerDraw);
-    RandomWords<S>(args.key, draw, kPurposeProgramming << 16, args.name, words);
-    Shift<S>(args.law, words, g_us, 1.0, shift0_us);
-    RandomWords<S>(args.key, draw, (kPurposeProgramming << 16) + 1, args.name, words);
-    Shift<S>(args.law, words, g_us, -1.0, shift1_us);
+    for (int i = 0; i < kCells; ++i) total_us[i] = 0.0;
+    for (int slice = 0; slice < law.num_slices; ++slice) {
+      const double share = Slice<S>(law, slice, steps, g_us) / law.devices_per_weight;
+      for (int replica = 0; replica < law.devices_per_weight; ++replica) {
+        const int pair = 2 * (slice * law.devices_per_weight + replica);
+        Shift<S>(args, draw, pair, g_us, 1.0, shift0_us);
+        Shift<S>(args, draw, pair + 1, g_us, -1.0, shift1_us);
+        for (int i = 0; i < kCells; ++i) {
+          // From 0 on, so that no shift is 0, never -0, whichever zero Larger gave.
+          total_us[i] = total_us[i] + (shift0_us[i] - shift1_us[i]) * share;
+        }
+      }
+    }
+    const int64_t at = block - args.first_cell;  // of i = 0
     for (int i = from; i < to; ++i) {
-      // + 0.0: no shift is 0, never -0, whichever zero Larger gave.
-      const double shift_us = shift0_us[i] - shift1_us[i] + 0.0;
-      args.w_realised[at + i] = static_cast<float>(w[i] + shift_us * weight_per_us[i]);
+      const double w = cells.w[i] + total_us[i] * cells.weight_per_us[i];
+      args.w_realised[at + i] = static_cast<float>(w);
     }
   }
 }
