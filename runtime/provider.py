@@ -98,9 +98,11 @@ def provider_session(
     """Open a model with the provider; nodes that it does not run stay with the CPU provider.
 
     A converted model needs no options. An ordinary model is programmed into crossbars here, by
-    ``provider_options``: ``preset`` (required), ``drift_frac``, ``drift_mean_frac``, ``g_max_us``,
-    ``g_min_us``, ``scaling`` (``node`` or ``column``), ``seed``, ``keep_digital`` (patterns of node
-    names, a list or one text with ``;`` between them). Converters are ideal.
+    ``provider_options``: ``preset`` (required), ``time_s``, ``seed``, ``scaling`` (``node`` or
+    ``column``), ``keep_digital`` (patterns of node names, a list or one text with ``;`` between
+    them), and of a ``rimc_onnx.device.DeviceConfig`` ``drift_frac``, ``drift_mean_frac``,
+    ``g_max_us``, ``g_min_us``, ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``,
+    ``num_slices``, ``devices_per_weight``. Converters are ideal.
 
     Args:
         model: path of the file, or the serialised model.

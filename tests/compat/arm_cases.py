@@ -19,7 +19,17 @@ from rimc_onnx import runtime
 from rimc_onnx.runtime.provider import provider_session
 
 NUM_SEEDS = 40
-OPTIONS = {"preset": "gaussian-absolute", "scaling": "column", "seed": 12345678901}
+OPTIONS: dict[str, dict[str, object]] = {
+    "simulated": {"preset": "gaussian-absolute", "scaling": "column", "seed": 12345678901},
+    "aged": {
+        "preset": "pcm-natcomm2020",
+        "time_s": 86400,
+        "stuck_min_frac": 0.02,
+        "stuck_max_frac": 0.01,
+        "level_bits": 5,
+        "num_slices": 2,
+    },
+}
 """Those of run_models.cc."""
 
 
@@ -72,8 +82,8 @@ def write(folder: Path) -> None:
             words += [feed, str(value.ndim), *map(str, value.shape)]
         lines.append(" ".join(words))
         session = (
-            provider_session(model, provider_options=OPTIONS)
-            if kind == "simulated"
+            provider_session(model, provider_options=OPTIONS[kind])
+            if kind in OPTIONS
             else runtime.make_session(model)
         )
         session.run(None, feeds)[0].astype("<f4").tofile(folder / f"{name}.y.here")
@@ -82,7 +92,8 @@ def write(folder: Path) -> None:
         for op, maker in cases.MAKERS.items():
             case = maker(np.random.default_rng(seed))
             add(f"{op}-{seed}", "custom", case.model(), case.feeds)
-        add(f"simulated-{seed}", "simulated", *_simulated(seed))
+        for kind in OPTIONS:
+            add(f"{kind}-{seed}", kind, *_simulated(seed))
     (folder / "list.txt").write_text("\n".join(lines) + "\n")
     print(f"here ({runtime.build_info()['isa']}): {len(lines)} models")
 

@@ -3,7 +3,8 @@
 // Runs models with the native library, where there is no Python: see run_arm.sh.
 //
 // Usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG
-// FOLDER/list.txt has a line per model: MODEL custom|simulated NUM_INPUTS {NAME RANK SIZE...}...
+// FOLDER/list.txt has a line per model: MODEL KIND NUM_INPUTS {NAME RANK SIZE...}..., KIND custom
+// (operators), simulated or aged (the provider).
 // Inputs are float32 in FOLDER/MODEL.NAME; the output y goes to FOLDER/MODEL.y.TAG.
 #include <dlfcn.h>
 
@@ -49,6 +50,9 @@ using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
 constexpr const char* kProvider = "RimcExecutionProvider";
 constexpr const char* kKeys[] = {"preset", "scaling", "seed"};
 constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"};
+constexpr const char* kAgedKeys[] = {"preset",         "time_s",     "stuck_min_frac",
+                                     "stuck_max_frac", "level_bits", "num_slices"};
+constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2"};
 
 [[noreturn]] void Fail(const std::string& what) {
   std::fprintf(stderr, "error: %s\n", what.c_str());
@@ -102,6 +106,9 @@ void RunModel(const Machine& machine, const std::string& folder, const std::stri
   if (kind == "simulated") {
     Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kKeys, kValues,
                                     std::size(kKeys)));
+  } else if (kind == "aged") {
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kAgedKeys,
+                                    kAgedValues, std::size(kAgedKeys)));
   } else {
     Check(api, RegisterLibrary::Call(api, options, machine.library));
   }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,6 @@ HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and 
 ) >= (1, 24)
 needs_providers = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
 
-PRESETS = ("gaussian-relative", "gaussian-absolute")
-"""Those that the library knows."""
 RELATIVE = {"preset": "gaussian-relative"}
 NOT_A_NUMBER = float("nan")
 Array = np.ndarray[Any, Any]
@@ -103,7 +102,10 @@ def weight_of_conv(session: onnxruntime.InferenceSession, shape: tuple[int, ...]
 @pytest.mark.parametrize(
     ("preset", "numbers"),
     [
-        *((name, {}) for name in PRESETS),
+        ("gaussian-absolute", {}),
+        ("pcm-natcomm2020", {"stuck_min_frac": 0.02, "stuck_max_frac": 0.1}),
+        ("cmo-hfox-2025-2pct", {"level_bits": 3, "num_slices": 2, "devices_per_weight": 2}),
+        ("gaussian-relative", {"drift_frac": 0.0, "level_bits": 4}),
         ("gaussian-relative", {"drift_frac": 0.35, "drift_mean_frac": -0.0625}),
         ("gaussian-absolute", {"drift_frac": 0.1, "g_max_us": 23.7, "g_min_us": 1e-3}),
         ("gaussian-relative", {"drift_frac": 0.0}),
@@ -139,6 +141,25 @@ def test_programmed_weight_is_that_of_a_conversion(
     got = weight_of_conv(session, shape) if op == "Conv" else weight_of_matmul(session, len(want))
     np.testing.assert_array_equal(got, want)
     assert session.get_providers()[0] == PROVIDER_NAME
+
+
+@needs_providers
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_is_that_of_the_package_at_every_time(preset: str) -> None:
+    # A coefficient mistyped, a time on the wrong side of a measured one, an exponential or a
+    # logarithm with another last bit: 4000 weights of all sizes read most of a table.
+    model = one_node("MatMul", normal(5, 80, 50))
+    device = get_preset(preset)
+    times: list[float | None] = [None]
+    if device.time_range_s is not None:
+        first, last = device.time_range_s
+        shares = (0.0, 1e-6, 1e-3, 0.1, 0.33, 0.5, 0.7, 1.0)
+        times += sorted({float(np.float32(first + (last - first) * s)) for s in shares})
+    for time_s in times:
+        time = {} if time_s is None else {"time_s": repr(time_s)}
+        session = provider_session(model, provider_options={"preset": preset, **time})
+        want = converted_weight(model, ConvertConfig(device=device, rank=1, time_s=time_s))
+        np.testing.assert_array_equal(weight_of_matmul(session, 80), want, err_msg=str(time_s))
 
 
 @needs_providers
@@ -439,7 +460,7 @@ def test_sample_has_the_accuracy_of_its_conversion(digits_folder: Path) -> None:
     ("options", "message"),
     [
         ({"preset": "rram"}, r"option preset must be one of gaussian-relative, .*, got 'rram'"),
-        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, drift_frac,"),
+        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, time_s, drift_frac,"),
         ({"seed": 3}, "option seed needs the option preset"),
         ({"seed": -1}, r"option seed must lie in 0\.\.2\^63-1, got '-1'"),
         ({"seed": 2**63}, r"option seed must lie in 0\.\.2\^63-1, got '9223372036854775808'"),
@@ -455,6 +476,26 @@ def test_sample_has_the_accuracy_of_its_conversion(digits_folder: Path) -> None:
         ({"drift_mean_frac": -2}, r"option drift_mean_frac must lie in -1\.\.1, got -2"),
         ({"g_max_us": "1e400"}, "option g_max_us must be a number"),
         ({"g_min_us": 40}, "g_min_us and g_max_us must be 0 <= g_min_us < g_max_us, got 40 and 40"),
+        ({"time_s": 5}, "option time_s: preset 'gaussian-relative' has no time axis"),
+        ({"time_s": "1d"}, "option time_s must be a number, got '1d'"),
+        (
+            {"preset": "sonos-40nm", "time_s": 432001},
+            r"option time_s: the law of 'sonos-40nm' holds for 0 \.\. 432000 seconds, got 432001",
+        ),
+        ({"preset": "milo2021", "drift_frac": 0.1}, "drift_frac and drift_mean_frac must be 0"),
+        (
+            {"preset": "milo2021", "g_max_us": 180},
+            r"g_min_us and g_max_us: the law of 'milo2021' holds for 50 \.\. 225 microsiemens, but "
+            r"devices would be set to 50 \.\. 230",
+        ),
+        (
+            {"stuck_min_frac": 0.6, "stuck_max_frac": 0.6},
+            r"stuck_min_frac \+ stuck_max_frac must be 1 or less, got 0\.6 and 0\.6",
+        ),
+        ({"level_bits": 2.5}, r"option level_bits must be a whole number, got 2\.5"),
+        ({"level_bits": 13}, r"option level_bits must lie in 1\.\.12, got 13"),
+        ({"num_slices": 2}, "option num_slices needs level_bits"),
+        ({"level_bits": 9, "num_slices": 3}, r"num_slices \* level_bits must be 24 or less"),
         ({"scaling": "row"}, "option scaling must be node or column, got 'row'"),
         ({"dac_bits": 8}, "option 'dac_bits' is not known"),
     ],
@@ -468,13 +509,11 @@ def test_malformed_option_is_refused_by_name(options: dict[str, object], message
 
 
 @needs_providers
-def test_preset_that_the_library_does_not_know_is_refused() -> None:
-    # A preset of the package that the library takes for another one.
-    assert set(PRESETS) <= set(presets())
-    for name in [*presets(), "of-my-own"]:
-        if name not in PRESETS:
-            with pytest.raises(ConfigError, match=f"preset must be one of .*, got '{name}'"):
-                provider_session(one_node("MatMul", W), provider_options={"preset": name})
+def test_model_of_ones_own_is_refused_with_the_presets_that_there_are() -> None:
+    # A name that the library takes for another preset; a preset that it lacks.
+    names = ", ".join(re.escape(name) for name in presets())
+    with pytest.raises(ConfigError, match=f"preset must be one of {names}, got 'of-my-own'"):
+        provider_session(one_node("MatMul", W), provider_options={"preset": "of-my-own"})
 
 
 @needs_providers

@@ -45,11 +45,11 @@ void Program(const MappedNode& node, const DeviceOptions& device, const Dims& di
         "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
         "or name the node in the option keep_digital");
   }
-  if (device.law.drift_frac == 0.0 && device.law.drift_mean_frac == 0.0) return;
+  if (!device.has_error && device.timed.law.level_bits == 0) return;
   cells.w_max = w_max.data();
   cells.seed = device.seed;
   cells.name = NameWords(node.name);
-  cells.law = device.law;
+  cells.law = device.timed.law;
   ProgramWeights(ActiveKernels(), cells, w->data(), w->data(), count, 0);
 }
 

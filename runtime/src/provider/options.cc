@@ -11,24 +11,11 @@
 namespace rimc {
 namespace {
 
-enum class Law { kRelative, kAbsolute };
-
-// rimc_onnx/device/presets.py has the sources of the numbers.
-struct Preset {
-  const char* name;
-  Law law;
-  double drift_frac;
-};
-constexpr Preset kPresets[] = {
-    {"gaussian-relative", Law::kRelative, 0.20},
-    {"gaussian-absolute", Law::kAbsolute, 0.08},
-};
-constexpr double kGMaxUs = 40.0;
-constexpr double kGMinUs = 0.0;
-
-constexpr const char* kKnown[] = {"preset",   "drift_frac",  "drift_mean_frac",
-                                  "g_max_us", "g_min_us",    "scaling",
-                                  "seed",     "keep_digital"};
+constexpr const char* kKnown[] = {
+    "preset",     "time_s",      "drift_frac",         "drift_mean_frac",
+    "g_max_us",   "g_min_us",    "stuck_min_frac",     "stuck_max_frac",
+    "level_bits", "num_slices",  "devices_per_weight", "scaling",
+    "seed",       "keep_digital"};
 
 template <class Names, class NameOf>
 std::string List(const Names& names, const NameOf& name_of) {
@@ -68,12 +55,21 @@ std::uint64_t Seed(const std::string& text) {
   return value;
 }
 
-const Preset& FindPreset(const std::string& name) {
-  for (const Preset& preset : kPresets) {
+int Whole(const std::string& name, const std::string& text, int least, int most) {
+  const double value = Number(name, text, least, most);
+  if (value != std::floor(value)) {
+    Refuse("provider option ", name, " must be a whole number, got ", text);
+  }
+  return static_cast<int>(value);
+}
+
+DeviceModel FindPreset(const std::string& name) {
+  const std::vector<DeviceModel> presets = Presets();
+  for (const DeviceModel& preset : presets) {
     if (name == preset.name) return preset;
   }
   Refuse("provider option preset must be one of ",
-         List(kPresets, [](const Preset& p) { return p.name; }), ", got '", name, "'");
+         List(presets, [](const DeviceModel& p) { return p.name; }), ", got '", name, "'");
 }
 
 std::vector<std::string> Split(const std::string& text) {
@@ -85,10 +81,72 @@ std::vector<std::string> Split(const std::string& text) {
   return parts;
 }
 
+// What the options say of the devices; others are left alone.
+void SetModel(const std::string& name, const std::string& value, DeviceModel* model) {
+  constexpr double kMost = std::numeric_limits<float>::max();
+  if (name == "drift_frac") model->drift_frac = Number(name, value, 0.0, 1.0);
+  if (name == "drift_mean_frac") model->drift_mean_frac = Number(name, value, -1.0, 1.0);
+  if (name == "g_max_us") model->g_max_us = Number(name, value, 0.0, kMost);
+  if (name == "g_min_us") model->g_min_us = Number(name, value, 0.0, kMost);
+  if (name == "stuck_min_frac") model->stuck_min_frac = Number(name, value, 0.0, 1.0);
+  if (name == "stuck_max_frac") model->stuck_max_frac = Number(name, value, 0.0, 1.0);
+  if (name == "level_bits") model->level_bits = Whole(name, value, 1, 12);
+  if (name == "num_slices") model->num_slices = Whole(name, value, 1, 8);
+  if (name == "devices_per_weight") model->devices_per_weight = Whole(name, value, 1, 64);
+}
+
+// What the numbers have to be together: as DeviceConfig checks it.
+void CheckModel(const DeviceModel& model) {
+  if (model.g_min_us >= model.g_max_us) {
+    Refuse("provider options g_min_us and g_max_us must be 0 <= g_min_us < g_max_us, got ",
+           model.g_min_us, " and ", model.g_max_us);
+  }
+  if (model.programming_sigma_us && (model.drift_frac != 0.0 || model.drift_mean_frac != 0.0)) {
+    Refuse("provider options drift_frac and drift_mean_frac must be 0 with preset '", model.name,
+           "', whose error is measured");
+  }
+  if (model.g_range_us) {
+    const auto [low, high] = *model.g_range_us;
+    const double top = model.g_min_us + model.g_max_us;
+    const double slack = 1e-9 * high;
+    if (model.g_min_us < low - slack || top > high + slack) {
+      Refuse("provider options g_min_us and g_max_us: the law of '", model.name, "' holds for ",
+             low, " .. ", high, " microsiemens, but devices would be set to ", model.g_min_us,
+             " .. ", top);
+    }
+  }
+  if (model.stuck_min_frac + model.stuck_max_frac > 1.0) {
+    Refuse("provider options stuck_min_frac + stuck_max_frac must be 1 or less, got ",
+           model.stuck_min_frac, " and ", model.stuck_max_frac);
+  }
+  if (model.num_slices > 1 && model.level_bits == 0) {
+    Refuse("provider option num_slices needs level_bits: the bits that one device holds");
+  }
+  if (model.level_bits * model.num_slices > 24) {
+    Refuse("provider options num_slices * level_bits must be 24 or less, got ", model.num_slices,
+           " * ", model.level_bits);
+  }
+}
+
+// The time that the law is read at: `text`, or the first one.
+double ResolveTime(const DeviceModel& model, const std::string* text) {
+  constexpr double kMostS = 1e12;
+  const auto range = TimeRange(model);
+  if (text == nullptr) return range ? range->first : 0.0;
+  const double time_s = RoundTime(Number("time_s", *text, 0.0, kMostS));
+  if (!range) Refuse("provider option time_s: preset '", model.name, "' has no time axis");
+  if (time_s < range->first || time_s > range->second) {
+    Refuse("provider option time_s: the law of '", model.name, "' holds for ", range->first, " .. ",
+           range->second, " seconds, got ", *text);
+  }
+  return time_s;
+}
+
 }  // namespace
 
 std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
   const std::string* preset_name = nullptr;
+  const std::string* time_text = nullptr;
   for (const auto& [name, value] : options) {
     bool known = false;
     for (const char* candidate : kKnown) known = known || name == candidate;
@@ -97,23 +155,17 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
              "' is not known. Known: ", List(kKnown, [](const char* n) { return n; }));
     }
     if (name == "preset") preset_name = &value;
+    if (name == "time_s") time_text = &value;
   }
   if (preset_name == nullptr) {
     if (options.empty()) return std::nullopt;
     Refuse("provider option ", options.front().first, " needs the option preset");
   }
 
-  const Preset& preset = FindPreset(*preset_name);
+  DeviceModel model = FindPreset(*preset_name);
   DeviceOptions device;
-  device.law.drift_frac = preset.drift_frac;
-  device.law.g_max_us = kGMaxUs;
-  device.law.g_min_us = kGMinUs;
   for (const auto& [name, value] : options) {
-    constexpr double kMost = std::numeric_limits<float>::max();
-    if (name == "drift_frac") device.law.drift_frac = Number(name, value, 0.0, 1.0);
-    if (name == "drift_mean_frac") device.law.drift_mean_frac = Number(name, value, -1.0, 1.0);
-    if (name == "g_max_us") device.law.g_max_us = Number(name, value, 0.0, kMost);
-    if (name == "g_min_us") device.law.g_min_us = Number(name, value, 0.0, kMost);
+    SetModel(name, value, &model);
     if (name == "seed") device.seed = Seed(value);
     if (name == "keep_digital") device.keep_digital = Split(value);
     if (name == "scaling") {
@@ -123,12 +175,9 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
       device.by_column = value == "column";
     }
   }
-  if (device.law.g_min_us >= device.law.g_max_us) {
-    Refuse("provider options g_min_us and g_max_us must be 0 <= g_min_us < g_max_us, got ",
-           device.law.g_min_us, " and ", device.law.g_max_us);
-  }
-  device.law.reference_slope = preset.law == Law::kRelative ? 1.0 : 0.0;
-  device.law.reference_us = preset.law == Law::kRelative ? 0.0 : device.law.g_max_us;
+  CheckModel(model);
+  device.timed = MakeLaw(model, ResolveTime(model, time_text));
+  device.has_error = HasError(model);
   return device;
 }
 

@@ -9,13 +9,14 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "device/law.h"
 
 namespace rimc {
 
 // Crossbars that nodes of an ordinary model are programmed into.
 struct DeviceOptions {
-  kernels::CellLaw law{};
+  TimedLaw timed;
+  bool has_error = true;   // else devices hold their targets exactly
   bool by_column = false;  // one W_max per column
   std::uint64_t seed = 0;
   std::vector<std::string> keep_digital;  // patterns of node names
