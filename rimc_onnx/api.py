@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,8 +27,15 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.calibration.ranges import measure_ranges
-from rimc_onnx.calibration.report import check_report, gamma_of, make_record, write_report
-from rimc_onnx.calibration.statistics_file import read_statistics
+from rimc_onnx.calibration.report import (
+    check_report,
+    gamma_of,
+    make_record,
+    peak_rss_bytes,
+    write_report,
+)
+from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.statistics_file import TeacherKnowledge, read_statistics
 from rimc_onnx.calibration.statistics_file import write_statistics as save_statistics
 from rimc_onnx.calibration.taps import Session, SessionFactory
 from rimc_onnx.calibration.walk import Sessions, teacher_moments
@@ -210,6 +218,7 @@ def calibrate(
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
     if DOMAIN not in student.opset_imports:
         raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
+    _refuse_newer(student, source)
     check_output(target, force=force)
     extras = [Path(extra) for extra in (adapter_file, twin) if extra is not None]
     for extra in extras:
@@ -239,7 +248,7 @@ def calibrate(
         num_samples=config.num_samples,
         config=config,
         sessions=Sessions(device=device or _device_session, digital=_digital_session),
-        statistics=known,
+        known=known,
         progress=progress,
     )
     result = CalibrateReport(
@@ -251,6 +260,7 @@ def calibrate(
         gamma=gamma_of(nodes),
         sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
         seconds=time.perf_counter() - start,
+        peak_rss_bytes=peak_rss_bytes(),
         nodes=[_node_report(n) for n in nodes],
     )
     # Made before anything is written: it refuses errors that are NaN.
@@ -279,6 +289,7 @@ def write_statistics(
     output: str | Path | None = None,
     *,
     data: Data | None = None,
+    keep_samples: int = 32,
     force: bool = False,
     progress: Progress = _no_progress,
 ) -> StatisticsReport:
@@ -288,9 +299,13 @@ def write_statistics(
         model: the teacher, not converted.
         output: default ``<model>.statistics.npz``.
         data: all its samples are used; default is ``calibration.npz`` beside the model.
+        keep_samples: so many samples go into the file as they are, drawn with seed 0. A calibration
+            without field samples then runs a model of the measured arrays on them.
         force: replace an existing output.
         progress: called with (nodes done, nodes in all).
     """
+    if keep_samples < 0:
+        raise UsageError(f"keep_samples must be 0 or more, got {keep_samples}")
     source = Path(model)
     target = Path(output) if output else source.with_suffix(".statistics.npz")
     graph = load_model(source)
@@ -298,17 +313,26 @@ def write_statistics(
     samples = load_samples(_data_beside(source, data), _inputs(graph))
     passes.prepare_pipeline()(graph)
     units = list(passes.find_units(graph).values())
+    kept = samples.draw(min(keep_samples, samples.num_samples), seed=0) if keep_samples else None
+    reference = [b.feeds for b in kept.batches(_CHUNK_SAMPLES)] if kept else []
     feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
+    felt = measure_sensitivities(graph, units, reference or feeds, _digital_session, seed=0)
     found = {}
     for unit, moments in teacher_moments(graph, units, feeds, _digital_session):
-        found[unit.name] = Statistics.of(moments)
+        found[unit.name] = Statistics.of(moments, felt.get(unit.name))
         progress(len(found), len(units))
     if not found:
         raise ModelError(f"{source}: has no node that could go to RRAM. See rimc-onnx inspect.")
-    save_statistics(target, found, teacher_sha256=sha256_of(source), force=force)
+    save_statistics(
+        target,
+        TeacherKnowledge(statistics=found, reference=reference),
+        teacher_sha256=sha256_of(source),
+        force=force,
+    )
     return StatisticsReport(
         output=str(target),
         samples=samples.num_samples,
+        kept_samples=kept.num_samples if kept else 0,
         nodes=len(found),
         bytes=target.stat().st_size,
     )
@@ -383,6 +407,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
             time_s=None,
             teacher_sha256=None,
         )
+    _refuse_newer(graph, source)
     passes.check_rimc_model(graph)
     branches = passes.rram_branches(graph)
     nodes = [
@@ -418,6 +443,23 @@ def _node_report(node: CalibratedNode) -> CalibratedNodeReport:
 
 def _timed(report: ConvertReport, start: float) -> ConvertReport:
     return replace(report, seconds=time.perf_counter() - start)
+
+
+def _refuse_newer(graph: ir.Model, source: Path) -> None:
+    """A later version may mean something else by the same names."""
+    written = graph.metadata_props.get(_VERSION, "")
+    own = _package_version()
+    if _release(written) > _release(own):
+        raise ModelError(
+            f"{source}: converted by rimc-onnx {written}, which is newer than this one ({own}). "
+            "Update rimc-onnx, or convert the model again."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (0, 2, 1) of 0.2.1rc1."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def _package_version() -> str:

@@ -314,6 +314,9 @@ def statistics(
     model: Model,
     output: Output = None,
     data: DataOption = None,
+    keep_samples: Annotated[
+        int, typer.Option(help="Samples that the file holds, for calibrations without any.")
+    ] = 32,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -328,7 +331,9 @@ def statistics(
 
     console = Console(as_json=as_json)
     with console.progress("statistics") as progress:
-        report = api.write_statistics(model, output, data=data, force=force, progress=progress)
+        report = api.write_statistics(
+            model, output, data=data, keep_samples=keep_samples, force=force, progress=progress
+        )
 
     def render() -> None:
         console.line(f"{report.nodes} nodes, {report.samples} samples, {report.bytes} bytes")

@@ -105,6 +105,8 @@ class CalibrateReport:
     """New parameters over original parameters of the nodes with an adapter (Dong, eq. 7)."""
     sram_bytes: int
     seconds: float
+    peak_rss_bytes: int | None
+    """Most memory that the process has held so far; ``None`` where the system does not tell."""
     nodes: list[CalibratedNodeReport]
 
 
@@ -114,5 +116,7 @@ class StatisticsReport:
 
     output: str
     samples: int
+    kept_samples: int
+    """Of these, samples that the file holds."""
     nodes: int
     bytes: int

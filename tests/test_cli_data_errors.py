@@ -274,3 +274,29 @@ def test_model_that_answers_nan_has_no_sqnr(
         tmp_path, 1, "evaluate", "bad.onnx", "--data", "data.npz", "--teacher", "good.onnx"
     )
     assert "'y'" in line
+
+
+@pytest.mark.parametrize("command", [["calibrate"], ["inspect"]])
+def test_model_of_a_newer_version_is_refused(
+    fails: Callable[..., str], digits_job: Path, command: list[str]
+) -> None:
+    # Attributes that mean something else by now, read as today's; 0.10 taken for less than 0.9.
+    path = digits_job / "model.rimc.onnx"
+    model = onnx.load(path)
+    [version] = [p for p in model.metadata_props if p.key == "rimc.version"]
+    version.value = "0.10.0"
+    onnx.save(model, path)
+    says = fails(digits_job, 1, *command, "model.rimc.onnx")
+    assert "converted by rimc-onnx 0.10.0, which is newer than this one" in says
+    assert "Update rimc-onnx" in says
+
+
+@pytest.mark.parametrize("version", ["0.0.9", "", "0.1.0"])
+def test_model_of_an_older_version_is_taken(cli: Cli, digits_job: Path, version: str) -> None:
+    # A version that can't be compared, or the same one, refused.
+    path = digits_job / "model.rimc.onnx"
+    model = onnx.load(path)
+    [entry] = [p for p in model.metadata_props if p.key == "rimc.version"]
+    entry.value = version
+    onnx.save(model, path)
+    assert cli("inspect", "model.rimc.onnx", cwd=digits_job).code == 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One SRAM budget, spent over all nodes and all kinds of adapter where a byte removes most error.
 
-Errors of different nodes are compared relative to the power of the node's output. Costs separate,
-so taking the best gain per byte first is the Lagrangian solution (as IO-SVD and Zero-Sum SVD).
+Errors of different nodes are compared by what the model's outputs feel of them. Costs separate, so
+taking the best gain per byte first is the Lagrangian solution (as IO-SVD and Zero-Sum SVD).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the best rank-r part in that metric is (R o M) V V' / M, where V are the leading
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,16 +33,20 @@ class ClosedFormConfig:
     """Regularisation, chosen on ResNet-20 (docs/calibration.md)."""
 
     prior_samples: float = 10.0
-    """Samples that the belief in M = 1 and in an unchanged bias is worth: one sample moves them
-    little, a thousand move them freely."""
-    sparse_frac: float = 0.5
+    """Samples that the belief in M = 1 is worth: one sample moves M little, a thousand move it
+    freely."""
+    bias_prior_samples: float = 3.0
+    """The same for the belief in an unchanged bias."""
+    sparse_frac: float = 0.75
     """Share of an SRAM budget that goes to sparse cells where the adapter has both parts."""
 
     def __post_init__(self) -> None:
-        if not (self.prior_samples >= 0 and 0 <= self.sparse_frac <= 1):
+        if not (
+            self.prior_samples >= 0 and self.bias_prior_samples >= 0 and 0 <= self.sparse_frac <= 1
+        ):
             raise ConfigError(
-                "need prior_samples >= 0 and 0 <= sparse_frac <= 1, "
-                f"got {self.prior_samples} and {self.sparse_frac}"
+                "need prior_samples >= 0, bias_prior_samples >= 0 and 0 <= sparse_frac <= 1, "
+                f"got {self.prior_samples}, {self.bias_prior_samples} and {self.sparse_frac}"
             )
 
 
@@ -69,20 +73,22 @@ class Draft:
     """[G, m]"""
     need: F32
     """D = W_t / M - W_r, [G, d, m]"""
+    prior: float | None
+    """What the belief in M = 1 is worth, as a multiple of the samples; ``None`` keeps M at 1."""
 
     def cell_gains(self) -> F32:
-        """Error power that keeping a cell removes, relative to the node's output, [G, d, m]."""
+        """Loss that keeping a cell removes, [G, d, m]."""
         loudness = np.diagonal(self.problem.moment, axis1=1, axis2=2)
         gain = np.square(self.need * self.m[:, None, :]) * loudness[:, :, None]
-        return gain / np.float32(self.problem.output_power)
+        return gain * np.float32(self.problem.loss_per_power)
 
     def rank_gains(self, s: F32 | None, most: int) -> F64:
-        """Error power that each rank removes once ``s`` is kept, largest first, [most]."""
+        """Loss that each rank removes once ``s`` is kept, largest first, [most]."""
         values = np.zeros(most)
         for g in range(len(self.need)):
             found, _ = _leading(self.remainder(s, g), self.problem.metric[g], most)
             values += np.maximum(found[::-1], 0)
-        return values / self.problem.output_power
+        return values * self.problem.loss_per_power
 
     def remainder(self, s: F32 | None, g: int) -> F32:
         """(D - S) o M of one group, [d, m]."""
@@ -98,21 +104,47 @@ def draft(
     ``num_samples`` 0 means exact statistics: M is not shrunk.
     """
     realised = problem.target - problem.error
+    prior = None
     m = np.ones(realised.shape[::2], np.float32)
     if magnitude:
         prior = config.prior_samples / num_samples if num_samples else 0.0
-        loud = problem.metric @ realised
-        power = (realised * loud).sum(axis=1, dtype=np.float64)
-        along = (problem.target * loud).sum(axis=1, dtype=np.float64)
-        silent = power <= 0
-        fitted = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
-        # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
-        m = np.where(silent | (fitted <= 0), 1.0, fitted).astype(np.float32)
-    return Draft(problem=problem, m=m, need=problem.target / m[:, None, :] - realised)
+        m = _magnitude(problem, realised, prior)
+    need = problem.target / m[:, None, :] - realised
+    return Draft(problem=problem, m=m, need=need, prior=prior)
+
+
+def _magnitude(problem: NodeProblem, weight: F32, prior: float) -> F32:
+    """M that brings ``weight`` [G, d, m] nearest to the target in the metric, shrunk towards 1."""
+    loud = problem.metric @ weight
+    power = (weight * loud).sum(axis=1, dtype=np.float64)
+    along = (problem.target * loud).sum(axis=1, dtype=np.float64)
+    silent = power <= 0
+    fitted = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
+    # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
+    return np.where(silent | (fitted <= 0), 1.0, fitted).astype(np.float32)
 
 
 def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
-    """The adapter of a node that was given ``rank`` and the sparse cells ``s``."""
+    """The adapter of a node that was given ``rank`` and sparse cells where ``s`` is not zero.
+
+    M was fitted to the array alone; with the branch in place it is fitted once more, and the branch
+    to it.
+    """
+    adapter = _branch(node, rank, s)
+    if node.prior is None or (rank == 0 and s is None):
+        return adapter
+    realised = node.problem.target - node.problem.error + adapter.a @ adapter.b
+    if s is not None:
+        realised = realised + s
+    # A bit line whose own answer told nothing of its gain keeps it.
+    m = np.where(node.m == 1, np.float32(1), _magnitude(node.problem, realised, node.prior))
+    need = node.problem.target / m[:, None, :] - (node.problem.target - node.problem.error)
+    again = replace(node, m=m, need=need)
+    return _branch(again, rank, None if s is None else np.where(s != 0, need, np.float32(0)))
+
+
+def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
+    """A and B for the node's M, and ``s`` as it is."""
     group, depth, columns = node.need.shape
     a = np.zeros((group, depth, rank), np.float32)
     b = np.zeros((group, rank, columns), np.float32)

@@ -5,14 +5,15 @@
    (black box), or from a read-out and the teacher's statistics.
 2. The SRAM is shared out (:mod:`.allocate`) and all adapters are fitted and rounded to int8.
 3. The calibrated student is walked once and each node's digital bias moved, so that its mean output
-   meets the teacher's on the inputs that the student really has there.
+   meets the teacher's on the inputs that the student really has there. Where the arrays were read
+   out and no sample came from the field, a model of the measured arrays is walked instead.
 
 Every part of each graph runs at most twice. As a black box, RRAM weights are never read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,26 +34,29 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import (
     NodeProblem,
-    Statistics,
     matrix_of,
     problem_from_device,
 )
 from rimc_onnx.calibration.quantize import quantize
+from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.statistics_file import TeacherKnowledge
 from rimc_onnx.calibration.walk import (
     Features,
     Feeds,
     Pair,
     Sessions,
+    count_samples,
+    holding,
     lockstep,
     move_biases,
     pairs_of,
     teacher_features,
-    teacher_moments,
+    teacher_means,
 )
 from rimc_onnx.device import read_out
 from rimc_onnx.errors import CalibrationError, UsageError
 from rimc_onnx.opset import RANK_KEY
-from rimc_onnx.passes import AttachAdaptersPass
+from rimc_onnx.passes import AttachAdaptersPass, RramUnit
 
 __all__ = ["CalibratedNode", "fit_adapters"]
 
@@ -74,6 +78,38 @@ class CalibratedNode:
     """What the node's mean output lacks on the teacher's inputs, per bit line."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """What :func:`fit_adapters` was given."""
+
+    student: ir.Model
+    teacher: ir.Model
+    pairs: Sequence[Pair]
+    feeds: Feeds
+    num_samples: int
+    config: CalibrateConfig
+    sessions: Sessions
+    known: TeacherKnowledge | None
+    progress: Progress
+
+    @property
+    def units(self) -> list[RramUnit]:
+        """The teacher's nodes, in graph order."""
+        return [pair.unit for pair in self.pairs]
+
+    @property
+    def exact(self) -> bool:
+        """True where statistics of many samples meet measured arrays.
+
+        They are taken as exact; what is estimated from a few samples is shrunk.
+        """
+        return self.config.read_out and self.known is not None
+
+    def bias_frac(self, num_samples: int) -> float:
+        """How far the bias is trusted to so many samples."""
+        return num_samples / (num_samples + self.config.closed_form.bias_prior_samples)
+
+
 def fit_adapters(
     student: ir.Model,
     teacher: ir.Model,
@@ -82,7 +118,7 @@ def fit_adapters(
     num_samples: int,
     config: CalibrateConfig,
     sessions: Sessions,
-    statistics: Mapping[str, Statistics] | None = None,
+    known: TeacherKnowledge | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> list[CalibratedNode]:
     """Fit every adapter of ``student`` and put the codes into its graph.
@@ -90,123 +126,150 @@ def fit_adapters(
     Args:
         student: the converted model; its adapters are replaced.
         teacher: the prepared teacher (:func:`rimc_onnx.passes.prepare_pipeline`).
-        feeds: runs, ``num_samples`` samples in all; none with ``statistics`` alone.
+        feeds: runs, ``num_samples`` samples in all; none where ``known`` is enough.
         num_samples: samples in ``feeds``.
         config: adapters, budget, solver, knowledge.
         sessions: how the device and the teacher are run.
-        statistics: the teacher's, by node name, where arrays are read out.
+        known: what a statistics file says of the teacher.
         progress: called with (pass, nodes done, nodes in all).
     """
-    if config.propagate == "student" and (statistics is not None or not feeds):
+    if config.propagate == "student" and (known is not None or not feeds):
         raise UsageError(
             "--propagate student fits on the student's own samples: give samples and no statistics."
         )
-    pairs = pairs_of(student, teacher)
-    # Statistics of many samples are taken as exact; those of a few shrink what they say.
-    trusted = 0 if statistics is not None else num_samples
-    bias_frac = 1.0 if statistics is not None else _bias_frac(num_samples, config)
+    job = _Job(
+        student=student,
+        teacher=teacher,
+        pairs=pairs_of(student, teacher),
+        feeds=feeds,
+        num_samples=num_samples,
+        config=config,
+        sessions=sessions,
+        known=known,
+        progress=progress,
+    )
     drafts = []
     nodes: list[CalibratedNode] = []
-    for done, (pair, problem, features) in enumerate(
-        _problems(student, teacher, pairs, feeds, config, sessions, statistics, bias_frac)
-    ):
+    for done, (pair, problem, features) in enumerate(_problems(job)):
         if config.solver == "adam":
             nodes.append(_by_adam(pair, problem, features, config))
         drafts.append(
             draft(
                 problem,
                 magnitude=config.kinds.magnitude,
-                num_samples=trusted,
+                num_samples=0 if job.exact else num_samples,
                 config=config.closed_form,
             )
         )
-        progress("teacher", done + 1, len(pairs))
+        progress("teacher", done + 1, len(job.pairs))
     if config.solver == "closed-form":
         shares = _shares(drafts, config, student.metadata_props.get(RANK_KEY))
         nodes = [
             _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
-            for pair, node, share in zip(pairs, drafts, shares, strict=True)
+            for pair, node, share in zip(job.pairs, drafts, shares, strict=True)
         ]
-    if statistics is not None:
-        nodes = [_exact_bias(p, n) for p, n in zip(pairs, nodes, strict=True)]
+    if job.exact:
+        nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     _attach(student, nodes)
+    if config.propagate == "student":
+        nodes = _refit_on_student(job, shares)
+    return _settle_biases(job, drafts, nodes)
+
+
+def _settle_biases(
+    job: _Job, drafts: Sequence[Draft], nodes: list[CalibratedNode]
+) -> list[CalibratedNode]:
+    """Move every bias on the samples, or on those of the file with a model of the arrays."""
+    feeds, device, num_samples = job.feeds, job.sessions.device, job.num_samples
+    measured: dict[str, F32] = {}
+    if job.known is not None and not feeds:
+        feeds, device = job.known.reference, job.sessions.digital
+        num_samples = sum(count_samples(feed) for feed in feeds)
+        measured = {p.branch.node: _read_out(p, job.config) for p in job.pairs} if feeds else {}
     if not feeds:
         return nodes
-    if config.propagate == "student":
-        nodes = _refit_on_student(
-            student, teacher, pairs, feeds, num_samples, config, sessions, shares
+    if job.known is None:
+        means = {
+            p.branch.node: d.problem.statistics.y_mean.reshape(-1) + p.unit.bias
+            for p, d in zip(job.pairs, drafts, strict=True)
+        }
+    else:
+        # The teacher's on the very same samples: the mean of others would add their difference.
+        means = teacher_means(job.teacher, job.units, feeds, job.sessions.digital)
+    with holding(job.pairs, measured):
+        biases = move_biases(
+            job.student,
+            job.pairs,
+            means,
+            feeds,
+            job.bias_frac(num_samples),
+            device,
+            lambda done, total: job.progress("student", done, total),
         )
-    means = {
-        p.branch.node: d.problem.statistics.y_mean.reshape(-1) + p.unit.bias
-        for p, d in zip(pairs, drafts, strict=True)
-    }
-    biases = move_biases(
-        student,
-        pairs,
-        means,
-        feeds,
-        _bias_frac(num_samples, config),
-        sessions.device,
-        lambda done, total: progress("student", done, total),
-    )
     nodes = [replace(n, adapter=replace(n.adapter, bias=biases[n.name])) for n in nodes]
-    _attach(student, nodes)
+    _attach(job.student, nodes)
     return nodes
-
-
-def _bias_frac(num_samples: int, config: CalibrateConfig) -> float:
-    """How far the bias is trusted to the samples."""
-    return num_samples / (num_samples + config.closed_form.prior_samples)
 
 
 def _attach(model: ir.Model, nodes: Sequence[CalibratedNode]) -> None:
     AttachAdaptersPass({n.name: n.adapter for n in nodes})(model)
 
 
-def _problems(
-    student: ir.Model,
-    teacher: ir.Model,
-    pairs: Sequence[Pair],
-    feeds: Feeds,
-    config: CalibrateConfig,
-    sessions: Sessions,
-    statistics: Mapping[str, Statistics] | None,
-    bias_frac: float,
-) -> Iterator[tuple[Pair, NodeProblem, Features | None]]:
+def _problems(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Features | None]]:
     """What each node lacks, in graph order; features only where the device was asked."""
-    if not config.read_out:
-        for pair, features in teacher_features(student, teacher, pairs, feeds, sessions):
-            moments = features.moments(pair.geometry)
-            problem = problem_from_device(
-                pair.branch.node, moments, _target(pair), bias_frac=bias_frac
-            )
-            if statistics is not None:
-                problem = replace(problem, statistics=statistics[pair.branch.node])
-            yield pair, problem, features
+    if job.feeds:
+        yield from _problems_of_samples(job)
         return
-    if statistics is None:
-        units = [pair.unit for pair in pairs]
-        statistics = {
-            unit.name: Statistics.of(moments)
-            for unit, moments in teacher_moments(teacher, units, feeds, sessions.digital)
-        }
-    for pair in pairs:
+    assert job.known is not None, "no samples, then a statistics file"
+    for pair in job.pairs:
         target = _target(pair)
-        measured = read_out(
-            pair.branch.weight(),
-            node=pair.branch.node,
-            seed=config.sample_seed,
-            noise_frac=config.read_out_noise_frac,
-        )
         problem = NodeProblem(
             name=pair.branch.node,
             geometry=pair.geometry,
-            statistics=statistics[pair.branch.node],
+            statistics=job.known.statistics[pair.branch.node],
             target=target,
-            error=target - matrix_of(measured, pair.geometry),
-            bias_frac=bias_frac,
+            error=target - _measured(pair, job.config),
+            bias_frac=1.0,
         )
         yield pair, problem, None
+
+
+def _problems_of_samples(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Features]]:
+    config, sessions = job.config, job.sessions
+    felt: dict[str, float] = {}
+    # With one rank for all there is nothing to share out.
+    if job.known is None and config.rank is None:
+        felt = measure_sensitivities(
+            job.teacher, job.units, job.feeds, sessions.digital, seed=config.sample_seed
+        )
+    walk = teacher_features(job.student, job.teacher, job.pairs, job.feeds, sessions)
+    for pair, features in walk:
+        problem = problem_from_device(
+            pair.branch.node,
+            features.moments(pair.geometry),
+            _target(pair),
+            bias_frac=1.0 if job.exact else job.bias_frac(job.num_samples),
+            sensitivity=felt.get(pair.branch.node),
+            measured=_measured(pair, config) if config.read_out else None,
+            noise_frac=config.read_out_noise_frac,
+        )
+        if job.known is not None:
+            problem = replace(problem, statistics=job.known.statistics[pair.branch.node])
+        yield pair, problem, features
+
+
+def _measured(pair: Pair, config: CalibrateConfig) -> F32:
+    return matrix_of(_read_out(pair, config), pair.geometry)
+
+
+def _read_out(pair: Pair, config: CalibrateConfig) -> F32:
+    """The node's arrays as they are measured: the same draw however often it is asked."""
+    return read_out(
+        pair.branch.weight(),
+        node=pair.branch.node,
+        seed=config.sample_seed,
+        noise_frac=config.read_out_noise_frac,
+    )
 
 
 def _target(pair: Pair) -> F32:
@@ -284,38 +347,28 @@ def _by_adam(
     return _coded(pair, problem, fitted, share)
 
 
-def _refit_on_student(
-    student: ir.Model,
-    teacher: ir.Model,
-    pairs: Sequence[Pair],
-    feeds: Feeds,
-    num_samples: int,
-    config: CalibrateConfig,
-    sessions: Sessions,
-    shares: Sequence[Share],
-) -> list[CalibratedNode]:
+def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode]:
     """The same shares of SRAM, fitted on the inputs that the calibrated student has."""
-    by_name = {p.branch.node: s for p, s in zip(pairs, shares, strict=True)}
+    by_name = {p.branch.node: s for p, s in zip(job.pairs, shares, strict=True)}
     nodes = []
 
     def refit(pair: Pair, features: Features) -> None:
-        moments = features.moments(pair.geometry)
         problem = problem_from_device(
             pair.branch.node,
-            moments,
+            features.moments(pair.geometry),
             _target(pair),
-            bias_frac=_bias_frac(num_samples, config),
+            bias_frac=job.bias_frac(job.num_samples),
         )
         node = draft(
             problem,
-            magnitude=config.kinds.magnitude,
-            num_samples=num_samples,
-            config=config.closed_form,
+            magnitude=job.config.kinds.magnitude,
+            num_samples=job.num_samples,
+            config=job.config.closed_form,
         )
         share = by_name[pair.branch.node]
         s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
         nodes.append(_coded(pair, problem, finish(node, rank=share.rank, s=s), share))
-        _attach(student, nodes[-1:])
+        _attach(job.student, nodes[-1:])
 
-    lockstep(student, teacher, pairs, feeds, sessions, refit)
+    lockstep(job.student, job.teacher, job.pairs, job.feeds, job.sessions, refit)
     return nodes

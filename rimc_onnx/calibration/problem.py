@@ -4,8 +4,9 @@
 Two ways lead here. Black box: the error is estimated from the device's answers to the teacher's
 inputs. Since the target weight is known, the estimate needs few samples: X (W_t - W_r) = Y - H is
 free of noise, and a cell's error is likely to be as large as its word line's weights. Read-out: the
-array was measured, so the error is known up to the read-out noise, and the inputs' statistics may
-come from a file. Everything after that is the same (compare QERA, EoRA and DFQ).
+array was measured, so the error is known up to the read-out noise, which answers of the device make
+smaller, and the inputs' statistics may come from a file. Everything after that is the same (compare
+QERA, EoRA and DFQ).
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Statistics:
     y_variance: F32
     """[G, m]"""
     x_abs_max: float
+    sensitivity: float | None = None
+    """Error power at the model's outputs for a unit of error power here (:mod:`.sensitivity`);
+    ``None`` is not known."""
 
     @cached_property
     def x_x(self) -> F32:
@@ -54,7 +58,7 @@ class Statistics:
         return self.x_cov + self.x_mean[:, :, None] * self.x_mean[:, None, :]
 
     @classmethod
-    def of(cls, moments: SecondMoments) -> Statistics:
+    def of(cls, moments: SecondMoments, sensitivity: float | None = None) -> Statistics:
         """Means over the rows that were seen (zeros if there were none)."""
         rows = max(moments.num_rows, 1)
         x_mean, y_mean = moments.x / rows, moments.y / rows
@@ -67,6 +71,7 @@ class Statistics:
                 np.maximum(moments.y_y / rows - np.square(y_mean), 0), np.float32
             ),
             x_abs_max=moments.x_abs_max,
+            sensitivity=sensitivity,
         )
 
 
@@ -98,6 +103,12 @@ class NodeProblem:
         return self.moment + _SHRINK_FRAC * loudness[:, None, None] * np.eye(depth, dtype="f4")
 
     @property
+    def loss_per_power(self) -> float:
+        """What a unit of error power here costs; comparable over nodes."""
+        felt = self.statistics.sensitivity
+        return 1 / self.output_power if felt is None else felt
+
+    @property
     def output_power(self) -> float:
         """Power of the teacher's feature about its mean, all bit lines together."""
         return float(self.statistics.y_variance.sum(dtype=np.float64)) or 1.0
@@ -112,29 +123,43 @@ def matrix_of(weight: npt.NDArray[np.float32], geometry: Geometry) -> F32:
 
 
 def problem_from_device(
-    name: str, moments: SecondMoments, target: F32, *, bias_frac: float
+    name: str,
+    moments: SecondMoments,
+    target: F32,
+    *,
+    bias_frac: float,
+    sensitivity: float | None = None,
+    measured: F32 | None = None,
+    noise_frac: float = 0.0,
 ) -> NodeProblem:
-    """Black box: Bayesian regression of Y - H on X; a priori a cell errs as much as it holds."""
-    error = np.zeros_like(target)
-    for g in range(moments.geometry.group):
-        error[g] = _regress(moments.x_x[g], moments.x_e[g], target[g])
+    """Bayesian regression of Y - H on X, where H is the device's answer.
+
+    As a black box a cell errs a priori as much as it holds. Where W_r was ``measured`` (like
+    ``target``), the error is that up to ``noise_frac`` of the weight, and the answers refine it.
+    """
+    known = np.zeros_like(target) if measured is None else target - measured
+    spread = target if measured is None else np.float32(noise_frac) * measured
+    error = known.copy()
+    for g in range(moments.geometry.group if spread.any() else 0):
+        lacking = moments.x_e[g] - moments.x_x[g] @ known[g]
+        error[g] += _regress(moments.x_x[g], lacking, spread[g])
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
-        statistics=Statistics.of(moments),
+        statistics=Statistics.of(moments, sensitivity),
         target=target,
         error=error,
         bias_frac=bias_frac,
     )
 
 
-def _regress(x_x: F64, x_e: F64, target: F32) -> F64:
-    """Posterior mean of E [d, m] in X E = Y - H for cells of prior variance w^2 + floor.
+def _regress(x_x: F64, x_e: F64, spread: F32) -> F64:
+    """Posterior mean of E [d, m] in X E = X_E, for cells of prior variance spread^2 + floor.
 
     One prior for each bit line where that is affordable, else one for all.
     """
-    depth, columns = target.shape
-    variance = np.square(target, dtype=np.float64)
+    depth, columns = spread.shape
+    variance = np.square(spread, dtype=np.float64)
     variance += _FLOOR_FRAC * variance.mean() + np.finfo(np.float32).tiny
     by_line = columns * depth**3 <= _MOST_OPERATIONS
     priors = [variance[:, j] for j in range(columns)] if by_line else [variance.mean(axis=1)]

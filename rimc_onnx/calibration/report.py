@@ -122,8 +122,6 @@ class CalibrationRecord:
     device_time_s: float | None = None
     """Seconds since programming; ``None`` for a device model without a time axis."""
     sample_seed: int
-    peak_rss_bytes: int | None
-    """Peak of the whole process since it started."""
     versions: dict[str, str]
     nodes: list[NodeRecord]
     """In graph order."""
@@ -178,7 +176,6 @@ def make_record(
         device_seed=first["seed"].as_int(),
         device_time_s=first["time_s"].as_float() if "time_law" in device else None,
         sample_seed=config.sample_seed,
-        peak_rss_bytes=peak_rss_bytes(),
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],
     )

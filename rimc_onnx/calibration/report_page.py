@@ -109,7 +109,7 @@ def _cards(record: CalibrationRecord) -> str:
     result, nodes = record.result, record.nodes
     weights = sum(n.num_weights for n in nodes)
     sram = int(result["sram_bytes"])
-    peak = record.peak_rss_bytes
+    peak = record.result["peak_rss_bytes"]
     cards = [
         ("Samples", f"{result['samples']}", f"drawn with seed {record.sample_seed}"),
         ("Solver", str(result["solver"]), str(record.config.get("propagate", "")) + " inputs"),

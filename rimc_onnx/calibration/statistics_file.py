@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,43 @@ from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.files import output_folder
 
-__all__ = ["read_statistics", "write_statistics"]
+__all__ = ["TeacherKnowledge", "read_statistics", "write_statistics"]
 
-_FORMAT = 1
+Array = npt.NDArray[Any]
+
+_FORMAT = 2
 _HEADER = "rimc.statistics"
+_REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading arrays that are not as they were written can end in."""
-_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max")
+_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "sensitivity")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherKnowledge:
+    """What a statistics file holds."""
+
+    statistics: dict[str, Statistics]
+    """By node name."""
+    reference: Sequence[dict[str, Array]]
+    """A few of the samples themselves, chunk by chunk as feeds: what a model of the measured arrays
+    is run on, to see what its layers do to each other."""
 
 
 def write_statistics(
-    path: Path, statistics: dict[str, Statistics], *, teacher_sha256: str, force: bool
+    path: Path, knowledge: TeacherKnowledge, *, teacher_sha256: str, force: bool
 ) -> None:
     """Write an .npz with ``<node>/<part>`` arrays; of the symmetric x_cov the upper half.
 
     Raises:
         OutputError: the file exists and ``force`` is False, or the disk refuses.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {
+    arrays: dict[str, Array] = {
         _HEADER: np.array([str(_FORMAT), teacher_sha256]),
     }
-    for node, known in statistics.items():
+    for index, feed in enumerate(knowledge.reference):
+        arrays |= {f"{_REFERENCE}{index}/{name}": array for name, array in feed.items()}
+    for node, known in knowledge.statistics.items():
         upper = np.triu_indices(known.x_cov.shape[1])
         arrays |= {
             f"{node}/x_mean": known.x_mean,
@@ -42,12 +60,16 @@ def write_statistics(
             f"{node}/y_mean": known.y_mean,
             f"{node}/y_variance": known.y_variance,
             f"{node}/x_abs_max": np.array(known.x_abs_max, np.float32),
+            # NaN: not known.
+            f"{node}/sensitivity": np.array(
+                np.nan if known.sensitivity is None else known.sensitivity
+            ),
         }
     with output_folder(path, force=force) as folder, (folder / path.name).open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_statistics(path: Path, *, teacher_sha256: str) -> dict[str, Statistics]:
+def read_statistics(path: Path, *, teacher_sha256: str) -> TeacherKnowledge:
     """What :func:`write_statistics` wrote.
 
     Raises:
@@ -60,29 +82,52 @@ def read_statistics(path: Path, *, teacher_sha256: str) -> dict[str, Statistics]
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         version, digest = arrays.pop(_HEADER)
-        newer = int(version) > _FORMAT
+        written = int(version)
     except (*_GARBLED, OSError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(garbled) from error
-    if newer:
+    if written > _FORMAT:
         raise CalibrationError(f"{path}: written by a newer rimc-onnx. Update this one.")
+    if written < _FORMAT:
+        raise CalibrationError(
+            f"{path}: written by an older rimc-onnx. Write it again with rimc-onnx statistics."
+        )
     if digest != teacher_sha256:
         raise CalibrationError(
             f"{path}: these are statistics of another teacher (its sha256 differs). "
             "Write them with rimc-onnx statistics from this model's teacher."
         )
     try:
-        return {node: _read_node(arrays, node) for node in {n.rpartition("/")[0] for n in arrays}}
+        return TeacherKnowledge(
+            reference=_take_reference(arrays),
+            statistics={
+                node: _read_node(arrays, node) for node in {n.rpartition("/")[0] for n in arrays}
+            },
+        )
     except _GARBLED as error:
         raise CalibrationError(garbled) from error
 
 
-def _read_node(arrays: dict[str, npt.NDArray[Any]], node: str) -> Statistics:
-    x_mean, half, y_mean, y_variance, x_abs_max = (arrays[f"{node}/{part}"] for part in _PARTS)
+def _take_reference(arrays: dict[str, Array]) -> list[dict[str, Array]]:
+    """The samples, taken out of ``arrays``."""
+    feeds: dict[int, dict[str, Array]] = {}
+    for name in [name for name in arrays if name.startswith(_REFERENCE)]:
+        index, _, value = name.removeprefix(_REFERENCE).partition("/")
+        feeds.setdefault(int(index), {})[value] = arrays.pop(name)
+    return [feeds[index] for index in sorted(feeds)]
+
+
+def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
+    x_mean, half, y_mean, y_variance, x_abs_max, felt = (arrays[f"{node}/{p}"] for p in _PARTS)
     group, depth = x_mean.shape
     upper = np.triu_indices(depth)
     x_cov = np.zeros((group, depth, depth), np.float32)
     x_cov[:, upper[0], upper[1]] = half
     x_cov[:, upper[1], upper[0]] = half
     return Statistics(
-        x_mean=x_mean, x_cov=x_cov, y_mean=y_mean, y_variance=y_variance, x_abs_max=float(x_abs_max)
+        x_mean=x_mean,
+        x_cov=x_cov,
+        y_mean=y_mean,
+        y_variance=y_variance,
+        x_abs_max=float(x_abs_max),
+        sensitivity=None if np.isnan(felt) else float(felt),
     )

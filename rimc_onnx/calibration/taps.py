@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 from onnxscript import ir
 
-__all__ = ["Chunks", "Session", "SessionFactory", "StagedRun", "node_session"]
+__all__ = ["Chunks", "KeptRun", "Session", "SessionFactory", "StagedRun", "node_session"]
 
 Array = npt.NDArray[Any]
 Chunks = list[Array]
@@ -95,19 +95,73 @@ class StagedRun:
     def _run(self, stage: _Stage) -> None:
         if not stage.nodes:
             return
-        fed = [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(self.values[name][0].dtype), None
-            )
-            for name in stage.inputs
-        ]
-        session = self._factory(_piece(self._model, stage.nodes, fed, stage.outputs))
+        session = _stage_session(self._model, stage, self.values, self._factory)
         for name in stage.outputs:
             self.values[name] = []
         for chunk in range(self._num_chunks):
             feed = {name: self.values[name][chunk] for name in stage.inputs}
             for name, array in zip(stage.outputs, session.run(stage.outputs, feed), strict=True):
                 self.values[name].append(array)
+
+
+class KeptRun:
+    """One chunk's pass through a model, kept whole so that its end can be run again.
+
+    Holds every value that crosses a watched one and every piece's session: meant for few samples.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feed: dict[str, Array],
+        watched: Sequence[str],
+        factory: SessionFactory,
+        *,
+        keep: Sequence[str] = (),
+    ) -> None:
+        """``keep`` names values that have to be there beside the watched ones."""
+        self._outputs = [o.name or "" for o in model.graph.outputs]
+        self.values: dict[str, Array] = dict(feed)
+        self._stages: list[tuple[_Stage, Session]] = []
+        for stage in _stages(model, [*watched, *self._outputs], {*keep}):
+            if not stage.nodes:
+                continue
+            chunks = {name: [value] for name, value in self.values.items()}
+            session = _stage_session(model, stage, chunks, factory)
+            self.values |= _run_once(stage, session, self.values)
+            self._stages.append((stage, session))
+
+    @property
+    def outputs(self) -> list[Array]:
+        """The model's outputs."""
+        return [self.values[name] for name in self._outputs]
+
+    def again(self, name: str, value: Array) -> list[Array]:
+        """The model's outputs if the watched ``name`` had been ``value``."""
+        changed = {name: value}
+        made = False
+        for stage, session in self._stages:
+            if made and not changed.keys().isdisjoint(stage.inputs):
+                changed |= _run_once(stage, session, {**self.values, **changed})
+            made = made or name in stage.outputs
+        return [changed.get(output, self.values[output]) for output in self._outputs]
+
+
+def _run_once(stage: _Stage, session: Session, values: dict[str, Array]) -> dict[str, Array]:
+    found = session.run(stage.outputs, {name: values[name] for name in stage.inputs})
+    return dict(zip(stage.outputs, found, strict=True))
+
+
+def _stage_session(
+    model: ir.Model, stage: _Stage, values: dict[str, Chunks], factory: SessionFactory
+) -> Session:
+    fed = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(values[name][0].dtype), None
+        )
+        for name in stage.inputs
+    ]
+    return factory(_piece(model, stage.nodes, fed, stage.outputs))
 
 
 def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,13 @@ __all__ = [
     "Features",
     "Pair",
     "Sessions",
+    "count_samples",
+    "holding",
     "lockstep",
     "move_biases",
     "pairs_of",
     "teacher_features",
+    "teacher_means",
     "teacher_moments",
 ]
 
@@ -125,6 +129,39 @@ def teacher_moments(
         yield unit, moments
 
 
+def teacher_means(
+    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
+) -> dict[str, F32]:
+    """Mean output of every unit, bias included, per bit line, by node name."""
+    means = {}
+    for unit, _, y_chunks in _teacher_run(teacher, units, feeds, factory):
+        means[unit.name] = _mean(y_chunks, unit.columns, unit.geometry is not None) + unit.bias
+    return means
+
+
+@contextmanager
+def holding(pairs: Sequence[Pair], weights: Mapping[str, F32]) -> Iterator[None]:
+    """While it lasts, the student's arrays hold ``weights`` (by node name)."""
+    values = {p.branch.node: p.branch.rram.inputs[1] for p in pairs if p.branch.node in weights}
+    before = {}
+    for node, value in values.items():
+        if value is not None:
+            before[node] = value.const_value
+            value.const_value = ir.tensor(weights[node], name=value.name)
+    try:
+        yield
+    finally:
+        for node, tensor in before.items():
+            value = values[node]
+            assert value is not None
+            value.const_value = tensor
+
+
+def count_samples(feed: Mapping[str, Array]) -> int:
+    """Samples of one run: the length of axis 0."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)
+
+
 def teacher_features(
     student: ir.Model, teacher: ir.Model, pairs: Sequence[Pair], feeds: Feeds, sessions: Sessions
 ) -> Iterator[tuple[Pair, Features]]:
@@ -187,15 +224,22 @@ def move_biases(
     for done, (name, chunks) in enumerate(run):
         branch = by_output[name]
         conv = branch.group is not None
-        rows = sum(c.size for c in chunks) // branch.columns
-        axes = tuple(i for i in range(chunks[0].ndim) if i != (1 if conv else chunks[0].ndim - 1))
-        total = sum(c.sum(axis=axes, dtype=np.float64) for c in chunks)
-        shift = np.asarray(weight * (means[branch.node] - total / max(rows, 1)), np.float32)
+        mean = _mean(chunks, branch.columns, conv)
+        shift = np.asarray(weight * (means[branch.node] - mean), np.float32)
         biases[branch.node] = branch.adapter().bias + shift
         moved = _per_channel(shift, chunks[0].ndim, conv)
         run.values[name] = [c + moved for c in chunks]
         progress(done + 1, len(pairs))
     return biases
+
+
+def _mean(chunks: Chunks, columns: int, conv: bool) -> npt.NDArray[np.float64]:
+    """Mean over all but the channels."""
+    rows = sum(c.size for c in chunks) // columns
+    channel = 1 if conv else chunks[0].ndim - 1
+    axes = tuple(axis for axis in range(chunks[0].ndim) if axis != channel)
+    total = sum(c.sum(axis=axes, dtype=np.float64) for c in chunks)
+    return np.asarray(total / max(rows, 1))
 
 
 def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:

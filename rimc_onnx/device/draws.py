@@ -44,6 +44,9 @@ class Purpose(IntEnum):
     """Direction and size of a device's drift, the same at all times."""
     FAULT = 3
     """Whether a device is stuck, for good."""
+    SENSITIVITY = 64
+    """Test error of a teacher's weights; no property of a device."""
+
 
 
 def check_draws(*, seed: int, node: str, start: int, count: int) -> None:

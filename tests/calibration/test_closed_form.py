@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,6 +235,20 @@ def test_bit_line_of_the_wrong_sign_keeps_its_gain() -> None:
     assert np.isfinite(adapter.b).all()
 
 
+def test_magnitude_is_fitted_again_beside_the_branch() -> None:
+    # M fitted to the array alone while the branch changes what M multiplies: with M refitted the
+    # remaining error, in the metric that both are fitted in, can't be larger.
+    target = rng(2).standard_normal((20, 12))
+    error = 0.3 * target * rng(3).standard_normal((20, 12))
+    problem = known(rng(1).standard_normal((400, 20)), target, error)
+    node = draft(problem, magnitude=True, num_samples=0, config=ClosedFormConfig())
+    s = np.where(np.abs(node.need) > 0.4, node.need, np.float32(0))
+    again = finish(node, rank=2, s=s)
+    once = finish(replace(node, prior=None), rank=2, s=s)
+    assert not np.array_equal(again.m, once.m)
+    assert squared_error(problem, again) < squared_error(problem, once)
+
+
 DEGENERATE: dict[str, Callable[[Array, Array, Array], tuple[Array, Array, Array]]] = {
     "dead input": lambda x, w, e: (x * (np.arange(x.shape[1]) != 2), w, e),
     "all inputs zero": lambda x, w, e: (0 * x, w, e),
@@ -291,6 +306,8 @@ def test_wide_nodes_give_the_adapter_of_the_dense_solver(monkeypatch: pytest.Mon
     [
         {"prior_samples": -1.0},
         {"prior_samples": np.nan},
+        {"bias_prior_samples": -1.0},
+        {"bias_prior_samples": np.nan},
         {"sparse_frac": -0.1},
         {"sparse_frac": 1.1},
         {"sparse_frac": np.nan},
@@ -298,5 +315,5 @@ def test_wide_nodes_give_the_adapter_of_the_dense_solver(monkeypatch: pytest.Mon
 )
 def test_wrong_configuration_is_refused(wrong: dict[str, float]) -> None:
     # A share of 110 % spends more than the budget.
-    with pytest.raises(ConfigError, match="need prior_samples >= 0 and 0 <= sparse_frac <= 1"):
+    with pytest.raises(ConfigError, match="need prior_samples >= 0, bias_prior_samples >= 0 and 0"):
         ClosedFormConfig(**wrong)

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from rimc_onnx import calibrate, evaluate, write_statistics
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.opset import OPS
 
 
 def top1(path: Path) -> float:
@@ -61,6 +62,7 @@ def test_read_out_and_statistics_calibrate_without_a_sample(
     digits_job: Path, statistics: Path, noise_frac: float
 ) -> None:
     # The device is asked though it can't be; samples are read though there are none.
+    # The file's own samples do not need the data either.
     (digits_job / "calibration.npz").unlink()
     config = CalibrateConfig(num_samples=0, read_out=True, read_out_noise_frac=noise_frac)
 
@@ -77,6 +79,32 @@ def test_read_out_and_statistics_calibrate_without_a_sample(
     drifted = top1(digits_job / "model.rimc.onnx")
     assert top1(out) > (drifted + 0.982) / 2
     assert rram_weights(out) == rram_weights(digits_job / "model.rimc.onnx")
+
+
+def test_kept_samples_settle_biases_without_a_field_sample(digits_job: Path) -> None:
+    # Samples in the file that are not used, or used on the drifted arrays that nobody may see: a
+    # read-out without noise is the device, so both settle the same biases.
+    outs = {}
+    for keep in (0, 32):
+        path = digits_job / f"{keep}.npz"
+        report = write_statistics(digits_job / "model.onnx", path, keep_samples=keep)
+        assert report.kept_samples == keep
+        config = CalibrateConfig(num_samples=0, read_out=True, read_out_noise_frac=0.0, rank=2)
+        out = digits_job / f"{keep}.onnx"
+        calibrate(digits_job / "model.rimc.onnx", out, statistics=path, config=config)
+        outs[keep] = out
+    biases = {k: _tensors(o, "bias") for k, o in outs.items()}
+    codes = {k: _tensors(o, "lora_a") for k, o in outs.items()}
+    assert not all(np.array_equal(a, b) for a, b in zip(biases[0], biases[32], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(codes[0], codes[32], strict=True))
+    assert rram_weights(outs[32]) == rram_weights(digits_job / "model.rimc.onnx")
+
+
+def _tensors(path: Path, part: str) -> list[np.ndarray]:
+    model = onnx.load(path)
+    index = OPS["DoraMatMul"].inputs.index(part)
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return [tensors[n.input[index]] for n in model.graph.node if n.op_type[:4] == "Dora"]
 
 
 def test_read_out_from_samples_needs_no_statistics(digits_job: Path) -> None:

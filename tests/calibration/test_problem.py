@@ -79,6 +79,29 @@ def test_knowing_the_target_weight_saves_samples() -> None:
     assert rest[0] < 0.8 * rest[1]
 
 
+@pytest.mark.usefixtures("by_line")
+def test_answers_make_the_error_of_a_read_out_smaller() -> None:
+    # Answers that are ignored once the arrays were measured, or a measurement that the answers
+    # overrule where they say nothing: 10 rows among 24 word lines.
+    x, target = rng(1).standard_normal((10, 24)), rng(2).standard_normal((24, 12))
+    realised = np.float32(target * (1 + 0.2 * rng(3).standard_normal((24, 12))))
+    measured = np.float32(realised * (1 + 0.02 * rng(4).standard_normal((24, 12))))
+    x, target = np.float32(x), np.float32(target)
+    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    moments.update(x, x @ target, x @ realised)
+    found = problem_from_device(
+        "fc", moments, target[None], bias_frac=0.5, measured=measured[None], noise_frac=0.02
+    )
+    off, before = found.error[0] - (target - realised), measured - realised
+    # 10 of 24 directions are seen, so about 14 / 24 of the power of the noise stay.
+    assert np.square(off).sum() < 0.75 * np.square(before).sum()
+    assert np.linalg.norm(x @ off) < 0.1 * np.linalg.norm(x @ before)
+    exact = problem_from_device(
+        "fc", moments, target[None], bias_frac=0.5, measured=realised[None], noise_frac=0.0
+    )
+    assert np.array_equal(exact.error[0], target - realised)
+
+
 def test_a_bit_line_has_a_prior_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     # One prior for all bit lines where each was affordable.
     target = rng(2).standard_normal((24, 12)) * 10.0 ** rng(7).uniform(-1.5, 0, (24, 12))

@@ -103,6 +103,7 @@ def record_of(*nodes: NodeRecord) -> CalibrationRecord:
             "gamma": 0.5,
             "sram_bytes": sum(n.sram_bytes for n in nodes),
             "seconds": 1.25,
+            "peak_rss_bytes": None,
         },
         model="m.rimc.onnx",
         teacher_sha256=None,
@@ -111,7 +112,6 @@ def record_of(*nodes: NodeRecord) -> CalibrationRecord:
         periphery={"tile_rows": None, "dac_bits": 8, "adc_bits": None},
         device_seed=3,
         sample_seed=4,
-        peak_rss_bytes=None,
         versions={"rimc-onnx": "0.1.0"},
         nodes=list(nodes),
     )

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from rimc_onnx.calibration.problem import Statistics
-from rimc_onnx.calibration.statistics_file import read_statistics, write_statistics
+from rimc_onnx.calibration.statistics_file import (
+    TeacherKnowledge,
+    read_statistics,
+    write_statistics,
+)
 from rimc_onnx.errors import CalibrationError, OutputError
 
 SHA = "0" * 64
@@ -25,17 +29,21 @@ def statistics(seed: int, group: int = 2, depth: int = 5, columns: int = 3) -> S
         y_mean=random.standard_normal((group, columns)).astype(np.float32),
         y_variance=random.uniform(size=(group, columns)).astype(np.float32),
         x_abs_max=float(np.abs(x).max()),
+        sensitivity=None if seed % 3 else float(seed),
     )
 
 
-def written(path: Path, **nodes: Statistics) -> Path:
-    write_statistics(path, nodes or {"n": statistics(0)}, teacher_sha256=SHA, force=True)
+def written(path: Path, *reference: dict[str, np.ndarray], **nodes: Statistics) -> Path:
+    knowledge = TeacherKnowledge(
+        statistics=nodes or {"n": statistics(0)}, reference=list(reference)
+    )
+    write_statistics(path, knowledge, teacher_sha256=SHA, force=True)
     return path
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     # The lower half of X'X from the upper one, of another group; names with slashes, as PyTorch
-    # exports them, or that look like a part.
+    # exports them, or that look like a part; a sensitivity of 0 for one that is not known.
     nodes = {
         "/layer1/conv/Conv": statistics(1),
         "fc": statistics(2, group=1, depth=1, columns=1),
@@ -45,13 +53,29 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         "n\N{LATIN SMALL LETTER O WITH DIAERESIS}de": statistics(6),
     }
     path = written(tmp_path / "t.npz", **nodes)
-    found = read_statistics(path, teacher_sha256=SHA)
+    found = read_statistics(path, teacher_sha256=SHA).statistics
     assert found.keys() == nodes.keys()
     for name, given in nodes.items():
         for field in dataclasses.fields(Statistics):
             got, want = getattr(found[name], field.name), getattr(given, field.name)
             assert np.array_equal(got, want), (name, field.name)
             assert np.asarray(got).dtype == np.asarray(want).dtype
+
+
+def test_samples_come_back_chunk_by_chunk(tmp_path: Path) -> None:
+    # Chunks in the order of their names as text (10 before 2), or taken for nodes.
+    chunks = [
+        {"input/ids": np.full((1, 3), i), "mask": np.zeros((2, i), np.int8)} for i in range(12)
+    ]
+    path = written(tmp_path / "t.npz", *chunks)
+    found = read_statistics(path, teacher_sha256=SHA)
+    assert set(found.statistics) == {"n"}
+    assert len(found.reference) == 12
+    for got, want in zip(found.reference, chunks, strict=True):
+        assert got.keys() == want.keys()
+        for name, array in want.items():
+            assert np.array_equal(got[name], array)
+            assert got[name].dtype == array.dtype
 
 
 def test_same_statistics_are_the_same_bytes(tmp_path: Path) -> None:
@@ -69,8 +93,9 @@ def test_symmetric_matrix_is_written_once(tmp_path: Path) -> None:
 def test_existing_file_stays_without_force(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     path.write_bytes(b"mine")
+    knowledge = TeacherKnowledge(statistics={"n": statistics(0)}, reference=[])
     with pytest.raises(OutputError, match=r"t\.npz"):
-        write_statistics(path, {"n": statistics(0)}, teacher_sha256=SHA, force=False)
+        write_statistics(path, knowledge, teacher_sha256=SHA, force=False)
     assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -82,7 +107,7 @@ def test_statistics_of_another_teacher_are_refused(tmp_path: Path) -> None:
         read_statistics(path, teacher_sha256="1" * 64)
 
 
-def _npz(path: Path, header: Any = ("1", SHA), **arrays: Any) -> None:
+def _npz(path: Path, header: Any = ("2", SHA), **arrays: Any) -> None:
     np.savez(path, **{"rimc.statistics": np.array(header), **arrays})
 
 
@@ -99,7 +124,8 @@ def _cut(path: Path) -> None:
 
 def _flipped(path: Path) -> None:
     content = bytearray(written(path).read_bytes())
-    content[len(content) // 2] ^= 1
+    # In the numbers themselves: a zip says much about itself twice.
+    content[content.index(statistics(0).x_mean.tobytes())] ^= 1
     path.write_bytes(bytes(content))
 
 
@@ -118,7 +144,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a node without a part": lambda p: _without(p, "n/x_cov"),
     "parts of other shapes": lambda p: _npz(
         p, **{f"n/{k}": np.zeros((1, 2), np.float32)
-              for k in ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max")}
+              for k in ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "sensitivity")}
     ),
 }  # fmt: skip
 
@@ -138,6 +164,9 @@ def test_newer_format_and_missing_file_say_so(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     with pytest.raises(CalibrationError, match=r"t.npz: no such file. Write it with"):
         read_statistics(path, teacher_sha256=SHA)
-    _npz(path, ["2", SHA])
+    _npz(path, ["1", SHA])
+    with pytest.raises(CalibrationError, match=r"t.npz: written by an older rimc-onnx"):
+        read_statistics(path, teacher_sha256=SHA)
+    _npz(path, ["3", SHA])
     with pytest.raises(CalibrationError, match=r"t.npz: written by a newer rimc-onnx"):
         read_statistics(path, teacher_sha256=SHA)

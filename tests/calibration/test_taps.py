@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from onnxscript import ir
 
-from rimc_onnx.calibration.taps import StagedRun, node_session
+from rimc_onnx.calibration.taps import KeptRun, StagedRun, node_session
 
 Array = np.ndarray[Any, Any]
 
@@ -234,3 +234,27 @@ def test_session_of_one_node_runs_that_node(matmul_model: Callable[..., onnx.Mod
     (y,) = session.run(None, {"a1": x})
     assert np.array_equal(y, x @ weight)
     assert factory.nodes == ["y"]
+
+
+def test_kept_run_repeats_its_end_only() -> None:
+    # Values before the changed one that change too, a branch of the diamond that is not run again,
+    # or the first run's values overwritten by the second.
+    model = ir.serde.deserialize_model(onnx.parser.parse_model(HEADER + DIAMOND))
+    x = np.array([[1.0, -2.0, 3.0, 0.0]], np.float32)
+    c = np.ones(4, np.float32)
+    runs: list[bytes] = []
+
+    def factory(content: bytes) -> Any:
+        runs.append(content)
+        return ort.InferenceSession(content)
+
+    run = KeptRun(model, {"x": x, "c": c}, ["a", "d"], factory)
+    sessions = len(runs)
+    a, d = np.maximum(x, 0), x - np.maximum(x, 0)
+    np.testing.assert_array_equal(run.outputs[0], np.abs(d * a + c))
+    [changed] = run.again("a", a + 1)
+    np.testing.assert_array_equal(changed, np.abs((x - (a + 1)) * (a + 1) + c))
+    [changed] = run.again("d", d + 1)
+    np.testing.assert_array_equal(changed, np.abs((d + 1) * a + c))
+    np.testing.assert_array_equal(run.outputs[0], np.abs(d * a + c))
+    assert len(runs) == sessions

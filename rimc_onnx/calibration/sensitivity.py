@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much an error of each node is felt at the model's outputs: what SRAM should be spent on.
+
+A node's error is of the kind that drift makes: each weight off by a share of itself, the mean
+output put right. Run on to the end of the teacher, it moves the outputs by some power; the quotient
+is the node's sensitivity. No gradient is needed, so any model that ONNX Runtime runs has them.
+(Gradients give the same weight in IO-SVD and BRECQ, as the diagonal of a Fisher matrix.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+from onnxscript import ir
+
+from rimc_onnx.calibration.taps import KeptRun, SessionFactory
+from rimc_onnx.device import Purpose, standard_normals
+from rimc_onnx.passes import RramUnit
+
+__all__ = ["measure_sensitivities"]
+
+Array = npt.NDArray[Any]
+
+_ERROR_FRAC = 0.2
+"""Error of the weights, as a share of themselves."""
+_NODE_RUNS = 128
+"""Nodes * samples that are run to the end of the model."""
+
+
+def measure_sensitivities(
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Sequence[Mapping[str, Array]],
+    factory: SessionFactory,
+    *,
+    seed: int,
+) -> dict[str, float]:
+    """Error power at the outputs for a unit of error power at each node, by node name.
+
+    The power at a node is the sum over its bit lines of the mean square over rows; at the outputs,
+    that of the change over that of the outputs themselves. Empty where no output can tell (a model
+    that ends in integers). Some samples are enough; the first few of ``feeds`` are used.
+    """
+    felt = dict.fromkeys((unit.name for unit in units), 0.0)
+    spent = dict.fromkeys(felt, 0.0)
+    for feed in _few(teacher, feeds, max(1, _NODE_RUNS // max(1, len(units)))):
+        names = [unit.y.name or "" for unit in units]
+        inputs = [unit.x.name or "" for unit in units]
+        run = KeptRun(teacher, feed, names, factory, keep=inputs)
+        for unit in units:
+            error = _error(unit, run.values[unit.x.name or ""], factory, seed)
+            y = run.values[unit.y.name or ""]
+            outputs = run.again(unit.y.name or "", (y + error).astype(y.dtype))
+            felt[unit.name] += _change(run.outputs, outputs) * len(y)
+            spent[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
+                len(y) * unit.columns / max(error.size, 1)
+            )
+    if not any(felt.values()):
+        return {}
+    return {name: felt[name] / spent[name] if spent[name] > 0 else 0.0 for name in felt}
+
+
+def _few(
+    teacher: ir.Model, feeds: Sequence[Mapping[str, Array]], samples: int
+) -> list[dict[str, Array]]:
+    """The first ``samples`` samples; whole chunks where the model's batch is fixed."""
+    fixed = any(
+        value.shape is not None and len(value.shape) and isinstance(value.shape[0], int)
+        for value in teacher.graph.inputs
+        if value.name not in teacher.graph.initializers
+    )
+    picked = []
+    for feed in feeds:
+        if samples <= 0:
+            break
+        part = dict(feed) if fixed else {n: a[:samples] if a.ndim else a for n, a in feed.items()}
+        samples -= max((len(a) for a in part.values() if a.ndim), default=1)
+        picked.append(part)
+    return picked
+
+
+def _error(unit: RramUnit, x: Array, factory: SessionFactory, seed: int) -> Array:
+    """What the node gets wrong if its weights are off, mean error taken away."""
+    weight = unit.weight.float32()
+    z = standard_normals(
+        seed=seed,
+        node=unit.name,
+        device=0,
+        purpose=Purpose.SENSITIVITY,
+        start=0,
+        count=weight.size,
+    )
+    off = (weight * (_ERROR_FRAC * z.reshape(weight.shape))).astype(np.float32)
+    session = factory(_product(unit))
+    error = session.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
+    channel = error.ndim - 1 if unit.geometry is None else 1
+    axes = tuple(axis for axis in range(error.ndim) if axis != channel)
+    rows = error.size // max(unit.columns, 1)
+    # A single row is all mean: taking it away would leave nothing.
+    return error - error.mean(axis=axes, keepdims=True) if rows > 1 else error
+
+
+def _product(unit: RramUnit) -> bytes:
+    """A model of the unit's product alone: x and w give x w."""
+    geometry = unit.geometry
+    if geometry is None:
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    else:
+        node = helper.make_node(
+            "Conv",
+            ["x", "w"],
+            ["y"],
+            strides=geometry.strides,
+            pads=geometry.pads,
+            dilations=geometry.dilations,
+            group=geometry.group,
+        )
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "w")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "product", inputs, [output])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _change(before: Sequence[Array], after: Sequence[Array]) -> float:
+    """Power of the change over the power of the outputs, summed over floating-point outputs."""
+    total = 0.0
+    for a, b in zip(before, after, strict=True):
+        if np.issubdtype(a.dtype, np.floating) and a.size:
+            power = float(np.square(a, dtype=np.float64).sum())
+            total += float(np.square(b.astype(np.float64) - a).sum()) / (power or 1.0)
+    return total if np.isfinite(total) else 0.0
