@@ -31,10 +31,18 @@ IDEAL = {
     "dac_bits": 0,
     "dac_range": 1.0,
     "dac_signed": 1,
+    "dac_serial_bits": 0,
+    "iv_sinh": 0.0,
+    "input_shrink": 1.0,
     "adc_bits": 0,
     "adc_range": [1.0],
+    "adc_gain": [1.0],
+    "adc_offset": [0.0],
+    "read_noise": 0.0,
+    "read_noise_relative": 0,
+    "read_key": 0,
 }
-NUMERIC = ("num_tiles", "dac_bits", "dac_range", "dac_signed", "adc_bits", "adc_range")
+NUMERIC = tuple(name for name in IDEAL if name != "tile_rows")
 
 
 def rng(seed: int = 0) -> np.random.Generator:

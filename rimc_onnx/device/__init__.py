@@ -8,6 +8,7 @@ from rimc_onnx.device.draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.presets import Preset, get_preset, presets
 from rimc_onnx.device.programming import ProgrammedWeight, program
+from rimc_onnx.device.read_noise import read_key, read_normals
 from rimc_onnx.device.read_out import read_out
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "presets",
     "program",
     "random_words",
+    "read_key",
+    "read_normals",
     "read_out",
     "standard_normals",
 ]

@@ -40,6 +40,12 @@ class Purpose(IntEnum):
     """Deviation of a device's conductance from its target."""
     READ_OUT = 1
     """Error of a measurement of the realised weight."""
+    READ = 32
+    """Key of the read noise of a node (:mod:`.read_noise`)."""
+    ADC_GAIN = 33
+    """Gain error of a converter; the cell is tile * bit lines + bit line."""
+    ADC_OFFSET = 34
+    """Offset error of a converter; the cell as for the gain."""
 
 
 def random_words(
