@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import DeviceConfig, program
-from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.device import ArrayLayout, DeviceConfig, apply_ir_drop, program
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
     PASS_KEY,
@@ -25,6 +25,7 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.periphery_attributes import periphery_attributes
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
 
@@ -48,7 +49,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
 
     Raises:
         NodeMappingError: a converter is not ideal and ``ranges`` has none for a node, or one that
-            fits neither one nor all bit lines.
+            fits neither one nor all bit lines; or the periphery does not fit the device or the
+            arrays. What wires lose is found when the file is written.
     """
 
     def __init__(
@@ -89,34 +91,14 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
-        config, periphery, device = self._config, self._config.periphery, self._config.device
-        ranges = self._ranges.get(unit.name)
-        if ranges is None:
-            if periphery.needs_ranges:
-                raise NodeMappingError(
-                    f"node '{unit.name}' ({unit.node.op_type}): its converters have no range. "
-                    f"Give one, or calibration data, or use ideal converters."
-                )
-            ranges = NodeRanges()
-        dac_is_ideal, adc_is_ideal = periphery.dac_bits is None, periphery.adc_bits is None
-        adc_range = (1.0,) if adc_is_ideal else ranges.adc_range
-        if len(adc_range) not in {1, unit.columns}:
-            raise NodeMappingError(
-                f"node '{unit.name}' ({unit.node.op_type}): the ADC needs 1 range or "
-                f"{unit.columns}, got {len(adc_range)}"
-            )
-        values: dict[str, object] = {
-            "tile_rows": periphery.tile_rows or 0,
-            "num_tiles": unit.num_tiles,
-            "dac_bits": periphery.dac_bits or 0,
-            "dac_range": 1.0 if dac_is_ideal else ranges.dac_range,
-            "dac_signed": 1 if dac_is_ideal else int(ranges.dac_signed),
-            "adc_bits": periphery.adc_bits or 0,
-            "adc_range": adc_range,
+        config, device = self._config, self._config.device
+        values = {
+            **periphery_attributes(unit, config, self._ranges.get(unit.name)),
             "node": unit.name,
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
+            "wire_ohm": config.periphery.wire_ohm or 0.0,
             "g_max_us": device.g_max_us,
             "w_max": _w_max(unit, device, config.seed),
         }
@@ -184,21 +166,42 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     if old is None:
         raise ValueError(f"node '{unit.name}' has no weight")
     name = str(old.name) if plan.keeps_name else names.value(f"{unit.name}/rram/w")
-    weight, key, axis = unit.weight, unit.name, unit.column_axis
     tensor = lazy_tensor(
-        lambda: (
-            program(
-                weight.float32(), node=key, seed=config.seed, config=config.device, column_axis=axis
-            ).w_realised
-        ),
+        lambda: _realised(unit, config),
         name=name,
         dtype=ir.DataType.FLOAT,
-        shape=weight.shape,
+        shape=unit.weight.shape,
     )
     if plan.keeps_name:
         old.const_value = tensor
         return old
     return add_initializer(graph, name, tensor)
+
+
+def _realised(unit: RramUnit, config: ConvertConfig) -> npt.NDArray[np.float32]:
+    """The weight that the arrays answer with: programmed, and seen through their wires."""
+    wire_ohm = config.periphery.wire_ohm
+    programmed = program(
+        unit.weight.float32(),
+        node=unit.name,
+        seed=config.seed,
+        config=config.device,
+        column_axis=unit.column_axis,
+        keep_conductances=wire_ohm is not None,
+    )
+    if wire_ohm is None:
+        return programmed.w_realised
+    tile_rows = config.periphery.tile_rows
+    layout = ArrayLayout(
+        group=unit.group, num_tiles=unit.num_tiles, tile_columns=tile_rows or unit.columns
+    )
+    return apply_ir_drop(
+        programmed,
+        node=unit.name,
+        g_max_us=config.device.g_max_us,
+        wire_ohm=wire_ohm,
+        layout=layout,
+    )
 
 
 def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> None:

@@ -109,6 +109,7 @@ def RramMatMul(
     device: str,
     device_config: str,
     seed: int,
+    wire_ohm: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
@@ -224,6 +225,7 @@ def RramConv(
     device: str,
     device_config: str,
     seed: int,
+    wire_ohm: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
@@ -332,7 +334,9 @@ def RramConv(
             signed = op.Constant(value_int=dac_signed)
             shifts = op.Range(0, op.Constant(value_int=dac_bits) - signed, op.Max(serial, 1))
             weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
-            by_plane = op.Reshape(total, op.Concat(op.Shape(weights), [-1], columns, volume, axis=0))
+            by_plane = op.Reshape(
+                total, op.Concat(op.Shape(weights), [-1], columns, volume, axis=0)
+            )
             products = by_plane * op.Reshape(weights, [-1, 1, 1, 1])
             joined = op.ReduceSum(products, [0], keepdims=0)
             whole = op.Reshape(joined, op.Concat([-1], groups, [1], columns_g, volume, axis=0))

@@ -70,6 +70,7 @@ _DEVICE_STATE = {
     "device": "string",
     "device_config": "string",
     "seed": "int",
+    "wire_ohm": "float",
     "g_max_us": "float",
     "w_max": "floats",
 }

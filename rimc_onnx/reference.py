@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.device import read_normals
+from rimc_onnx.device import read_normals, sinh_curve
 
 __all__ = [
     "Periphery",
@@ -27,14 +27,12 @@ __all__ = [
     "im2col",
     "rram_conv",
     "rram_matmul",
-    "sinh_curve",
     "word_lines",
 ]
 
 Array = npt.NDArray[Any]
 Int8Array = npt.NDArray[np.int8]
 _F32 = np.float32
-_CURVE_TERMS = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +75,6 @@ def _dac_codes(x: Array, dac_bits: int, dac_range: float, dac_signed: int) -> tu
     top = _F32(2 ** (dac_bits - dac_signed) - 1)
     step = _F32(dac_range) / top
     return np.clip(np.rint(x / step), -top * _F32(dac_signed), top).astype(_F32), step
-
-
-def sinh_curve(k: float) -> list[np.float32]:
-    """sinh(K u) / (u sinh(K)) as powers of u^2; the series of sinh in float64, in this order."""
-    terms = [k]
-    total = 0.0 + k
-    for n in range(1, _CURVE_TERMS):
-        terms.append(terms[-1] * (k * k) / float(2 * n * (2 * n + 1)))
-        total = total + terms[-1]
-    return [_F32(term / total) for term in terms]
 
 
 def _bend(v: Array, curve: Sequence[np.float32], full_scale: np.float32) -> Array:
@@ -165,7 +153,7 @@ def _read(
     for plane, (weight, v) in enumerate(word_lines(x, p)):
         for t in range(reads):
             part = slice(t * tile, (t + 1) * tile)
-            value = multiply(v, w, part).astype(_F32)
+            value: Array = multiply(v, w, part).astype(_F32)
             columns = value.shape[1]
             if p.read_noise:
                 cells = np.square(w, dtype=_F32) if p.read_noise_relative else np.ones_like(w)

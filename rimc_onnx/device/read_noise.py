@@ -98,7 +98,8 @@ def normals_of_words(words: Words) -> Float32Array:
     log_a = exponent.astype(_F32) * _F32(0.6931471805599453) + s * _polynomial(_ATANH, s * s)
     w = _F32(0.0) - log_a
     centre = _polynomial(_CENTRE, w - _F32(2.5))
-    tail = _polynomial(_TAIL, np.sqrt(np.abs(w)) - _F32(3.0))
+    root = np.asarray(np.sqrt(np.abs(w)), _F32)
+    tail = _polynomial(_TAIL, root - _F32(3.0))
     z = x * np.where(w < _F32(5.0), centre, tail)
     sign = words & np.uint32(0x80000000)
     return (z.view(np.uint32) ^ sign).view(_F32)

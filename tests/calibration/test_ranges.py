@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
 from rimc_onnx import passes, reference
-from rimc_onnx.calibration.ranges import RANGE_PERCENTILE, measure_ranges
+from rimc_onnx.calibration.ranges import measure_ranges
 from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig
 
 Array = np.ndarray[Any, Any]
@@ -24,14 +24,14 @@ def session(content: bytes) -> ort.InferenceSession:
 
 
 def measure(
-    model: onnx.ModelProto, *feeds: Array, tile_rows: int | None = None
+    model: onnx.ModelProto, *feeds: Array, tile_rows: int | None = None, **more: Any
 ) -> dict[str, NodeRanges]:
     teacher = ir.from_proto(model)
     passes.prepare_pipeline()(teacher)
-    periphery = PeripheryConfig(tile_rows=tile_rows, dac_bits=8, adc_bits=8)
+    periphery = PeripheryConfig(tile_rows=tile_rows, dac_bits=8, adc_bits=8, **more)
     decisions = passes.select_rram_nodes(teacher, ConvertConfig(periphery=periphery))
     units = [d.unit for d in decisions if d.unit is not None]
-    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session)
+    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session, periphery=periphery)
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -94,7 +94,7 @@ def test_outlier_is_outside_the_range(matmul_model: MakeModel) -> None:
     assert 0.999 < found.dac_range <= 1
     assert 0.999 < found.adc_range[0] <= 1
     inside = (np.abs(x) <= found.dac_range).mean()
-    assert inside >= RANGE_PERCENTILE / 100
+    assert inside >= PeripheryConfig().range_percentile / 100
 
 
 @pytest.mark.parametrize("tile_rows", [None, 4, 5])

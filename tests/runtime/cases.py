@@ -26,6 +26,7 @@ ANNOTATIONS = {
     "device": "d",
     "device_config": "{}",
     "seed": 0,
+    "wire_ohm": 0.0,
     "g_max_us": 150.0,
     "w_max": [1.0],
 }
@@ -258,9 +259,7 @@ def rram_conv_case(
     x = _normal(rng, int(rng.integers(1, 6)), group * depth, *size)
     w = _normal(rng, group * columns_g, depth, *kernel)
     window = int(np.prod(kernel))
-    converters = periphery(
-        rng, columns=len(w), depth=depth, window=window, adc=adc, names=names
-    )
+    converters = periphery(rng, columns=len(w), depth=depth, window=window, adc=adc, names=names)
     tile_group = group * converters["num_tiles"]
     attributes = ANNOTATIONS | converters | geometry | {"tile_group": tile_group}
     return Case(

@@ -56,7 +56,7 @@ void ReadTiles(const NodeInfo& node, Index depth, Index rows_per_step, Periphery
 }
 
 // sinh(K u) / sinh(K) as powers of u^2 times u, by the series of sinh in double and in the order
-// written: rimc_onnx/reference.py has the same lines.
+// written: rimc_onnx/device/iv_curve.py has the same lines.
 std::vector<float> SinhCurve(double k) {
   std::array<double, kernels::kCurveTerms> terms{};
   double term = k;
