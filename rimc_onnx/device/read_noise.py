@@ -17,6 +17,8 @@ operation that IEEE 754 rounds in one way.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -72,7 +74,7 @@ def read_normals(*, key: int, run: int, stream: int, count: int) -> Float32Array
     return normals_of_words(laid.reshape(-1)[:count])
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Float32Array) -> Float32Array:
+def _polynomial(coefficients: tuple[float, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     value = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         value = value * x + _F32(coefficient)
@@ -98,8 +100,7 @@ def normals_of_words(words: Words) -> Float32Array:
     log_a = exponent.astype(_F32) * _F32(0.6931471805599453) + s * _polynomial(_ATANH, s * s)
     w = _F32(0.0) - log_a
     centre = _polynomial(_CENTRE, w - _F32(2.5))
-    root = np.asarray(np.sqrt(np.abs(w)), _F32)
-    tail = _polynomial(_TAIL, root - _F32(3.0))
+    tail = _polynomial(_TAIL, np.sqrt(np.abs(w)) - _F32(3.0))
     z = x * np.where(w < _F32(5.0), centre, tail)
     sign = words & np.uint32(0x80000000)
     return (z.view(np.uint32) ^ sign).view(_F32)
