@@ -31,20 +31,6 @@ rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
 
 
 @script(rimc, default_opset=op)
-def DacQuantize(x: FLOAT[...], dac_bits: int, dac_range: float, dac_signed: int) -> FLOAT[...]:
-    bits = op.Constant(value_int=dac_bits)
-    if bits > 0:
-        signed = op.Constant(value_int=dac_signed)
-        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
-        bottom = op.Neg(top) * op.Cast(signed, to=1)
-        step = op.Constant(value_float=dac_range) / top
-        y = op.Clip(op.Round(x / step), bottom, top) * step
-    else:
-        y = op.Identity(x)
-    return y
-
-
-@script(rimc, default_opset=op)
 def WordLines(
     x: FLOAT[...],
     dac_bits: int,
@@ -63,18 +49,21 @@ def WordLines(
     bottom = op.Neg(top) * op.Cast(signed, to=1)
     step = scale / top
     base = op.Pow(op.Constant(value_float=2.0), op.Cast(serial, to=1))
-    # Outside the If: onnxscript looks for our own functions in the body alone.
-    whole = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
+    # Nothing is computed outside an If that only one branch reads: ONNX Runtime 1.17 mixes up the
+    # memory of a value that nobody reads from the second run on.
     if serial > 0:
         codes = op.Clip(op.Round(x / step), bottom, top)
         shifts = op.Reshape(op.Cast(op.Range(0, bits - signed, op.Max(serial, 1)), to=1), [-1, 1])
-        magnitude = op.Flatten(op.Abs(codes), axis=0)
+        magnitude = op.Reshape(op.Abs(codes), [1, -1])
         lower = op.Floor(magnitude / op.Pow(op.Constant(value_float=2.0), shifts))
         upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
-        digits = (lower - base * upper) * op.Flatten(op.Sign(codes), axis=0)
+        digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
         lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
     else:
-        lines = op.Identity(whole)
+        if bits > 0:
+            lines = op.Clip(op.Round(x / step), bottom, top) * step
+        else:
+            lines = op.Identity(x)
     bend = op.Constant(value_float=iv_sinh)
     k = bend * op.Constant(value_float=input_shrink)
     full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
@@ -150,6 +139,7 @@ def RramMatMul(
     back = adc / top
     w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
+    squares = w_tiles * w_tiles
     relative = op.Constant(value_int=read_noise_relative)
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     stored = bits + serial + op.Cast(noise > 0.0, to=7)
@@ -164,7 +154,7 @@ def RramMatMul(
         if noise > 0.0:
             x_squares = x_tiles * x_tiles
             if relative > 0:
-                spread = op.Sqrt(op.MatMul(x_squares, w_tiles * w_tiles)) * noise
+                spread = op.Sqrt(op.MatMul(x_squares, squares)) * noise
             else:
                 spread = op.Sqrt(op.ReduceSum(x_squares, [2], keepdims=1)) * deviation
             sums = partial + op.RandomNormalLike(partial) * spread
@@ -275,6 +265,8 @@ def RramConv(
         op.Transpose(w_split, perm=[0, 2, 1, 3]),
         op.Concat(columns * tiles, rows, kernel, axis=0),
     )
+    squares = w_tiles * w_tiles
+    ones = op.ConstantOfShape(op.Concat(groups * tiles, rows, kernel, axis=0), value=_ONE)
     relative = op.Constant(value_int=read_noise_relative)
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     deviation = op.Reshape(op.Expand(deviations, columns), by_column)
@@ -299,7 +291,7 @@ def RramConv(
             if relative > 0:
                 variance = op.Conv(
                     x_squares,
-                    w_tiles * w_tiles,
+                    squares,
                     strides=strides,
                     pads=pads,
                     dilations=dilations,
@@ -307,10 +299,9 @@ def RramConv(
                 )
                 spread = op.Sqrt(op.Reshape(variance, op.Shape(split))) * noise
             else:
-                window = op.Concat(groups * tiles, rows, kernel, axis=0)
                 power = op.Conv(
                     x_squares,
-                    op.ConstantOfShape(window, value=_ONE),
+                    ones,
                     strides=strides,
                     pads=pads,
                     dilations=dilations,
@@ -446,7 +437,4 @@ def DoraConv(
 
 def function_protos() -> list[onnx.FunctionProto]:
     """Every function of the domain, callees first, as they are written into a converted file."""
-    return [
-        f.to_function_proto()
-        for f in (DacQuantize, WordLines, RramMatMul, RramConv, DoraMatMul, DoraConv)
-    ]
+    return [f.to_function_proto() for f in (WordLines, RramMatMul, RramConv, DoraMatMul, DoraConv)]

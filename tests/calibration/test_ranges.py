@@ -111,6 +111,30 @@ def test_range_of_a_tiled_adc_is_that_of_one_tile(
     assert found.adc_range == pytest.approx([max(p.max() for p in partial)], rel=1e-6)
 
 
+def test_percentile_can_be_chosen(matmul_model: MakeModel) -> None:
+    x = rng(0).uniform(-1, 1, (2000, 10)).astype(np.float32)
+    model = matmul_model(np.eye(10, dtype=np.float32))
+    found = measure(model, x, range_percentile=50.0)["fc1"]
+    assert found.dac_range == pytest.approx(np.median(np.abs(x)), rel=1e-3)
+    assert found.adc_range[0] == pytest.approx(found.dac_range, rel=1e-6)
+    assert measure(model, x, range_percentile=100.0)["fc1"].dac_range == np.abs(x).max()
+
+
+def test_range_of_the_adc_is_that_of_what_the_word_lines_carry(matmul_model: MakeModel) -> None:
+    # An ADC sized for straight lines behind a curve, or for whole codes where it reads single bits.
+    weight = np.abs(rng(0).standard_normal((6, 3), dtype=np.float32))
+    x = rng(1).uniform(0, 1, (50, 6)).astype(np.float32)
+    top = float(x.max())
+    bent = measure(matmul_model(weight), x, iv_sinh=4.0, input_shrink=0.5)["fc1"]
+    carried = np.sinh(2.0 * x.astype(np.float64) / top) / np.sinh(2.0) * top
+    assert bent.adc_range[0] == pytest.approx((carried @ weight).max(), rel=1e-5)
+    # 8 bits, unsigned: a plane is 0 or 1 in units of top / 255.
+    serial = measure(matmul_model(weight), x, dac_serial_bits=1)["fc1"]
+    codes = np.rint(x / (top / 255)).astype(np.int64)
+    planes = [(codes >> bit & 1) @ weight * (top / 255) for bit in range(8)]
+    assert serial.adc_range[0] == pytest.approx(max(p.max() for p in planes), rel=1e-5)
+
+
 def test_tiles_of_a_convolution_are_whole_channels() -> None:
     # Tiles cut through a kernel window, which the operator never does; grouped, with stride.
     weight = np.abs(rng(0).standard_normal((4, 6, 2, 2), dtype=np.float32))
