@@ -59,11 +59,10 @@ def WordLines(
         upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
         digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
         lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
+    elif bits > 0:
+        lines = op.Clip(op.Round(x / step), bottom, top) * step
     else:
-        if bits > 0:
-            lines = op.Clip(op.Round(x / step), bottom, top) * step
-        else:
-            lines = op.Identity(x)
+        lines = op.Identity(x)
     bend = op.Constant(value_float=iv_sinh)
     k = bend * op.Constant(value_float=input_shrink)
     full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
@@ -139,7 +138,6 @@ def RramMatMul(
     back = adc / top
     w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
-    squares = w_tiles * w_tiles
     relative = op.Constant(value_int=read_noise_relative)
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     stored = bits + serial + op.Cast(noise > 0.0, to=7)
@@ -154,7 +152,9 @@ def RramMatMul(
         if noise > 0.0:
             x_squares = x_tiles * x_tiles
             if relative > 0:
-                spread = op.Sqrt(op.MatMul(x_squares, squares)) * noise
+                # Squared in every run: as a constant it would cost memory at load where it is off.
+                unit = op.Cast(op.Size(lines) >= 0, to=1)
+                spread = op.Sqrt(op.MatMul(x_squares, w_tiles * (w_tiles * unit))) * noise
             else:
                 spread = op.Sqrt(op.ReduceSum(x_squares, [2], keepdims=1)) * deviation
             sums = partial + op.RandomNormalLike(partial) * spread
@@ -265,7 +265,6 @@ def RramConv(
         op.Transpose(w_split, perm=[0, 2, 1, 3]),
         op.Concat(columns * tiles, rows, kernel, axis=0),
     )
-    squares = w_tiles * w_tiles
     ones = op.ConstantOfShape(op.Concat(groups * tiles, rows, kernel, axis=0), value=_ONE)
     relative = op.Constant(value_int=read_noise_relative)
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
@@ -289,9 +288,11 @@ def RramConv(
         if noise > 0.0:
             x_squares = x_tiles * x_tiles
             if relative > 0:
+                # Squared in every run, as in RramMatMul.
+                unit = op.Cast(op.Size(lines) >= 0, to=1)
                 variance = op.Conv(
                     x_squares,
-                    squares,
+                    w_tiles * (w_tiles * unit),
                     strides=strides,
                     pads=pads,
                     dilations=dilations,

@@ -18,6 +18,7 @@ import rimc_onnx
 from rimc_onnx import api, opset, reference, runtime
 from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.cli import app
+from rimc_onnx.config import PeripheryConfig
 from rimc_onnx.device import DeviceConfig, Purpose, presets, random_words, standard_normals
 from rimc_onnx.evaluation import EvaluationReport
 from rimc_onnx.quickstart import QuickstartReport
@@ -306,6 +307,19 @@ def test_preset_has_a_section_with_the_publications_it_comes_from(name: str) -> 
 def test_parameter_table_has_the_fields_of_the_configuration() -> None:
     rows = table(section("devices.md", "Parameters"), "field")
     assert [name_of(r, "field") for r in rows] == [f.name for f in dataclasses.fields(DeviceConfig)]
+
+
+def test_table_of_the_periphery_has_the_fields_and_defaults_of_the_configuration() -> None:
+    # A field, an option or a default that the page does not know.
+    text = (DOCS / "periphery.md").read_text("utf-8")
+    rows = {name_of(row, "field"): row for row in table(text, "field")}
+    fields = dataclasses.fields(PeripheryConfig)
+    assert list(rows) == [f.name for f in fields]
+    for field in fields:
+        default = getattr(field.default, "name", field.default)
+        assert rows[field.name]["default"] == str(default)
+    options = {row["option"].strip("`") for row in rows.values()}
+    assert options <= _options(_COMMANDS["convert"])
 
 
 def test_example_draws_are_what_the_generator_gives() -> None:
