@@ -48,9 +48,7 @@ struct Avx512 {
     return BitsFloat(_mm512_or_si512(_mm512_andnot_si512(bit, FloatBits(magnitude)),
                                      _mm512_and_si512(bit, FloatBits(sign))));
   }
-  static bool AnyAtLeast(Vec v, Vec bound) {
-    return _mm512_cmp_ps_mask(v, bound, _CMP_GE_OQ) != 0;
-  }
+  static bool AnyAtLeast(Vec v, Vec bound) { return _mm512_cmp_ps_mask(v, bound, _CMP_GE_OQ) != 0; }
   static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
     return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
   }

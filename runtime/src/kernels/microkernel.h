@@ -61,8 +61,8 @@ void Block(const BlockArgs& args) {
       const Vec gain = kConv ? S::Set1(args.gain[i]) : S::Load(args.gain + v * S::kLanes);
       Vec total = S::Mul(acc[i][v], gain);
       if (args.offset != nullptr) {
-        total = S::Add(total,
-                       kConv ? S::Set1(args.offset[i]) : S::Load(args.offset + v * S::kLanes));
+        total =
+            S::Add(total, kConv ? S::Set1(args.offset[i]) : S::Load(args.offset + v * S::kLanes));
       }
       total = S::Clip(S::Rint(total), bottom, top);
       if (!args.first) total = S::Add(LoadLanes<S>(c, args.lanes[v]), total);

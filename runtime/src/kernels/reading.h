@@ -57,16 +57,14 @@ template <class S>
 inline typename S::Vec NormalsOf(typename S::Int word) {
   using Vec = typename S::Vec;
   using Int = typename S::Int;
-  static const float kCentre[9] = {4.035462808360535e-08f,  4.861039428760705e-07f,
-                                   -4.990565230400534e-06f, -6.217992904566927e-06f,
-                                   0.00030915020033717155f, -0.0017730101244524121f,
-                                   -0.005908171180635691f,  0.3488026559352875f,
-                                   2.1233136653900146f};
-  static const float kTail[9] = {-2.7950824005529284e-05f, -0.00016246568702626973f,
-                                 0.0016234691720455885f,   -0.004842372611165047f,
-                                 0.00822721142321825f,     -0.010898633860051632f,
-                                 0.013330565765500069f,    1.416590929031372f,
-                                 4.006434917449951f};
+  static const float kCentre[9] = {
+      4.035462808360535e-08f,  4.861039428760705e-07f,  -4.990565230400534e-06f,
+      -6.217992904566927e-06f, 0.00030915020033717155f, -0.0017730101244524121f,
+      -0.005908171180635691f,  0.3488026559352875f,     2.1233136653900146f};
+  static const float kTail[9] = {
+      -2.7950824005529284e-05f, -0.00016246568702626973f, 0.0016234691720455885f,
+      -0.004842372611165047f,   0.00822721142321825f,     -0.010898633860051632f,
+      0.013330565765500069f,    1.416590929031372f,       4.006434917449951f};
   static const float kAtanh[4] = {0.2857142857142857f, 0.4f, 0.6666666666666666f, 2.0f};
   const Vec one = S::Set1(1.0f);
   const Vec half = S::ToFloat(S::And(word, S::SetInt(0x7fffffffu)));
@@ -135,8 +133,8 @@ void Read(const ReadArgs& args) {
     };
     Vec value = LoadLanes<S>(args.partial + i, lanes);
     if (args.z != nullptr) {
-      const Vec variance = args.variance_each ? LoadLanes<S>(args.variance + i, lanes)
-                                              : S::Set1(*args.variance);
+      const Vec variance =
+          args.variance_each ? LoadLanes<S>(args.variance + i, lanes) : S::Set1(*args.variance);
       const Vec deviation = S::Mul(S::Sqrt(variance), of_column(args.deviation));
       value = S::Add(value, S::Mul(deviation, LoadLanes<S>(args.z + i, lanes)));
     }

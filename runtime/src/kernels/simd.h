@@ -5,8 +5,8 @@
 //   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
-//   NaN), Sum (any order), Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude, sign),
-//   AnyAtLeast(v, bound), SelectLess(a, b, x, y) = a < b ? x : y,
+//   NaN), Sum (any order), Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude,
+//   sign), AnyAtLeast(v, bound), SelectLess(a, b, x, y) = a < b ? x : y,
 // and over words of 32 bits:
 //   Int, SetInt, Lanes() (0, 1, ..), AddInt, SubInt, Xor, And, ShiftLeft<n>, ShiftRight<n>
 //   (arithmetic), Mul64(a, b, &high) (low half returned), ToFloat (of a signed word), FloatBits,

@@ -177,8 +177,8 @@ void RramConv::ChannelSquares(const Run& run, const ConvEngine::Place& place, Ra
   const Index phase_floats = conv_.depth * channel;
   for (Index q = 0; q < conv_.Window(); ++q) {
     const Index offset = place.offsets[q];
-    memory.offsets[q] = static_cast<std::int32_t>(offset / phase_floats * channel +
-                                                  offset % phase_floats);
+    memory.offsets[q] =
+        static_cast<std::int32_t>(offset / phase_floats * channel + offset % phase_floats);
   }
   ConvEngine::Place summed = place;
   summed.input = memory.squares;

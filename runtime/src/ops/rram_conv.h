@@ -16,7 +16,8 @@ namespace rimc {
 // RramConv: x [N, C, *S] and the crossbar w [M, C / group, *kernel] give [N, M, *S_out], one to
 // three spatial dimensions. w has to be a constant.
 //
-// Sums are read as they leave the registers; only read noise and bit-serial inputs store them first.
+// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
+// first.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -35,8 +36,8 @@ class RramConv {
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
   void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
                       const Memory& memory) const noexcept;
-  void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory, Range columns,
-                 Index plane, Index tile) const noexcept;
+  void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
+                 Range columns, Index plane, Index tile) const noexcept;
   Index TaskFloats(const ConvPlan& plan) const;
 
   const kernels::KernelTable& kernels_;
@@ -44,10 +45,10 @@ class RramConv {
   Periphery periphery_;
   ConvReadout readout_;
   AlignedFloats packed_;
-  std::vector<ConvReadout> sums_;   // of one tile each, unread; where sums are stored
-  ConvReadout window_sums_;         // over one channel
-  AlignedFloats ones_;              // [window]
-  AlignedFloats squares_;           // of w, packed the same; with relative read noise
+  std::vector<ConvReadout> sums_;  // of one tile each, unread; where sums are stored
+  ConvReadout window_sums_;        // over one channel
+  AlignedFloats ones_;             // [window]
+  AlignedFloats squares_;          // of w, packed the same; with relative read noise
   mutable std::atomic<std::uint64_t> runs_{0};
 };
 

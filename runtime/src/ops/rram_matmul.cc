@@ -135,7 +135,8 @@ void RramMatMul::Compute(const Context& context) const {
   const bool stored = periphery_.stored_sums();
   const Index line_floats =
       periphery_.has_line ? periphery_.num_planes() * work.rows * depth_ : Index{0};
-  const Index square_floats = squares_.size() == 0 ? 0 : periphery_.num_planes() * work.rows * depth_;
+  const Index square_floats =
+      squares_.size() == 0 ? 0 : periphery_.num_planes() * work.rows * depth_;
   const Index sum_floats = stored ? work.row_tasks * work.panel_tasks * StoredFloats() : 0;
   const Scratch scratch(context, line_floats + square_floats + sum_floats);
   if (line_floats > 0) work.x_line = scratch.data();
@@ -165,8 +166,7 @@ void RramMatMul::DriveLines(const Context& context, const Work& work) const {
     const Range part = Part(count, parts, i % parts);
     const Index at = plane * count + part.begin;
     if (work.x_line != nullptr) {
-      kernels_.quantize(work.x + part.begin, work.x_line + at, part.size(),
-                        periphery_.Line(plane));
+      kernels_.quantize(work.x + part.begin, work.x_line + at, part.size(), periphery_.Line(plane));
     }
     if (work.squares != nullptr) {
       kernels_.square(work.Line(plane, depth_) + part.begin, work.squares + at, part.size());

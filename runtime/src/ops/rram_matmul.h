@@ -14,7 +14,8 @@ namespace rimc {
 
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
-// Sums are read as they leave the registers; only read noise and bit-serial inputs store them first.
+// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
+// first.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";

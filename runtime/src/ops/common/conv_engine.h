@@ -113,8 +113,8 @@ class ConvEngine {
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
-  void CopyInput(const ConvItem& item, Index g, Range channels,
-                 const kernels::Quantizer* quantizer, float* memory) const noexcept;
+  void CopyInput(const ConvItem& item, Index g, Range channels, const kernels::Quantizer* quantizer,
+                 float* memory) const noexcept;
   void CopyPlane(const ConvItem& item, const float* from, float* to, Index phase_floats,
                  const kernels::Quantizer* quantizer) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,

@@ -33,10 +33,10 @@ struct Periphery {
 
   bool has_adc = false;
   float adc_top = 0.0f;
-  Index adc_tiles = 1;             // tiles with a gain and offset of their own, or 1
-  std::vector<float> adc_gain;     // [adc_tiles, M] codes per unit of partial sum
-  std::vector<float> adc_offset;   // [adc_tiles, M] codes, empty if all are 0
-  std::vector<float> adc_back;     // [M] units per code
+  Index adc_tiles = 1;            // tiles with a gain and offset of their own, or 1
+  std::vector<float> adc_gain;    // [adc_tiles, M] codes per unit of partial sum
+  std::vector<float> adc_offset;  // [adc_tiles, M] codes, empty if all are 0
+  std::vector<float> adc_back;    // [M] units per code
 
   ReadNoise noise;
 
