@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
-from rimc_onnx.device import DriftLaw, Purpose, read_key, sinh, standard_normals
+from rimc_onnx.device import (
+    DeviceConfig,
+    DriftLaw,
+    Purpose,
+    pair_shares,
+    read_key,
+    sinh,
+    standard_normals,
+)
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes.rram_unit import RramUnit
 
@@ -99,20 +109,32 @@ def _read_noise(unit: RramUnit, config: ConvertConfig) -> dict[str, object]:
     relative = periphery.read_noise_law is ReadNoiseLaw.RELATIVE
     if periphery.read_noise_frac is None:
         return {"read_noise": 0.0, "read_noise_relative": 0, "read_key": 0}
-    # sum x^2 (G+^2 + G-^2) is sum x^2 w^2 only while one device of each pair is at zero.
-    one_is_zero = device.g_min_us == 0.0 and (
-        device.law is DriftLaw.GAUSSIAN_RELATIVE
-        or (device.drift_frac == 0.0 and device.drift_mean_frac == 0.0)
-    )
-    if relative and not one_is_zero:
+    if relative and not _weight_tells_conductances(device):
         raise NodeMappingError(
             f"node '{unit.name}' ({unit.node.op_type}): relative read noise needs both "
-            f"conductances of a pair, and the weight tells them only with g_min_us 0 and the law "
-            f"{DriftLaw.GAUSSIAN_RELATIVE.value}; got g_min_us {device.g_min_us} and "
-            f"{device.law.value}. Use the law absolute."
+            f"conductances of a pair, and the weight tells them only with g_min_us 0, the law "
+            f"{DriftLaw.GAUSSIAN_RELATIVE.value}, one pair a weight and no faults; got g_min_us "
+            f"{device.g_min_us} and {device.law.value}. Use the law absolute."
         )
+    # Pairs that share a weight add their variances: sum of share^2.
+    shares = pair_shares(device)
     return {
-        "read_noise": periphery.read_noise_frac,
+        "read_noise": periphery.read_noise_frac * math.sqrt(sum(s * s for s in shares)),
         "read_noise_relative": int(relative),
         "read_key": read_key(seed=config.seed, node=unit.name),
     }
+
+
+def _weight_tells_conductances(device: DeviceConfig) -> bool:
+    """True where sum x^2 (G+^2 + G-^2) is sum x^2 w^2: one device of every pair is at zero."""
+    return (
+        device.g_min_us == 0.0
+        and len(pair_shares(device)) == 1
+        and device.time_law is None
+        and device.programming_sigma_us is None
+        and not (device.stuck_min_frac or device.stuck_max_frac)
+        and (
+            device.law is DriftLaw.GAUSSIAN_RELATIVE
+            or (device.drift_frac == 0.0 and device.drift_mean_frac == 0.0)
+        )
+    )

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import ArrayLayout, DeviceConfig, apply_ir_drop, program
+from rimc_onnx.device import DeviceConfig, largest_weight
+from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
     PASS_KEY,
@@ -21,11 +21,11 @@ from rimc_onnx.passes._graph import (
     add_initializer,
     is_derived,
     is_private,
-    lazy_tensor,
     remove_dead,
     take_over,
 )
 from rimc_onnx.passes.periphery_attributes import periphery_attributes
+from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
 
@@ -88,6 +88,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         for plan in plans:
             _replace(model.graph, plan, self._config, names)
         add_functions(model)
+        time_s = self._config.device.resolve_time(self._config.time_s)
+        model.metadata_props[opset.TIME_KEY] = f"{time_s:.9g}"
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
@@ -98,9 +100,10 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
-            "wire_ohm": config.periphery.wire_ohm or 0.0,
+            "time_s": device.resolve_time(config.time_s),
+            "wire_ohm": _wire_ohm(config) or 0.0,
             "g_max_us": device.g_max_us,
-            "w_max": _w_max(unit, device, config.seed),
+            "w_max": _w_max(unit, device),
         }
         if unit.geometry is not None:
             geometry = unit.geometry
@@ -135,16 +138,14 @@ _ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
 }
 
 
-def _w_max(unit: RramUnit, device: DeviceConfig, seed: int) -> tuple[float, ...]:
-    """W_max does not depend on drift, and programming without drift draws nothing."""
-    programmed = program(
-        unit.weight.float32(),
-        node=unit.name,
-        seed=seed,
-        config=replace(device, drift_frac=0.0, drift_mean_frac=0.0),
-        column_axis=unit.column_axis,
-    )
-    return tuple(float(w) for w in programmed.w_max)
+def _w_max(unit: RramUnit, device: DeviceConfig) -> tuple[float, ...]:
+    w_max = largest_weight(unit.weight.float32(), device, unit.column_axis)
+    if not np.isfinite(w_max).all():
+        raise NodeMappingError(
+            f"node '{unit.name}': the weight has NaN or infinite values, no conductance can hold "
+            f"them. Repair the model or leave the node digital."
+        )
+    return tuple(float(w) for w in w_max)
 
 
 def _keeps_name(unit: RramUnit) -> bool:
@@ -166,11 +167,15 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     if old is None:
         raise ValueError(f"node '{unit.name}' has no weight")
     name = str(old.name) if plan.keeps_name else names.value(f"{unit.name}/rram/w")
-    tensor = lazy_tensor(
-        lambda: _realised(unit, config),
+    tensor = programmed_tensor(
+        unit,
         name=name,
-        dtype=ir.DataType.FLOAT,
-        shape=unit.weight.shape,
+        device=config.device,
+        seed=config.seed,
+        time_s=config.time_s,
+        wire_ohm=_wire_ohm(config),
+        num_tiles=unit.num_tiles,
+        tile_rows=config.periphery.tile_rows,
     )
     if plan.keeps_name:
         old.const_value = tensor
@@ -178,30 +183,10 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     return add_initializer(graph, name, tensor)
 
 
-def _realised(unit: RramUnit, config: ConvertConfig) -> npt.NDArray[np.float32]:
-    """The weight that the arrays answer with: programmed, and seen through their wires."""
+def _wire_ohm(config: ConvertConfig) -> float | None:
+    """As the node records it, in float32: arrays that are made again have the same wires."""
     wire_ohm = config.periphery.wire_ohm
-    programmed = program(
-        unit.weight.float32(),
-        node=unit.name,
-        seed=config.seed,
-        config=config.device,
-        column_axis=unit.column_axis,
-        keep_conductances=wire_ohm is not None,
-    )
-    if wire_ohm is None:
-        return programmed.w_realised
-    tile_rows = config.periphery.tile_rows
-    layout = ArrayLayout(
-        group=unit.group, num_tiles=unit.num_tiles, tile_columns=tile_rows or unit.columns
-    )
-    return apply_ir_drop(
-        programmed,
-        node=unit.name,
-        g_max_us=config.device.g_max_us,
-        wire_ohm=wire_ohm,
-        layout=layout,
-    )
+    return None if wire_ohm is None else float(np.float32(wire_ohm))
 
 
 def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> None:

@@ -17,16 +17,19 @@ __all__ = [
     "AdcBits",
     "AdcGainError",
     "AdcOffsetError",
+    "ClipSigma",
     "DacBits",
     "DacSerialBits",
     "DataOption",
     "Device",
+    "DevicesPerWeight",
     "Drift",
     "Force",
     "InputShrink",
     "IvSinh",
     "Json",
     "KeepDigital",
+    "LevelBits",
     "MapShared",
     "Model",
     "NoiseLaw",
@@ -36,9 +39,14 @@ __all__ = [
     "ReadNoise",
     "Scaling",
     "Seed",
+    "Slices",
+    "StuckMax",
+    "StuckMin",
     "TileRows",
+    "Time",
     "WireOhm",
     "convert_config",
+    "parse_option_time",
     "periphery_config",
 ]
 
@@ -74,7 +82,39 @@ DataOption = Annotated[
         show_default="calibration.npz beside the model",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Device preset.")]
+Device = Annotated[str, typer.Option(help="Device preset, or a .toml file of one's own.")]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        help="Time since programming: 1s, 10min, 1h, 30d, 10y, or seconds.",
+        show_default="the first one that the preset's law knows",
+    ),
+]
+StuckMin = Annotated[
+    float | None,
+    typer.Option(help="Share of devices stuck at G_min.", show_default="the preset's"),
+]
+StuckMax = Annotated[
+    float | None,
+    typer.Option(help="Share of devices stuck at the top.", show_default="the preset's"),
+]
+ClipSigma = Annotated[
+    float | None,
+    typer.Option(help="Clip weights beyond so many standard deviations.", show_default="none"),
+]
+LevelBits = Annotated[
+    int | None, typer.Option(help="Bits of a device's levels.", show_default="any level")
+]
+Slices = Annotated[
+    int | None,
+    typer.Option(help="Pairs of devices that share a weight's bits.", show_default="1"),
+]
+DevicesPerWeight = Annotated[
+    int | None,
+    typer.Option(help="Pairs of devices in parallel that hold the same.", show_default="1"),
+]
 Drift = Annotated[
     float | None,
     typer.Option(
@@ -186,6 +226,13 @@ def periphery_config(
     )
 
 
+def parse_option_time(text: str | None) -> float | None:
+    """Seconds of ``--time``; None where it is not given."""
+    from rimc_onnx.device import parse_time
+
+    return None if text is None else parse_time(text)
+
+
 def convert_config(
     device: str,
     drift: float | None,
@@ -195,22 +242,33 @@ def convert_config(
     periphery: PeripheryConfig,
     keep_digital: list[str] | None,
     map_shared: bool,
+    *,
+    time: str | None = None,
+    **device_fields: Any,
 ) -> ConvertConfig:
-    """The conversion that a command's options ask for."""
+    """The conversion that a command's options ask for; a device field of None is the preset's."""
     from rimc_onnx.config import ConvertConfig
     from rimc_onnx.device import Scaling as WeightScaling
-    from rimc_onnx.device import get_preset
+    from rimc_onnx.device import get_preset, load_device
     from rimc_onnx.errors import suggest
 
     known = [s.value for s in WeightScaling]
     if scaling not in known:
         raise UsageError(f"--scaling {scaling!r} is not known. {suggest(scaling, known)}")
-    overrides: dict[str, Any] = {"scaling": WeightScaling(scaling)}
+    overrides = {k: v for k, v in device_fields.items() if v is not None}
     if drift is not None:
         overrides["drift_frac"] = drift
+    if device.endswith(".toml"):
+        # the file says how weights are scaled, unless the option does
+        if scaling != WeightScaling.NODE.value:
+            overrides["scaling"] = WeightScaling(scaling)
+        found = load_device(Path(device), **overrides)
+    else:
+        found = get_preset(device, scaling=WeightScaling(scaling), **overrides)
     return ConvertConfig(
-        device=get_preset(device, **overrides),
+        device=found,
         seed=seed,
+        time_s=parse_option_time(time),
         rank=rank,
         periphery=periphery,
         keep_digital=tuple(keep_digital or ()),

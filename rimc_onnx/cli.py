@@ -15,21 +15,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rimc_onnx import _device_commands
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
     AdcBits,
     AdcGainError,
     AdcOffsetError,
+    ClipSigma,
     DacBits,
     DacSerialBits,
     DataOption,
     Device,
+    DevicesPerWeight,
     Drift,
     Force,
     InputShrink,
     IvSinh,
     Json,
     KeepDigital,
+    LevelBits,
     MapShared,
     Model,
     NoiseLaw,
@@ -39,7 +43,11 @@ from rimc_onnx._options import (
     ReadNoise,
     Scaling,
     Seed,
+    Slices,
+    StuckMax,
+    StuckMin,
     TileRows,
+    Time,
     WireOhm,
     convert_config,
     periphery_config,
@@ -142,7 +150,14 @@ def convert(
     output: Output = None,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
+    clip_sigma: ClipSigma = None,
+    level_bits: LevelBits = None,
+    slices: Slices = None,
+    devices_per_weight: DevicesPerWeight = None,
+    stuck_min: StuckMin = None,
+    stuck_max: StuckMax = None,
     seed: Seed = 0,
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -188,7 +203,16 @@ def convert(
         wire_ohm=wire_ohm,
         range_percentile=range_percentile,
     )
-    config = convert_config(device, drift, scaling, seed, rank, periphery, keep_digital, map_shared)
+    config = convert_config(
+        *(device, drift, scaling, seed, rank, periphery, keep_digital, map_shared),
+        time=time,
+        clip_sigma=clip_sigma,
+        level_bits=level_bits,
+        num_slices=slices,
+        devices_per_weight=devices_per_weight,
+        stuck_min_frac=stuck_min,
+        stuck_max_frac=stuck_max,
+    )
     with console.progress("convert") as progress:
         report = api.convert(
             model,
@@ -200,6 +224,10 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
+
+
+app.command("age")(_handled(_device_commands.age))
+app.command("devices")(_handled(_device_commands.devices))
 
 
 @app.command()
@@ -481,6 +509,7 @@ def study_recovery(
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
     rank: Rank = 4,
     tile_rows: TileRows = "none",
@@ -541,7 +570,10 @@ def study_recovery(
         wire_ohm=wire_ohm,
         range_percentile=range_percentile,
     )
-    config = convert_config(device, drift, scaling, 0, rank, periphery, keep_digital, map_shared)
+    config = convert_config(
+        *(device, drift, scaling, 0, rank, periphery, keep_digital, map_shared),
+        time=time,
+    )
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(
         num_samples=samples,

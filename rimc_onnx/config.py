@@ -138,6 +138,8 @@ class ConvertConfig:
     device: DeviceConfig = field(default_factory=lambda: get_preset("gaussian-relative"))
     seed: int = 0
     """Key of every draw; the same model, device and seed give the same bytes."""
+    time_s: float | None = None
+    """Seconds since programming; None is the first time that the device's law knows, or no time."""
     rank: int = 4
     """Rank of the adapter branches (clamped to what a node's matrix has)."""
     periphery: PeripheryConfig = field(default_factory=PeripheryConfig)
@@ -149,5 +151,6 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must lie in 0..2^63-1, got {self.seed}")
+        self.device.resolve_time(self.time_s)
         if not 1 <= self.rank <= MAX_RANK:
             raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")

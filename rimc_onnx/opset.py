@@ -21,6 +21,7 @@ __all__ = [
     "RANK_KEY",
     "RRAM_CONV",
     "RRAM_MATMUL",
+    "TIME_KEY",
     "VERSION",
     "OpSpec",
     "num_tiles",
@@ -48,6 +49,9 @@ MAX_IV_SINH: Final = 6.0
 RANK_KEY: Final = "rimc.rank"
 """Metadata of a converted model: the rank that its branches were given room for."""
 
+TIME_KEY: Final = "rimc.time_s"
+"""Metadata of a converted model: seconds since programming, as on its RRAM nodes."""
+
 _PERIPHERY = {
     "tile_rows": "int",
     "num_tiles": "int",
@@ -70,6 +74,7 @@ _DEVICE_STATE = {
     "device": "string",
     "device_config": "string",
     "seed": "int",
+    "time_s": "float",
     "wire_ohm": "float",
     "g_max_us": "float",
     "w_max": "floats",

@@ -243,7 +243,7 @@ def test_model_that_is_not_converted_is_not_calibrated(
     ("arguments", "says"),
     [
         (["--device", "gausian-relative"], "Did you mean 'gaussian-relative'"),
-        (["--device", "?"], "Known: gaussian-absolute, gaussian-relative"),
+        (["--device", "?"], "gaussian-absolute, gaussian-relative, milo2021"),
         (["--scaling", "colum"], "Did you mean 'column'"),
         (["--drift", "-0.1"], "drift_frac"),
         (["--drift", "20"], "20 % is 0.2"),

@@ -22,6 +22,7 @@ STATE = {
     "device": "gaussian-relative",
     "device_config": "{}",
     "seed": 0,
+    "time_s": 0.0,
     "wire_ohm": 0.0,
     "g_max_us": 40.0,
     "w_max": [1.0],

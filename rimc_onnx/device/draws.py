@@ -40,6 +40,10 @@ class Purpose(IntEnum):
     """Deviation of a device's conductance from its target."""
     READ_OUT = 1
     """Error of a measurement of the realised weight."""
+    DRIFT = 2
+    """Direction and size of a device's drift, the same at all times."""
+    FAULT = 3
+    """Whether a device is stuck, for good."""
     READ = 32
     """Key of the read noise of a node (:mod:`.read_noise`)."""
     ADC_GAIN = 33

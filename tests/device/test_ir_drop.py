@@ -16,6 +16,7 @@ from rimc_onnx.device import (
     ProgrammedWeight,
     apply_ir_drop,
     get_preset,
+    pair_shares,
     program,
     wire_loss,
 )
@@ -166,6 +167,32 @@ def test_conductances_are_kept_without_changing_the_weight() -> None:
         assert plain.pairs == ()
         assert kept.w_realised.tobytes() == plain.w_realised.tobytes()
     assert np.array_equal(kept.pairs[0].g_pos_us > 0, w > 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"level_bits": 2, "num_slices": 3},
+        {"level_bits": 3, "devices_per_weight": 2, "drift_frac": 0.1},
+        {"level_bits": 2, "num_slices": 2, "devices_per_weight": 3, "stuck_max_frac": 0.02},
+    ],
+    ids=["slices", "parallel", "both"],
+)
+def test_pairs_and_their_shares_are_the_weight(fields: dict[str, float]) -> None:
+    # Pairs in the order of another loop than their shares, targets for what devices hold, or the
+    # conductances of one chunk of cells in the place of another: there are two chunks here.
+    config = get_preset("gaussian-absolute", g_min_us=1.0, **fields)
+    w = RNG.standard_normal((180, 100)).astype(np.float32)
+    programmed = program(w, node="fc", seed=3, config=config, column_axis=1, keep_conductances=True)
+    shares = pair_shares(config)
+    assert [pair.share for pair in programmed.pairs] == list(shares)
+    pairs = config.num_slices * config.devices_per_weight
+    assert len(shares) == pairs
+    total = sum(
+        (pair.g_pos_us.astype(np.float64) - pair.g_neg_us) * pair.share for pair in programmed.pairs
+    )
+    realised = total * (programmed.w_max / config.g_max_us)
+    np.testing.assert_allclose(realised, programmed.w_realised, rtol=0, atol=2e-6)
 
 
 def test_array_beyond_first_order_is_refused() -> None:

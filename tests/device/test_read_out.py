@@ -48,6 +48,8 @@ def test_purposes_keep_their_numbers() -> None:
     assert {p.name: p.value for p in Purpose} == {
         "PROGRAMMING": 0,
         "READ_OUT": 1,
+        "DRIFT": 2,
+        "FAULT": 3,
         "READ": 32,
         "ADC_GAIN": 33,
         "ADC_OFFSET": 34,

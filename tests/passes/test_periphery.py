@@ -21,7 +21,13 @@ from rimc_onnx.device import (
     standard_normals,
 )
 from rimc_onnx.errors import ConfigError, NodeMappingError
-from rimc_onnx.passes import check_rimc_model, convert_model
+from rimc_onnx.passes import (
+    AgeRramPass,
+    check_rimc_model,
+    convert_model,
+    find_units,
+    prepare_pipeline,
+)
 
 RNG = np.random.default_rng(23)
 IDEAL = get_preset("gaussian-relative", drift_frac=0.0)
@@ -175,6 +181,46 @@ def test_relative_noise_needs_to_know_both_conductances(build, device):
         build, normal(8, 5), quiet, read_noise_frac=0.05, read_noise_law=ReadNoiseLaw.RELATIVE
     )
     assert attributes(model)["read_noise_relative"] == 1
+
+
+def test_noise_of_pairs_that_share_a_weight_adds_up(build):
+    # Four pairs in parallel halve the noise; of two slices of 2 bits the upper one counts 4 of 5.
+    parallel = get_preset("gaussian-absolute", devices_per_weight=4)
+    model = converted(build, normal(8, 5), parallel, read_noise_frac=0.1)
+    assert attributes(model)["read_noise"] == pytest.approx(0.05)
+    sliced = get_preset("gaussian-absolute", level_bits=2, num_slices=2)
+    model = converted(build, normal(8, 5), sliced, read_noise_frac=0.1)
+    assert attributes(model)["read_noise"] == pytest.approx(0.1 * np.hypot(0.2, 0.8))
+
+
+def test_aged_arrays_are_seen_through_the_same_wires(build):
+    # Wires that are lost, that differ in the last bits of their resistance, or of arrays of
+    # another height, when the arrays are made again.
+    device = get_preset("wan2022-aihwkit")
+    w = normal(40, 20)
+    model = converted(build, w, device, tile_rows=16, wire_ohm=0.3)
+    text = "g (float[9,40] x) => (float y) { y = MatMul(x, w) }"
+    teacher = build(text, w=w)
+    prepare_pipeline()(teacher)
+    day = 86400.0
+    AgeRramPass(find_units(teacher), day)(model)
+    programmed = program(
+        w,
+        node="MatMul_0",
+        seed=3,
+        config=device,
+        column_axis=1,
+        time_s=day,
+        keep_conductances=True,
+    )
+    want = apply_ir_drop(
+        programmed,
+        node="MatMul_0",
+        g_max_us=device.g_max_us,
+        wire_ohm=float(np.float32(0.3)),
+        layout=ArrayLayout(group=None, num_tiles=3, tile_columns=16),
+    )
+    assert model.graph[0].inputs[1].const_value.numpy().tobytes() == want.tobytes()
 
 
 def test_word_lines_that_bend_need_a_range(build):

@@ -26,6 +26,7 @@ ANNOTATIONS = {
     "device": "d",
     "device_config": "{}",
     "seed": 0,
+    "time_s": 0.0,
     "wire_ohm": 0.0,
     "g_max_us": 150.0,
     "w_max": [1.0],
