@@ -98,7 +98,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
-            "wire_ohm": config.periphery.wire_ohm or 0.0,
+            "wire_ohm": _wire_ohm(config) or 0.0,
             "g_max_us": device.g_max_us,
             "w_max": _w_max(unit, device, config.seed),
         }
@@ -178,9 +178,15 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     return add_initializer(graph, name, tensor)
 
 
+def _wire_ohm(config: ConvertConfig) -> float | None:
+    """As the node records it, in float32: arrays that are made again have the same wires."""
+    wire_ohm = config.periphery.wire_ohm
+    return None if wire_ohm is None else float(np.float32(wire_ohm))
+
+
 def _realised(unit: RramUnit, config: ConvertConfig) -> npt.NDArray[np.float32]:
     """The weight that the arrays answer with: programmed, and seen through their wires."""
-    wire_ohm = config.periphery.wire_ohm
+    wire_ohm = _wire_ohm(config)
     programmed = program(
         unit.weight.float32(),
         node=unit.name,
