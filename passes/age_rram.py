@@ -62,6 +62,9 @@ class AgeRramPass(ir.passes.InPlacePass):
                 device=device,
                 seed=attributes["seed"].as_int(),
                 time_s=time_s,
+                wire_ohm=attributes["wire_ohm"].as_float() or None,
+                num_tiles=attributes["num_tiles"].as_int(),
+                tile_rows=attributes["tile_rows"].as_int() or None,
                 realise=self._realise,
             )
             attributes["time_s"] = ir.AttrFloat32("time_s", time_s)

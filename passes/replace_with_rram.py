@@ -24,6 +24,7 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.periphery_attributes import periphery_attributes
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
@@ -48,7 +49,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
 
     Raises:
         NodeMappingError: a converter is not ideal and ``ranges`` has none for a node, or one that
-            fits neither one nor all bit lines.
+            fits neither one nor all bit lines; or the periphery does not fit the device or the
+            arrays. What wires lose is found when the file is written.
     """
 
     def __init__(
@@ -94,35 +96,15 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
-        config, periphery, device = self._config, self._config.periphery, self._config.device
-        ranges = self._ranges.get(unit.name)
-        if ranges is None:
-            if periphery.needs_ranges:
-                raise NodeMappingError(
-                    f"node '{unit.name}' ({unit.node.op_type}): its converters have no range. "
-                    f"Give one, or calibration data, or use ideal converters."
-                )
-            ranges = NodeRanges()
-        dac_is_ideal, adc_is_ideal = periphery.dac_bits is None, periphery.adc_bits is None
-        adc_range = (1.0,) if adc_is_ideal else ranges.adc_range
-        if len(adc_range) not in {1, unit.columns}:
-            raise NodeMappingError(
-                f"node '{unit.name}' ({unit.node.op_type}): the ADC needs 1 range or "
-                f"{unit.columns}, got {len(adc_range)}"
-            )
-        values: dict[str, object] = {
-            "tile_rows": periphery.tile_rows or 0,
-            "num_tiles": unit.num_tiles,
-            "dac_bits": periphery.dac_bits or 0,
-            "dac_range": 1.0 if dac_is_ideal else ranges.dac_range,
-            "dac_signed": 1 if dac_is_ideal else int(ranges.dac_signed),
-            "adc_bits": periphery.adc_bits or 0,
-            "adc_range": adc_range,
+        config, device = self._config, self._config.device
+        values = {
+            **periphery_attributes(unit, config, self._ranges.get(unit.name)),
             "node": unit.name,
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
             "time_s": device.resolve_time(config.time_s),
+            "wire_ohm": _wire_ohm(config) or 0.0,
             "g_max_us": device.g_max_us,
             "w_max": _w_max(unit, device),
         }
@@ -196,12 +178,21 @@ def _weight(
         device=config.device,
         seed=config.seed,
         time_s=config.time_s,
+        wire_ohm=_wire_ohm(config),
+        num_tiles=unit.num_tiles,
+        tile_rows=config.periphery.tile_rows,
         realise=realise,
     )
     if plan.keeps_name:
         old.const_value = tensor
         return old
     return add_initializer(graph, name, tensor)
+
+
+def _wire_ohm(config: ConvertConfig) -> float | None:
+    """As the node records it, in float32: arrays that are made again have the same wires."""
+    wire_ohm = config.periphery.wire_ohm
+    return None if wire_ohm is None else float(np.float32(wire_ohm))
 
 
 def _replace(

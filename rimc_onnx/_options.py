@@ -11,24 +11,32 @@ import typer
 from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
-    from rimc_onnx.config import ConvertConfig
+    from rimc_onnx.config import ConvertConfig, PeripheryConfig
 
 __all__ = [
     "AdcBits",
+    "AdcGainError",
+    "AdcOffsetError",
     "ClipSigma",
     "DacBits",
+    "DacSerialBits",
     "DataOption",
     "Device",
     "DevicesPerWeight",
     "Drift",
     "Force",
+    "InputShrink",
+    "IvSinh",
     "Json",
     "KeepDigital",
     "LevelBits",
     "MapShared",
     "Model",
+    "NoiseLaw",
     "Output",
+    "RangePercentile",
     "Rank",
+    "ReadNoise",
     "Scaling",
     "Seed",
     "Slices",
@@ -36,8 +44,10 @@ __all__ = [
     "StuckMin",
     "TileRows",
     "Time",
+    "WireOhm",
     "convert_config",
     "parse_option_time",
+    "periphery_config",
 ]
 
 
@@ -124,6 +134,49 @@ DacBits = Annotated[
 AdcBits = Annotated[
     str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the ADCs.")
 ]
+RangePercentile = Annotated[
+    float, typer.Option(help="Share of the data, in percent, that a converter's range holds.")
+]
+DacSerialBits = Annotated[
+    str,
+    typer.Option(
+        parser=_number_or_none, metavar="BITS|none", help="Input bits that go in at a time."
+    ),
+]
+IvSinh = Annotated[
+    float | None,
+    typer.Option(
+        help="K of the devices' current, sinh(K u) over the input range.", show_default="linear"
+    ),
+]
+InputShrink = Annotated[
+    float, typer.Option(help="Share of the devices' voltage range that the inputs use.")
+]
+AdcGainError = Annotated[
+    float | None,
+    typer.Option(help="Standard deviation of the ADCs' gains.", show_default="none"),
+]
+AdcOffsetError = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of the ADCs' offsets, a fraction of full scale.",
+        show_default="none",
+    ),
+]
+ReadNoise = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of a device's noise in every read, a fraction.",
+        show_default="none",
+    ),
+]
+NoiseLaw = Annotated[
+    str, typer.Option(help="What it is a fraction of: absolute (G_max) or relative (G).")
+]
+WireOhm = Annotated[
+    float | None,
+    typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
+]
 KeepDigital = Annotated[
     list[str] | None,
     typer.Option(help="Pattern of node names that stay digital; may be given again."),
@@ -131,6 +184,46 @@ KeepDigital = Annotated[
 MapShared = Annotated[
     bool, typer.Option("--map-shared", help="Map nodes that share a weight, an array for each.")
 ]
+
+
+def periphery_config(
+    *,
+    tile_rows: Any,
+    dac_bits: Any = "none",
+    adc_bits: Any = "none",
+    dac_serial_bits: Any = "none",
+    iv_sinh: float | None = None,
+    input_shrink: float = 1.0,
+    adc_gain_error: float | None = None,
+    adc_offset_error: float | None = None,
+    read_noise: float | None = None,
+    read_noise_law: str = "absolute",
+    wire_ohm: float | None = None,
+    range_percentile: float = 99.99,
+) -> PeripheryConfig:
+    """The periphery that a command's options ask for."""
+    from rimc_onnx.config import PeripheryConfig, ReadNoiseLaw
+    from rimc_onnx.errors import suggest
+
+    known = [law.value for law in ReadNoiseLaw]
+    if read_noise_law not in known:
+        raise UsageError(
+            f"--read-noise-law {read_noise_law!r} is not known. {suggest(read_noise_law, known)}"
+        )
+    return PeripheryConfig(
+        tile_rows=_optional(tile_rows),
+        dac_bits=_optional(dac_bits),
+        adc_bits=_optional(adc_bits),
+        dac_serial_bits=_optional(dac_serial_bits),
+        iv_sinh=iv_sinh,
+        input_shrink=input_shrink,
+        adc_gain_error_frac=adc_gain_error,
+        adc_offset_error_frac=adc_offset_error,
+        read_noise_frac=read_noise,
+        read_noise_law=ReadNoiseLaw(read_noise_law),
+        wire_ohm=wire_ohm,
+        range_percentile=range_percentile,
+    )
 
 
 def parse_option_time(text: str | None) -> float | None:
@@ -146,9 +239,7 @@ def convert_config(
     scaling: str,
     seed: int,
     rank: int,
-    tile_rows: Any,
-    dac_bits: Any,
-    adc_bits: Any,
+    periphery: PeripheryConfig,
     keep_digital: list[str] | None,
     map_shared: bool,
     *,
@@ -156,7 +247,7 @@ def convert_config(
     **device_fields: Any,
 ) -> ConvertConfig:
     """The conversion that a command's options ask for; a device field of None is the preset's."""
-    from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.config import ConvertConfig
     from rimc_onnx.device import Scaling as WeightScaling
     from rimc_onnx.device import get_preset, load_device
     from rimc_onnx.errors import suggest
@@ -179,11 +270,7 @@ def convert_config(
         seed=seed,
         time_s=parse_option_time(time),
         rank=rank,
-        periphery=PeripheryConfig(
-            tile_rows=_optional(tile_rows),
-            dac_bits=_optional(dac_bits),
-            adc_bits=_optional(adc_bits),
-        ),
+        periphery=periphery,
         keep_digital=tuple(keep_digital or ()),
         map_shared=map_shared,
     )

@@ -108,8 +108,8 @@ def convert(
         model: the teacher, an .onnx file.
         output: default ``<model>.rimc.onnx`` beside the model.
         config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
-        data: samples that set the converters' ranges, needed with DAC or ADC bits; default is
-            ``calibration.npz`` beside the model.
+        data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
+            or an I-V curve; default is ``calibration.npz`` beside the model.
         force: replace an existing output.
         dry_run: decide, write nothing.
         progress: called with (nodes done, nodes in all).
@@ -153,7 +153,9 @@ def convert(
     if config.periphery.needs_ranges:
         samples = _range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
-        ranges = measure_ranges(graph, units, feeds, _digital_session, progress=progress)
+        ranges = measure_ranges(
+            graph, units, feeds, _digital_session, periphery=config.periphery, progress=progress
+        )
     with blame_model(source):
         passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
         passes.check_rimc_model(graph)

@@ -42,7 +42,7 @@ ALLOWED = {
     "rimc_onnx.__init__": {"rimc_onnx.api"},
     "rimc_onnx.opset": set(),
     "rimc_onnx.errors": set(),
-    "rimc_onnx.reference": BASE,
+    "rimc_onnx.reference": BASE | {"rimc_onnx.device"},
     "rimc_onnx.config": BASE | {"rimc_onnx.device"},
     "rimc_onnx.device": BASE | {"rimc_onnx.device"},
     # the standard library has tomllib from Python 3.11 on

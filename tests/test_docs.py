@@ -18,6 +18,7 @@ import rimc_onnx
 from rimc_onnx import api, opset, reference, runtime
 from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.cli import app
+from rimc_onnx.config import PeripheryConfig
 from rimc_onnx.device import (
     DeviceConfig,
     DeviceDescription,
@@ -337,6 +338,19 @@ def test_parameter_table_has_the_fields_of_the_configuration() -> None:
             assert float(default) == field.default
         elif field.default is None:
             assert default == "none"
+
+
+def test_table_of_the_periphery_has_the_fields_and_defaults_of_the_configuration() -> None:
+    # A field, an option or a default that the page does not know.
+    text = (DOCS / "periphery.md").read_text("utf-8")
+    rows = {name_of(row, "field"): row for row in table(text, "field")}
+    fields = dataclasses.fields(PeripheryConfig)
+    assert list(rows) == [f.name for f in fields]
+    for field in fields:
+        default = getattr(field.default, "name", field.default)
+        assert rows[field.name]["default"] == str(default)
+    options = {row["option"].strip("`") for row in rows.values()}
+    assert options <= _options(_COMMANDS["convert"])
 
 
 def test_example_draws_are_what_the_generator_gives() -> None:

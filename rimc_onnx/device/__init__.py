@@ -6,11 +6,14 @@ from __future__ import annotations
 from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
-from rimc_onnx.device.mapping import largest_weight
+from rimc_onnx.device.ir_drop import ArrayLayout, apply_ir_drop, wire_loss
+from rimc_onnx.device.iv_curve import sinh, sinh_curve
+from rimc_onnx.device.mapping import largest_weight, pair_shares
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.preset import Preset
 from rimc_onnx.device.presets import get_preset, presets
-from rimc_onnx.device.programming import ProgrammedWeight, program
+from rimc_onnx.device.programming import ConductancePair, ProgrammedWeight, program
+from rimc_onnx.device.read_noise import read_key, read_normals
 from rimc_onnx.device.read_out import read_out
 from rimc_onnx.device.times import format_time, parse_time
 from rimc_onnx.device.user_file import (
@@ -21,7 +24,9 @@ from rimc_onnx.device.user_file import (
 )
 
 __all__ = [
+    "ArrayLayout",
     "CellLaw",
+    "ConductancePair",
     "DeviceConfig",
     "DeviceDescription",
     "DriftLaw",
@@ -30,6 +35,7 @@ __all__ = [
     "Purpose",
     "Realise",
     "Scaling",
+    "apply_ir_drop",
     "cell_law",
     "describe_device",
     "format_time",
@@ -37,11 +43,17 @@ __all__ = [
     "largest_weight",
     "list_devices",
     "load_device",
+    "pair_shares",
     "parse_time",
     "philox4x32",
     "presets",
     "program",
     "random_words",
+    "read_key",
+    "read_normals",
     "read_out",
+    "sinh",
+    "sinh_curve",
     "standard_normals",
+    "wire_loss",
 ]

@@ -44,9 +44,14 @@ class Purpose(IntEnum):
     """Direction and size of a device's drift, the same at all times."""
     FAULT = 3
     """Whether a device is stuck, for good."""
+    READ = 32
+    """Key of the read noise of a node (:mod:`.read_noise`)."""
+    ADC_GAIN = 33
+    """Gain error of a converter; the cell is tile * bit lines + bit line."""
+    ADC_OFFSET = 34
+    """Offset error of a converter; the cell as for the gain."""
     SENSITIVITY = 64
     """Test error of a teacher's weights; no property of a device."""
-
 
 
 def check_draws(*, seed: int, node: str, start: int, count: int) -> None:

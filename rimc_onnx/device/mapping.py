@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rimc_onnx.device.config import DeviceConfig, Scaling
 from rimc_onnx.device.normal import Float64Array
 
-__all__ = ["SlicedWeight", "WeightSlice", "largest_weight", "slice_weight"]
+__all__ = ["SlicedWeight", "WeightSlice", "largest_weight", "pair_shares", "slice_weight"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -118,3 +118,16 @@ def slice_weight(w: Float64Array, w_max: Float64Array, config: DeviceConfig) -> 
         g_us = np.copysign(digit * (config.g_max_us / digit_top), codes)
         slices.append(WeightSlice(g_us=g_us, significance=float(digit_top << (s * bits)) / top))
     return SlicedWeight(w_mapped=codes * (w_max / top), slices=tuple(slices))
+
+
+def pair_shares(config: DeviceConfig) -> tuple[float, ...]:
+    """Share of the weight of every pair of devices, in the order of their numbers.
+
+    w is the sum over pairs of (G+ - G-) share W_max / G_max.
+    """
+    zero = slice_weight(np.zeros(1), np.ones(1), config)
+    return tuple(
+        part.significance / config.devices_per_weight
+        for part in zero.slices
+        for _ in range(config.devices_per_weight)
+    )

@@ -29,16 +29,26 @@ from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, check_draws, random_words, standard_normals
 from rimc_onnx.device.exact import exp
 from rimc_onnx.device.law_table import LawTable, Positions, make_table
-from rimc_onnx.device.mapping import largest_weight, slice_weight
+from rimc_onnx.device.mapping import largest_weight, pair_shares, slice_weight
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.errors import NodeMappingError
 
-__all__ = ["ProgrammedWeight", "program"]
+__all__ = ["ConductancePair", "ProgrammedWeight", "program"]
 
 Float32Array = npt.NDArray[np.float32]
 
 _CHUNK = 1 << 14
 """Cells at a time: the temporaries then stay in a core's cache. No influence on the result."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConductancePair:
+    """What one pair of devices of every weight holds, microsiemens; shape of the weight."""
+
+    g_pos_us: Float32Array
+    g_neg_us: Float32Array
+    share: float
+    """Of the weight: w is the sum over its pairs of (G+ - G-) share W_max / G_max."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +59,8 @@ class ProgrammedWeight:
     """Weight the conductances stand for; shape of the target weight."""
     w_max: Float32Array
     """Largest |target weight| after clipping: [1], or [columns] with ``Scaling.COLUMN``."""
+    pairs: tuple[ConductancePair, ...] = ()
+    """All pairs of devices; empty unless they were asked for."""
 
 
 def program(
@@ -60,6 +72,7 @@ def program(
     column_axis: int,
     time_s: float | None = None,
     realise: Realise | None = None,
+    keep_conductances: bool = False,
 ) -> ProgrammedWeight:
     """Realised weight of a node, a pure function of the arguments (same bits on every machine).
 
@@ -72,9 +85,10 @@ def program(
     for w < 0. Each ends at G_r = max(0, G_t + G_drift), with a draw of its own and the law of
     ``config``; W_r = (G_r+ - G_r-) W_max / G_max (Dong et al. 2025, eq. 1 and 2). Without drift the
     weight comes back bit for bit, clipped and rounded to levels where ``config`` says so. Where
-    W_max is 0, so are the realised weights.
+    W_max is 0, so are the realised weights. ``keep_conductances`` returns G_r+ and G_r- as well.
 
-    ``realise`` does the cells instead of numpy (the native library has one, many times as fast).
+    ``realise`` does the cells instead of numpy (the native library has one, many times as fast),
+    except where conductances are kept, which it does not give.
 
     Raises:
         NodeMappingError: the weight has NaN or infinite values.
@@ -90,7 +104,8 @@ def program(
         )
     w_realised = w_target.copy()
     is_ideal = not _has_error(config)
-    if is_ideal and config.level_bits is None and config.clip_sigma is None:
+    is_exact = is_ideal and config.level_bits is None and config.clip_sigma is None
+    if is_exact and not keep_conductances:
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
 
     # Cells from one column to the next; one column of all cells where the node has one W_max.
@@ -98,19 +113,26 @@ def program(
         run = int(np.prod(w_target.shape[column_axis % w_target.ndim + 1 :], dtype=np.int64))
     else:
         run = w_target.size
+    shares = pair_shares(config) if keep_conductances else ()
+    pairs = tuple(
+        ConductancePair(
+            g_pos_us=np.zeros_like(w_target), g_neg_us=np.zeros_like(w_target), share=share
+        )
+        for share in shares
+    )
     flat = w_realised.reshape(-1)
-    if realise is not None and flat.size > 0:
+    if realise is not None and flat.size > 0 and not keep_conductances:
         check_draws(seed=seed, node=node, start=0, count=flat.size)
         law = cell_law(config, time_s).values()
         flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
-    cells = _Cells(node, seed, config, make_table(config, time_s))
+    cells = _Cells(node, seed, config, make_table(config, time_s), pairs)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
         numbers = np.arange(start, start + chunk.size)
         w_max_cell = w_max[numbers // run % w_max.size].astype(np.float64)
         chunk[:] = cells.realise(chunk.astype(np.float64), w_max_cell, start, is_ideal)
-    return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
+    return ProgrammedWeight(w_realised=w_realised, w_max=w_max, pairs=pairs)
 
 
 def _has_error(config: DeviceConfig) -> bool:
@@ -133,6 +155,8 @@ class _Cells:
     seed: int
     config: DeviceConfig
     table: LawTable
+    pairs: tuple[ConductancePair, ...] = ()
+    """Where conductances are kept; empty where they are not."""
 
     def realise(
         self, w: Float64Array, w_max: Float64Array, start: int, is_ideal: bool
@@ -147,7 +171,7 @@ class _Cells:
             # + 0.0: which zero is the larger one is the processor's choice.
             w = np.minimum(np.maximum(w, -w_max), w_max) + 0.0
         mapped = slice_weight(w, w_max, config)
-        if is_ideal:
+        if is_ideal and not self.pairs:
             return mapped.w_mapped + 0.0
         total = None
         for s, part in enumerate(mapped.slices):
@@ -156,13 +180,30 @@ class _Cells:
                 pair = 2 * (s * config.devices_per_weight + replica)
                 # The device of the weight's sign holds g, the other one nothing above G_min.
                 shift = self._shift_us(part.g_us, pair, start)
-                shift -= self._shift_us(-part.g_us, pair + 1, start)
+                negative = self._shift_us(-part.g_us, pair + 1, start)
+                if self.pairs:
+                    self._keep(self.pairs[pair // 2], part.g_us, shift, negative, start)
+                shift -= negative
                 shift *= share
                 total = shift if total is None else total + shift
         if total is None:
             raise ValueError("a weight has one pair of devices or more")
         # + 0.0: no shift is 0, never -0, which numpy's maximum gives or not by the processor.
         return mapped.w_mapped + (total + 0.0) * (w_max / config.g_max_us)
+
+    def _keep(
+        self,
+        kept: ConductancePair,
+        g_us: Float64Array,
+        shift_us: Float64Array,
+        shift_neg_us: Float64Array,
+        start: int,
+    ) -> None:
+        """Writes what the cells from ``start`` hold."""
+        cells = slice(start, start + g_us.size)
+        g_min_us = self.config.g_min_us
+        kept.g_pos_us.reshape(-1)[cells] = np.maximum(g_us, 0.0) + g_min_us + shift_us
+        kept.g_neg_us.reshape(-1)[cells] = np.maximum(-g_us, 0.0) + g_min_us + shift_neg_us
 
     def _shift_us(self, g_us: Float64Array, device: int, start: int) -> Float64Array:
         """G_r - G_t of one device of every cell, its target max(g, 0) + G_min."""

@@ -50,6 +50,10 @@ def test_purposes_keep_their_numbers() -> None:
         "READ_OUT": 1,
         "DRIFT": 2,
         "FAULT": 3,
+        "READ": 32,
+        "ADC_GAIN": 33,
+        "ADC_OFFSET": 34,
+        "SENSITIVITY": 64,
     }
 
 

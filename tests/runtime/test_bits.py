@@ -77,6 +77,7 @@ def test_large_shape_splits_into_tasks_without_changing_bits(
     rng = np.random.default_rng(5)
     attributes = {
         **cases.ANNOTATIONS,
+        **cases.NO_EXTRAS,
         "tile_rows": 128,
         "dac_bits": 8,
         "dac_range": 3.0,

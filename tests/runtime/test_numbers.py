@@ -108,7 +108,8 @@ def test_ties_go_to_even_and_ranges_saturate(cases: ModuleType) -> None:
     x = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 6.5, 7.5, 100.0, -100.0]], np.float32)
     w = np.eye(10, dtype=np.float32)
     converters = {"dac_bits": 4, "dac_range": 7.0, "dac_signed": 1, "tile_rows": 5, "num_tiles": 2}
-    attributes = {**converters, "adc_bits": 4, "adc_range": [7.0], **cases.ANNOTATIONS}
+    attributes = {**converters, "adc_bits": 4, "adc_range": [7.0]}
+    attributes |= cases.ANNOTATIONS | cases.NO_EXTRAS
     case = cases.Case(
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
@@ -189,7 +190,7 @@ def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: Modul
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
-        attributes={**attributes, **cases.ANNOTATIONS},
+        attributes={**attributes, **cases.ANNOTATIONS, **cases.NO_EXTRAS},
         oracle=lambda: reference.rram_matmul(
             x, w, **{k: v for k, v in attributes.items() if k != "tile_rows"}
         ),

@@ -217,6 +217,22 @@ def test_last_cells_of_a_node_can_be_drawn() -> None:
         realise(first_cell=0, run=0)
 
 
+def test_conductances_are_kept_beside_native_programming() -> None:
+    # Wires would be left out if the library, which returns no conductances, did these cells.
+    arguments: dict[str, Any] = {
+        "node": "n",
+        "seed": 5,
+        "config": replace(get_preset("gaussian-relative"), level_bits=4, num_slices=2),
+        "column_axis": 1,
+    }
+    w = weight((33, 13))
+    plain = program(w, **arguments, realise=realise_cells)
+    kept = program(w, **arguments, realise=realise_cells, keep_conductances=True)
+    assert plain.pairs == ()
+    assert len(kept.pairs) == 2
+    assert kept.w_realised.tobytes() == plain.w_realised.tobytes()
+
+
 def test_seed_out_of_range_is_refused_before_the_library_sees_it() -> None:
     # ctypes would cut it to 64 bits without a word.
     with pytest.raises(ConfigError, match="seed must lie in"):

@@ -17,12 +17,29 @@ namespace rimc::kernels {
 constexpr int kMaxRows = 8;  // most rows of a block in any table
 constexpr int kMaxVecs = 8;  // most vectors per row of a block in any table
 
+// Coefficients of the curve of a word line: powers 0 .. 13 of u^2.
+constexpr int kCurveTerms = 14;
+
 // out * clip(rint(x / step), low, high); rint goes to even at ties.
+//
+// What a word line can do beyond that, off by default:
+//   not `quantize`:  x in place of the above
+//   base > 0:  one digit of the code, which keeps the code's sign:
+//              out * (floor(|code| * down) - base * floor(|code| * next)); down and next are powers
+//              of two
+//   curve:     with u = clip(v / range, -1, 1) of the value v so far,
+//              u * (sum over n of curve[n] * (u * u)^n, by Horner's rule) * range
 struct Quantizer {
   float step;
   float low;
   float high;
   float out;
+  bool quantize = true;
+  float down = 0.0f;
+  float next = 0.0f;
+  float base = 0.0f;
+  const float* curve = nullptr;
+  float range = 0.0f;
 };
 
 // Rows of one channel to scratch memory:
@@ -43,7 +60,7 @@ struct CopyArgs {
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
 //   without ADC (gain null):  c[i, v] = partial
-//   with ADC:  code = clip(rint(partial * gain), -top, top)
+//   with ADC:  code = clip(rint(partial * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
@@ -57,6 +74,7 @@ struct BlockArgs {
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
   const float* gain;
+  const float* offset;
   const float* back;
   float top;
   bool resume;
@@ -173,6 +191,48 @@ struct ProgramArgs {
   CellLaw law;
 };
 
+// Address of the draws of one read: a Philox 4x32-10 key and counter words 1 to 3.
+struct DrawKey {
+  uint32_t key[2];
+  uint32_t counter[3];
+};
+
+// z[i] = the standard normal of output `start` + i, i < count. Output number j takes word
+// j / 16 % 4 of the block whose counter word 0 is j / 64 * 16 + j % 16; NormalsOf in
+// microkernel.h says how a word becomes a normal.
+struct NormalArgs {
+  DrawKey key;
+  uint64_t start;
+  ptrdiff_t count;
+  float* z;
+};
+
+// Reads `count` sums that lie side by side:
+//   value = partial + (sqrt(variance) * deviation) * z          partial alone where z is null
+//   without ADC (gain null):  read = value
+//   with ADC:                 read = clip(rint(value * gain + offset), -top, top)
+//   total = (first ? 0 : y) + read * weight
+//   y = with ADC and last ? total * back : total
+// In `read_columns` the sums are of one row, and gain, offset, back and deviation are indexed like
+// them; in `read_rows` the sums are of one column, which has one of each. One variance for all of
+// them, or (variance_each) one for each. offset may be null.
+struct ReadArgs {
+  const float* partial;
+  const float* z;
+  const float* variance;
+  const float* deviation;
+  const float* gain;
+  const float* offset;
+  const float* back;
+  float top;
+  float weight;
+  bool variance_each;
+  bool first;
+  bool last;
+  ptrdiff_t count;
+  float* y;
+};
+
 using BlockFunction = void (*)(const BlockArgs& args);
 
 struct KernelTable {
@@ -196,6 +256,16 @@ struct KernelTable {
   void (*merge_columns)(const MergeArgs& args);
   void (*merge_rows)(const MergeArgs& args);
   void (*program_cells)(const ProgramArgs& args);
+
+  void (*normals)(const NormalArgs& args);
+  void (*read_columns)(const ReadArgs& args);
+  void (*read_rows)(const ReadArgs& args);
+  // y[i] = x[i] * x[i]
+  void (*square)(const float* x, float* y, ptrdiff_t count);
+  // y[i] = x[i] * x[i] + y[i], rounded once
+  void (*add_squares)(const float* x, float* y, ptrdiff_t count);
+  // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
+  float (*sum_squares)(const float* x, ptrdiff_t count);
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;

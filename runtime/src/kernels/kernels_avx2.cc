@@ -46,6 +46,46 @@ struct Avx2 {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+  static Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+  static Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+  static Vec Floor(Vec v) { return _mm256_floor_ps(v); }
+  static Vec Abs(Vec v) { return _mm256_andnot_ps(Set1(-0.0f), v); }
+  static Vec CopySign(Vec magnitude, Vec sign) {
+    const Vec bit = Set1(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
+  }
+  static bool AnyAtLeast(Vec v, Vec bound) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, bound, _CMP_GE_OQ)) != 0;
+  }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+
+  using Int = __m256i;
+  static Int SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static Int Lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static Int AddInt(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int SubInt(Int a, Int b) { return _mm256_sub_epi32(a, b); }
+  static Int Xor(Int a, Int b) { return _mm256_xor_si256(a, b); }
+  static Int And(Int a, Int b) { return _mm256_and_si256(a, b); }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return _mm256_slli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    return _mm256_srai_epi32(a, kBits);
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    const Int even = _mm256_mul_epu32(a, b);
+    const Int odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), b);
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  }
+  static Vec ToFloat(Int a) { return _mm256_cvtepi32_ps(a); }
+  static Int FloatBits(Vec v) { return _mm256_castps_si256(v); }
+  static Vec BitsFloat(Int a) { return _mm256_castsi256_ps(a); }
+
   static void Transpose(Vec* v) {
     // Within quarters of the tile first, then the quarters among themselves.
     Vec quad[8];

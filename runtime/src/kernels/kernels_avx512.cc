@@ -37,6 +37,50 @@ struct Avx512 {
   // min and max give their second operand where one is NaN.
   static Vec Clip(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
   static float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  static Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+  static Vec Sqrt(Vec v) { return _mm512_sqrt_ps(v); }
+  static Vec Floor(Vec v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  }
+  static Vec Abs(Vec v) { return BitsFloat(And(FloatBits(v), SetInt(0x7fffffffu))); }
+  static Vec CopySign(Vec magnitude, Vec sign) {
+    const Int bit = SetInt(0x80000000u);
+    return BitsFloat(_mm512_or_si512(_mm512_andnot_si512(bit, FloatBits(magnitude)),
+                                     _mm512_and_si512(bit, FloatBits(sign))));
+  }
+  static bool AnyAtLeast(Vec v, Vec bound) { return _mm512_cmp_ps_mask(v, bound, _CMP_GE_OQ) != 0; }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+  }
+
+  using Int = __m512i;
+  static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static Int Lanes() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static Int AddInt(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static Int SubInt(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+  static Int Xor(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return _mm512_slli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    return _mm512_srai_epi32(a, kBits);
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    constexpr __mmask16 kOdd = 0xaaaa;
+    const Int even = _mm512_mul_epu32(a, b);
+    const Int odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), b);
+    *high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), kOdd, odd);
+    return _mm512_mask_mov_epi32(even, kOdd, _mm512_slli_epi64(odd, 32));
+  }
+  static Vec ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
+  static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
+  static Vec BitsFloat(Int a) { return _mm512_castsi512_ps(a); }
+
   static void Transpose(Vec* v) {
     // Within 4 x 4 blocks of the tile first, then the blocks among themselves.
     Vec quad[16];

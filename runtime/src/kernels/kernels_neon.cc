@@ -59,6 +59,44 @@ struct Neon {
     v[2] = vcombine_f32(vget_high_f32(even01), vget_high_f32(even23));
     v[3] = vcombine_f32(vget_high_f32(odd01), vget_high_f32(odd23));
   }
+  static Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+  static Vec Sqrt(Vec v) { return vsqrtq_f32(v); }
+  static Vec Floor(Vec v) { return vrndmq_f32(v); }
+  static Vec Abs(Vec v) { return vabsq_f32(v); }
+  static Vec CopySign(Vec magnitude, Vec sign) {
+    return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
+  }
+  static bool AnyAtLeast(Vec v, Vec bound) { return vmaxvq_u32(vcgeq_f32(v, bound)) != 0; }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vcltq_f32(a, b), x, y); }
+
+  using Int = uint32x4_t;
+  static Int SetInt(uint32_t x) { return vdupq_n_u32(x); }
+  static Int Lanes() {
+    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
+    return vld1q_u32(lanes);
+  }
+  static Int AddInt(Int a, Int b) { return vaddq_u32(a, b); }
+  static Int SubInt(Int a, Int b) { return vsubq_u32(a, b); }
+  static Int Xor(Int a, Int b) { return veorq_u32(a, b); }
+  static Int And(Int a, Int b) { return vandq_u32(a, b); }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return vshlq_n_u32(a, kBits);
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), kBits));
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    // Products of lanes 0 and 1, then of 2 and 3; lower halves are the even words.
+    const Int first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
+    const Int second = vreinterpretq_u32_u64(vmull_high_u32(a, b));
+    *high = vuzp2q_u32(first, second);
+    return vuzp1q_u32(first, second);
+  }
+  static Vec ToFloat(Int a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+  static Int FloatBits(Vec v) { return vreinterpretq_u32_f32(v); }
+  static Vec BitsFloat(Int a) { return vreinterpretq_f32_u32(a); }
 };
 
 }  // namespace

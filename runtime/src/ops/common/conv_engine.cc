@@ -18,7 +18,7 @@ Axes ConvEngine::BandOut(const ConvItem& item) const {
 }
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
-                           float* memory) const noexcept {
+                           const kernels::Quantizer* quantizer, float* memory) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
   const Index in_plane = in[0] * in[1] * in[2];
@@ -27,14 +27,14 @@ void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
     for (Index n = 0; n < item.images.size(); ++n) {
       const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + c;
       CopyPlane(item, x_ + channel * in_plane, memory + c * channel_floats + n * plan_.plane(),
-                conv.depth * channel_floats);
+                conv.depth * channel_floats, quantizer);
     }
   }
 }
 
 // One channel of one image to all its phases, which lie `phase_floats` apart from `to` on.
-void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
-                           Index phase_floats) const noexcept {
+void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to, Index phase_floats,
+                           const kernels::Quantizer* quantizer) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
   const Axes& extent = plan_.extent();
@@ -66,7 +66,7 @@ void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
           const Index in_d = d.at + (i - d.low) * conv.strides[0];
           kernels_.copy_rows({from + (in_d * in[1] + h.at) * in[2] + w.at, conv.strides[1] * in[2],
                               conv.strides[2], to + (i * extent[1] + h.low) * extent[2] + w.low,
-                              extent[2], rows, width, quantizer_});
+                              extent[2], rows, width, quantizer});
         }
         to += phase_floats;
       }
@@ -153,9 +153,11 @@ void ConvEngine::ComputeBlock(const Place& place, const Block& block, const floa
                          output.image};
   kernels::BlockArgs args{};
   AimAt(place, block.vecs, first, &args);
+  const Index column = column0 + block.columns.begin;
   const bool has_adc = readout.gain != nullptr;
-  args.gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
-  args.back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
+  args.gain = has_adc ? readout.gain + column : nullptr;
+  args.offset = readout.offset != nullptr ? readout.offset + column : nullptr;
+  args.back = has_adc ? readout.back + column : nullptr;
   args.top = readout.top;
   const float* const a = packed + block.columns.begin * plan_.num_offsets();
   const auto kernel = kernels_.conv_block[rows - 1][block.vecs.size() - 1];
@@ -166,6 +168,8 @@ void ConvEngine::ComputeBlock(const Place& place, const Block& block, const floa
     args.first = tile.first;
     args.last = tile.last;
     kernel(args);
+    if (has_adc) args.gain += readout.tile_columns;
+    if (args.offset != nullptr) args.offset += readout.tile_columns;
   }
   if (!plan_.by_rows()) Drop(place, block, first);
 }

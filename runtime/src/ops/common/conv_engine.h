@@ -28,8 +28,10 @@ struct ConvTile {
 struct ConvReadout {
   std::vector<ConvTile> tiles;
   float top = 0.0f;
-  const float* gain = nullptr;  // [M]
-  const float* back = nullptr;  // [M]
+  const float* gain = nullptr;    // [M], or [tiles, M]
+  const float* offset = nullptr;  // the same; null where all are 0
+  const float* back = nullptr;    // [M]
+  Index tile_columns = 0;         // M where every tile has a gain and offset of its own, else 0
 };
 
 // Where the columns of one group go: column m, image n of the item and position p are at
@@ -78,7 +80,7 @@ class ConvEngine {
   struct Place {
     ConvItem item;
     Index group;
-    const float* input;           // of the group
+    float* input;                 // of the group
     const std::int32_t* offsets;  // ConvPlan::FillOffsets
     float* local;                 // one block of outputs
     float* extra;                 // `extra_floats` for the caller
@@ -88,6 +90,11 @@ class ConvEngine {
   // `body` must not throw.
   template <class Body>
   void Run(const Context& context, Index extra_floats, const Body& body) const;
+
+  // Fills place.input anew, through another quantizer. Not where items share their input.
+  void Refill(const Place& place, const kernels::Quantizer* quantizer) const noexcept {
+    CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer, place.input);
+  }
 
   // Computes `blocks` of the columns of a group. `column0`: index of its first column in
   // readout.gain.
@@ -106,9 +113,10 @@ class ConvEngine {
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
-  void CopyInput(const ConvItem& item, Index g, Range channels, float* memory) const noexcept;
-  void CopyPlane(const ConvItem& item, const float* from, float* to,
-                 Index phase_floats) const noexcept;
+  void CopyInput(const ConvItem& item, Index g, Range channels, const kernels::Quantizer* quantizer,
+                 float* memory) const noexcept;
+  void CopyPlane(const ConvItem& item, const float* from, float* to, Index phase_floats,
+                 const kernels::Quantizer* quantizer) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
                     const ConvOutput& output) const noexcept;
@@ -171,7 +179,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     const Index parts = std::min(depth, CeilDiv(input_floats, 1 << 14));
     context.ParallelFor(num_inputs * parts, [&](Index task) {
       const ConvItem item = plan_.Item(task / parts * plan_.sharers());
-      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts),
+      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts), quantizer_,
                 inputs + task / parts * input_floats);
     });
   }
@@ -184,7 +192,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
       Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
-        if (!shared) CopyInput(place.item, g, {0, depth}, input);
+        if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
         body(place);
       }
     }

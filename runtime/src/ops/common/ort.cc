@@ -175,6 +175,7 @@ Scratch::~Scratch() {
 
 AlignedFloats::AlignedFloats(Index count)
     : storage_(static_cast<std::size_t>(count) + kAlignment / sizeof(float)),
-      data_(Align(storage_.data())) {}
+      data_(Align(storage_.data())),
+      size_(count) {}
 
 }  // namespace rimc

@@ -168,10 +168,12 @@ class AlignedFloats {
   AlignedFloats& operator=(AlignedFloats&&) = default;
   float* data() { return data_; }
   const float* data() const { return data_; }
+  Index size() const { return size_; }
 
  private:
   std::vector<float> storage_;
   float* data_ = nullptr;
+  Index size_ = 0;
 };
 
 constexpr Index RoundUp(Index value, Index step) { return (value + step - 1) / step * step; }
