@@ -25,11 +25,11 @@ struct Periphery {
   Index num_tiles = 1;
   Index columns = 0;  // M
 
-  bool has_line = false;            // word lines change x
-  std::vector<float> curve;         // of the word lines, kCurveTerms or none
-  kernels::Quantizer line{};        // of all bits at once; see Line()
+  bool has_line = false;               // word lines change x
+  std::vector<float> curve;            // of the word lines, kCurveTerms or none
+  kernels::Quantizer line{};           // of all bits at once; see Line()
   std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
-  Index serial_bits = 0;            // bits of a plane, 0 is all of them
+  Index serial_bits = 0;               // bits of a plane, 0 is all of them
 
   bool has_adc = false;
   float adc_top = 0.0f;
