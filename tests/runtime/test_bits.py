@@ -15,7 +15,7 @@ import pytest
 from rimc_onnx import opset, reference, runtime
 
 NUM_SEEDS = 12
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 
 
 def _outputs(path: Path, cases: ModuleType, *, isa: str, num_threads: int) -> dict[str, np.ndarray]:

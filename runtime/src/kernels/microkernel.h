@@ -10,14 +10,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/program_cells.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#define RIMC_UNROLL _Pragma("GCC unroll 16")
-#elif defined(__clang__)
-#define RIMC_UNROLL _Pragma("unroll")
-#else
-#define RIMC_UNROLL
-#endif
+#include "kernels/unroll.h"
 
 namespace rimc::kernels {
 
@@ -374,7 +367,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Transpose<S>,
           &Merge<S, true>,
           &Merge<S, false>,
-          &ProgramCells<S>};
+          &ProgramCells<S>,
+          nullptr};
 }
 
 }  // namespace rimc::kernels

@@ -25,15 +25,47 @@ void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
   const Index channel_floats = plan_.images_per_item() * plan_.plane();
   for (Index c = channels.begin; c < channels.end; ++c) {
     for (Index n = 0; n < item.images.size(); ++n) {
-      const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + c;
-      CopyPlane(item, x_ + channel * in_plane, memory + c * channel_floats + n * plan_.plane(),
+      const Index group = (item.images.begin + n) * conv.group + g;
+      Channels from{};
+      if (code_channels_ == 0) {
+        from.from[0] = x_ + (group * conv.depth + c) * in_plane;
+      } else {
+        for (Index j = 0; j < std::min<Index>(4, code_channels_ - 4 * c); ++j) {
+          from.from[j] = x_ + (group * code_channels_ + 4 * c + j) * in_plane;
+        }
+      }
+      CopyPlane(item, from, memory + c * channel_floats + n * plan_.plane(),
                 conv.depth * channel_floats);
     }
   }
 }
 
-// One channel of one image to all its phases, which lie `phase_floats` apart from `to` on.
-void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
+// Rows of one channel, or of four as words, from `at` on; `rows` says where to and how many.
+void ConvEngine::CopyRows(const Channels& channels, Index at,
+                          const kernels::CopyArgs& rows) const noexcept {
+  if (code_channels_ == 0) {
+    kernels::CopyArgs args = rows;
+    args.from = channels.from[0] + at;
+    args.quantizer = quantizer_;
+    kernels_.copy_rows(args);
+    return;
+  }
+  kernels::PackArgs args{};
+  for (Index j = 0; j < 4; ++j) {
+    if (channels.from[j] != nullptr) args.from[j] = channels.from[j] + at;
+  }
+  args.from_row = rows.from_row;
+  args.stride = rows.stride;
+  args.to = reinterpret_cast<std::uint32_t*>(rows.to);
+  args.to_row = rows.to_row;
+  args.rows = rows.rows;
+  args.width = rows.width;
+  args.step = code_step_;
+  if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
+}
+
+// One plane of one image to all its phases, which lie `phase_floats` apart from `to` on.
+void ConvEngine::CopyPlane(const ConvItem& item, const Channels& channels, float* to,
                            Index phase_floats) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
@@ -61,12 +93,21 @@ void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
         const Index rows = h.high - h.low;
         const Index width = w.high - w.low;
         const bool padded = d.high - d.low < extent[0] || rows < extent[1] || width < extent[2];
-        if (padded) std::memset(to, 0, static_cast<std::size_t>(plan_.plane()) * sizeof(float));
+        if (padded) {
+          // The code 0 is the byte 128.
+          std::memset(to, code_channels_ == 0 ? 0 : 128,
+                      static_cast<std::size_t>(plan_.plane()) * sizeof(float));
+        }
         for (Index i = d.low; i < d.high; ++i) {
           const Index in_d = d.at + (i - d.low) * conv.strides[0];
-          kernels_.copy_rows({from + (in_d * in[1] + h.at) * in[2] + w.at, conv.strides[1] * in[2],
-                              conv.strides[2], to + (i * extent[1] + h.low) * extent[2] + w.low,
-                              extent[2], rows, width, quantizer_});
+          kernels::CopyArgs args{};
+          args.from_row = conv.strides[1] * in[2];
+          args.stride = conv.strides[2];
+          args.to = to + (i * extent[1] + h.low) * extent[2] + w.low;
+          args.to_row = extent[2];
+          args.rows = rows;
+          args.width = width;
+          CopyRows(channels, (in_d * in[1] + h.at) * in[2] + w.at, args);
         }
         to += phase_floats;
       }
@@ -99,23 +140,29 @@ void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range block
   }
 }
 
-void ConvEngine::ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
-                               const std::int32_t* cell_offsets,
-                               const ConvOutput& output) const noexcept {
+template <class Body>
+void ConvEngine::ForListBlocks(const Place& place, Range columns, const Body& body) const {
   const Index num_vecs = NumVecs(place.item);
   const Index block_vecs = std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators);
   const Index parts = CeilDiv(num_vecs, block_vecs);
-  const SparseColumns group{cells.starts + columns.begin, cells.steps,
-                            cells.values + cells.starts[columns.begin]};
   for (Index part = 0; part < parts; ++part) {
     const Range vecs = Part(num_vecs, parts, part);
     // What a block leaves in place.local has to fit there.
     const Index rows = plan_.by_rows() ? columns.size() : kernels_.max_accumulators / vecs.size();
     for (Index column = 0; column < columns.size(); column += rows) {
-      const Block block{vecs, {column, std::min(column + rows, columns.size())}};
-      ComputeLists(place, block, group, cell_offsets, output);
+      body(Block{vecs, {column, std::min(column + rows, columns.size())}});
     }
   }
+}
+
+void ConvEngine::ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
+                               const std::int32_t* cell_offsets,
+                               const ConvOutput& output) const noexcept {
+  const SparseColumns group{cells.starts + columns.begin, cells.steps,
+                            cells.values + cells.starts[columns.begin]};
+  ForListBlocks(place, columns, [&](const Block& block) {
+    ComputeLists(place, block, group, cell_offsets, output);
+  });
 }
 
 // Aims the vectors of a block at their inputs and at their places in the block's first column:
@@ -190,6 +237,72 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
     for (Index v = 0; v < num_vecs; ++v) args.c[v] += args.c_row;
   }
   if (!plan_.by_rows()) Drop(place, block, first);
+}
+
+namespace {
+
+// The arguments of a block of words, from those that AimAt gives.
+kernels::CodeBlockArgs WordsAt(const kernels::BlockArgs& aim) {
+  kernels::CodeBlockArgs args{};
+  for (int v = 0; v < kernels::kMaxVecs; ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(aim.b[v]);
+    args.c[v] = aim.c[v];
+    args.lanes[v] = aim.lanes[v];
+  }
+  args.c_row = aim.c_row;
+  return args;
+}
+
+}  // namespace
+
+void ConvEngine::ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
+                              const ConvOutput& output) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
+  const Index block_vecs = std::min<Index>(
+      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  const Index depth = plan_.num_offsets();
+  for (Index part = 0; part < parts; ++part) {
+    for (Index b = 0; b < cells.num_blocks; ++b) {
+      const Block block{Part(num_vecs, parts, part), Part(cells.columns, cells.num_blocks, b)};
+      const Index column = block.columns.begin;
+      const ConvOutput first{output.data + column * output.column, output.column, output.image};
+      kernels::BlockArgs aim{};
+      AimAt(place, block.vecs, first, &aim);
+      kernels::CodeBlockArgs args = WordsAt(aim);
+      args.a = cells.packed + column * depth;
+      args.start = cells.start + column;
+      args.b_offset = place.offsets;
+      args.depth = depth;
+      args.rank_step = rank_step == nullptr ? nullptr : rank_step + column;
+      kernels_.codes->code_block[block.columns.size() - 1][block.vecs.size() - 1](args);
+      if (!plan_.by_rows()) Drop(place, block, first);
+    }
+  }
+}
+
+void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,
+                                  const std::int32_t* cell_offsets,
+                                  const ConvOutput& output) const noexcept {
+  const Index cell0 = cells.starts[columns.begin];
+  ForListBlocks(place, columns, [&](const Block& block) {
+    const Index column0 = block.columns.begin;
+    const ConvOutput first{output.data + column0 * output.column, output.column, output.image};
+    kernels::BlockArgs aim{};
+    AimAt(place, block.vecs, first, &aim);
+    kernels::CodeBlockArgs args = WordsAt(aim);
+    const auto kernel = kernels_.codes->code_block[0][block.vecs.size() - 1];
+    for (Index m = column0; m < block.columns.end; ++m) {
+      const Index column = columns.begin + m;
+      args.a = cells.words + cells.starts[column];
+      args.start = cells.start + column;
+      args.b_offset = cell_offsets + (cells.starts[column] - cell0);
+      args.depth = cells.starts[column + 1] - cells.starts[column];
+      kernel(args);
+      for (Index v = 0; v < block.vecs.size(); ++v) args.c[v] += args.c_row;
+    }
+    if (!plan_.by_rows()) Drop(place, block, first);
+  });
 }
 
 // Copies what belongs to the output from a block of positions that run on over rows and images.
