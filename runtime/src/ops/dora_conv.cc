@@ -119,7 +119,8 @@ DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& la
                       : layout.num_cells > 0 ? layout.GroupColumns()
                                              : 0;
   const Index passes = CeilDiv(kPassWork * (conv.depth + layout.GroupColumns()), steps);
-  words.equal_columns = conv.group * (layout.active_rank + cells + passes);
+  words.sum_columns = conv.group * (layout.active_rank + cells);
+  words.other_columns = conv.group * passes;
   return words;
 }
 
@@ -187,8 +188,8 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
   const Words& words = run.words;
   ConvAttributes conv = layout.conv;
   conv.depth = CeilDiv(conv.depth, kWordChannels);
-  conv.columns = words.equal_columns;
-  const ConvPlan plan(conv, run.shape, false, kernels_);
+  conv.columns = words.sum_columns;
+  const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns);
   const ConvEngine engine(plan, kernels_, layout.conv.depth, run.x_scale, run.x);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;

@@ -54,7 +54,9 @@ class DoraConv {
   struct Words {
     ConvWords a;
     ConvWords cells;
-    Index equal_columns = 0;  // as many as cost as much as the branch
+    // Columns of a convolution that cost as much as the sums, and as all else:
+    Index sum_columns = 0;
+    Index other_columns = 0;
   };
   struct Run;
 

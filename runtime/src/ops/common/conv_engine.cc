@@ -14,7 +14,12 @@ struct ConvEngine::Block {
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   Axes out = plan_.shape().out;
   out[static_cast<std::size_t>(plan_.band_axis())] = item.band.size();
-  return out;
+  return plan_.is_woven() ? Axes{out[0], 1, out[1] * out[2]} : out;
+}
+
+Axes ConvEngine::Extent() const {
+  const Axes& extent = plan_.extent();
+  return plan_.is_woven() ? Axes{extent[0], 1, extent[1] * extent[2]} : extent;
 }
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
@@ -118,7 +123,7 @@ void ConvEngine::CopyPlane(const ConvItem& item, const Channels& channels, float
 // Vectors of positions of an item.
 Index ConvEngine::NumVecs(const ConvItem& item) const noexcept {
   const Axes out = BandOut(item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   if (plan_.by_rows()) return out[0] * out[1] * CeilDiv(out[2], kernels_.lanes);
   const Index positions = (item.images.size() - 1) * plan_.plane() +
                           ((out[0] - 1) * extent[1] + out[1] - 1) * extent[2] + out[2];
@@ -180,7 +185,7 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
     return;
   }
   const Axes out = BandOut(place.item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   const Index row_vecs = CeilDiv(out[2], lanes);
   for (Index v = 0; v < vecs.size(); ++v) {
     const Index row = (vecs.begin + v) / row_vecs;
@@ -313,7 +318,7 @@ void ConvEngine::Drop(const Place& place, const Block& block,
   const Index rows = block.columns.size();
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
   const Axes out = BandOut(item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   for (Index p = positions.begin; p < positions.end;) {
     const Index line = p / extent[2];
     const Index w = p % extent[2];

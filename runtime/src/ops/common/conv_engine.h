@@ -159,7 +159,9 @@ class ConvEngine {
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
   void Drop(const Place& place, const Block& block, const ConvOutput& output) const noexcept;
+  // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
+  Axes Extent() const;
 
   const ConvPlan& plan_;
   const kernels::KernelTable& kernels_;
