@@ -22,12 +22,40 @@ Axes ConvEngine::Extent() const {
   return plan_.is_woven() ? Axes{extent[0], 1, extent[1] * extent[2]} : extent;
 }
 
+ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis,
+                                          Index phase) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Index stride = conv.strides[axis];
+  const Index extent = plan_.extent()[axis];
+  const Index in = plan_.shape().in[axis];
+  const bool is_band = axis == static_cast<std::size_t>(plan_.band_axis());
+  const Index origin = (is_band ? item.band.begin * stride : 0) - conv.pads_begin[axis] + phase;
+  const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent);
+  const Index end = in > origin ? CeilDiv(in - origin, stride) : 0;
+  return {low, std::clamp(end, low, extent), origin + low * stride};
+}
+
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
+                           float* memory) const noexcept {
+  const Index phase_floats = plan_.conv().depth * plan_.images_per_item() * plan_.plane();
+  for (const Index phase0 : plan_.phases(0)) {
+    const Inside d = FindInside(item, 0, phase0);
+    for (const Index phase1 : plan_.phases(1)) {
+      const Inside h = FindInside(item, 1, phase1);
+      for (const Index phase2 : plan_.phases(2)) {
+        CopyPhase(item, g, channels, {d, h, FindInside(item, 2, phase2)}, memory);
+        memory += phase_floats;
+      }
+    }
+  }
+}
+
+void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                            float* memory) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
   const Index in_plane = in[0] * in[1] * in[2];
-  const Index channel_floats = plan_.images_per_item() * plan_.plane();
+  float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
   for (Index c = channels.begin; c < channels.end; ++c) {
     for (Index n = 0; n < item.images.size(); ++n) {
       const Index group = (item.images.begin + n) * conv.group + g;
@@ -39,9 +67,9 @@ void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
           from.from[j] = x_ + (group * code_channels_ + 4 * c + j) * in_plane;
         }
       }
-      CopyPlane(item, from, memory + c * channel_floats + n * plan_.plane(),
-                conv.depth * channel_floats);
+      CopyPlane(parts, from, to + n * plan_.plane());
     }
+    to += plan_.images_per_item() * plan_.plane();
   }
 }
 
@@ -69,54 +97,28 @@ void ConvEngine::CopyRows(const Channels& channels, Index at,
   if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
 }
 
-// One plane of one image to all its phases, which lie `phase_floats` apart from `to` on.
-void ConvEngine::CopyPlane(const ConvItem& item, const Channels& channels, float* to,
-                           Index phase_floats) const noexcept {
+// One phase of one channel of one image, or of four as words.
+void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
+                           float* to) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
   const Axes& extent = plan_.extent();
-  const auto band_axis = static_cast<std::size_t>(plan_.band_axis());
-  // Indices [low, high) of a phase along an axis lie inside the input, at `at` and on.
-  struct Inside {
-    Index low, high, at;
-  };
-  const auto inside = [&](std::size_t axis, Index phase) -> Inside {
-    const Index stride = conv.strides[axis];
-    const Index start = axis == band_axis ? item.band.begin * stride : 0;
-    const Index origin = start - conv.pads_begin[axis] + phase;
-    const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent[axis]);
-    const Index end = in[axis] > origin ? CeilDiv(in[axis] - origin, stride) : 0;
-    const Index high = std::clamp(end, low, extent[axis]);
-    return {low, high, origin + low * stride};
-  };
-  for (const Index phase0 : plan_.phases(0)) {
-    const Inside d = inside(0, phase0);
-    for (const Index phase1 : plan_.phases(1)) {
-      const Inside h = inside(1, phase1);
-      for (const Index phase2 : plan_.phases(2)) {
-        const Inside w = inside(2, phase2);
-        const Index rows = h.high - h.low;
-        const Index width = w.high - w.low;
-        const bool padded = d.high - d.low < extent[0] || rows < extent[1] || width < extent[2];
-        if (padded) {
-          // The code 0 is the byte 128.
-          std::memset(to, code_channels_ == 0 ? 0 : 128,
-                      static_cast<std::size_t>(plan_.plane()) * sizeof(float));
-        }
-        for (Index i = d.low; i < d.high; ++i) {
-          const Index in_d = d.at + (i - d.low) * conv.strides[0];
-          kernels::CopyArgs args{};
-          args.from_row = conv.strides[1] * in[2];
-          args.stride = conv.strides[2];
-          args.to = to + (i * extent[1] + h.low) * extent[2] + w.low;
-          args.to_row = extent[2];
-          args.rows = rows;
-          args.width = width;
-          CopyRows(channels, (in_d * in[1] + h.at) * in[2] + w.at, args);
-        }
-        to += phase_floats;
-      }
-    }
+  const auto& [d, h, w] = parts;
+  if (d.size() < extent[0] || h.size() < extent[1] || w.size() < extent[2]) {
+    // The code 0 is the byte 128.
+    std::memset(to, code_channels_ == 0 ? 0 : 128,
+                static_cast<std::size_t>(plan_.plane()) * sizeof(float));
+  }
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = extent[2];
+  args.rows = h.size();
+  args.width = w.size();
+  for (Index i = d.low; i < d.high; ++i) {
+    const Index in_d = d.at + (i - d.low) * conv.strides[0];
+    args.to = to + (i * extent[1] + h.low) * extent[2] + w.low;
+    CopyRows(channels, (in_d * in[1] + h.at) * in[2] + w.at, args);
   }
 }
 
@@ -130,19 +132,40 @@ Index ConvEngine::NumVecs(const ConvItem& item) const noexcept {
   return CeilDiv(positions, kernels_.lanes);
 }
 
+template <class Body>
+void ConvEngine::ForBlocks(const Place& place, Index columns, Index num_blocks, Range blocks,
+                           const ConvOutput& output, const Body& body) const {
+  const Index num_vecs = NumVecs(place.item);
+  const Index block_vecs = std::min<Index>(
+      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(columns, num_blocks));
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  for (Index part = 0; part < parts; ++part) {
+    Block block{Part(num_vecs, parts, part), {0, 0}};
+    kernels::BlockArgs aim{};
+    AimAt(place, block.vecs, output, &aim);
+    for (Index b = blocks.begin; b < blocks.end; ++b) {
+      const Index before = block.columns.begin;
+      block.columns = Part(columns, num_blocks, b);
+      if (plan_.by_rows()) {
+        const Index step = (block.columns.begin - before) * output.column;
+        for (Index v = 0; v < block.vecs.size(); ++v) aim.c[v] += step;
+      }
+      body(block, aim);
+      if (!plan_.by_rows()) {
+        Drop(place, block,
+             {output.data + block.columns.begin * output.column, output.column, output.image});
+      }
+    }
+  }
+}
+
 void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range blocks,
                          const ConvReadout& readout, Index column0,
                          const ConvOutput& output) const noexcept {
-  const Index num_vecs = NumVecs(place.item);
-  const Index block_vecs = std::min<Index>(
-      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
-  const Index parts = CeilDiv(num_vecs, block_vecs);
-  for (Index part = 0; part < parts; ++part) {
-    for (Index b = blocks.begin; b < blocks.end; ++b) {
-      const Block block{Part(num_vecs, parts, part), Part(cells.columns, cells.num_blocks, b)};
-      ComputeBlock(place, block, cells.packed, readout, column0, output);
-    }
-  }
+  const auto body = [&](const Block& block, kernels::BlockArgs& args) {
+    ComputeBlock(place, block, cells.packed, readout, column0, &args);
+  };
+  ForBlocks(place, cells.columns, cells.num_blocks, blocks, output, body);
 }
 
 template <class Body>
@@ -199,27 +222,22 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
 
 void ConvEngine::ComputeBlock(const Place& place, const Block& block, const float* packed,
                               const ConvReadout& readout, Index column0,
-                              const ConvOutput& output) const noexcept {
+                              kernels::BlockArgs* args) const noexcept {
   const Index rows = block.columns.size();
-  const ConvOutput first{output.data + block.columns.begin * output.column, output.column,
-                         output.image};
-  kernels::BlockArgs args{};
-  AimAt(place, block.vecs, first, &args);
   const bool has_adc = readout.gain != nullptr;
-  args.gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
-  args.back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
-  args.top = readout.top;
+  args->gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
+  args->back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
+  args->top = readout.top;
   const float* const a = packed + block.columns.begin * plan_.num_offsets();
   const auto kernel = kernels_.conv_block[rows - 1][block.vecs.size() - 1];
   for (const ConvTile& tile : readout.tiles) {
-    args.a = a + tile.k.begin * rows;
-    args.b_offset = place.offsets + tile.k.begin;
-    args.depth = tile.k.size();
-    args.first = tile.first;
-    args.last = tile.last;
-    kernel(args);
+    args->a = a + tile.k.begin * rows;
+    args->b_offset = place.offsets + tile.k.begin;
+    args->depth = tile.k.size();
+    args->first = tile.first;
+    args->last = tile.last;
+    kernel(*args);
   }
-  if (!plan_.by_rows()) Drop(place, block, first);
 }
 
 // A column is a block of one row that has its own depth and its own offsets. `cells` are of the
@@ -262,28 +280,18 @@ kernels::CodeBlockArgs WordsAt(const kernels::BlockArgs& aim) {
 
 void ConvEngine::ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
                               const ConvOutput& output) const noexcept {
-  const Index num_vecs = NumVecs(place.item);
-  const Index block_vecs = std::min<Index>(
-      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
-  const Index parts = CeilDiv(num_vecs, block_vecs);
   const Index depth = plan_.num_offsets();
-  for (Index part = 0; part < parts; ++part) {
-    for (Index b = 0; b < cells.num_blocks; ++b) {
-      const Block block{Part(num_vecs, parts, part), Part(cells.columns, cells.num_blocks, b)};
-      const Index column = block.columns.begin;
-      const ConvOutput first{output.data + column * output.column, output.column, output.image};
-      kernels::BlockArgs aim{};
-      AimAt(place, block.vecs, first, &aim);
-      kernels::CodeBlockArgs args = WordsAt(aim);
-      args.a = cells.packed + column * depth;
-      args.start = cells.start + column;
-      args.b_offset = place.offsets;
-      args.depth = depth;
-      args.rank_step = rank_step == nullptr ? nullptr : rank_step + column;
-      kernels_.codes->code_block[block.columns.size() - 1][block.vecs.size() - 1](args);
-      if (!plan_.by_rows()) Drop(place, block, first);
-    }
-  }
+  const auto body = [&](const Block& block, const kernels::BlockArgs& aim) {
+    const Index column = block.columns.begin;
+    kernels::CodeBlockArgs args = WordsAt(aim);
+    args.a = cells.packed + column * depth;
+    args.start = cells.start + column;
+    args.b_offset = place.offsets;
+    args.depth = depth;
+    args.rank_step = rank_step == nullptr ? nullptr : rank_step + column;
+    kernels_.codes->code_block[block.columns.size() - 1][block.vecs.size() - 1](args);
+  };
+  ForBlocks(place, cells.columns, cells.num_blocks, {0, cells.num_blocks}, output, body);
 }
 
 void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,

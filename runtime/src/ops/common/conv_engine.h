@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -147,14 +148,27 @@ class ConvEngine {
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
   void CopyInput(const ConvItem& item, Index g, Range channels, float* memory) const noexcept;
-  void CopyPlane(const ConvItem& item, const Channels& channels, float* to,
-                 Index phase_floats) const noexcept;
+  // Indices [low, high) of a phase along an axis that lie inside the input, at `at` and on.
+  struct Inside {
+    Index low, high, at;
+    Index size() const { return high - low; }
+  };
+  using PhaseParts = std::array<Inside, kAxes>;
+
+  Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
+  void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                 float* memory) const noexcept;
+  void CopyPlane(const PhaseParts& parts, const Channels& channels, float* to) const noexcept;
   void CopyRows(const Channels& channels, Index at, const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
-                    const ConvOutput& output) const noexcept;
+                    kernels::BlockArgs* args) const noexcept;
   void ComputeLists(const Place& place, const Block& block, const SparseColumns& cells,
                     const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
+  // Calls body(block, args) for `blocks` of the columns of a group and all vectors; args are aimed.
+  template <class Body>
+  void ForBlocks(const Place& place, Index columns, Index num_blocks, Range blocks,
+                 const ConvOutput& output, const Body& body) const;
   // Calls body(block) for all vectors of a group whose columns go in lists.
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
