@@ -65,6 +65,10 @@ CONVS = [  # batch, input channels, output channels, size, group
     (3, 96, 96, 5, 1),
     (9, 32, 64, 2, 1),
     (2, 64, 64, 20, 64),
+    # Rows that don't fill vectors: of one image, of several, in bands.
+    (2, 64, 64, 8, 1),
+    (5, 32, 48, 7, 2),
+    (1, 32, 32, 41, 1),
 ]
 
 

@@ -57,31 +57,13 @@ void CodeBlock(const CodeBlockArgs& args) {
   }
 }
 
-// x / step rounded as a division rounds it, or near enough to 0 to be the code 0 there. Where
-// kByProduct, `inverse` is 1 / step: a product, corrected once, is off by one unit in the last
-// place at most, and corrected again it is the quotient (Markstein 1990, theorem 8). The range of
-// step keeps what matters of this away from the ends of the exponents.
-template <class S, bool kByProduct>
-inline typename S::Vec Quotient(typename S::Vec x, typename S::Vec step, typename S::Vec minus_step,
-                                typename S::Vec inverse) {
-  if constexpr (!kByProduct) return S::Div(x, step);
-  typename S::Vec q = S::Mul(x, inverse);
-  q = S::Fma(S::Fma(minus_step, q, x), inverse, q);
-  return S::Fma(S::Fma(minus_step, q, x), inverse, q);
-}
-
-template <class S, bool kByProduct, int kStride>
+template <class S, int kStride>
 bool PackCodesOf(const PackArgs& args) {
   using Vec = typename S::Vec;
   using Words = typename S::Words;
   const Vec step = S::Set1(args.step);
-  const Vec minus_step = S::Set1(-args.step);
-  const Vec inverse = S::Set1(1.0f / args.step);
-  // Beyond 127 steps, rounded, the quotient rounds to 127 or more.
-  const Vec high = S::Set1(127.0f * args.step);
-  const Vec low = S::Set1(-127.0f * args.step);
-  const Vec top = S::Set1(127.0f);
-  const Vec bottom = S::Set1(-127.0f);
+  const Vec high = S::Set1(127.0f);
+  const Vec low = S::Set1(-127.0f);
   unsigned nans = 0;
   const auto codes = [&](const float* from, int lanes) {
     Vec x;
@@ -95,10 +77,7 @@ bool PackCodesOf(const PackArgs& args) {
       x = S::LoadN(picked, lanes);
     }
     nans |= S::Nans(x);
-    if constexpr (kByProduct) x = S::Clip(x, low, high);
-    x = Quotient<S, kByProduct>(x, step, minus_step, inverse);
-    if constexpr (!kByProduct) x = S::Clip(x, bottom, top);
-    return S::ToWords(x);
+    return S::ToWords(S::Clip(S::Div(x, step), low, high));
   };
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
@@ -122,13 +101,6 @@ bool PackCodesOf(const PackArgs& args) {
   return nans == 0;
 }
 
-template <class S, bool kByProduct>
-bool PackCodesStride(const PackArgs& args) {
-  if (args.stride == 1) return PackCodesOf<S, kByProduct, 1>(args);
-  if (args.stride == 2) return PackCodesOf<S, kByProduct, 2>(args);
-  return PackCodesOf<S, kByProduct, 0>(args);
-}
-
 template <class S>
 bool PackCodes(const PackArgs& args) {
   PackArgs flat = args;
@@ -136,8 +108,9 @@ bool PackCodes(const PackArgs& args) {
     flat.width *= args.rows;
     flat.rows = 1;
   }
-  const bool is_usual = flat.step > 0x1p-90f && flat.step < 0x1p90f;
-  return is_usual ? PackCodesStride<S, true>(flat) : PackCodesStride<S, false>(flat);
+  if (flat.stride == 1) return PackCodesOf<S, 1>(flat);
+  if (flat.stride == 2) return PackCodesOf<S, 2>(flat);
+  return PackCodesOf<S, 0>(flat);
 }
 
 template <class S, int kRows, int kVecs>

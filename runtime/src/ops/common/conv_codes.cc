@@ -6,9 +6,9 @@
 namespace rimc {
 namespace {
 
-// Blocks do five products in the time of three from a list, which loads more per product.
-constexpr Index kListProducts = 3;
-constexpr Index kBlockProducts = 5;
+// Blocks do two products in the time of one from a list, which loads more per product.
+constexpr Index kListProducts = 1;
+constexpr Index kBlockProducts = 2;
 
 }  // namespace
 
