@@ -189,7 +189,8 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
   ConvAttributes conv = layout.conv;
   conv.depth = CeilDiv(conv.depth, kWordChannels);
   conv.columns = words.sum_columns;
-  const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns);
+  const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns,
+                      words.cells.is_lists());
   const ConvEngine engine(plan, kernels_, layout.conv.depth, run.x_scale, run.x);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;

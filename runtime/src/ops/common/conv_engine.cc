@@ -42,12 +42,60 @@ void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
     const Inside d = FindInside(item, 0, phase0);
     for (const Index phase1 : plan_.phases(1)) {
       const Inside h = FindInside(item, 1, phase1);
-      for (const Index phase2 : plan_.phases(2)) {
-        CopyPhase(item, g, channels, {d, h, FindInside(item, 2, phase2)}, memory);
-        memory += phase_floats;
+      const auto& phases2 = plan_.phases(2);
+      const Index whole = WholeRowPhase();
+      if (whole >= 0) {
+        const Inside w = FindInside(item, 2, phases2[static_cast<std::size_t>(whole)]);
+        CopyPhase(item, g, channels, {d, h, w}, memory + whole * phase_floats);
       }
+      for (std::size_t i = 0; i < phases2.size(); ++i) {
+        const auto place = static_cast<Index>(i);
+        const Inside w = FindInside(item, 2, phases2[i]);
+        float* const to = memory + place * phase_floats;
+        if (whole < 0) {
+          CopyPhase(item, g, channels, {d, h, w}, to);
+        } else if (place != whole) {
+          ShiftPhase(memory + whole * phase_floats, channels, w, to);
+        }
+      }
+      memory += static_cast<Index>(phases2.size()) * phase_floats;
     }
   }
+}
+
+// The phase of a woven plan, if any, that has every input position of a row, each at its own index:
+// the others are the same, shifted.
+Index ConvEngine::WholeRowPhase() const noexcept {
+  const Index pad = plan_.conv().pads_begin[2];
+  const Index dilation = plan_.conv().dilations[2];
+  const bool is_whole = plan_.is_woven() && plan_.band_axis() != 2 && pad % dilation == 0 &&
+                        pad / dilation < plan_.conv().kernel[2] && plan_.conv().strides[2] == 1 &&
+                        plan_.shape().in[2] <= plan_.extent()[2];
+  return is_whole ? pad / dilation : -1;
+}
+
+// A phase from the one that has the whole rows.
+void ConvEngine::ShiftPhase(const float* whole, Range channels, const Inside& w,
+                            float* to) const noexcept {
+  const Index width = plan_.extent()[2];
+  const Index channel_floats = plan_.images_per_item() * plan_.plane();
+  const Index first = channels.begin * channel_floats;
+  const Index floats = channels.size() * channel_floats;
+  if (w.size() < width) ClearPlanes(to + first, floats);
+  kernels::CopyArgs args{};
+  args.from = whole + first + w.at;
+  args.from_row = width;
+  args.stride = 1;
+  args.to = to + first + w.low;
+  args.to_row = width;
+  args.rows = floats / width;
+  args.width = w.size();
+  kernels_.copy_rows(args);
+}
+
+void ConvEngine::ClearPlanes(float* to, Index floats) const noexcept {
+  // The code 0 is the byte 128.
+  std::memset(to, code_channels_ == 0 ? 0 : 128, static_cast<std::size_t>(floats) * sizeof(float));
 }
 
 void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
@@ -105,9 +153,7 @@ void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
   const Axes& extent = plan_.extent();
   const auto& [d, h, w] = parts;
   if (d.size() < extent[0] || h.size() < extent[1] || w.size() < extent[2]) {
-    // The code 0 is the byte 128.
-    std::memset(to, code_channels_ == 0 ? 0 : 128,
-                static_cast<std::size_t>(plan_.plane()) * sizeof(float));
+    ClearPlanes(to, plan_.plane());
   }
   kernels::CopyArgs args{};
   args.from_row = conv.strides[1] * in[2];

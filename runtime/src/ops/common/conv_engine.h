@@ -156,6 +156,9 @@ class ConvEngine {
   using PhaseParts = std::array<Inside, kAxes>;
 
   Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
+  Index WholeRowPhase() const noexcept;
+  void ShiftPhase(const float* whole, Range channels, const Inside& w, float* to) const noexcept;
+  void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  float* memory) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels, float* to) const noexcept;

@@ -115,7 +115,7 @@ ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
 }
 
 ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-                   const kernels::KernelTable& kernels, Index other_columns)
+                   const kernels::KernelTable& kernels, Index other_columns, bool align)
     : conv_(conv),
       shape_(shape),
       columns_(conv.GroupColumns()),
@@ -127,7 +127,7 @@ ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool spli
   }
   max_band_ = shape_.out[static_cast<std::size_t>(band_axis_)];
   FindPhases();
-  ChooseWeave();
+  ChooseWeave(align);
   ChooseImages();
   ChooseParts(split_columns, other_columns);
   ChooseLanes();
@@ -160,7 +160,7 @@ Index ConvPlan::RunOnPositions(const Axes& out) const {
 }
 
 // Weaving pays where the positions that it saves cost more than the copies that it makes.
-void ConvPlan::ChooseWeave() {
+void ConvPlan::ChooseWeave(bool align) {
   const Axes& out = shape_.out;
   Index positions = std::min(RowPositions(out), RunOnPositions(out));
   if (shape_.batch > 1) positions = std::min(positions, plane());
@@ -168,7 +168,8 @@ void ConvPlan::ChooseWeave() {
   const Index copies = NumPhases() / static_cast<Index>(phases_[2].size()) *
                        (conv_.kernel[2] - static_cast<Index>(phases_[2].size()));
   const Index copied = copies * extent_[0] * extent_[1] * CeilDiv(out[2], lanes_);
-  if (saved / lanes_ * conv_.Window() * columns_ <= kCopyWork * copied) return;
+  const bool aligns = align && out[2] % lanes_ == 0 && conv_.kernel[2] > 1 && conv_.strides[2] == 1;
+  if (!aligns && saved / lanes_ * conv_.Window() * columns_ <= kCopyWork * copied) return;
   is_woven_ = true;
   phases_[2].clear();
   for (Index k = 0; k < conv_.kernel[2]; ++k) phases_[2].push_back(k * conv_.dilations[2]);

@@ -10,7 +10,8 @@
 // part of it. Only phases that a kernel position reads are there.
 //
 // A woven plan has a copy for every kernel position along w instead, as wide as the output: rows then
-// follow each other without a gap, and a vector may hold several narrow ones.
+// follow each other without a gap, a vector may hold several narrow ones, and those of rows that are
+// whole vectors are aligned.
 #pragma once
 
 #include <array>
@@ -80,9 +81,9 @@ struct ConvItem {
 class ConvPlan {
  public:
   // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
-  // cost as much as what else the tasks do.
+  // cost as much as what else the tasks do. `align`: most time goes into reading vectors.
   ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-           const kernels::KernelTable& kernels, Index other_columns = 0);
+           const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false);
 
   Index num_items() const { return images_parts_ * band_parts_ * group_parts_ * block_parts_; }
   ConvItem Item(Index i) const;
@@ -120,7 +121,7 @@ class ConvPlan {
 
  private:
   void FindPhases();
-  void ChooseWeave();
+  void ChooseWeave(bool align);
   Index NumPhases() const;
   Index RowPositions(const Axes& out) const;    // that vectors of one row each take
   Index RunOnPositions(const Axes& out) const;  // that vectors take which run on
