@@ -9,9 +9,9 @@
 // every kernel position the inputs of consecutive output positions are consecutive. Padding is
 // part of it. Only phases that a kernel position reads are there.
 //
-// A woven plan has a copy for every kernel position along w instead, as wide as the output: rows then
-// follow each other without a gap, a vector may hold several narrow ones, and those of rows that are
-// whole vectors are aligned.
+// A woven plan has a copy for every kernel position along w instead, as wide as the output: rows
+// then follow each other without a gap, a vector may hold several narrow ones, and those of rows
+// that are whole vectors are aligned.
 #pragma once
 
 #include <array>
