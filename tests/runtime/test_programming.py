@@ -37,7 +37,7 @@ from rimc_onnx.device.time_laws import PowerDecay
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.programming import native_realise, realise_cells
 
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 
 SHAPES = [((1,), 0), ((5, 1), 1), ((64, 3, 5, 5), 0), ((333, 130), 1), ((40, 1000), 0)]
 """Shape and axis of columns; less than a block, a rest of a block, runs of 1 and of many cells."""

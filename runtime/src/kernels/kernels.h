@@ -82,6 +82,37 @@ struct BlockArgs {
   bool last;
 };
 
+// Four channels of a position as the bytes of a word, each a code plus 128:
+//   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
+// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null.
+struct PackArgs {
+  const float* from[4];
+  ptrdiff_t from_row;
+  ptrdiff_t stride;
+  uint32_t* to;
+  ptrdiff_t to_row;
+  ptrdiff_t rows;
+  ptrdiff_t width;
+  float step;
+};
+
+// A block of integer sums; words hold four codes each, of b plus 128.
+//   sum = start[i] + sum over k < depth of the four products of a[k * rows + i] and b[k, v]
+//   c[i, v] = sum, or clip(rint(sum / rank_step[i]), -127, 127) where rank_step is not null
+// b[k, v] = b[v] + b_offset[k]; c and lanes as in BlockArgs.
+// Pre: |sum| is below 2^24. start[i] takes the 128 of b away: -128 times the sum of a.
+struct CodeBlockArgs {
+  const int32_t* a;
+  const int32_t* start;
+  const uint32_t* b[kMaxVecs];
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  float* c[kMaxVecs];
+  ptrdiff_t c_row;
+  int lanes[kMaxVecs];
+  const float* rank_step;
+};
+
 // u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
 // where code(x) = clip(rint(x / x_scale), -127, 127), or x itself where that is a code already.
 // Pre: sums are integers below 2^24, so their order is free. a: [rank, a_row], a_row a multiple of
@@ -234,6 +265,16 @@ struct ReadArgs {
 };
 
 using BlockFunction = void (*)(const BlockArgs& args);
+using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
+
+// Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
+// the table they are in have values, and their blocks are as large.
+struct CodeTable {
+  // Indexed like conv_block.
+  CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  // False where a value is NaN, for which there is no code.
+  bool (*pack_codes)(const PackArgs& args);
+};
 
 struct KernelTable {
   const char* isa;
@@ -266,12 +307,18 @@ struct KernelTable {
   void (*add_squares)(const float* x, float* y, ptrdiff_t count);
   // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
   float (*sum_squares)(const float* x, ptrdiff_t count);
+
+  const CodeTable* codes;  // null where there are none
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;
 #ifdef RIMC_HAVE_X86_KERNELS
 extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
 extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
+#endif
+#ifdef RIMC_HAVE_VNNI_KERNELS
+extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
+extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F and AVX-512-VNNI
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
 extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has

@@ -7,6 +7,7 @@
 #include "kernels/program_cells.h"
 #include "kernels/reading.h"
 #include "kernels/simd.h"
+#include "kernels/unroll.h"
 
 namespace rimc::kernels {
 
@@ -404,7 +405,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Read<S, false>,
           &Square<S>,
           &AddSquares<S>,
-          &SumSquares<S>};
+          &SumSquares<S>,
+          nullptr};
 }
 
 }  // namespace rimc::kernels

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/simd.h"
+#include "kernels/unroll.h"
 
 namespace rimc::kernels {
 

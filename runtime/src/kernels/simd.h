@@ -15,14 +15,6 @@
 
 #include "kernels/kernels.h"
 
-#if defined(__GNUC__) && !defined(__clang__)
-#define RIMC_UNROLL _Pragma("GCC unroll 16")
-#elif defined(__clang__)
-#define RIMC_UNROLL _Pragma("unroll")
-#else
-#define RIMC_UNROLL
-#endif
-
 namespace rimc::kernels {
 
 template <class S>
