@@ -122,12 +122,11 @@ constexpr CodeBlockFunction PickCodeBlock() {
   }
 }
 
-#define RIMC_CODE_ROW(S, rows)                                                    \
-  {                                                                               \
-      PickCodeBlock<S, rows, 1>(), PickCodeBlock<S, rows, 2>(),                   \
-      PickCodeBlock<S, rows, 3>(), PickCodeBlock<S, rows, 4>(),                   \
-      PickCodeBlock<S, rows, 5>(), PickCodeBlock<S, rows, 6>(),                   \
-      PickCodeBlock<S, rows, 7>(), PickCodeBlock<S, rows, 8>(),                   \
+#define RIMC_CODE_ROW(S, rows)                                                               \
+  {                                                                                          \
+      PickCodeBlock<S, rows, 1>(), PickCodeBlock<S, rows, 2>(), PickCodeBlock<S, rows, 3>(), \
+      PickCodeBlock<S, rows, 4>(), PickCodeBlock<S, rows, 5>(), PickCodeBlock<S, rows, 6>(), \
+      PickCodeBlock<S, rows, 7>(), PickCodeBlock<S, rows, 8>(),                              \
   }
 
 template <class S>

@@ -230,7 +230,7 @@ struct DrawKey {
 
 // z[i] = the standard normal of output `start` + i, i < count. Output number j takes word
 // j / 16 % 4 of the block whose counter word 0 is j / 64 * 16 + j % 16; NormalsOf in
-// microkernel.h says how a word becomes a normal.
+// reading.h says how a word becomes a normal.
 struct NormalArgs {
   DrawKey key;
   uint64_t start;

@@ -110,9 +110,9 @@ DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& la
                         {conv.group, layout.rank, conv.depth, window, kernels_.max_rows}, false);
   }
   if (layout.num_cells > 0) {
-    words.cells = ConvWords(
-        FullMatrix(adapter, layout.Grid()).data(),
-        {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows}, true);
+    words.cells =
+        ConvWords(FullMatrix(adapter, layout.Grid()).data(),
+                  {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows}, true);
   }
   const Index steps = CeilDiv(conv.depth, kWordChannels) * window;
   const Index cells = words.cells.is_lists() ? CeilDiv(words.cells.max_group_words(), steps)
@@ -195,21 +195,19 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;
-  engine.Run(context, u_floats + words.cells.max_group_words(),
-             [&](const ConvEngine::Place& place) {
-               float* const u = place.extra;
-               if (rank > 0) {
-                 const float* const rank_step = run.packed + layout.rank_step();
-                 engine.ComputeCodes(place, words.a.Blocks(place.group),
-                                     rank_step + place.group * rank,
-                                     {u, u_row, plan.BandSize(place.item)});
-               }
-               if (layout.num_cells > 0) {
-                 SumWords(run, plan, engine, place,
-                          reinterpret_cast<std::int32_t*>(u + u_floats));
-               }
-               MergeGroup(run, plan, place.item, place.group, u, u_row);
-             });
+  engine.Run(
+      context, u_floats + words.cells.max_group_words(), [&](const ConvEngine::Place& place) {
+        float* const u = place.extra;
+        if (rank > 0) {
+          const float* const rank_step = run.packed + layout.rank_step();
+          engine.ComputeCodes(place, words.a.Blocks(place.group), rank_step + place.group * rank,
+                              {u, u_row, plan.BandSize(place.item)});
+        }
+        if (layout.num_cells > 0) {
+          SumWords(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+        }
+        MergeGroup(run, plan, place.item, place.group, u, u_row);
+      });
   return !engine.has_nan();
 }
 

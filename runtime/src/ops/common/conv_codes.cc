@@ -29,8 +29,8 @@ ConvWords::ConvWords(const std::int8_t* cells, const Shape& shape, bool may_be_l
   }
   const std::vector<std::int32_t> words(bytes.begin(), bytes.end());
   const auto used = static_cast<Index>(words.size()) - std::count(words.begin(), words.end(), 0);
-  is_lists_ = may_be_lists &&
-              used * kBlockProducts < static_cast<Index>(words.size()) * kListProducts;
+  is_lists_ =
+      may_be_lists && used * kBlockProducts < static_cast<Index>(words.size()) * kListProducts;
   if (is_lists_) {
     PackLists(words);
     return;

@@ -217,8 +217,8 @@ Axes ConvPlan::BandOut() const {
 void ConvPlan::ChooseLanes() {
   const Axes out = BandOut();
   // Dropping positions costs a copy, so running on over rows has to save more than that.
-  by_rows_ = is_woven_ ||
-             (images_per_item_ == 1 && RowPositions(out) * 15 <= RunOnPositions(out) * 16);
+  by_rows_ =
+      is_woven_ || (images_per_item_ == 1 && RowPositions(out) * 15 <= RunOnPositions(out) * 16);
   scratch_floats_ =
       RoundUp(NumPhases() * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
