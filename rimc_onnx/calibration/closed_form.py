@@ -35,7 +35,7 @@ class ClosedFormConfig:
     prior_samples: float = 10.0
     """Samples that the belief in M = 1 is worth: one sample moves M little, a thousand move it
     freely."""
-    bias_prior_samples: float = 3.0
+    bias_prior_samples: float = 2.0
     """The same for the belief in an unchanged bias."""
     sparse_frac: float = 0.75
     """Share of an SRAM budget that goes to sparse cells where the adapter has both parts."""

@@ -13,7 +13,7 @@ Every part of each graph runs at most twice. As a black box, RRAM weights are ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,11 +45,11 @@ from rimc_onnx.calibration.walk import (
     Feeds,
     Pair,
     Sessions,
-    count_samples,
     holding,
     lockstep,
     move_biases,
     pairs_of,
+    sample_means,
     teacher_features,
     teacher_means,
 )
@@ -61,6 +61,7 @@ from rimc_onnx.passes import AttachAdaptersPass, RramUnit
 __all__ = ["CalibratedNode", "fit_adapters"]
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 
@@ -105,9 +106,12 @@ class _Job:
         """
         return self.config.read_out and self.known is not None
 
-    def bias_frac(self, num_samples: int) -> float:
-        """How far the bias is trusted to so many samples."""
-        return num_samples / (num_samples + self.config.closed_form.bias_prior_samples)
+    @property
+    def bias_frac(self) -> float:
+        """Share of a wrong mean output that the bias will take away."""
+        if self.exact:
+            return 1.0
+        return self.num_samples / (self.num_samples + self.config.closed_form.bias_prior_samples)
 
 
 def fit_adapters(
@@ -150,7 +154,11 @@ def fit_adapters(
     )
     drafts = []
     nodes: list[CalibratedNode] = []
+    means: dict[str, F64] = {}
     for done, (pair, problem, features) in enumerate(_problems(job)):
+        if features is not None:
+            y = sample_means(features.y, conv=pair.geometry.conv)
+            means[pair.branch.node] = y + pair.unit.bias
         if config.solver == "adam":
             nodes.append(_by_adam(pair, problem, features, config))
         drafts.append(
@@ -173,36 +181,33 @@ def fit_adapters(
     _attach(student, nodes)
     if config.propagate == "student":
         nodes = _refit_on_student(job, shares)
-    return _settle_biases(job, drafts, nodes)
+    return _settle_biases(job, nodes, means)
 
 
 def _settle_biases(
-    job: _Job, drafts: Sequence[Draft], nodes: list[CalibratedNode]
+    job: _Job, nodes: list[CalibratedNode], means: Mapping[str, F64]
 ) -> list[CalibratedNode]:
-    """Move every bias on the samples, or on those of the file with a model of the arrays."""
-    feeds, device, num_samples = job.feeds, job.sessions.device, job.num_samples
+    """Move every bias on the samples, or on those of the file with a model of the arrays.
+
+    ``means`` are the teacher's on the samples. Of the very same samples, always: the mean of others
+    would add their difference.
+    """
+    feeds, device = job.feeds, job.sessions.device
     measured: dict[str, F32] = {}
     if job.known is not None and not feeds:
         feeds, device = job.known.reference, job.sessions.digital
-        num_samples = sum(count_samples(feed) for feed in feeds)
         measured = {p.branch.node: _read_out(p, job.config) for p in job.pairs} if feeds else {}
     if not feeds:
         return nodes
-    if job.known is None:
-        means = {
-            p.branch.node: d.problem.statistics.y_mean.reshape(-1) + p.unit.bias
-            for p, d in zip(job.pairs, drafts, strict=True)
-        }
-    else:
-        # The teacher's on the very same samples: the mean of others would add their difference.
-        means = teacher_means(job.teacher, job.units, feeds, job.sessions.digital)
+    if not job.feeds:
+        means = teacher_means(job.teacher, job.units, feeds, device)
     with holding(job.pairs, measured):
         biases = move_biases(
             job.student,
             job.pairs,
             means,
             feeds,
-            job.bias_frac(num_samples),
+            job.config.closed_form.bias_prior_samples,
             device,
             lambda done, total: job.progress("student", done, total),
         )
@@ -248,7 +253,7 @@ def _problems_of_samples(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Feature
             pair.branch.node,
             features.moments(pair.geometry),
             _target(pair),
-            bias_frac=1.0 if job.exact else job.bias_frac(job.num_samples),
+            bias_frac=job.bias_frac,
             sensitivity=felt.get(pair.branch.node),
             measured=_measured(pair, config) if config.read_out else None,
             noise_frac=config.read_out_noise_frac,
@@ -357,7 +362,7 @@ def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode
             pair.branch.node,
             features.moments(pair.geometry),
             _target(pair),
-            bias_frac=job.bias_frac(job.num_samples),
+            bias_frac=job.bias_frac,
         )
         node = draft(
             problem,

@@ -22,11 +22,11 @@ __all__ = [
     "Features",
     "Pair",
     "Sessions",
-    "count_samples",
     "holding",
     "lockstep",
     "move_biases",
     "pairs_of",
+    "sample_means",
     "teacher_features",
     "teacher_means",
     "teacher_moments",
@@ -34,6 +34,7 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 Feeds = Sequence[Mapping[str, Array]]
 
 
@@ -131,12 +132,22 @@ def teacher_moments(
 
 def teacher_means(
     teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
-) -> dict[str, F32]:
-    """Mean output of every unit, bias included, per bit line, by node name."""
-    means = {}
-    for unit, _, y_chunks in _teacher_run(teacher, units, feeds, factory):
-        means[unit.name] = _mean(y_chunks, unit.columns, unit.geometry is not None) + unit.bias
-    return means
+) -> dict[str, F64]:
+    """Mean output of every unit for each sample, bias included, [n, m] by node name."""
+    return {
+        unit.name: sample_means(y, conv=unit.geometry is not None) + unit.bias
+        for unit, _, y in _teacher_run(teacher, units, feeds, factory)
+    }
+
+
+def sample_means(chunks: Chunks, *, conv: bool) -> F64:
+    """Mean over the positions of each sample, [n, m]; samples are axis 0."""
+    parts = []
+    for chunk in chunks:
+        channel = 1 if conv else chunk.ndim - 1
+        axes = tuple(axis for axis in range(1, chunk.ndim) if axis != channel)
+        parts.append(chunk.mean(axis=axes, dtype=np.float64) if chunk.ndim > 1 else chunk[None])
+    return np.concatenate(parts)
 
 
 @contextmanager
@@ -155,11 +166,6 @@ def holding(pairs: Sequence[Pair], weights: Mapping[str, F32]) -> Iterator[None]
             value = values[node]
             assert value is not None
             value.const_value = tensor
-
-
-def count_samples(feed: Mapping[str, Array]) -> int:
-    """Samples of one run: the length of axis 0."""
-    return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
 def teacher_features(
@@ -208,15 +214,16 @@ def lockstep(
 def move_biases(
     student: ir.Model,
     pairs: Sequence[Pair],
-    means: Mapping[str, F32],
+    means: Mapping[str, F64],
     feeds: Feeds,
-    weight: float,
+    prior_samples: float,
     factory: SessionFactory,
     progress: Callable[[int, int], None],
 ) -> dict[str, F32]:
-    """Walk the calibrated student and move each bias ``weight`` of the way to the teacher's mean.
+    """Walk the calibrated student and move each bias towards the teacher's mean (:func:`_shift`).
 
-    Later nodes see the moved outputs. Gives the new bias of every node.
+    ``means`` are the teacher's for each sample. Later nodes see the moved outputs. Gives the new
+    bias of every node.
     """
     by_output = {pair.branch.dora.outputs[0].name or "": pair.branch for pair in pairs}
     run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
@@ -224,8 +231,8 @@ def move_biases(
     for done, (name, chunks) in enumerate(run):
         branch = by_output[name]
         conv = branch.group is not None
-        mean = _mean(chunks, branch.columns, conv)
-        shift = np.asarray(weight * (means[branch.node] - mean), np.float32)
+        lacking = means[branch.node] - sample_means(chunks, conv=conv)
+        shift = _shift(lacking, prior_samples)
         biases[branch.node] = branch.adapter().bias + shift
         moved = _per_channel(shift, chunks[0].ndim, conv)
         run.values[name] = [c + moved for c in chunks]
@@ -233,13 +240,21 @@ def move_biases(
     return biases
 
 
-def _mean(chunks: Chunks, columns: int, conv: bool) -> npt.NDArray[np.float64]:
-    """Mean over all but the channels."""
-    rows = sum(c.size for c in chunks) // columns
-    channel = 1 if conv else chunks[0].ndim - 1
-    axes = tuple(axis for axis in range(chunks[0].ndim) if axis != channel)
-    total = sum(c.sum(axis=axes, dtype=np.float64) for c in chunks)
-    return np.asarray(total / max(rows, 1))
+def _shift(lacking: F64, prior_samples: float) -> F32:
+    """What to add to a bias, from what the mean output of each sample lacks, [n, m].
+
+    The mean over samples, shrunk twice: as n / (n + prior_samples), since few samples are not all
+    that there are; and on each bit line by how far samples disagree, tau^2 / (tau^2 + s^2 / n) with
+    tau^2 the variance of true shifts over bit lines (James and Stein; Efron and Morris, 1973).
+    """
+    n = len(lacking)
+    mean = lacking.mean(axis=0)
+    weight = n / (n + prior_samples)
+    if n > 1:
+        noise = lacking.var(axis=0, ddof=1) / n
+        spread = max(float((np.square(mean) - noise).mean()), 0.0)
+        weight = weight * spread / np.maximum(spread + noise, np.finfo(np.float64).tiny)
+    return np.asarray(weight * mean, np.float32)
 
 
 def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:
