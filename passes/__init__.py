@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from rimc_onnx.passes.age_rram import AgeRramPass
 from rimc_onnx.passes.attach_adapters import AttachAdaptersPass
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
@@ -38,6 +39,7 @@ from rimc_onnx.passes.select_rram_nodes import (
 from rimc_onnx.passes.set_ir_version import SetIrVersionPass
 
 __all__ = [
+    "AgeRramPass",
     "AttachAdaptersPass",
     "CanonicalizeMatMulPass",
     "Constant",

@@ -202,10 +202,40 @@ def _check_rram(node: ir.Node) -> None:
         tile_group = attributes["group"].as_int() * tiles
         if attributes["tile_group"].as_int() != tile_group:
             raise _error(node, f"tile_group must be {tile_group}")
-    for name in ("adc_range", "w_max"):
+    counts = {"adc_range": columns, "w_max": columns}
+    counts |= dict.fromkeys(("adc_gain", "adc_offset"), tiles * columns)
+    for name, count in counts.items():
         got = len(attributes[name].as_floats())
-        if got not in {1, columns}:
-            raise _error(node, f"{name} must have 1 or {columns} values, got {got}")
+        if got not in {1, count}:
+            raise _error(node, f"{name} must have 1 or {count} values, got {got}")
+    _check_periphery(node)
+
+
+def _check_periphery(node: ir.Node) -> None:
+    """Values that the operators do not take: as the native kernels see them."""
+    floats: dict[str, tuple[float, float]] = {
+        "iv_sinh": (0.0, opset.MAX_IV_SINH),
+        "input_shrink": (float(np.finfo(np.float32).tiny), 1.0),
+        "read_noise": (0.0, 1.0),
+        "wire_ohm": (0.0, np.inf),
+    }
+    for name, (low, high) in floats.items():
+        got = node.attributes[name].as_float()
+        if not low <= got <= high:
+            raise _error(node, f"{name} must lie in {low:g}..{high:g}, got {got:g}")
+    dac_bits, signed, serial, relative = (
+        node.attributes[name].as_int()
+        for name in ("dac_bits", "dac_signed", "dac_serial_bits", "read_noise_relative")
+    )
+    most = max(dac_bits - signed, 0)
+    if not 0 <= serial <= most:
+        raise _error(node, f"dac_serial_bits must lie in 0..{most}, got {serial}")
+    if relative not in {0, 1}:
+        raise _error(node, f"read_noise_relative must be 0 or 1, got {relative}")
+    gains = node.attributes["adc_gain"].as_floats()
+    offsets = node.attributes["adc_offset"].as_floats()
+    if not all(0.0 < gain < np.inf for gain in gains) or not np.isfinite(offsets).all():
+        raise _error(node, "adc_gain must be above 0 and adc_offset finite")
 
 
 def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:

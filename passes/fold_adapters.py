@@ -39,8 +39,9 @@ class FoldAdaptersPass(ir.passes.InPlacePass):
        ``ai.rimc`` go.
 
     The weight is (W_r + A B + S) o M, computed when the file is written, one node at a time. What
-    a matrix can't hold is left out: DAC and ADC are ideal, and X and X A are not rounded to int8
-    codes, nor saturate. With ideal converters the twin is the calibrated model up to that rounding.
+    a matrix can't hold is left out: DAC, ADC and I-V curve are ideal, reads have no noise, and X
+    and X A are not rounded to int8 codes, nor saturate. With an ideal periphery the twin is the
+    calibrated model up to that rounding.
 
     Raises:
         ModelError: the model is not converted, or something else reads a crossbar's output.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from onnxscript import ir
 
 from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.device import Realise
 from rimc_onnx.errors import RimcError
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
@@ -69,10 +70,15 @@ def convert_pipeline(
     decisions: Sequence[MappingDecision],
     config: ConvertConfig,
     ranges: Mapping[str, NodeRanges] | None = None,
+    *,
+    realise: Realise | None = None,
 ) -> Pipeline:
-    """From a prepared model to a converted one, adapters at identity."""
+    """From a prepared model to a converted one, adapters at identity.
+
+    ``realise`` programs the cells instead of numpy, with the same bits.
+    """
     return Pipeline(
-        ReplaceWithRramPass(decisions, config, ranges),
+        ReplaceWithRramPass(decisions, config, ranges, realise=realise),
         InsertDoraBranchPass(config.rank),
         SetIrVersionPass(),
     )

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import DeviceConfig, program
+from rimc_onnx.device import DeviceConfig, Realise, largest_weight
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
@@ -21,10 +21,11 @@ from rimc_onnx.passes._graph import (
     add_initializer,
     is_derived,
     is_private,
-    lazy_tensor,
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.periphery_attributes import periphery_attributes
+from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
 
@@ -48,7 +49,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
 
     Raises:
         NodeMappingError: a converter is not ideal and ``ranges`` has none for a node, or one that
-            fits neither one nor all bit lines.
+            fits neither one nor all bit lines; or the periphery does not fit the device or the
+            arrays. What wires lose is found when the file is written.
     """
 
     def __init__(
@@ -56,10 +58,13 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         decisions: Sequence[MappingDecision],
         config: ConvertConfig,
         ranges: Mapping[str, NodeRanges] | None = None,
+        *,
+        realise: Realise | None = None,
     ) -> None:
         self._units = [d.unit for d in decisions if d.accepted and d.unit is not None]
         self._config = config
         self._ranges = ranges or {}
+        self._realise = realise
 
     def __str__(self) -> str:
         return f"ReplaceWithRramPass({len(self._units)} nodes)"
@@ -84,41 +89,24 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         ]
         names = Names(model)
         for plan in plans:
-            _replace(model.graph, plan, self._config, names)
+            _replace(model.graph, plan, self._config, names, self._realise)
         add_functions(model)
+        time_s = self._config.device.resolve_time(self._config.time_s)
+        model.metadata_props[opset.TIME_KEY] = f"{time_s:.9g}"
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
-        config, periphery, device = self._config, self._config.periphery, self._config.device
-        ranges = self._ranges.get(unit.name)
-        if ranges is None:
-            if periphery.needs_ranges:
-                raise NodeMappingError(
-                    f"node '{unit.name}' ({unit.node.op_type}): its converters have no range. "
-                    f"Give one, or calibration data, or use ideal converters."
-                )
-            ranges = NodeRanges()
-        dac_is_ideal, adc_is_ideal = periphery.dac_bits is None, periphery.adc_bits is None
-        adc_range = (1.0,) if adc_is_ideal else ranges.adc_range
-        if len(adc_range) not in {1, unit.columns}:
-            raise NodeMappingError(
-                f"node '{unit.name}' ({unit.node.op_type}): the ADC needs 1 range or "
-                f"{unit.columns}, got {len(adc_range)}"
-            )
-        values: dict[str, object] = {
-            "tile_rows": periphery.tile_rows or 0,
-            "num_tiles": unit.num_tiles,
-            "dac_bits": periphery.dac_bits or 0,
-            "dac_range": 1.0 if dac_is_ideal else ranges.dac_range,
-            "dac_signed": 1 if dac_is_ideal else int(ranges.dac_signed),
-            "adc_bits": periphery.adc_bits or 0,
-            "adc_range": adc_range,
+        config, device = self._config, self._config.device
+        values = {
+            **periphery_attributes(unit, config, self._ranges.get(unit.name)),
             "node": unit.name,
             "device": device.preset,
             "device_config": device.to_json(),
             "seed": config.seed,
+            "time_s": device.resolve_time(config.time_s),
+            "wire_ohm": _wire_ohm(config) or 0.0,
             "g_max_us": device.g_max_us,
-            "w_max": _w_max(unit, device, config.seed),
+            "w_max": _w_max(unit, device),
         }
         if unit.geometry is not None:
             geometry = unit.geometry
@@ -153,16 +141,14 @@ _ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
 }
 
 
-def _w_max(unit: RramUnit, device: DeviceConfig, seed: int) -> tuple[float, ...]:
-    """W_max does not depend on drift, and programming without drift draws nothing."""
-    programmed = program(
-        unit.weight.float32(),
-        node=unit.name,
-        seed=seed,
-        config=replace(device, drift_frac=0.0, drift_mean_frac=0.0),
-        column_axis=unit.column_axis,
-    )
-    return tuple(float(w) for w in programmed.w_max)
+def _w_max(unit: RramUnit, device: DeviceConfig) -> tuple[float, ...]:
+    w_max = largest_weight(unit.weight.float32(), device, unit.column_axis)
+    if not np.isfinite(w_max).all():
+        raise NodeMappingError(
+            f"node '{unit.name}': the weight has NaN or infinite values, no conductance can hold "
+            f"them. Repair the model or leave the node digital."
+        )
+    return tuple(float(w) for w in w_max)
 
 
 def _keeps_name(unit: RramUnit) -> bool:
@@ -177,23 +163,25 @@ def _keeps_name(unit: RramUnit) -> bool:
     )
 
 
-def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> ir.Value:
+def _weight(
+    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+) -> ir.Value:
     """The initializer of the realised weight, computed when it is read."""
     unit = plan.unit
     old = unit.node.inputs[1]
     if old is None:
         raise ValueError(f"node '{unit.name}' has no weight")
     name = str(old.name) if plan.keeps_name else names.value(f"{unit.name}/rram/w")
-    weight, key, axis = unit.weight, unit.name, unit.column_axis
-    tensor = lazy_tensor(
-        lambda: (
-            program(
-                weight.float32(), node=key, seed=config.seed, config=config.device, column_axis=axis
-            ).w_realised
-        ),
+    tensor = programmed_tensor(
+        unit,
         name=name,
-        dtype=ir.DataType.FLOAT,
-        shape=weight.shape,
+        device=config.device,
+        seed=config.seed,
+        time_s=config.time_s,
+        wire_ohm=_wire_ohm(config),
+        num_tiles=unit.num_tiles,
+        tile_rows=config.periphery.tile_rows,
+        realise=realise,
     )
     if plan.keeps_name:
         old.const_value = tensor
@@ -201,7 +189,15 @@ def _weight(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -
     return add_initializer(graph, name, tensor)
 
 
-def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) -> None:
+def _wire_ohm(config: ConvertConfig) -> float | None:
+    """As the node records it, in float32: arrays that are made again have the same wires."""
+    wire_ohm = config.periphery.wire_ohm
+    return None if wire_ohm is None else float(np.float32(wire_ohm))
+
+
+def _replace(
+    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+) -> None:
     unit = plan.unit
     nodes: list[ir.Node] = []
     # Not unit.x: where that was the output of another unit, this is what replaced it.
@@ -226,7 +222,7 @@ def _replace(graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names) 
     def cast(value: ir.Value, suffix: str, to: ir.DataType) -> ir.Value:
         return node("Cast", suffix, value, attributes=[ir.AttrInt64("to", to)])
 
-    w = _weight(graph, plan, config, names)
+    w = _weight(graph, plan, config, names, realise)
     x = x_in
     if unit.cast_from is not None:
         x = cast(x, "rram/cast", ir.DataType.FLOAT)

@@ -3,17 +3,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rimc_onnx._console import Console
+    from rimc_onnx.device import DeviceDescription
     from rimc_onnx.evaluation import EvaluationReport
-    from rimc_onnx.reports import CalibrateReport, ConvertReport, InspectReport, NodeReport
+    from rimc_onnx.reports import (
+        AgeReport,
+        CalibrateReport,
+        ConvertReport,
+        InspectReport,
+        NodeReport,
+    )
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
 
 __all__ = [
+    "show_ageing",
     "show_calibration",
     "show_conversion",
+    "show_device",
+    "show_devices",
     "show_evaluation",
     "show_inspection",
     "show_recovery",
@@ -31,9 +42,71 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
     _show_nodes(console, report.nodes)
     console.line(
         f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
-        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+        f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
     )
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def _at(time_s: float | None) -> str:
+    """``, 1 d after programming``; nothing for a device without a time axis."""
+    from rimc_onnx.device import format_time
+
+    return "" if time_s is None else f", {format_time(time_s)} after programming"
+
+
+def show_ageing(console: Console, report: AgeReport) -> None:
+    """What was aged, from when to when."""
+    from rimc_onnx.device import format_time
+
+    console.line(
+        f"{report.nodes} nodes in RRAM ({report.rram_weights} weights) from "
+        f"{format_time(report.time_s_before)} to {format_time(report.time_s)} after programming; "
+        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    console.line(f"wrote {report.output}")
+
+
+def _show_parameters(console: Console, values: Mapping[str, Any], prefix: str = "") -> None:
+    """One line a parameter; those of a law under its name: ``time_law.t0_s = 1.0``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _show_parameters(console, value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            for i, one in enumerate(value):
+                _show_parameters(console, one, f"{prefix}{name}[{i}].")
+        else:
+            console.line(f"  {prefix}{name} = {value}")
+
+
+def _range(values: tuple[float, float] | None, unit: str) -> str:
+    return "" if values is None else f"{values[0]:g} .. {values[1]:g} {unit}"
+
+
+def _time_range(device: DeviceDescription) -> str:
+    from rimc_onnx.device import format_time
+
+    if device.time_range_s is None:
+        return "no time axis"
+    first, last = map(format_time, device.time_range_s)
+    return first if first == last else f"{first} .. {last}"
+
+
+def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
+    """One line a preset."""
+    console.table(
+        ["preset", "time", "conductance", "what it is"],
+        [[d.name, _time_range(d), _range(d.g_range_us, "uS"), d.summary] for d in devices],
+    )
+
+
+def show_device(console: Console, device: DeviceDescription) -> None:
+    """Everything about one device model."""
+    console.line(f"{device.name}: {device.summary}")
+    console.line(f"  valid time = {_time_range(device)}")
+    if device.g_range_us is not None:
+        console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
+    _show_parameters(console, device.parameters)
+    console.line(f"  source: {device.source}")
 
 
 def show_inspection(console: Console, report: InspectReport) -> None:
@@ -43,10 +116,11 @@ def show_inspection(console: Console, report: InspectReport) -> None:
         f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
         f"{report.digital} digital"
     )
-    for name, value in (report.device or {}).items():
-        console.line(f"  {name} = {value}")
+    _show_parameters(console, report.device or {})
     if report.converted:
         console.line(f"  seed = {report.seed}")
+        if report.time_s is not None:
+            console.line(f"  time_s = {report.time_s:g}{_at(report.time_s)}")
         console.line(f"  SRAM = {report.sram_bytes} bytes of adapters")
         console.line(f"  teacher sha256 = {report.teacher_sha256}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job as functions: convert, calibrate, evaluate, inspect. Files in, files out.
+"""The main job as functions: convert, age, calibrate, evaluate, inspect. Files in, files out.
 
 Everything the command line does is here; the command line only parses and renders.
 """
@@ -22,6 +22,7 @@ from onnxscript import ir
 
 from rimc_onnx import passes, runtime
 from rimc_onnx.adapter_file import write_adapter_file
+from rimc_onnx.ageing import age
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
@@ -45,6 +46,7 @@ from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
 from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
 from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import (
+    AgeReport,
     CalibratedNodeReport,
     CalibrateReport,
     ConvertReport,
@@ -52,14 +54,18 @@ from rimc_onnx.reports import (
     NodeReport,
     StatisticsReport,
 )
+from rimc_onnx.runtime.programming import native_realise
+from rimc_onnx.teacher import TEACHER_PATH, TEACHER_SHA256, teacher_of
 
 __all__ = [
+    "AgeReport",
     "CalibrateReport",
     "CalibratedNodeReport",
     "ConvertReport",
     "InspectReport",
     "NodeReport",
     "StatisticsReport",
+    "age",
     "calibrate",
     "convert",
     "evaluate",
@@ -71,8 +77,6 @@ Array = npt.NDArray[Any]
 Data = str | Path | Mapping[str, Array]
 Progress = Callable[[int, int], None]
 
-_TEACHER_SHA256 = "rimc.teacher_sha256"
-_TEACHER_PATH = "rimc.teacher_path"
 _VERSION = "rimc.version"
 _NODES = "rimc.nodes"
 
@@ -104,8 +108,8 @@ def convert(
         model: the teacher, an .onnx file.
         output: default ``<model>.rimc.onnx`` beside the model.
         config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
-        data: samples that set the converters' ranges, needed with DAC or ADC bits; default is
-            ``calibration.npz`` beside the model.
+        data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
+            or an I-V curve; default is ``calibration.npz`` beside the model.
         force: replace an existing output.
         dry_run: decide, write nothing.
         progress: called with (nodes done, nodes in all).
@@ -136,6 +140,7 @@ def convert(
         rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
         device=config.device.preset,
         seed=config.seed,
+        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
         seconds=0.0,
     )
@@ -148,14 +153,16 @@ def convert(
     if config.periphery.needs_ranges:
         samples = _range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(_CHUNK_SAMPLES)]
-        ranges = measure_ranges(graph, units, feeds, _digital_session, progress=progress)
+        ranges = measure_ranges(
+            graph, units, feeds, _digital_session, periphery=config.periphery, progress=progress
+        )
     with blame_model(source):
-        passes.convert_pipeline(decisions, config, ranges)(graph)
+        passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
         passes.check_rimc_model(graph)
     graph.metadata_props.update(
         {
-            _TEACHER_SHA256: digest,
-            _TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            TEACHER_SHA256: digest,
+            TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
             _VERSION: _package_version(),
             _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
         }
@@ -224,7 +231,7 @@ def calibrate(
     path_json = target.with_suffix(".report.json") if report else None
     path_html = target.with_suffix(".report.html") if page else None
     check_report(path_json, path_html, force=force)
-    teacher_path = _teacher_of(student, source, teacher, force=force)
+    teacher_path = teacher_of(student, source, teacher, force=force)
     teacher_graph = load_model(teacher_path)
     passes.prepare_pipeline()(teacher_graph)
     known = None
@@ -363,12 +370,12 @@ def evaluate(
     if labels is None and _DEFAULT_LABELS in samples.extras:
         labels = _DEFAULT_LABELS
     if teacher is None and labels is None and metric is None:
-        if _TEACHER_PATH not in graph.metadata_props:
+        if TEACHER_PATH not in graph.metadata_props:
             raise UsageError(
                 f"{source}: nothing to compare with. The data has no labels; name them with "
                 "--labels, or give --metric or --teacher."
             )
-        teacher = _teacher_of(graph, source, None, force=False)
+        teacher = teacher_of(graph, source, None, force=False)
     elif teacher is not None:
         load_model(Path(teacher))
     return evaluate_session(
@@ -399,6 +406,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
             sram_bytes=None,
             device=None,
             seed=None,
+            time_s=None,
             teacher_sha256=None,
         )
     _refuse_newer(graph, source)
@@ -409,6 +417,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     ]
     digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
     first = branches[0].rram.attributes
+    device = json.loads(first["device_config"].as_string())
     return InspectReport(
         model=str(source),
         converted=True,
@@ -417,9 +426,10 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         digital=len(digital),
         rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
         sram_bytes=sum(b.adapter().sram_bytes for b in branches),
-        device=json.loads(first["device_config"].as_string()),
+        device=device,
         seed=first["seed"].as_int(),
-        teacher_sha256=graph.metadata_props.get(_TEACHER_SHA256),
+        time_s=first["time_s"].as_float() if "time_law" in device else None,
+        teacher_sha256=graph.metadata_props.get(TEACHER_SHA256),
     )
 
 
@@ -503,25 +513,6 @@ def _data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
             f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
         )
     return str(default)
-
-
-def _teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, force: bool) -> Path:
-    recorded = student.metadata_props.get(_TEACHER_PATH)
-    if given is not None:
-        path = Path(given)
-    elif recorded is not None:
-        path = source.parent / recorded
-        if not path.is_file():
-            raise ModelError(f"{source}: its teacher {path} is not there. Give it with --teacher.")
-    else:
-        raise ModelError(f"{source}: records no teacher. Give it with --teacher.")
-    want = student.metadata_props.get(_TEACHER_SHA256)
-    if not force and want is not None and path.is_file() and sha256_of(path) != want:
-        raise ModelError(
-            f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
-            "Give that one with --teacher, or --force to use this one."
-        )
-    return path
 
 
 def _session(model: Path | bytes, *, native: bool) -> Any:

@@ -15,24 +15,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rimc_onnx import _device_commands
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
     AdcBits,
+    AdcGainError,
+    AdcOffsetError,
+    ClipSigma,
     DacBits,
+    DacSerialBits,
     DataOption,
     Device,
+    DevicesPerWeight,
     Drift,
     Force,
+    InputShrink,
+    IvSinh,
     Json,
     KeepDigital,
+    LevelBits,
     MapShared,
     Model,
+    NoiseLaw,
     Output,
+    RangePercentile,
     Rank,
+    ReadNoise,
     Scaling,
     Seed,
+    Slices,
+    StuckMax,
+    StuckMin,
     TileRows,
+    Time,
+    WireOhm,
     convert_config,
+    periphery_config,
 )
 from rimc_onnx._tables import (
     show_calibration,
@@ -132,12 +150,28 @@ def convert(
     output: Output = None,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
+    clip_sigma: ClipSigma = None,
+    level_bits: LevelBits = None,
+    slices: Slices = None,
+    devices_per_weight: DevicesPerWeight = None,
+    stuck_min: StuckMin = None,
+    stuck_max: StuckMax = None,
     seed: Seed = 0,
     rank: Rank = 4,
     tile_rows: TileRows = "none",
     dac_bits: DacBits = "none",
     adc_bits: AdcBits = "none",
+    dac_serial_bits: DacSerialBits = "none",
+    iv_sinh: IvSinh = None,
+    input_shrink: InputShrink = 1.0,
+    adc_gain_error: AdcGainError = None,
+    adc_offset_error: AdcOffsetError = None,
+    read_noise: ReadNoise = None,
+    read_noise_law: NoiseLaw = "absolute",
+    wire_ohm: WireOhm = None,
+    range_percentile: RangePercentile = 99.99,
     data: DataOption = None,
     keep_digital: KeepDigital = None,
     map_shared: MapShared = False,
@@ -155,8 +189,29 @@ def convert(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
+    periphery = periphery_config(
+        tile_rows=tile_rows,
+        dac_bits=dac_bits,
+        adc_bits=adc_bits,
+        dac_serial_bits=dac_serial_bits,
+        iv_sinh=iv_sinh,
+        input_shrink=input_shrink,
+        adc_gain_error=adc_gain_error,
+        adc_offset_error=adc_offset_error,
+        read_noise=read_noise,
+        read_noise_law=read_noise_law,
+        wire_ohm=wire_ohm,
+        range_percentile=range_percentile,
+    )
     config = convert_config(
-        device, drift, scaling, seed, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, seed, rank, periphery, keep_digital, map_shared),
+        time=time,
+        clip_sigma=clip_sigma,
+        level_bits=level_bits,
+        num_slices=slices,
+        devices_per_weight=devices_per_weight,
+        stuck_min_frac=stuck_min,
+        stuck_max_frac=stuck_max,
     )
     with console.progress("convert") as progress:
         report = api.convert(
@@ -169,6 +224,10 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
+
+
+app.command("age")(_handled(_device_commands.age))
+app.command("devices")(_handled(_device_commands.devices))
 
 
 @app.command()
@@ -391,8 +450,9 @@ def inspect(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
+    periphery = periphery_config(tile_rows=tile_rows)
     config = convert_config(
-        "gaussian-relative", None, "node", 0, 4, tile_rows, "none", "none", keep_digital, map_shared
+        "gaussian-relative", None, "node", 0, 4, periphery, keep_digital, map_shared
     )
     report = api.inspect(model, config=config)
     console.result(report, lambda: show_inspection(console, report))
@@ -454,11 +514,21 @@ def study_recovery(
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
     device: Device = "gaussian-relative",
     drift: Drift = None,
+    time: Time = None,
     scaling: Scaling = "node",
     rank: Rank = 4,
     tile_rows: TileRows = "none",
     dac_bits: DacBits = "none",
     adc_bits: AdcBits = "none",
+    dac_serial_bits: DacSerialBits = "none",
+    iv_sinh: IvSinh = None,
+    input_shrink: InputShrink = 1.0,
+    adc_gain_error: AdcGainError = None,
+    adc_offset_error: AdcOffsetError = None,
+    read_noise: ReadNoise = None,
+    read_noise_law: NoiseLaw = "absolute",
+    wire_ohm: WireOhm = None,
+    range_percentile: RangePercentile = 99.99,
     keep_digital: KeepDigital = None,
     map_shared: MapShared = False,
     adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
@@ -491,8 +561,23 @@ def study_recovery(
     from rimc_onnx.studies.recovery import recovery_study
 
     console = Console(as_json=as_json)
+    periphery = periphery_config(
+        tile_rows=tile_rows,
+        dac_bits=dac_bits,
+        adc_bits=adc_bits,
+        dac_serial_bits=dac_serial_bits,
+        iv_sinh=iv_sinh,
+        input_shrink=input_shrink,
+        adc_gain_error=adc_gain_error,
+        adc_offset_error=adc_offset_error,
+        read_noise=read_noise,
+        read_noise_law=read_noise_law,
+        wire_ohm=wire_ohm,
+        range_percentile=range_percentile,
+    )
     config = convert_config(
-        device, drift, scaling, 0, rank, tile_rows, dac_bits, adc_bits, keep_digital, map_shared
+        *(device, drift, scaling, 0, rank, periphery, keep_digital, map_shared),
+        time=time,
     )
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(

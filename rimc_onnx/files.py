@@ -127,6 +127,7 @@ def save_model(
 
     Raises:
         OutputError: the file exists and ``force`` is False, or the disk refuses.
+        RimcError: a lazy tensor can't be made.
     """
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
     external = sum(t.nbytes for t in tensors) > external_data_bytes or bool(
@@ -134,7 +135,14 @@ def save_model(
     )
     with output_folder(path, force=force) as folder:
         data = f"{path.name}.data" if external else None
-        ir.save(model, folder / path.name, external_data=data)
+        try:
+            ir.save(model, folder / path.name, external_data=data)
+        except Exception as error:
+            # What a lazy tensor found wrong, without what it passed through.
+            cause = _root_cause(error)
+            if isinstance(cause, RimcError):
+                raise cause from None
+            raise
 
 
 def check_output(path: Path, *, force: bool) -> None:

@@ -25,20 +25,52 @@ __all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
 FUNCTION_OPSET_VERSION = 17
 """Version of the default domain that the bodies are written in here."""
 
+_ONE = onnx.helper.make_tensor("one", onnx.TensorProto.FLOAT, [1], [1.0])
+
 rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
 
 
 @script(rimc, default_opset=op)
-def DacQuantize(x: FLOAT[...], dac_bits: int, dac_range: float, dac_signed: int) -> FLOAT[...]:
+def WordLines(
+    x: FLOAT[...],
+    dac_bits: int,
+    dac_range: float,
+    dac_signed: int,
+    dac_serial_bits: int,
+    iv_sinh: float,
+    input_shrink: float,
+) -> FLOAT[...]:
+    # Planes of a bit-serial input come one after the other along axis 0.
     bits = op.Constant(value_int=dac_bits)
-    if bits > 0:
-        signed = op.Constant(value_int=dac_signed)
-        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
-        bottom = op.Neg(top) * op.Cast(signed, to=1)
-        step = op.Constant(value_float=dac_range) / top
-        y = op.Clip(op.Round(x / step), bottom, top) * step
+    signed = op.Constant(value_int=dac_signed)
+    serial = op.Constant(value_int=dac_serial_bits)
+    scale = op.Constant(value_float=dac_range)
+    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
+    bottom = op.Neg(top) * op.Cast(signed, to=1)
+    step = scale / top
+    base = op.Pow(op.Constant(value_float=2.0), op.Cast(serial, to=1))
+    # Nothing is computed outside an If that only one branch reads: ONNX Runtime 1.17 mixes up the
+    # memory of a value that nobody reads from the second run on.
+    if serial > 0:
+        codes = op.Clip(op.Round(x / step), bottom, top)
+        shifts = op.Reshape(op.Cast(op.Range(0, bits - signed, op.Max(serial, 1)), to=1), [-1, 1])
+        magnitude = op.Reshape(op.Abs(codes), [1, -1])
+        lower = op.Floor(magnitude / op.Pow(op.Constant(value_float=2.0), shifts))
+        upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
+        digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
+        lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
+    elif bits > 0:
+        lines = op.Clip(op.Round(x / step), bottom, top) * step
     else:
-        y = op.Identity(x)
+        lines = op.Identity(x)
+    bend = op.Constant(value_float=iv_sinh)
+    k = bend * op.Constant(value_float=input_shrink)
+    full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
+    if bend > 0.0:
+        u = op.Clip(lines / full_scale, -1.0, 1.0)
+        y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
+    else:
+        y = op.Identity(lines)
     return y
 
 
@@ -51,17 +83,37 @@ def RramMatMul(
     dac_bits: int,
     dac_range: float,
     dac_signed: int,
+    dac_serial_bits: int,
+    iv_sinh: float,
+    input_shrink: float,
     adc_bits: int,
     adc_range: Sequence[float],
+    adc_gain: Sequence[float],
+    adc_offset: Sequence[float],
+    read_noise: float,
+    read_noise_relative: int,
+    read_key: int,
     node: str,
     device: str,
     device_config: str,
     seed: int,
+    time_s: float,
+    wire_ohm: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
-    x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
+    lines = rimc.WordLines(
+        x,
+        dac_bits=dac_bits,
+        dac_range=dac_range,
+        dac_signed=dac_signed,
+        dac_serial_bits=dac_serial_bits,
+        iv_sinh=iv_sinh,
+        input_shrink=input_shrink,
+    )
     bits = op.Constant(value_int=adc_bits)
+    serial = op.Constant(value_int=dac_serial_bits)
+    noise = op.Constant(value_float=read_noise)
     # What is known at load stays outside the If: ONNX Runtime 1.24 to 1.27 loses large constants of
     # an If that it folds (microsoft/onnxruntime issue 29071).
     tiles = op.Reshape(op.Constant(value_int=num_tiles), [1])
@@ -72,23 +124,67 @@ def RramMatMul(
     pad = rows * tiles - depth
     top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
     adc = op.Constant(value_floats=adc_range)
-    gain = top / adc
+    # One gain and offset, or one of every tile and bit line.
+    gains = op.Constant(value_floats=adc_gain)
+    offsets = op.Constant(value_floats=adc_offset)
+    one = op.Size(gains) == 1
+    gain_shape = op.Concat(op.Where(one, [1], tiles), [1], op.Where(one, [1], columns), axis=0)
+    gain = (top / adc) * op.Reshape(gains, gain_shape)
+    one_offset = op.Size(offsets) == 1
+    offset_shape = op.Concat(
+        op.Where(one_offset, [1], tiles), [1], op.Where(one_offset, [1], columns), axis=0
+    )
+    offset = op.Reshape(offsets, offset_shape) * top
+    largest_offset = op.ReduceMax(op.Abs(offsets), keepdims=0)
     back = adc / top
     w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
-    if bits > 0:
+    relative = op.Constant(value_int=read_noise_relative)
+    deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
+    stored = bits + serial + op.Cast(noise > 0.0, to=7)
+    if stored > 0:
         x_shape = op.Shape(x)
-        x_rows = op.Reshape(x_dac, op.Concat([-1], depth, axis=0))
+        x_rows = op.Reshape(lines, op.Concat([-1], depth, axis=0))
         x_padded = op.Pad(x_rows, op.Concat([0, 0, 0], pad, axis=0))
         x_tiles = op.Transpose(
             op.Reshape(x_padded, op.Concat([-1], tiles, rows, axis=0)), perm=[1, 0, 2]
         )
         partial = op.MatMul(x_tiles, w_tiles)
-        codes = op.Clip(op.Round(partial * gain), op.Neg(top), top)
-        total = op.ReduceSum(codes, [0], keepdims=0) * back
-        y = op.Reshape(total, op.Concat(x_shape[:-1], columns, axis=0))
+        if noise > 0.0:
+            x_squares = x_tiles * x_tiles
+            if relative > 0:
+                # Squared in every run: as a constant it would cost memory at load where it is off.
+                unit = op.Cast(op.Size(lines) >= 0, to=1)
+                spread = op.Sqrt(op.MatMul(x_squares, w_tiles * (w_tiles * unit))) * noise
+            else:
+                spread = op.Sqrt(op.ReduceSum(x_squares, [2], keepdims=1)) * deviation
+            sums = partial + op.RandomNormalLike(partial) * spread
+        else:
+            sums = op.Identity(partial)
+        if bits > 0:
+            if largest_offset > 0.0:
+                scaled = sums * gain + offset
+            else:
+                scaled = sums * gain
+            codes = op.Clip(op.Round(scaled), op.Neg(top), top)
+        else:
+            codes = op.Identity(sums)
+        total = op.ReduceSum(codes, [0], keepdims=0)
+        if serial > 0:
+            signed = op.Constant(value_int=dac_signed)
+            shifts = op.Range(0, op.Constant(value_int=dac_bits) - signed, op.Max(serial, 1))
+            weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
+            by_plane = op.Reshape(total, op.Concat(op.Shape(weights), [-1], columns, axis=0))
+            whole = op.ReduceSum(by_plane * op.Reshape(weights, [-1, 1, 1]), [0], keepdims=0)
+        else:
+            whole = op.Identity(total)
+        if bits > 0:
+            read = whole * back
+        else:
+            read = op.Identity(whole)
+        y = op.Reshape(read, op.Concat(x_shape[:-1], columns, axis=0))
     else:
-        y = op.MatMul(x_dac, w)
+        y = op.MatMul(lines, w)
     return y
 
 
@@ -102,21 +198,41 @@ def RramConv(
     group: int,
     tile_rows: int,
     num_tiles: int,
-    tile_group: int,
     dac_bits: int,
     dac_range: float,
     dac_signed: int,
+    dac_serial_bits: int,
+    iv_sinh: float,
+    input_shrink: float,
     adc_bits: int,
     adc_range: Sequence[float],
+    adc_gain: Sequence[float],
+    adc_offset: Sequence[float],
+    read_noise: float,
+    read_noise_relative: int,
+    read_key: int,
+    tile_group: int,
     node: str,
     device: str,
     device_config: str,
     seed: int,
+    time_s: float,
+    wire_ohm: float,
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
-    x_dac = rimc.DacQuantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
+    lines = rimc.WordLines(
+        x,
+        dac_bits=dac_bits,
+        dac_range=dac_range,
+        dac_signed=dac_signed,
+        dac_serial_bits=dac_serial_bits,
+        iv_sinh=iv_sinh,
+        input_shrink=input_shrink,
+    )
     bits = op.Constant(value_int=adc_bits)
+    serial = op.Constant(value_int=dac_serial_bits)
+    noise = op.Constant(value_float=read_noise)
     # What is known at load stays outside the If, as in RramMatMul. Whole input channels go to a
     # tile, so a tiled convolution is a grouped one: group g of the model becomes num_tiles groups,
     # whose outputs are the partial sums of the tiles.
@@ -130,9 +246,19 @@ def RramConv(
     rows = (depth + tiles - 1) / tiles
     pad = rows * tiles - depth
     top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
-    adc = op.Expand(op.Constant(value_floats=adc_range), columns)
-    adc = op.Reshape(adc, op.Concat([1], groups, [1], columns_g, [1], axis=0))
-    gain = top / adc
+    by_column = op.Concat([1], groups, [1], columns_g, [1], axis=0)
+    adc = op.Reshape(op.Expand(op.Constant(value_floats=adc_range), columns), by_column)
+    # One gain and offset, or one of every tile and bit line.
+    gains = op.Constant(value_floats=adc_gain)
+    offsets = op.Constant(value_floats=adc_offset)
+    every = op.Concat(tiles, groups, columns_g, axis=0)
+    gain_shape = op.Where(op.Size(gains) == 1, [1, 1, 1], every)
+    gains_g = op.Transpose(op.Reshape(gains, gain_shape), perm=[1, 0, 2])
+    gain = (top / adc) * op.Unsqueeze(gains_g, [0, 4])
+    offset_shape = op.Where(op.Size(offsets) == 1, [1, 1, 1], every)
+    offsets_g = op.Transpose(op.Reshape(offsets, offset_shape), perm=[1, 0, 2])
+    offset = op.Unsqueeze(offsets_g, [0, 4]) * top
+    largest_offset = op.ReduceMax(op.Abs(offsets), keepdims=0)
     back = adc / top
     w_rows = op.Reshape(w, op.Concat(columns, depth, [-1], axis=0))
     w_padded = op.Pad(w_rows, op.Concat([0, 0, 0, 0], pad, [0], axis=0))
@@ -141,12 +267,17 @@ def RramConv(
         op.Transpose(w_split, perm=[0, 2, 1, 3]),
         op.Concat(columns * tiles, rows, kernel, axis=0),
     )
-    if bits > 0:
-        x_shape = op.Shape(x)
+    ones = op.ConstantOfShape(op.Concat(groups * tiles, rows, kernel, axis=0), value=_ONE)
+    relative = op.Constant(value_int=read_noise_relative)
+    deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
+    deviation = op.Reshape(op.Expand(deviations, columns), by_column)
+    stored = bits + serial + op.Cast(noise > 0.0, to=7)
+    if stored > 0:
+        x_shape = op.Shape(lines)
         batch = x_shape[0:1]
         spatial = x_shape[2:]
         x_split = op.Reshape(
-            x_dac, op.Concat(batch, groups, depth, op.ReduceProd(spatial, keepdims=1), axis=0)
+            lines, op.Concat(batch, groups, depth, op.ReduceProd(spatial, keepdims=1), axis=0)
         )
         x_padded = op.Pad(x_split, op.Concat([0, 0, 0, 0, 0, 0], pad, [0], axis=0))
         x_tiles = op.Reshape(x_padded, op.Concat(batch, groups * tiles * rows, spatial, axis=0))
@@ -154,17 +285,64 @@ def RramConv(
             x_tiles, w_tiles, strides=strides, pads=pads, dilations=dilations, group=tile_group
         )
         out_spatial = op.Shape(partial)[2:]
-        split = op.Reshape(
-            partial,
-            op.Concat(
-                batch, groups, tiles, columns_g, op.ReduceProd(out_spatial, keepdims=1), axis=0
-            ),
-        )
-        codes = op.Clip(op.Round(split * gain), op.Neg(top), top)
-        total = op.ReduceSum(codes, [2], keepdims=1) * back
-        y = op.Reshape(total, op.Concat(batch, columns, out_spatial, axis=0))
+        volume = op.ReduceProd(out_spatial, keepdims=1)
+        split = op.Reshape(partial, op.Concat(batch, groups, tiles, columns_g, volume, axis=0))
+        if noise > 0.0:
+            x_squares = x_tiles * x_tiles
+            if relative > 0:
+                # Squared in every run, as in RramMatMul.
+                unit = op.Cast(op.Size(lines) >= 0, to=1)
+                variance = op.Conv(
+                    x_squares,
+                    w_tiles * (w_tiles * unit),
+                    strides=strides,
+                    pads=pads,
+                    dilations=dilations,
+                    group=tile_group,
+                )
+                spread = op.Sqrt(op.Reshape(variance, op.Shape(split))) * noise
+            else:
+                power = op.Conv(
+                    x_squares,
+                    ones,
+                    strides=strides,
+                    pads=pads,
+                    dilations=dilations,
+                    group=tile_group,
+                )
+                by_tile = op.Concat(batch, groups, tiles, [1], volume, axis=0)
+                spread = op.Sqrt(op.Reshape(power, by_tile)) * deviation
+            sums = split + op.RandomNormalLike(split) * spread
+        else:
+            sums = op.Identity(split)
+        if bits > 0:
+            if largest_offset > 0.0:
+                scaled = sums * gain + offset
+            else:
+                scaled = sums * gain
+            codes = op.Clip(op.Round(scaled), op.Neg(top), top)
+        else:
+            codes = op.Identity(sums)
+        total = op.ReduceSum(codes, [2], keepdims=1)
+        if serial > 0:
+            signed = op.Constant(value_int=dac_signed)
+            shifts = op.Range(0, op.Constant(value_int=dac_bits) - signed, op.Max(serial, 1))
+            weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
+            by_plane = op.Reshape(
+                total, op.Concat(op.Shape(weights), [-1], columns, volume, axis=0)
+            )
+            products = by_plane * op.Reshape(weights, [-1, 1, 1, 1])
+            joined = op.ReduceSum(products, [0], keepdims=0)
+            whole = op.Reshape(joined, op.Concat([-1], groups, [1], columns_g, volume, axis=0))
+        else:
+            whole = op.Identity(total)
+        if bits > 0:
+            read = whole * back
+        else:
+            read = op.Identity(whole)
+        y = op.Reshape(read, op.Concat([-1], columns, out_spatial, axis=0))
     else:
-        y = op.Conv(x_dac, w, strides=strides, pads=pads, dilations=dilations, group=group)
+        y = op.Conv(lines, w, strides=strides, pads=pads, dilations=dilations, group=group)
     return y
 
 
@@ -262,6 +440,4 @@ def DoraConv(
 
 def function_protos() -> list[onnx.FunctionProto]:
     """Every function of the domain, callees first, as they are written into a converted file."""
-    return [
-        f.to_function_proto() for f in (DacQuantize, RramMatMul, RramConv, DoraMatMul, DoraConv)
-    ]
+    return [f.to_function_proto() for f in (WordLines, RramMatMul, RramConv, DoraMatMul, DoraConv)]

@@ -15,11 +15,13 @@ __all__ = [
     "DORA_CONV",
     "DORA_MATMUL",
     "MAX_CODE_SUM",
+    "MAX_IV_SINH",
     "MAX_RANK",
     "OPS",
     "RANK_KEY",
     "RRAM_CONV",
     "RRAM_MATMUL",
+    "TIME_KEY",
     "VERSION",
     "OpSpec",
     "num_tiles",
@@ -41,8 +43,14 @@ operators and give the same integers."""
 MAX_RANK: Final = 2**24 // (127 * 128)
 """Largest rank of a branch, for the same reason."""
 
+MAX_IV_SINH: Final = 6.0
+"""Largest ``iv_sinh``: up to it the 14 terms of the kernels' curve are exact in float32."""
+
 RANK_KEY: Final = "rimc.rank"
 """Metadata of a converted model: the rank that its branches were given room for."""
+
+TIME_KEY: Final = "rimc.time_s"
+"""Metadata of a converted model: seconds since programming, as on its RRAM nodes."""
 
 _PERIPHERY = {
     "tile_rows": "int",
@@ -50,14 +58,24 @@ _PERIPHERY = {
     "dac_bits": "int",
     "dac_range": "float",
     "dac_signed": "int",
+    "dac_serial_bits": "int",
+    "iv_sinh": "float",
+    "input_shrink": "float",
     "adc_bits": "int",
     "adc_range": "floats",
+    "adc_gain": "floats",
+    "adc_offset": "floats",
+    "read_noise": "float",
+    "read_noise_relative": "int",
+    "read_key": "int",
 }
 _DEVICE_STATE = {
     "node": "string",
     "device": "string",
     "device_config": "string",
     "seed": "int",
+    "time_s": "float",
+    "wire_ohm": "float",
     "g_max_us": "float",
     "w_max": "floats",
 }

@@ -10,16 +10,53 @@ Letters: N batch or rows, K reduction depth, M output channels, C input channels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["dac_quantize", "dora_conv", "dora_matmul", "im2col", "rram_conv", "rram_matmul"]
+from rimc_onnx.device import read_normals, sinh_curve
 
-Array = npt.NDArray[np.float32]
+__all__ = [
+    "Periphery",
+    "dac_quantize",
+    "dora_conv",
+    "dora_matmul",
+    "im2col",
+    "rram_conv",
+    "rram_matmul",
+    "word_lines",
+]
+
+Array = npt.NDArray[Any]
 Int8Array = npt.NDArray[np.int8]
 _F32 = np.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Periphery:
+    """What surrounds the arrays of an RRAM node: its attributes, each switched off by default."""
+
+    dac_bits: int = 0
+    dac_range: float = 1.0
+    dac_signed: int = 1
+    dac_serial_bits: int = 0
+    iv_sinh: float = 0.0
+    input_shrink: float = 1.0
+    adc_bits: int = 0
+    adc_range: Sequence[float] = (1.0,)
+    """[1] or [M]."""
+    adc_gain: Sequence[float] = (1.0,)
+    """[1] or [tiles * M], bit lines of one tile together."""
+    adc_offset: Sequence[float] = (0.0,)
+    """As ``adc_gain``."""
+    read_noise: float = 0.0
+    read_noise_relative: int = 0
+    read_key: int = 0
+    w_max: Sequence[float] = (1.0,)
+    """[1] or [M]."""
 
 
 def dac_quantize(x: Array, *, dac_bits: int, dac_range: float, dac_signed: int) -> Array:
@@ -30,49 +67,154 @@ def dac_quantize(x: Array, *, dac_bits: int, dac_range: float, dac_signed: int) 
     """
     if dac_bits == 0:
         return x
-    top = _F32(2 ** (dac_bits - dac_signed) - 1)
-    step = _F32(dac_range) / top
-    codes = np.clip(np.rint(x / step), -top * _F32(dac_signed), top)
+    codes, step = _dac_codes(x, dac_bits, dac_range, dac_signed)
     return (codes * step).astype(_F32)
 
 
-def _adc_sum(partial: npt.NDArray[np.float64], axis: int, adc_bits: int, adc_range: Array) -> Array:
-    """Read every tile's partial sum with an ADC and add the codes; ``adc_bits`` 0 is ideal."""
-    if adc_bits == 0:
-        return partial.sum(axis=axis).astype(_F32)
-    top = _F32(2 ** (adc_bits - 1) - 1)
-    codes = np.clip(np.rint(partial.astype(_F32) * (top / adc_range)), -top, top)
-    total = codes.sum(axis=axis, keepdims=True) * (adc_range / top)
-    return np.squeeze(total, axis=axis).astype(_F32)
+def _dac_codes(x: Array, dac_bits: int, dac_range: float, dac_signed: int) -> tuple[Array, _F32]:
+    top = _F32(2 ** (dac_bits - dac_signed) - 1)
+    step = _F32(dac_range) / top
+    return np.clip(np.rint(x / step), -top * _F32(dac_signed), top).astype(_F32), step
 
 
-def rram_matmul(
+def _bend(v: Array, curve: Sequence[np.float32], full_scale: np.float32) -> Array:
+    """The current that a voltage drives, in units of v, equal at both ends of the range."""
+    u = np.clip(v / full_scale, _F32(-1.0), _F32(1.0))
+    square = u * u
+    total = np.full_like(u, curve[-1])
+    for coefficient in curve[-2::-1]:
+        total = total * square + coefficient
+    return (u * total * full_scale).astype(_F32)
+
+
+def word_lines(x: Array, periphery: Periphery) -> list[tuple[np.float32, Array]]:
+    """What the word lines carry for ``x``: (weight, values) of every plane of a bit-serial input.
+
+    A plane holds ``dac_serial_bits`` bits of the magnitude of the codes, lowest first, with the
+    sign of the code; its weight is 2 to the number of bits below it. Parallel inputs are one plane.
+    The current of a device is sinh(K u) / sinh(K) of its voltage u, K = iv_sinh * input_shrink.
+    """
+    p = periphery
+    full_scale = _F32(p.dac_range)
+    planes = [(_F32(1.0), np.asarray(x, _F32))]
+    if p.dac_bits and p.dac_serial_bits:
+        codes, step = _dac_codes(x, p.dac_bits, p.dac_range, p.dac_signed)
+        full_scale = _F32(2**p.dac_serial_bits - 1) * step
+        base = _F32(2**p.dac_serial_bits)
+        planes = []
+        for shift in range(0, p.dac_bits - p.dac_signed, p.dac_serial_bits):
+            upper = np.floor(np.abs(codes) * _F32(2.0 ** -(shift + p.dac_serial_bits)))
+            digit = np.floor(np.abs(codes) * _F32(2.0**-shift)) - base * upper
+            planes.append((_F32(2.0**shift), (np.copysign(digit, codes) * step).astype(_F32)))
+    elif p.dac_bits:
+        quantized = dac_quantize(
+            x, dac_bits=p.dac_bits, dac_range=p.dac_range, dac_signed=p.dac_signed
+        )
+        planes = [(_F32(1.0), quantized)]
+    if p.iv_sinh:
+        curve = sinh_curve(float(_F32(p.iv_sinh)) * float(_F32(p.input_shrink)))
+        planes = [(weight, _bend(v, curve, full_scale)) for weight, v in planes]
+    return planes
+
+
+def _deviation(periphery: Periphery) -> Array:
+    """Read noise of y in units of sqrt(sum x^2) (absolute law) or sqrt(sum x^2 w^2): [1] or [M]."""
+    frac = _F32(periphery.read_noise)
+    if periphery.read_noise_relative:
+        return np.asarray([frac], _F32)
+    return (np.sqrt(_F32(2.0)) * frac) * np.asarray(periphery.w_max, _F32)
+
+
+Multiply = Callable[[Array, Array, slice], Array]
+"""(values on the word lines, cells, steps of a tile) -> sums [outputs, M], float64."""
+
+
+def _read(
     x: Array,
     w: Array,
     *,
+    steps: int,
     num_tiles: int,
-    dac_bits: int,
-    dac_range: float,
-    dac_signed: int,
-    adc_bits: int,
-    adc_range: Sequence[float],
+    run: int,
+    periphery: Periphery,
+    multiply: Multiply,
+    layout: Callable[[Array], Array],
 ) -> Array:
+    """All reads of a node and their digital sum: [outputs, M], float32.
+
+    ``multiply`` is the array; ``layout`` turns [outputs, M] into the node's output, whose C order
+    numbers the draws.
+    """
+    p = periphery
+    reads = num_tiles if p.adc_bits else 1
+    tile = -(-steps // reads)
+    columns = 0
+    total = None
+    for plane, (weight, v) in enumerate(word_lines(x, p)):
+        for t in range(reads):
+            part = slice(t * tile, (t + 1) * tile)
+            value: Array = multiply(v, w, part).astype(_F32)
+            columns = value.shape[1]
+            if p.read_noise:
+                cells = np.square(w, dtype=_F32) if p.read_noise_relative else np.ones_like(w)
+                variance = multiply(np.square(v, dtype=_F32), cells, part).astype(_F32)
+                z = read_normals(
+                    key=p.read_key, run=run, stream=plane * reads + t, count=value.size
+                )
+                places = layout(np.arange(value.size, dtype=np.int64).reshape(value.shape))
+                drawn = np.empty(value.size, _F32)
+                drawn[places.reshape(-1)] = z
+                value = value + (np.sqrt(variance) * _deviation(p)) * drawn.reshape(value.shape)
+            if p.adc_bits:
+                value = _adc_codes(value, p, t, columns)
+            read = value * weight
+            total = read if total is None else total + read
+    if total is None:
+        raise ValueError("a node without planes or tiles")
+    if p.adc_bits:
+        total = total * (np.asarray(p.adc_range, _F32) / _adc_top(p))
+    return total.astype(_F32)
+
+
+def _adc_top(periphery: Periphery) -> np.float32:
+    return _F32(2 ** (periphery.adc_bits - 1) - 1)
+
+
+def _adc_codes(value: Array, periphery: Periphery, tile: int, columns: int) -> Array:
+    """What the converters of a tile make of its sums [outputs, M]."""
+    p, top = periphery, _adc_top(periphery)
+
+    def of_tile(values: Sequence[float]) -> Array:
+        every = np.asarray(values, _F32)
+        return every if every.size == 1 else every[tile * columns : (tile + 1) * columns]
+
+    scaled = value * ((top / np.asarray(p.adc_range, _F32)) * of_tile(p.adc_gain))
+    offset = of_tile(p.adc_offset) * top
+    return np.clip(np.rint(scaled + offset), -top, top)
+
+
+def rram_matmul(x: Array, w: Array, *, num_tiles: int, run: int = 0, **periphery: Any) -> Array:
     """``RramMatMul``: x [..., K] times the crossbar w [K, N] gives [..., N].
 
-    Word lines are split into ``num_tiles`` tiles of ceil(K / num_tiles) rows. ``adc_range`` has one
-    value, or one per bit line.
+    Word lines are split into ``num_tiles`` tiles of ceil(K / num_tiles) rows. ``periphery``: fields
+    of :class:`Periphery`. ``run``: how many runs the session has made before, for read noise.
     """
-    x_dac = dac_quantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
     depth, columns = w.shape
-    rows = x_dac.reshape(-1, depth).astype(np.float64)
-    tile = -(-depth // num_tiles)
-    partial = np.stack(
-        [
-            rows[:, t * tile : (t + 1) * tile] @ w[t * tile : (t + 1) * tile].astype(np.float64)
-            for t in range(num_tiles)
-        ]
+
+    def multiply(v: Array, cells: Array, part: slice) -> Array:
+        rows = v.reshape(-1, depth)[:, part].astype(np.float64)
+        return rows @ cells[part].astype(np.float64)
+
+    y = _read(
+        x,
+        w,
+        steps=depth,
+        num_tiles=num_tiles,
+        run=run,
+        periphery=Periphery(**periphery),
+        multiply=multiply,
+        layout=lambda y: y,
     )
-    y = _adc_sum(partial, 0, adc_bits, np.asarray(adc_range, _F32))
     return y.reshape(*x.shape[:-1], columns)
 
 
@@ -106,36 +248,39 @@ def rram_conv(
     dilations: Sequence[int],
     group: int,
     num_tiles: int,
-    dac_bits: int,
-    dac_range: float,
-    dac_signed: int,
-    adc_bits: int,
-    adc_range: Sequence[float],
+    run: int = 0,
+    **periphery: Any,
 ) -> Array:
     """``RramConv``: x [N, C, *S], crossbar w [M, C / group, *kernel], gives [N, M, *S_out].
 
     Whole input channels are split into ``num_tiles`` tiles of ceil(C / group / num_tiles) channels.
+    ``periphery`` and ``run`` as in :func:`rram_matmul`.
     """
-    x_dac = dac_quantize(x, dac_bits=dac_bits, dac_range=dac_range, dac_signed=dac_signed)
     columns, depth, *kernel = w.shape
-    windows = im2col(x_dac, kernel, strides, pads, dilations)
-    batch, *spatial = windows.shape[: 1 + len(kernel)]
-    rows = windows.reshape(-1, group, depth, int(np.prod(kernel))).astype(np.float64)
-    cells = w.reshape(group, columns // group, depth, -1).astype(np.float64)
-    tile = -(-depth // num_tiles)
-    partial = np.stack(
-        [
-            np.einsum(
-                "pgck,gmck->pgm",
-                rows[:, :, t * tile : (t + 1) * tile],
-                cells[:, :, t * tile : (t + 1) * tile],
-                optimize=True,
-            ).reshape(-1, columns)
-            for t in range(num_tiles)
-        ]
+    image = im2col(x, kernel, strides, pads, dilations).shape[: 1 + len(kernel)]
+
+    def multiply(v: Array, cells: Array, part: slice) -> Array:
+        windows = im2col(v, kernel, strides, pads, dilations)
+        rows = windows.reshape(-1, group, depth, int(np.prod(kernel))).astype(np.float64)
+        weights = cells.reshape(group, columns // group, depth, -1).astype(np.float64)
+        sums = np.einsum("pgck,gmck->pgm", rows[:, :, part], weights[:, :, part], optimize=True)
+        return sums.reshape(-1, columns)
+
+    def layout(y: Array) -> Array:
+        return np.ascontiguousarray(np.moveaxis(y.reshape(*image, columns), -1, 1))
+
+    return layout(
+        _read(
+            x,
+            w,
+            steps=depth,
+            num_tiles=num_tiles,
+            run=run,
+            periphery=Periphery(**periphery),
+            multiply=multiply,
+            layout=layout,
+        )
     )
-    y = _adc_sum(partial, 0, adc_bits, np.asarray(adc_range, _F32))
-    return np.ascontiguousarray(np.moveaxis(y.reshape(batch, *spatial, columns), -1, 1))
 
 
 def _codes(x: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

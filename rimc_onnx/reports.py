@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "AgeReport",
     "CalibrateReport",
     "CalibratedNodeReport",
     "ConvertReport",
@@ -37,6 +38,8 @@ class ConvertReport:
     rram_weights: int
     device: str
     seed: int
+    time_s: float | None
+    """Seconds since programming; ``None`` for a device model without a time axis."""
     teacher_sha256: str
     seconds: float
 
@@ -55,7 +58,25 @@ class InspectReport:
     device: dict[str, Any] | None
     """Parameters of the device model, converted models only."""
     seed: int | None
+    time_s: float | None
+    """Seconds since programming; ``None`` without a time axis, and for unconverted models."""
     teacher_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgeReport:
+    """Arrays at another time."""
+
+    output: str
+    nodes: int
+    """RRAM nodes aged."""
+    rram_weights: int
+    device: str
+    seed: int
+    time_s_before: float
+    time_s: float
+    """Seconds since programming."""
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,8 @@ def _library() -> ctypes.CDLL:
         raise NativeLibraryError(f"can't load {path}: {error}. {_REINSTALL}") from error
     library.RimcBuildInfo.restype = ctypes.c_char_p
     library.RimcKernelsCreated.restype = ctypes.c_int64
+    library.RimcProgramCells.restype = ctypes.c_char_p
+    library.RimcLastMapping.restype = ctypes.c_char_p
     return library
 
 

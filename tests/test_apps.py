@@ -20,6 +20,8 @@ from rimc_onnx.files import load_model, save_model
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "samples" / "apps"
 MODEL = "model.rimc.calibrated.onnx"
+VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
+needs_providers = pytest.mark.skipif(VERSION < (1, 24), reason="providers need ONNX Runtime 1.24")
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -86,9 +88,8 @@ def test_python_app_takes_an_adapter(digits_job: Path) -> None:
     assert without < swapped
 
 
-@pytest.fixture
-def cpp(raw: Path) -> list[object]:
-    """The C++ program, built, with its arguments."""
+def build(source: str, folder: Path) -> Path:
+    """Build a C++ program of the samples as ``app``; gives the library of ONNX Runtime."""
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ on Linux")
@@ -97,8 +98,15 @@ def cpp(raw: Path) -> list[object]:
         pytest.skip("this onnxruntime wheel holds no libonnxruntime.so")
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
     include = f"-I{ROOT / 'runtime' / 'include'}"
-    run(compiler, "-std=c++17", *warnings, include, APPS / "main.cc", "-o", "app", "-ldl", cwd=raw)
-    return ["./app", libraries[0], MODEL, "images.f32", "labels.u8"]
+    command = [compiler, "-std=c++17", *warnings, include, APPS / source, "-o", "app", "-ldl"]
+    run(*command, cwd=folder)
+    return libraries[0]
+
+
+@pytest.fixture
+def cpp(raw: Path) -> list[object]:
+    """The C++ program, built, with its arguments."""
+    return ["./app", build("main.cc", raw), MODEL, "images.f32", "labels.u8"]
 
 
 def test_cpp_app_has_the_accuracy_of_evaluate(raw: Path, cpp: list[object]) -> None:
@@ -121,6 +129,36 @@ def test_cpp_app_registers_the_library_by_its_path(raw: Path, cpp: list[object])
         [*map(str, cpp), "images.f32"], cwd=raw, capture_output=True, text=True, check=False
     )
     assert wrong.returncode == 1
+
+
+@needs_providers
+def test_cpp_provider_app_has_the_accuracy_of_a_conversion(raw: Path) -> None:
+    # An option that the C interface does not hand on; a slot number off by one.
+    library = build("provider.cc", raw)
+    command = ["./app", library, runtime.library_path(), "model.onnx", "images.f32", "labels.u8"]
+    top1 = evaluate(raw / "model.rimc.onnx", data=raw / "test.npz").top1
+    assert top1 is not None
+    # Batch norms: other last bits than a conversion's (docs/deployment.md).
+    output = run(*command, "preset=gaussian-relative", "seed=0", cwd=raw)
+    assert abs(right(output) - round(500 * top1)) <= 1
+    assert right(run(*command, "preset=gaussian-relative", "drift_frac=0", cwd=raw)) > 480
+    wrong = subprocess.run(
+        [*map(str, command), "preset=gaussian-relative", "seed=x"],
+        cwd=raw,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 1
+    assert "provider option seed must lie in 0..2^63-1, got 'x'" in wrong.stderr
+
+
+@needs_providers
+def test_cpp_provider_app_runs_a_deployed_model(raw: Path) -> None:
+    # Without options the provider brings the operators and claims nothing.
+    library = build("provider.cc", raw)
+    command = ["./app", library, runtime.library_path(), MODEL, "images.f32", "labels.u8"]
+    assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
 
 
 def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:
@@ -151,9 +189,14 @@ def test_examples_of_the_deployment_page_run(
     monkeypatch.chdir(digits_job)
     page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 2
-    if not hasattr(ort, "AdapterFormat"):
-        del examples[0]
+    assert len(examples) == 4
+    adapters, twin_example, *providers = examples
+    examples = [twin_example]
+    if hasattr(ort, "AdapterFormat"):
+        examples.append(adapters)
+    # A provider is registered once per process.
+    for code in providers if VERSION >= (1, 24) else []:
+        run(sys.executable, "-c", code, cwd=digits_job)
     for code in examples:
         exec(compile(code, "deployment.md", "exec"), {"__name__": "example"})
     plain = evaluate(digits_job / MODEL, data="test.npz", native=False).top1

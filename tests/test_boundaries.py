@@ -42,9 +42,11 @@ ALLOWED = {
     "rimc_onnx.__init__": {"rimc_onnx.api"},
     "rimc_onnx.opset": set(),
     "rimc_onnx.errors": set(),
-    "rimc_onnx.reference": BASE,
+    "rimc_onnx.reference": BASE | {"rimc_onnx.device"},
     "rimc_onnx.config": BASE | {"rimc_onnx.device"},
     "rimc_onnx.device": BASE | {"rimc_onnx.device"},
+    # the standard library has tomllib from Python 3.11 on
+    "rimc_onnx.device.user_file": BASE | {"rimc_onnx.device", "tomli"},
     "rimc_onnx.adapter": BASE,
     "rimc_onnx.functions": BASE | {"onnxscript"},
     "rimc_onnx.passes": BASE
@@ -57,7 +59,13 @@ ALLOWED = {
         "rimc_onnx.functions",
         "rimc_onnx.passes",
     },
-    "rimc_onnx.runtime": {"onnxruntime", "rimc_onnx.opset", "rimc_onnx.errors"},
+    "rimc_onnx.runtime": {
+        "numpy",
+        "onnxruntime",
+        "rimc_onnx.opset",
+        "rimc_onnx.errors",
+        "rimc_onnx.runtime",
+    },
     "rimc_onnx.calibration": CALIBRATION,
     # the only solver with gradients
     "rimc_onnx.calibration.adam": CALIBRATION | {"torch"},
@@ -89,6 +97,7 @@ ALLOWED = {
     | {
         "onnxscript",
         "rimc_onnx.adapter_file",
+        "rimc_onnx.ageing",
         "rimc_onnx.calibration",
         "rimc_onnx.config",
         "rimc_onnx.data",
@@ -98,6 +107,16 @@ ALLOWED = {
         "rimc_onnx.passes",
         "rimc_onnx.reports",
         "rimc_onnx.runtime",
+        "rimc_onnx.teacher",
+    },
+    "rimc_onnx.teacher": {"onnxscript", "rimc_onnx.errors", "rimc_onnx.files"},
+    "rimc_onnx.ageing": BASE
+    | {
+        "rimc_onnx.files",
+        "rimc_onnx.passes",
+        "rimc_onnx.reports",
+        "rimc_onnx.runtime",
+        "rimc_onnx.teacher",
     },
     "rimc_onnx.quickstart": {"rimc_onnx.api", "rimc_onnx.errors", "rimc_onnx.files"},
     "rimc_onnx._console": {"rich"},
@@ -110,13 +129,23 @@ ALLOWED = {
     },
     "rimc_onnx._tables": {
         "rimc_onnx._console",
+        "rimc_onnx.device",
         "rimc_onnx.evaluation",
         "rimc_onnx.reports",
         "rimc_onnx.studies",
     },
+    "rimc_onnx._device_commands": {
+        "typer",
+        "rimc_onnx._console",
+        "rimc_onnx._options",
+        "rimc_onnx._tables",
+        "rimc_onnx.api",
+        "rimc_onnx.device",
+    },
     "rimc_onnx.cli": {
         "typer",
         "rimc_onnx._console",
+        "rimc_onnx._device_commands",
         "rimc_onnx._options",
         "rimc_onnx._tables",
         "rimc_onnx.adapter_file",

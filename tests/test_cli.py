@@ -104,6 +104,41 @@ def test_dry_run_shows_a_model_of_which_nothing_can_be_mapped(
     assert report["nodes"][0]["reason"]
 
 
+PERIPHERY = {
+    "read noise": ["--read-noise", 0.03],
+    "relative read noise": ["--read-noise", 0.05, "--read-noise-law", "relative"],
+    "curve": ["--iv-sinh", 0.5, "--input-shrink", 0.5],
+    "bit serial": ["--dac-bits", 6, "--adc-bits", 8, "--dac-serial-bits", 1],
+    "converters": ["--adc-bits", 8, "--adc-gain-error", 0.01, "--adc-offset-error", 0.002],
+    "percentile": ["--dac-bits", 6, "--range-percentile", 99.9],
+    "wires": ["--tile-rows", 64, "--wire-ohm", 1],
+}
+
+
+@pytest.mark.parametrize("arguments", PERIPHERY.values(), ids=PERIPHERY)
+def test_periphery_runs_from_conversion_to_calibration(
+    cli: Cli, digits_folder: Path, arguments: list[object]
+) -> None:
+    # An option that no part reads: the file must differ. Then every step on it has to work, in
+    # both forms; such mild errors cost a few images, and a calibration gives most of them back.
+    plain = cli("convert", "model.onnx", "-o", "plain.onnx", cwd=digits_folder)
+    assert plain.code == 0, plain.stderr
+    result = cli("convert", "model.onnx", *arguments, cwd=digits_folder)
+    assert result.code == 0, result.stderr
+    assert (digits_folder / "model.rimc.onnx").read_bytes() != (
+        digits_folder / "plain.onnx"
+    ).read_bytes()
+    assert cli("calibrate", "model.rimc.onnx", cwd=digits_folder).code == 0
+    test = ["--data", "test.npz", "--json"]
+    drifted = cli("evaluate", "model.rimc.onnx", *test, cwd=digits_folder).json()["top1"]
+    again = cli("evaluate", "model.rimc.onnx", *test, cwd=digits_folder).json()["top1"]
+    assert again == drifted  # a fresh session starts at run 0
+    assert drifted > 0.8
+    for stock in ([], ["--stock"]):
+        figures = cli("evaluate", "model.rimc.calibrated.onnx", *test, *stock, cwd=digits_folder)
+        assert figures.json()["top1"] > 0.9
+
+
 def test_keep_digital_takes_patterns(cli: Cli, digits_folder: Path) -> None:
     # A pattern that matches by prefix only, or a second one that replaces the first.
     arguments = ["--keep-digital", "node_linear", "--keep-digital", "*_1", "--json"]

@@ -243,7 +243,7 @@ def test_model_that_is_not_converted_is_not_calibrated(
     ("arguments", "says"),
     [
         (["--device", "gausian-relative"], "Did you mean 'gaussian-relative'"),
-        (["--device", "?"], "Known: gaussian-absolute, gaussian-relative"),
+        (["--device", "?"], "gaussian-absolute, gaussian-relative, milo2021"),
         (["--scaling", "colum"], "Did you mean 'column'"),
         (["--drift", "-0.1"], "drift_frac"),
         (["--drift", "20"], "20 % is 0.2"),
@@ -257,6 +257,16 @@ def test_model_that_is_not_converted_is_not_calibrated(
         (["--adc-bits", "1"], "2..16"),
         (["--dac-bits", "17"], "2..16"),
         (["--adc-bits", "17"], "2..16"),
+        (["--read-noise", "5"], "read_noise_frac must be above 0 and at most 1, got 5.0"),
+        (["--read-noise", "0"], "read_noise_frac must be above 0"),
+        (["--read-noise-law", "absolut"], "Did you mean 'absolute'"),
+        (["--iv-sinh", "9"], "iv_sinh must be above 0 and at most 6, got 9.0"),
+        (["--input-shrink", "2"], "input_shrink must be above 0 and at most 1, got 2.0"),
+        (["--adc-gain-error", "0.01"], "adc_gain_error_frac is an error of an ADC"),
+        (["--dac-serial-bits", "1"], "there are no input bits to take in turn"),
+        (["--dac-serial-bits", "0"], "--dac-serial-bits"),
+        (["--wire-ohm", "nan"], "wire_ohm must be above 0 and at most 1000, got nan"),
+        (["--range-percentile", "0"], "range_percentile must be above 0 and at most 100"),
         (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
         (["--seed", str(2**63)], "seed must lie in"),
         (["--seed", "one"], "--seed"),
@@ -272,6 +282,31 @@ def test_wrong_option_of_convert_is_a_usage_error(
 ) -> None:
     # A value out of range that is taken, or that ends in numpy's own words deep inside.
     assert says in fails(digits_folder, 2, "convert", "model.onnx", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--wire-ohm", "900"], "of a cell's current, beyond what first order describes"),
+        (
+            [
+                "--device",
+                "gaussian-absolute",
+                "--read-noise",
+                "0.1",
+                "--read-noise-law",
+                "relative",
+            ],
+            "needs both conductances of a pair",
+        ),
+    ],
+    ids=["wires", "relative noise"],
+)
+def test_periphery_that_does_not_fit_the_arrays_is_a_model_error(
+    fails: Callable[..., str], digits_folder: Path, arguments: list[str], says: str
+) -> None:
+    # Found while the file is written: a message of the writer in place of ours, or half a file.
+    assert says in fails(digits_folder, 1, "convert", "model.onnx", *arguments)
 
 
 @pytest.mark.parametrize(

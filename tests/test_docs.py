@@ -18,7 +18,16 @@ import rimc_onnx
 from rimc_onnx import api, opset, reference, runtime
 from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.cli import app
-from rimc_onnx.device import DeviceConfig, Purpose, presets, random_words, standard_normals
+from rimc_onnx.config import PeripheryConfig
+from rimc_onnx.device import (
+    DeviceConfig,
+    DeviceDescription,
+    Purpose,
+    format_time,
+    presets,
+    random_words,
+    standard_normals,
+)
 from rimc_onnx.evaluation import EvaluationReport
 from rimc_onnx.quickstart import QuickstartReport
 from rimc_onnx.studies.recovery import RecoveryReport
@@ -223,7 +232,9 @@ _COMMANDS: dict[str, Any] = {
     for part, command in getattr(found, "commands", {"": found}).items()
 }
 _REPORTS = {
+    "age": api.AgeReport,
     "convert": api.ConvertReport,
+    "devices": DeviceDescription,
     "calibrate": api.CalibrateReport,
     "statistics": api.StatisticsReport,
     "evaluate": EvaluationReport,
@@ -261,7 +272,16 @@ def test_cli_page_states_the_defaults_of_the_code(name: str) -> None:
         if option in stated and isinstance(default, int | str) and not isinstance(default, bool):
             assert stated[option] == str(default)
             checked += 1
-    assert checked or name in {"quickstart", "statistics"}
+    assert checked or name in {"age", "devices", "quickstart", "statistics"}
+
+
+def test_deployment_page_lists_the_options_of_the_provider() -> None:
+    # The library itself says which ones it knows.
+    rows = table(section("deployment.md", "As an execution provider"), "option")
+    source = (ROOT / "runtime" / "src" / "provider" / "options.cc").read_text("utf-8")
+    known = re.search(r"kKnown\[\] = \{(.*?)\};", source, re.DOTALL)
+    assert known is not None
+    assert [name_of(row, "option") for row in rows] == re.findall(r'"(\w+)"', known[1])
 
 
 def test_cli_page_lists_the_options_of_the_program() -> None:
@@ -292,6 +312,11 @@ def test_preset_table_has_every_preset_with_its_numbers() -> None:
         assert name_of(rows[name], "scaling") == config.scaling.value
         for field in ("drift_frac", "drift_mean_frac", "g_max_us", "g_min_us"):
             assert float(rows[name][field]) == getattr(config, field)
+        times, range_us = config.time_range_s, config.g_range_us
+        stated = [] if times is None else [format_time(t) for t in dict.fromkeys(times)]
+        assert rows[name]["valid time"] == (" .. ".join(stated) or "no time axis")
+        stated = [] if range_us is None else [f"{g:g}" for g in range_us]
+        assert rows[name]["valid conductance"] == (" .. ".join(stated) or "any")
 
 
 @pytest.mark.parametrize("name", list(presets()))
@@ -305,7 +330,27 @@ def test_preset_has_a_section_with_the_publications_it_comes_from(name: str) -> 
 
 def test_parameter_table_has_the_fields_of_the_configuration() -> None:
     rows = table(section("devices.md", "Parameters"), "field")
-    assert [name_of(r, "field") for r in rows] == [f.name for f in dataclasses.fields(DeviceConfig)]
+    fields = dataclasses.fields(DeviceConfig)
+    assert [name_of(r, "field") for r in rows] == [f.name for f in fields]
+    for row, field in zip(rows, fields, strict=True):
+        default = row["default"].strip("`")
+        if isinstance(field.default, int | float):
+            assert float(default) == field.default
+        elif field.default is None:
+            assert default == "none"
+
+
+def test_table_of_the_periphery_has_the_fields_and_defaults_of_the_configuration() -> None:
+    # A field, an option or a default that the page does not know.
+    text = (DOCS / "periphery.md").read_text("utf-8")
+    rows = {name_of(row, "field"): row for row in table(text, "field")}
+    fields = dataclasses.fields(PeripheryConfig)
+    assert list(rows) == [f.name for f in fields]
+    for field in fields:
+        default = getattr(field.default, "name", field.default)
+        assert rows[field.name]["default"] == str(default)
+    options = {row["option"].strip("`") for row in rows.values()}
+    assert options <= _options(_COMMANDS["convert"])
 
 
 def test_example_draws_are_what_the_generator_gives() -> None:

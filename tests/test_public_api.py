@@ -39,6 +39,7 @@ DOCSTRING_ONLY = {"rimc_onnx.calibration", "rimc_onnx.studies"}
 def test_package_exposes_the_jobs() -> None:
     # `from rimc_onnx import convert` as in the README.
     assert sorted(rimc_onnx.__all__) == [
+        "age",
         "calibrate",
         "convert",
         "evaluate",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Full scale of every DAC and ADC, from what the teacher's nodes carry on real samples.
 
-A percentile, not the maximum: one outlier must not cost all other values a bit.
+A percentile, not the maximum: one outlier must not cost all other values a bit. Where word lines
+bend their inputs or take them bit by bit, the ADC's range is that of the sums that it then reads.
 """
 
 from __future__ import annotations
@@ -14,19 +15,17 @@ import numpy.typing as npt
 
 from rimc_onnx.calibration.moments import Geometry, rows_of
 from rimc_onnx.calibration.taps import SessionFactory, StagedRun
-from rimc_onnx.config import NodeRanges
+from rimc_onnx.config import NodeRanges, PeripheryConfig
+from rimc_onnx.reference import Periphery, word_lines
 
 if TYPE_CHECKING:
     from onnxscript import ir
 
     from rimc_onnx.passes import RramUnit
 
-__all__ = ["RANGE_PERCENTILE", "geometry_of", "measure_ranges"]
+__all__ = ["geometry_of", "measure_ranges"]
 
 Array = npt.NDArray[Any]
-
-RANGE_PERCENTILE = 99.99
-"""Share of the absolute values that a converter's range holds."""
 
 
 def geometry_of(unit: RramUnit) -> Geometry:
@@ -50,6 +49,7 @@ def measure_ranges(
     feeds: Sequence[Mapping[str, Array]],
     factory: SessionFactory,
     *,
+    periphery: PeripheryConfig,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, NodeRanges]:
     """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
@@ -64,12 +64,45 @@ def measure_ranges(
     ranges = {}
     for done, (name, _) in enumerate(run):
         unit = by_output[name]
-        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""])
+        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""], periphery)
         progress(done + 1, len(units))
     return ranges
 
 
-def _unit_ranges(unit: RramUnit, chunks: Sequence[Array]) -> NodeRanges:
+def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], periphery: PeripheryConfig) -> NodeRanges:
+    filled = [x for x in chunks if x.size]
+    percentile = periphery.range_percentile
+    dac = max((_percentile(x, percentile) for x in filled), default=0.0)
+    lowest = min((float(x.min()) for x in filled), default=0.0)
+    # A node that saw nothing but zeros gets any range: its outputs are zeros.
+    dac_range = float(np.float32(dac)) or 1.0
+    lines = _lines(periphery, dac_range, lowest < 0)
+    adc = 0.0
+    for x in filled:
+        for _, values in word_lines(x, lines):
+            adc = max(adc, _largest_sum(unit, values, percentile))
+    return NodeRanges(
+        dac_range=dac_range,
+        dac_signed=lowest < 0,
+        adc_range=(float(np.float32(adc)) or 1.0,),
+    )
+
+
+def _lines(periphery: PeripheryConfig, dac_range: float, signed: bool) -> Periphery:
+    """Word lines that bend or split their inputs; a DAC alone changes no range."""
+    is_serial = periphery.dac_serial_bits is not None
+    return Periphery(
+        dac_bits=periphery.dac_bits or 0 if is_serial else 0,
+        dac_range=dac_range,
+        dac_signed=int(signed),
+        dac_serial_bits=periphery.dac_serial_bits or 0,
+        iv_sinh=periphery.iv_sinh or 0.0,
+        input_shrink=periphery.input_shrink,
+    )
+
+
+def _largest_sum(unit: RramUnit, x: Array, percentile: float) -> float:
+    """Percentile of the partial sums of every tile, the largest one."""
     geometry = geometry_of(unit)
     weight = unit.weight.float32()
     group, depth, columns = geometry.group, geometry.depth, geometry.columns
@@ -80,26 +113,16 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array]) -> NodeRanges:
         cells = weight.reshape(group, depth, columns)
         window = 1
     tile = -(-(depth // window) // unit.num_tiles) * window
-    dac = adc = 0.0
-    lowest = 0.0
-    for x in chunks:
-        if x.size:
-            dac = max(dac, _percentile(x))
-            lowest = min(lowest, float(x.min()))
-        for (rows,) in rows_of(geometry, x):
-            by_group = np.moveaxis(rows, 1, 0)
-            for start in range(0, depth, tile):
-                part = slice(start, start + tile)
-                partial = by_group[:, :, part] @ cells[:, part]
-                if partial.size:
-                    adc = max(adc, _percentile(partial))
-    # A node that saw nothing but zeros gets any range: its outputs are zeros.
-    return NodeRanges(
-        dac_range=float(np.float32(dac)) or 1.0,
-        dac_signed=lowest < 0,
-        adc_range=(float(np.float32(adc)) or 1.0,),
-    )
+    largest = 0.0
+    for (rows,) in rows_of(geometry, x):
+        by_group = np.moveaxis(rows, 1, 0)
+        for start in range(0, depth, tile):
+            part = slice(start, start + tile)
+            partial = by_group[:, :, part] @ cells[:, part]
+            if partial.size:
+                largest = max(largest, _percentile(partial, percentile))
+    return largest
 
 
-def _percentile(values: Array) -> float:
-    return float(np.percentile(np.abs(values, dtype=np.float32), RANGE_PERCENTILE, method="higher"))
+def _percentile(values: Array, percentile: float) -> float:
+    return float(np.percentile(np.abs(values, dtype=np.float32), percentile, method="higher"))

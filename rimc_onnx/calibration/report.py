@@ -119,6 +119,8 @@ class CalibrationRecord:
     """Parameters of the device model."""
     periphery: dict[str, int | None]
     device_seed: int
+    device_time_s: float | None = None
+    """Seconds since programming; ``None`` for a device model without a time axis."""
     sample_seed: int
     versions: dict[str, str]
     nodes: list[NodeRecord]
@@ -162,15 +164,17 @@ def make_record(
     fields.pop("nodes", None)
     branches = {branch.node: branch for branch in rram_branches(student)}
     first = branches[nodes[0].name].rram.attributes
+    device = json.loads(first["device_config"].as_string())
     return CalibrationRecord(
         result=fields,
         model=model,
         teacher_sha256=teacher_sha256,
         config=asdict(config),
-        device=json.loads(first["device_config"].as_string()),
+        device=device,
         # 0 in the file is an ideal part.
         periphery={name: first[name].as_int() or None for name in _PERIPHERY},
         device_seed=first["seed"].as_int(),
+        device_time_s=first["time_s"].as_float() if "time_law" in device else None,
         sample_seed=config.sample_seed,
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, unique
 from typing import Any
 
+import numpy as np
+
+from rimc_onnx.device.curves import Curve, read_curve
+from rimc_onnx.device.normal import Float64Array
+from rimc_onnx.device.plain import check_keys, check_number, check_numbers, to_plain
+from rimc_onnx.device.time_laws import TimeLaw, read_time_law
+from rimc_onnx.device.times import format_time, round_time
 from rimc_onnx.errors import ConfigError, suggest
 
 __all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
@@ -18,13 +25,15 @@ __all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
 class DriftLaw(Enum):
     """How far a device's conductance may be from its target G_t. The value is its name in files.
 
-    In both laws G_r = max(0, G_t + G_drift), with a draw of its own for each device.
+    In all laws G_r = max(0, G_t + G_drift), with a draw of its own for each device.
     """
 
     GAUSSIAN_RELATIVE = "gaussian-relative"
     """G_drift ~ N(mu * G_t, (rho * G_t)^2): a device at zero conductance stays perfect."""
     GAUSSIAN_ABSOLUTE = "gaussian-absolute"
     """G_drift ~ N(mu * G_max, (rho * G_max)^2): the same for all devices, whatever they hold."""
+    MEASURED = "measured"
+    """G_drift ~ N(0, sigma(G_t)^2) with the curve ``programming_sigma_us``."""
 
 
 @unique
@@ -60,6 +69,27 @@ class DeviceConfig:
     """Conductance of weight zero, microsiemens."""
     scaling: Scaling = Scaling.NODE
     """Weights that share one W_max."""
+    programming_sigma_us: Curve | None = None
+    """Standard deviation of a programmed device, a function of G_t; law ``measured`` only."""
+    time_law: TimeLaw | None = None
+    """What happens after programming; without one a model has no time axis."""
+    g_range_us: tuple[float, float] | None = None
+    """Conductances that the law holds for; targets outside are an error."""
+    stuck_min_frac: float = 0.0
+    """Share of devices that are stuck at ``g_min_us``."""
+    stuck_max_frac: float = 0.0
+    """Share of devices that are stuck at ``g_min_us + g_max_us``."""
+    clip_sigma: float | None = None
+    """Weights beyond so many standard deviations (of the weights that share a W_max) are clipped
+    before they are mapped; None clips none."""
+    level_bits: int | None = None
+    """A device has 2^level_bits levels from ``g_min_us`` up, equally far apart; None is any."""
+    num_slices: int = 1
+    """Pairs that share a weight's bits, ``level_bits`` each, added with their significance."""
+    devices_per_weight: int = 1
+    """Pairs in parallel that hold the same; their mean counts."""
+    source: str = ""
+    """Where the parameters of a model of one's own come from."""
 
     def __post_init__(self) -> None:
         if not self.preset:
@@ -71,7 +101,7 @@ class DeviceConfig:
                 )
         for name in ("drift_frac", "drift_mean_frac", "g_max_us", "g_min_us"):
             # + 0.0: one spelling of every number (0, 0.0 and -0.0 are one), hence one JSON text
-            object.__setattr__(self, name, _number(name, getattr(self, name)) + 0.0)
+            object.__setattr__(self, name, check_number("device", name, getattr(self, name)))
         if not 0.0 <= self.drift_frac <= 1.0:
             raise ConfigError(
                 f"need 0 <= drift_frac <= 1, got {self.drift_frac} (a fraction: 20 % is 0.2)"
@@ -86,11 +116,119 @@ class DeviceConfig:
                 f"need 0 <= g_min_us < g_max_us, got {self.g_min_us} and {self.g_max_us} "
                 f"(microsiemens)"
             )
+        self._check_law()
+        self._check_faults()
+        self._check_mapping()
+
+    def _check_law(self) -> None:
+        measured = self.law is DriftLaw.MEASURED
+        if measured != (self.programming_sigma_us is not None):
+            raise ConfigError(
+                f"device: programming_sigma_us goes with law 'measured' and no other, got it "
+                f"{'missing' if measured else 'with law ' + repr(self.law.value)}"
+            )
+        if measured and (self.drift_frac or self.drift_mean_frac):
+            raise ConfigError(
+                f"device '{self.preset}': its error is measured (programming_sigma_us), so "
+                f"drift_frac and drift_mean_frac must be 0, got {self.drift_frac} and "
+                f"{self.drift_mean_frac}; --drift belongs to the gaussian presets"
+            )
+        if self.g_range_us is None:
+            return
+        low, high = _pair("g_range_us", self.g_range_us)
+        object.__setattr__(self, "g_range_us", (low, high))
+        top = self.g_min_us + self.g_max_us
+        slack = 1e-9 * high  # 9 + 79.2 is not 88.2 in every binary
+        if not (low - slack <= self.g_min_us and top <= high + slack):
+            raise ConfigError(
+                f"device '{self.preset}': its law holds for g_range_us {low} .. {high} "
+                f"microsiemens, but devices would be set to {self.g_min_us} .. {top} "
+                f"(g_min_us .. g_min_us + g_max_us)"
+            )
+
+    def _check_faults(self) -> None:
+        for name in ("stuck_min_frac", "stuck_max_frac"):
+            value = check_number("device", name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"need 0 <= {name} <= 1, got {value} (a fraction: 20 % is 0.2)")
+        if self.stuck_min_frac + self.stuck_max_frac > 1.0:
+            raise ConfigError(
+                f"need stuck_min_frac + stuck_max_frac <= 1, got {self.stuck_min_frac} and "
+                f"{self.stuck_max_frac}"
+            )
+
+    def _check_mapping(self) -> None:
+        if self.clip_sigma is not None:
+            value = check_number("device", "clip_sigma", self.clip_sigma)
+            object.__setattr__(self, "clip_sigma", value)
+            if not value > 0:
+                raise ConfigError(f"clip_sigma must be above 0, got {value} (standard deviations)")
+        for name, most in (("level_bits", 12), ("num_slices", 8), ("devices_per_weight", 64)):
+            count = getattr(self, name)
+            if count is None and name == "level_bits":
+                continue
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+                raise ConfigError(f"{name} must be a whole number in 1..{most}, got {count!r}")
+        if self.num_slices > 1 and self.level_bits is None:
+            raise ConfigError(
+                f"num_slices {self.num_slices} needs level_bits: the bits that one device holds"
+            )
+        if (self.level_bits or 0) * self.num_slices > _MAX_WEIGHT_BITS:
+            raise ConfigError(
+                f"num_slices * level_bits must be {_MAX_WEIGHT_BITS} or less, the bits of a "
+                f"float32; got {self.num_slices} * {self.level_bits}"
+            )
+
+    @property
+    def time_range_s(self) -> tuple[float, float] | None:
+        """First and last valid time since programming; None without a time axis."""
+        return None if self.time_law is None else self.time_law.time_range_s
+
+    def resolve_time(self, time_s: float | None) -> float:
+        """The time that files record: ``time_s`` as float32; None is the first one, or 0.
+
+        Raises:
+            ConfigError: the model has no time axis, or its law does not reach to that time.
+        """
+        valid = self.time_range_s
+        if valid is None:
+            if time_s is None:
+                return 0.0
+            raise ConfigError(
+                f"device '{self.preset}' has no time axis, so time_s can't be {time_s:g}. Leave "
+                f"--time out, or take a preset that has one (rimc-onnx devices)."
+            )
+        if time_s is None:
+            return valid[0]
+        time_s = round_time(time_s)
+        if not valid[0] <= time_s <= valid[1]:
+            raise ConfigError(
+                f"device '{self.preset}': time_s must lie in {format_time(valid[0])} .. "
+                f"{format_time(valid[1])} ({valid[0]:g} .. {valid[1]:g} seconds), got "
+                f"{format_time(time_s)} ({time_s:g}). Its law is not known beyond."
+            )
+        return time_s
+
+    def programming_sigma(self, g_us: Float64Array) -> Float64Array:
+        """Standard deviation of programmed devices in microsiemens at targets [n], [n]."""
+        if self.programming_sigma_us is not None:
+            return np.maximum(self.programming_sigma_us.at(g_us), 0.0)
+        if self.law is DriftLaw.GAUSSIAN_RELATIVE:
+            return g_us * self.drift_frac
+        return np.zeros_like(g_us) + self.g_max_us * self.drift_frac
 
     def to_json(self) -> str:
-        """One line of JSON, the same text for equal configurations (keys sorted, no spaces)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain = {k: v.value if isinstance(v, Enum) else v for k, v in values.items()}
+        """One line of JSON, the same text for equal configurations (keys sorted, no spaces).
+
+        Fields that came after the first release's are left out where they have their defaults.
+        """
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        plain = {
+            name: to_plain(value)
+            for name, (value, default) in values.items()
+            if name in _ALWAYS_WRITTEN or value != default
+        }
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -106,22 +244,46 @@ class DeviceConfig:
             raise ConfigError(f"device configuration is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"device configuration must be a JSON object, got {text!r}")
-        known = {f.name for f in fields(cls)}
-        for name in sorted(values.keys() - known):
-            raise ConfigError(f"device configuration has no field '{name}'. {suggest(name, known)}")
-        if missing := sorted(known - values.keys()):
-            raise ConfigError(f"device configuration lacks {', '.join(missing)}")
-        if not isinstance(values["preset"], str):
-            raise ConfigError(f"device: preset must be a name, got {values['preset']!r}")
-        values["law"] = _member("law", DriftLaw, values["law"])
-        values["scaling"] = _member("scaling", Scaling, values["scaling"])
-        return cls(**values)
+        return cls.from_mapping(values, required=_ALWAYS_WRITTEN)
+
+    @classmethod
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, required: frozenset[str] = frozenset({"preset", "law"})
+    ) -> DeviceConfig:
+        """The configuration of plain values: a JSON object, or a TOML table.
+
+        Raises:
+            ConfigError: a field that is not known or missing, or a value out of range.
+        """
+        check_keys("device configuration", values, [f.name for f in fields(cls)], sorted(required))
+        found = dict(values)
+        for name in ("preset", "source"):
+            if not isinstance(found.get(name, ""), str):
+                raise ConfigError(f"device: {name} must be a name, got {found[name]!r}")
+        for name, kind in (("law", DriftLaw), ("scaling", Scaling)):
+            if name in found:
+                found[name] = _member(name, kind, found[name])
+        if "programming_sigma_us" in found:
+            found["programming_sigma_us"] = read_curve(
+                "programming_sigma_us", found["programming_sigma_us"]
+            )
+            found.setdefault("drift_frac", 0.0)
+        if "time_law" in found:
+            found["time_law"] = read_time_law(found["time_law"])
+        return cls(**found)
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"device: {name} must be a finite number, got {value!r}")
-    return float(value)
+_MAX_WEIGHT_BITS = 24
+_ALWAYS_WRITTEN = frozenset(
+    {"preset", "law", "drift_frac", "drift_mean_frac", "g_max_us", "g_min_us", "scaling"}
+)
+
+
+def _pair(name: str, values: Any) -> tuple[float, float]:
+    numbers = check_numbers("device", name, values)
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise ConfigError(f"device: {name} must be two rising numbers, got {values!r}")
+    return numbers[0], numbers[1]
 
 
 def _member(name: str, kind: type[DriftLaw] | type[Scaling], value: object) -> DriftLaw | Scaling:

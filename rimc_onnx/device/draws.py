@@ -26,7 +26,7 @@ from rimc_onnx.device.normal import Float64Array, normal_from_words
 from rimc_onnx.device.philox import Words, philox4x32
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["Purpose", "random_words", "standard_normals"]
+__all__ = ["Purpose", "check_draws", "random_words", "standard_normals"]
 
 _WORDS_PER_BLOCK = 4
 _MAX_CELLS = _WORDS_PER_BLOCK * 2**32
@@ -40,8 +40,33 @@ class Purpose(IntEnum):
     """Deviation of a device's conductance from its target."""
     READ_OUT = 1
     """Error of a measurement of the realised weight."""
+    DRIFT = 2
+    """Direction and size of a device's drift, the same at all times."""
+    FAULT = 3
+    """Whether a device is stuck, for good."""
+    READ = 32
+    """Key of the read noise of a node (:mod:`.read_noise`)."""
+    ADC_GAIN = 33
+    """Gain error of a converter; the cell is tile * bit lines + bit line."""
+    ADC_OFFSET = 34
+    """Offset error of a converter; the cell as for the gain."""
     SENSITIVITY = 64
     """Test error of a teacher's weights; no property of a device."""
+
+
+def check_draws(*, seed: int, node: str, start: int, count: int) -> None:
+    """Check that cells ``start`` .. ``start + count - 1`` of a node have numbers under ``seed``.
+
+    Raises:
+        ConfigError: the seed does not fit 64 bits, or a cell lies outside 0..2^34-1.
+    """
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must lie in 0..2^64-1, got {seed}")
+    if start < 0 or count < 0 or start + count > _MAX_CELLS:
+        raise ConfigError(
+            f"node '{node}': cells {start}..{start + count - 1} lie outside 0..2^34-1, the cells "
+            f"that one node can have"
+        )
 
 
 def random_words(
@@ -54,13 +79,7 @@ def random_words(
     Raises:
         ConfigError: the seed does not fit 64 bits, or a cell lies outside 0..2^34-1.
     """
-    if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed must lie in 0..2^64-1, got {seed}")
-    if start < 0 or count < 0 or start + count > _MAX_CELLS:
-        raise ConfigError(
-            f"node '{node}': cells {start}..{start + count - 1} lie outside 0..2^34-1, the cells "
-            f"that one node can have"
-        )
+    check_draws(seed=seed, node=node, start=start, count=count)
     name = hashlib.sha256(node.encode("utf-8")).digest()
     first = start // _WORDS_PER_BLOCK
     num_blocks = -(-(start + count) // _WORDS_PER_BLOCK) - first

@@ -4,27 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from rimc_onnx.device.config import DeviceConfig, DriftLaw
+from rimc_onnx.device.measured_presets import MEASURED_PRESETS
+from rimc_onnx.device.preset import Preset
 from rimc_onnx.errors import ConfigError, suggest
 
-__all__ = ["Preset", "get_preset", "presets"]
+__all__ = ["get_preset", "presets"]
 
 _NEURRAM = "Wan et al., Nature 608, 504 (2022), doi 10.1038/s41586-022-04992-8"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A device model with its origin."""
-
-    config: DeviceConfig
-    summary: str
-    """The model in one line."""
-    source: str
-    """Where the law and every number come from."""
 
 
 _PRESETS: Final = (
@@ -50,9 +41,12 @@ _PRESETS: Final = (
             "on average 3.2 of 40 uS."
         ),
     ),
+    *MEASURED_PRESETS,
 )
 _BY_NAME: Final = MappingProxyType({preset.config.preset: preset for preset in _PRESETS})
-_FIXED: Final = frozenset({"preset", "law"})
+_FIXED: Final = frozenset(
+    {"preset", "law", "programming_sigma_us", "time_law", "g_range_us", "source"}
+)
 
 
 def presets() -> Mapping[str, Preset]:
@@ -63,7 +57,7 @@ def presets() -> Mapping[str, Preset]:
 def get_preset(name: str, **overrides: Any) -> DeviceConfig:
     """The parameters of a preset, with ``overrides`` (fields of :class:`DeviceConfig`) applied.
 
-    ``preset`` and ``law`` can't be overridden, since they say which model it is; a model of one's
+    ``preset`` and the laws can't be overridden, since they say which model it is; a model of one's
     own is a :class:`DeviceConfig`.
 
     Raises:

@@ -8,7 +8,7 @@
 namespace rimc {
 
 // The kernels of this process: the newest ISA that processor and operating system support, or the
-// one that the environment variable RIMC_ISA (scalar, avx2, avx512) named when this was first
+// one that the environment variable RIMC_ISA (scalar, avx2, avx512, neon) named when this was first
 // called. Throws Error where RIMC_ISA is unknown or names what the machine does not have.
 const kernels::KernelTable& ActiveKernels();
 

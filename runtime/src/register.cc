@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the library exports.
+#include "register.h"
+
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -18,7 +20,9 @@ namespace {
 
 constexpr const char* kDomain = "ai.rimc";
 
-// Ops and domain live as long as the library: sessions keep pointers to them.
+}  // namespace
+
+// Sessions keep pointers to ops and domain.
 abi::CustomOpDomain* Domain(const abi::Api* api) {
   static const Op<RramMatMul> rram_matmul;
   static const Op<RramConv> rram_conv;
@@ -40,17 +44,14 @@ abi::CustomOpDomain* Domain(const abi::Api* api) {
   return domain;
 }
 
-// ONNX Runtime prints a line of its own when asked for an API that it does not have, so ask by
-// version string first. Null stands for an unreadable string.
-bool IsTooOld(const char* version) {
+bool IsOlderThan(const char* version, unsigned minor) {
   if (version == nullptr) return false;
-  int major = 0;
-  int minor = 0;
-  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;
-  return major < 1 || (major == 1 && minor < static_cast<int>(abi::kApiVersion));
+  unsigned found_major = 0;
+  unsigned found_minor = 0;
+  if (std::sscanf(version, "%u.%u", &found_major, &found_minor) != 2) return false;
+  return found_major < 1 || (found_major == 1 && found_minor < minor);
 }
 
-}  // namespace
 }  // namespace rimc
 
 // Entry point that ONNX Runtime calls for session options.
@@ -58,7 +59,8 @@ RIMC_EXPORT rimc::abi::Status* RIMC_ORT_CALL RegisterCustomOps(rimc::abi::Sessio
                                                                const rimc::abi::ApiBase* base) {
   using namespace rimc;
   const char* version = base->GetVersionString();
-  const abi::Api* api = IsTooOld(version) ? nullptr : base->GetApi(abi::kApiVersion);
+  const abi::Api* api =
+      IsOlderThan(version, abi::kApiVersion) ? nullptr : base->GetApi(abi::kApiVersion);
   if (api == nullptr) {
     const abi::Api* oldest = base->GetApi(1);
     if (oldest == nullptr) std::abort();  // no status can be made: not an ONNX Runtime at all

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
 from rimc_onnx import passes, reference
-from rimc_onnx.calibration.ranges import RANGE_PERCENTILE, measure_ranges
+from rimc_onnx.calibration.ranges import measure_ranges
 from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig
 
 Array = np.ndarray[Any, Any]
@@ -24,14 +24,14 @@ def session(content: bytes) -> ort.InferenceSession:
 
 
 def measure(
-    model: onnx.ModelProto, *feeds: Array, tile_rows: int | None = None
+    model: onnx.ModelProto, *feeds: Array, tile_rows: int | None = None, **more: Any
 ) -> dict[str, NodeRanges]:
     teacher = ir.from_proto(model)
     passes.prepare_pipeline()(teacher)
-    periphery = PeripheryConfig(tile_rows=tile_rows, dac_bits=8, adc_bits=8)
+    periphery = PeripheryConfig(tile_rows=tile_rows, dac_bits=8, adc_bits=8, **more)
     decisions = passes.select_rram_nodes(teacher, ConvertConfig(periphery=periphery))
     units = [d.unit for d in decisions if d.unit is not None]
-    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session)
+    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session, periphery=periphery)
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -94,7 +94,7 @@ def test_outlier_is_outside_the_range(matmul_model: MakeModel) -> None:
     assert 0.999 < found.dac_range <= 1
     assert 0.999 < found.adc_range[0] <= 1
     inside = (np.abs(x) <= found.dac_range).mean()
-    assert inside >= RANGE_PERCENTILE / 100
+    assert inside >= PeripheryConfig().range_percentile / 100
 
 
 @pytest.mark.parametrize("tile_rows", [None, 4, 5])
@@ -109,6 +109,30 @@ def test_range_of_a_tiled_adc_is_that_of_one_tile(
     rows = -(-12 // tiles)
     partial = [x[:, r : r + rows] @ weight[r : r + rows] for r in range(0, 12, rows)]
     assert found.adc_range == pytest.approx([max(p.max() for p in partial)], rel=1e-6)
+
+
+def test_percentile_can_be_chosen(matmul_model: MakeModel) -> None:
+    x = rng(0).uniform(-1, 1, (2000, 10)).astype(np.float32)
+    model = matmul_model(np.eye(10, dtype=np.float32))
+    found = measure(model, x, range_percentile=50.0)["fc1"]
+    assert found.dac_range == pytest.approx(np.median(np.abs(x)), rel=1e-3)
+    assert found.adc_range[0] == pytest.approx(found.dac_range, rel=1e-6)
+    assert measure(model, x, range_percentile=100.0)["fc1"].dac_range == np.abs(x).max()
+
+
+def test_range_of_the_adc_is_that_of_what_the_word_lines_carry(matmul_model: MakeModel) -> None:
+    # An ADC sized for straight lines behind a curve, or for whole codes where it reads single bits.
+    weight = np.abs(rng(0).standard_normal((6, 3), dtype=np.float32))
+    x = rng(1).uniform(0, 1, (50, 6)).astype(np.float32)
+    top = float(x.max())
+    bent = measure(matmul_model(weight), x, iv_sinh=4.0, input_shrink=0.5)["fc1"]
+    carried = np.sinh(2.0 * x.astype(np.float64) / top) / np.sinh(2.0) * top
+    assert bent.adc_range[0] == pytest.approx((carried @ weight).max(), rel=1e-5)
+    # 8 bits, unsigned: a plane is 0 or 1 in units of top / 255.
+    serial = measure(matmul_model(weight), x, dac_serial_bits=1)["fc1"]
+    codes = np.rint(x / (top / 255)).astype(np.int64)
+    planes = [(codes >> bit & 1) @ weight * (top / 255) for bit in range(8)]
+    assert serial.adc_range[0] == pytest.approx(max(p.max() for p in planes), rel=1e-5)
 
 
 def test_tiles_of_a_convolution_are_whole_channels() -> None:

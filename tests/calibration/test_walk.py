@@ -34,7 +34,7 @@ def test_samples_that_contradict_each_other_are_not() -> None:
     lacking = true + noise * rng(1).standard_normal((10, 256))
     shift = _shift(lacking, 0.0)
     quiet = np.arange(256) % 4 != 0
-    # The noisy ones have s^2 of about 8 against tau^2 of about 1, give or take what 64 of them tell.
+    # The noisy ones have s^2 of about 8 against tau^2 of about 1, give or take what 64 of them say.
     assert np.abs(shift[~quiet]).mean() < 0.3 * np.abs(lacking.mean(axis=0)[~quiet]).mean()
     np.testing.assert_allclose(shift[quiet], true[quiet], rtol=0.01, atol=0.02)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs converted and calibrated files in old and new ONNX Runtimes, with the native library and
-# without it, and in Node; all have to give the same predictions. Not part of the default tests: it
+# Runs converted and calibrated files in old and new ONNX Runtimes, with the native library, without
+# it and by the execution provider, and in Node; all have to give the same predictions. Not part of the default tests: it
 # installs packages into a temporary folder.
 #
 #   tests/compat/run.sh                         ONNX Runtime 1.17.3, 1.20.1, 1.24.4, newest, and Node
@@ -42,5 +42,6 @@ for runtime in "$@"; do
   "$work/venv-$runtime/bin/pip" install --quiet "${packages[@]}" >&2
   "$work/venv-$runtime/bin/python" "$here/run_python.py" "$work"
   "$work/venv-$runtime/bin/python" "$here/run_python.py" "$work" "$library"
+  "$work/venv-$runtime/bin/python" "$here/run_provider.py" "$work" "$library"
 done
 "$python" "$here/compare.py" "$work"

@@ -45,7 +45,16 @@ def test_draws_are_keyed_by_seed_and_node_and_are_no_others() -> None:
 
 def test_purposes_keep_their_numbers() -> None:
     # They are part of every draw: another number is another device.
-    assert {p.name: p.value for p in Purpose} == {"PROGRAMMING": 0, "READ_OUT": 1}
+    assert {p.name: p.value for p in Purpose} == {
+        "PROGRAMMING": 0,
+        "READ_OUT": 1,
+        "DRIFT": 2,
+        "FAULT": 3,
+        "READ": 32,
+        "ADC_GAIN": 33,
+        "ADC_OFFSET": 34,
+        "SENSITIVITY": 64,
+    }
 
 
 def test_shape_does_not_matter_to_a_cell() -> None:

@@ -95,6 +95,42 @@ def _attribute(model: ir.Model, node: str, attribute: ir.Attr) -> None:
             "'fc/rram' .*: adc_range must have 1 or 5 values, got 2",
         ),
         (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("adc_gain", [1.0, 1.0])),
+            "'fc/rram' .*: adc_gain must have 1 or 5 values, got 2",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("adc_gain", [-1.0])),
+            "'fc/rram' .*: adc_gain must be above 0 and adc_offset finite",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("adc_offset", [float("nan")])),
+            "'fc/rram' .*: adc_gain must be above 0 and adc_offset finite",
+        ),
+        (
+            lambda m: _attribute(m, "conv/rram", ir.AttrFloat32("read_noise", float("nan"))),
+            r"'conv/rram' .*: read_noise must lie in 0\.\.1, got nan",
+        ),
+        (
+            lambda m: _attribute(m, "conv/rram", ir.AttrFloat32("iv_sinh", -1.0)),
+            r"'conv/rram' .*: iv_sinh must lie in 0\.\.6, got -1",
+        ),
+        (
+            lambda m: _attribute(m, "conv/rram", ir.AttrFloat32("input_shrink", 0.0)),
+            "'conv/rram' .*: input_shrink must lie in .*, got 0",
+        ),
+        (
+            lambda m: _attribute(m, "conv/rram", ir.AttrFloat32("wire_ohm", -2.0)),
+            "'conv/rram' .*: wire_ohm must lie in .*, got -2",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrInt64("dac_serial_bits", 1)),
+            r"'fc/rram' .*: dac_serial_bits must lie in 0\.\.0, got 1",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrInt64("read_noise_relative", 2)),
+            "'fc/rram' .*: read_noise_relative must be 0 or 1, got 2",
+        ),
+        (
             lambda m: _attribute(m, "conv/dora", ir.AttrInt64s("pads", [0, 0, 0, 0])),
             "'conv/dora' .*: attribute 'pads' is not that of its crossbar",
         ),

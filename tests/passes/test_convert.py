@@ -29,7 +29,8 @@ PERFECT = ConvertConfig(device=IDEAL)
 REWRITE = {"rtol": 1e-5, "atol": 1e-6}
 
 GOLDEN = """
-<ir_version: 8, opset_import: ["" : 17, "ai.rimc" : 1], metadata_props: ["rimc.rank": "1"]>
+<ir_version: 8, opset_import: ["" : 17, "ai.rimc" : 1], metadata_props: ["rimc.rank": "1",
+   "rimc.time_s": "0"]>
 g (float[n,2] x) => (float[n,1] y)
 <float[2,1] w = {2,-4},
  int8[2,1] "fc/dora/lora_a" = {0,0},
@@ -46,9 +47,13 @@ g (float[n,2] x) => (float[n,1] y)
  float[n,1] "y/rram">
 {
  ["fc/rram"] "y/rram" = ai.rimc.RramMatMul <tile_rows: int = 0, num_tiles: int = 1,
-   dac_bits: int = 0, dac_range: float = 1, dac_signed: int = 1, adc_bits: int = 0,
-   adc_range: floats = [1], node: string = "fc", device: string = "gaussian-relative",
-   seed: int = 0, g_max_us: float = 40, w_max: floats = [4]> (x, w)
+   dac_bits: int = 0, dac_range: float = 1, dac_signed: int = 1, dac_serial_bits: int = 0,
+   iv_sinh: float = 0, input_shrink: float = 1, adc_bits: int = 0,
+   adc_range: floats = [1], adc_gain: floats = [1], adc_offset: floats = [0],
+   read_noise: float = 0, read_noise_relative: int = 0, read_key: int = 0,
+   node: string = "fc", device: string = "gaussian-relative",
+   seed: int = 0, time_s: float = 0, wire_ohm: float = 0, g_max_us: float = 40,
+   w_max: floats = [4]> (x, w)
  ["fc/dora"] y = ai.rimc.DoraMatMul (x, "y/rram", "fc/dora/lora_a", "fc/dora/lora_b",
    "fc/dora/magnitude", "fc/dora/x_scale", "fc/dora/rank_step", "fc/dora/lora_b_scale",
    "fc/dora/magnitude_scale", "fc/dora/bias",

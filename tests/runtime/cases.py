@@ -8,7 +8,7 @@ Run as a program it computes cases with the kernels of the environment and saves
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,23 @@ ANNOTATIONS = {
     "device": "d",
     "device_config": "{}",
     "seed": 0,
+    "time_s": 0.0,
+    "wire_ohm": 0.0,
     "g_max_us": 150.0,
     "w_max": [1.0],
 }
+
+NO_EXTRAS = {
+    "dac_serial_bits": 0,
+    "iv_sinh": 0.0,
+    "input_shrink": 1.0,
+    "adc_gain": [1.0],
+    "adc_offset": [0.0],
+    "read_noise": 0.0,
+    "read_noise_relative": 0,
+    "read_key": 0,
+}
+"""What a word line, a converter and a read can do beyond the ideal, switched off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +53,8 @@ class Case:
     feeds: dict[str, Array]
     constants: dict[str, Array]
     attributes: dict[str, Any]
-    oracle: Callable[[], Array]
+    oracle: Callable[..., Array]
+    """Of a crossbar, ``oracle(run=n)``: what run n of a session gives."""
     depth: int = 0
     """Word lines of a column, 0 where the result is exact."""
 
@@ -98,9 +113,11 @@ class Case:
 
     def rounding(self) -> Array:
         """Bound on the rounding of the fp32 sum of an ideal ADC: 4 K eps sum |x| |w|."""
-        dac = {k: self.attributes[k] for k in ("dac_bits", "dac_range", "dac_signed")}
-        x = np.abs(reference.dac_quantize(self.feeds["x"], **dac))
-        ideal = {"dac_bits": 0, "adc_bits": 0, "num_tiles": 1}
+        names = ("dac_bits", "dac_range", "dac_signed", "iv_sinh", "input_shrink")
+        line = reference.Periphery(**{k: self.attributes[k] for k in names})
+        ((_, x_line),) = reference.word_lines(self.feeds["x"], line)
+        x = np.abs(x_line)
+        ideal = {"dac_bits": 0, "adc_bits": 0, "num_tiles": 1, **NO_EXTRAS}
         total = rram_oracle(self.op, x, np.abs(self.constants["w"]), {**self.attributes, **ideal})()
         return 4 * self.depth * EPS * total
 
@@ -130,23 +147,56 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[[], Array]:
+def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[..., Array]:
     """What numpy says of an RRAM node."""
-    drop = {*ANNOTATIONS, "tile_rows", "tile_group"}
+    drop = {*ANNOTATIONS, "tile_rows", "tile_group"} - {"w_max"}
     kept = {k: v for k, v in attributes.items() if k not in drop}
     oracle = reference.rram_matmul if op == opset.RRAM_MATMUL else reference.rram_conv
-    return lambda: oracle(x, w, **kept)
+    return lambda run=0: oracle(x, w, run=run, **kept)
+
+
+EXTRAS = ("serial", "sinh", "gain", "offset", "absolute", "relative")
+
+
+def extras(
+    rng: np.random.Generator, converters: dict[str, Any], columns: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Attributes of the named extras, as far as the converters allow them."""
+    found: dict[str, Any] = dict(NO_EXTRAS)
+    count = columns * converters["num_tiles"]
+    if "serial" in names and converters["dac_bits"]:
+        found["dac_serial_bits"] = int(rng.integers(1, converters["dac_bits"]))
+    if "sinh" in names:
+        found |= {"iv_sinh": float(np.float32(rng.uniform(0.1, 6))), "input_shrink": 0.75}
+    for name, middle in (("gain", 1.0), ("offset", 0.0)):
+        if name in names:
+            errors = middle + 0.05 * rng.standard_normal(count if rng.integers(2) else 1)
+            found[f"adc_{name}"] = [float(e) for e in errors.astype(np.float32)]
+    if "absolute" in names or "relative" in names:
+        found |= {
+            "read_noise": float(np.float32(rng.uniform(0.01, 0.2))),
+            "read_noise_relative": int("relative" in names),
+            "read_key": int(rng.integers(-(2**63), 2**63)),
+            "w_max": [float(v) for v in rng.uniform(1, 3, columns).astype(np.float32)],
+        }
+    return found
 
 
 def periphery(
-    rng: np.random.Generator, *, columns: int, depth: int, window: int, adc: bool | None
+    rng: np.random.Generator,
+    *,
+    columns: int,
+    depth: int,
+    window: int,
+    adc: bool | None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Random converters and tiles; ``adc`` None is either."""
     tile_rows = int(rng.choice([0, window * max(1, depth // 3), window * max(1, depth // 2) + 1]))
     num_tiles = opset.num_tiles(depth, window, tile_rows or None)
     has_adc = bool(rng.integers(2)) if adc is None else adc
     ranges = rng.uniform(1, 4, columns if rng.integers(2) else 1) * np.sqrt(depth * window)
-    return {
+    converters = {
         "tile_rows": tile_rows,
         "num_tiles": num_tiles,
         "dac_bits": int(rng.choice([0, 4, 8])),
@@ -155,14 +205,19 @@ def periphery(
         "adc_bits": int(rng.choice([4, 8])) if has_adc else 0,
         "adc_range": [float(r) for r in ranges.astype(np.float32)],
     }
+    return converters | extras(rng, converters, columns, names)
 
 
-def rram_matmul_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case:
-    """Depths over a cache block, widths over a panel, any number of leading axes."""
+def rram_matmul_case(
+    rng: np.random.Generator, *, adc: bool | None = None, names: Sequence[str] = ()
+) -> Case:
+    """Depths over a cache block, widths over a panel, any number of leading axes; EXTRAS."""
     depth, columns = int(rng.integers(1, 400)), int(rng.integers(1, 120))
     lead = [int(n) for n in rng.integers(1, 8, rng.integers(0, 4))]
     x, w = _normal(rng, *lead, depth), _normal(rng, depth, columns)
-    attributes = periphery(rng, columns=columns, depth=depth, window=1, adc=adc) | ANNOTATIONS
+    attributes = ANNOTATIONS | periphery(
+        rng, columns=columns, depth=depth, window=1, adc=adc, names=names
+    )
     return Case(
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
@@ -193,8 +248,10 @@ def _conv_geometry(rng: np.random.Generator) -> tuple[dict[str, Any], list[int],
     return attributes, kernel, size, depth
 
 
-def rram_conv_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case:
-    """One to three spatial axes, groups (one in five is depthwise), strides, dilations, pads."""
+def rram_conv_case(
+    rng: np.random.Generator, *, adc: bool | None = None, names: Sequence[str] = ()
+) -> Case:
+    """One to three axes, groups (one in five is depthwise), strides, dilations, pads; EXTRAS."""
     geometry, kernel, size, depth = _conv_geometry(rng)
     columns_g = int(rng.integers(1, 20))
     if rng.random() < 0.2:
@@ -203,9 +260,9 @@ def rram_conv_case(rng: np.random.Generator, *, adc: bool | None = None) -> Case
     x = _normal(rng, int(rng.integers(1, 6)), group * depth, *size)
     w = _normal(rng, group * columns_g, depth, *kernel)
     window = int(np.prod(kernel))
-    converters = periphery(rng, columns=len(w), depth=depth, window=window, adc=adc)
+    converters = periphery(rng, columns=len(w), depth=depth, window=window, adc=adc, names=names)
     tile_group = group * converters["num_tiles"]
-    attributes = converters | geometry | {"tile_group": tile_group} | ANNOTATIONS
+    attributes = ANNOTATIONS | converters | geometry | {"tile_group": tile_group}
     return Case(
         op=opset.RRAM_CONV,
         feeds={"x": x},
@@ -348,6 +405,12 @@ def main(out: str, num_threads: str, num_seeds: str) -> None:
         for op, maker in MAKERS.items()
         for seed in range(int(num_seeds))
     }
+    for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
+        for seed in range(int(num_seeds)):
+            rng = np.random.default_rng(100 + seed)
+            names = [name for name in EXTRAS if rng.integers(2)]
+            case = MAKERS[op](rng, names=names)
+            outputs[f"{op}-extras-{seed}"] = case.run(num_threads=int(num_threads))
     np.savez(out, isa=runtime.build_info()["isa"], **outputs)
 
 

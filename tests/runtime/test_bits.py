@@ -15,7 +15,7 @@ import pytest
 from rimc_onnx import opset, reference, runtime
 
 NUM_SEEDS = 12
-ISAS = ("scalar", "avx2", "avx512")
+ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 
 
 def _outputs(path: Path, cases: ModuleType, *, isa: str, num_threads: int) -> dict[str, np.ndarray]:
@@ -65,6 +65,10 @@ CONVS = [  # batch, input channels, output channels, size, group
     (3, 96, 96, 5, 1),
     (9, 32, 64, 2, 1),
     (2, 64, 64, 20, 64),
+    # Rows that don't fill vectors: of one image, of several, in bands.
+    (2, 64, 64, 8, 1),
+    (5, 32, 48, 7, 2),
+    (1, 32, 32, 41, 1),
 ]
 
 
@@ -77,6 +81,7 @@ def test_large_shape_splits_into_tasks_without_changing_bits(
     rng = np.random.default_rng(5)
     attributes = {
         **cases.ANNOTATIONS,
+        **cases.NO_EXTRAS,
         "tile_rows": 128,
         "dac_bits": 8,
         "dac_range": 3.0,

@@ -28,6 +28,30 @@ MATMUL: list[tuple[dict[str, Any], str]] = [
     ({"adc_bits": -8}, "adc_bits must be 0 (ideal) or 2..24, got -8"),
     ({"adc_range": [-1.0]}, "adc_range must be positive and finite, got -1"),
     ({"adc_range": [1.0, 1.0]}, "adc_range must have 1 or"),
+    ({"adc_gain": None}, "attribute adc_gain is missing"),
+    ({"adc_gain": [1.0, 1.0]}, "adc_gain must have 1 or"),
+    ({"adc_gain": [0.0]}, "adc_gain must be positive and finite, got 0"),
+    ({"adc_gain": [float("nan")]}, "adc_gain must be finite, got nan"),
+    ({"adc_offset": [float("inf")]}, "adc_offset must be finite, got inf"),
+    ({"adc_offset": [0.0] * 3}, "adc_offset must have 1 or"),
+    ({"iv_sinh": None}, "attribute iv_sinh is missing"),
+    ({"iv_sinh": -1.0}, "iv_sinh must be 0..6, got -1"),
+    ({"iv_sinh": 7.0}, "iv_sinh must be 0..6, got 7"),
+    ({"iv_sinh": float("nan")}, "iv_sinh must be 0..6, got nan"),
+    ({"input_shrink": 0.0}, "input_shrink must be above 0 and at most 1, got 0"),
+    ({"input_shrink": float("nan")}, "input_shrink must be above 0 and at most 1, got nan"),
+    ({"dac_serial_bits": None}, "attribute dac_serial_bits is missing"),
+    ({"dac_serial_bits": -1}, "dac_serial_bits must be 0 (all at once) or 1.."),
+    ({"dac_serial_bits": 2**40}, "dac_serial_bits must be 0 (all at once) or 1.."),
+    ({"dac_bits": 0, "dac_serial_bits": 1}, "with dac_bits 0, got 1"),
+    ({"read_noise": -0.5}, "read_noise must be 0..1, got -0.5"),
+    ({"read_noise": float("nan")}, "read_noise must be 0..1, got nan"),
+    ({"read_noise_relative": 2}, "read_noise_relative must be 0 or 1, got 2"),
+    ({"read_key": None}, "attribute read_key is missing"),
+    ({"read_key": 1.5}, "attribute read_key is missing or is not of type int"),
+    ({"w_max": [-1.0]}, "w_max must be 0 or more and finite, got -1"),
+    ({"w_max": [1.0] * 2}, "w_max must have 1 or"),
+    ({"w_max": None}, "attribute w_max is missing"),
 ]
 CONV: list[tuple[dict[str, Any], str]] = [
     ({"strides": [0] * 9}, "strides must have"),
@@ -49,6 +73,14 @@ def test_matmul_refuses_attribute(
     cases: ModuleType, attributes: dict[str, Any], message: str
 ) -> None:
     case = cases.rram_matmul_case(np.random.default_rng(0))
+    assert message in _refusal(case.model(**attributes))
+
+
+@pytest.mark.parametrize(("attributes", "message"), MATMUL)
+def test_conv_refuses_attribute_of_the_periphery(
+    cases: ModuleType, attributes: dict[str, Any], message: str
+) -> None:
+    case = cases.rram_conv_case(np.random.default_rng(0))
     assert message in _refusal(case.model(**attributes))
 
 

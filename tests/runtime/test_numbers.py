@@ -108,7 +108,8 @@ def test_ties_go_to_even_and_ranges_saturate(cases: ModuleType) -> None:
     x = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 6.5, 7.5, 100.0, -100.0]], np.float32)
     w = np.eye(10, dtype=np.float32)
     converters = {"dac_bits": 4, "dac_range": 7.0, "dac_signed": 1, "tile_rows": 5, "num_tiles": 2}
-    attributes = {**converters, "adc_bits": 4, "adc_range": [7.0], **cases.ANNOTATIONS}
+    attributes = {**converters, "adc_bits": 4, "adc_range": [7.0]}
+    attributes |= cases.ANNOTATIONS | cases.NO_EXTRAS
     case = cases.Case(
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
@@ -127,6 +128,38 @@ def test_nan_stays_nan(cases: ModuleType, op: str) -> None:
     want = np.isnan(case.oracle())
     assert want.any()
     np.testing.assert_array_equal(np.isnan(case.run()), want)
+
+
+@pytest.mark.parametrize("sparse_frac", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("op", DORA)
+def test_nan_has_no_code(cases: ModuleType, op: str, sparse_frac: float) -> None:
+    # Catches integer kernels, which have no NaN, that make a code of a broken input, and what they
+    # leave behind in other outputs.
+    for seed in range(20, 26):
+        rng = np.random.default_rng(seed)
+        case = cases.MAKERS[op](rng, has_rank=True, sparse_frac=sparse_frac)
+        x = case.feeds["x"].reshape(-1)
+        at = rng.integers(x.size)
+        x[at] = -3.0
+        one = case.oracle()
+        x[at] = 3.0
+        other = case.oracle()
+        x[at] = np.nan
+        got = case.run(num_threads=2)
+        assert np.isnan(got[one != other]).all()
+        kept = ~np.isnan(got)
+        np.testing.assert_array_equal(got[kept], one[kept])
+
+
+@pytest.mark.parametrize("op", DORA)
+def test_codes_saturate_and_round_to_even(cases: ModuleType, op: str) -> None:
+    # Catches a wide input that wraps around in its byte, and ties that go away from zero.
+    rng = np.random.default_rng(31)
+    case = cases.MAKERS[op](rng, has_rank=True, sparse_frac=0.3)
+    ties = np.float32(0.25) * (rng.integers(-300, 300, case.feeds["x"].shape) + np.float32(0.5))
+    case.feeds["x"][...] = np.where(rng.random(ties.shape) < 0.1, ties * np.float32(1e30), ties)
+    case.constants["x_scale"][:] = 0.25
+    assert case.run(num_threads=2).tobytes() == case.oracle().tobytes()
 
 
 @pytest.mark.parametrize("op", DORA)
@@ -189,7 +222,7 @@ def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: Modul
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
-        attributes={**attributes, **cases.ANNOTATIONS},
+        attributes={**attributes, **cases.ANNOTATIONS, **cases.NO_EXTRAS},
         oracle=lambda: reference.rram_matmul(
             x, w, **{k: v for k, v in attributes.items() if k != "tile_rows"}
         ),

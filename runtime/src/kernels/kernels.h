@@ -17,12 +17,29 @@ namespace rimc::kernels {
 constexpr int kMaxRows = 8;  // most rows of a block in any table
 constexpr int kMaxVecs = 8;  // most vectors per row of a block in any table
 
+// Coefficients of the curve of a word line: powers 0 .. 13 of u^2.
+constexpr int kCurveTerms = 14;
+
 // out * clip(rint(x / step), low, high); rint goes to even at ties.
+//
+// What a word line can do beyond that, off by default:
+//   not `quantize`:  x in place of the above
+//   base > 0:  one digit of the code, which keeps the code's sign:
+//              out * (floor(|code| * down) - base * floor(|code| * next)); down and next are powers
+//              of two
+//   curve:     with u = clip(v / range, -1, 1) of the value v so far,
+//              u * (sum over n of curve[n] * (u * u)^n, by Horner's rule) * range
 struct Quantizer {
   float step;
   float low;
   float high;
   float out;
+  bool quantize = true;
+  float down = 0.0f;
+  float next = 0.0f;
+  float base = 0.0f;
+  const float* curve = nullptr;
+  float range = 0.0f;
 };
 
 // Rows of one channel to scratch memory:
@@ -43,7 +60,7 @@ struct CopyArgs {
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
 //   without ADC (gain null):  c[i, v] = partial
-//   with ADC:  code = clip(rint(partial * gain), -top, top)
+//   with ADC:  code = clip(rint(partial * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
@@ -57,11 +74,43 @@ struct BlockArgs {
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
   const float* gain;
+  const float* offset;
   const float* back;
   float top;
   bool resume;
   bool first;
   bool last;
+};
+
+// Four channels of a position as the bytes of a word, each a code plus 128:
+//   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
+// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null.
+struct PackArgs {
+  const float* from[4];
+  ptrdiff_t from_row;
+  ptrdiff_t stride;
+  uint32_t* to;
+  ptrdiff_t to_row;
+  ptrdiff_t rows;
+  ptrdiff_t width;
+  float step;
+};
+
+// A block of integer sums; words hold four codes each, of b plus 128.
+//   sum = start[i] + sum over k < depth of the four products of a[k * rows + i] and b[k, v]
+//   c[i, v] = sum, or clip(rint(sum / rank_step[i]), -127, 127) where rank_step is not null
+// b[k, v] = b[v] + b_offset[k]; c and lanes as in BlockArgs.
+// Pre: |sum| is below 2^24. start[i] takes the 128 of b away: -128 times the sum of a.
+struct CodeBlockArgs {
+  const int32_t* a;
+  const int32_t* start;
+  const uint32_t* b[kMaxVecs];
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  float* c[kMaxVecs];
+  ptrdiff_t c_row;
+  int lanes[kMaxVecs];
+  const float* rank_step;
 };
 
 // u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
@@ -113,7 +162,119 @@ struct MergeArgs {
   const float* bias;
 };
 
+// A quantity of a device over its target conductance G_t, at one time since programming. Between
+// knots, which lie equally spaced from G_min to G_min + G_max, it is a + (b - a) * share.
+constexpr int kLawIntervals = 4096;
+struct LawColumn {
+  const double* knots = nullptr;  // [kLawIntervals + 1]; null: `value` at all conductances
+  double value = 0.0;             // 0: the law has no such quantity, and draws nothing for it
+};
+
+// How a device ends up off its target, and how a weight becomes targets: what the steps of
+// rimc_onnx/device/programming.py need to know. Conductances are in microsiemens.
+struct CellLaw {
+  // Error of programming, where programming_sigma_us has none:
+  //   (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us)
+  double drift_frac = 0.0;
+  double drift_mean_frac = 0.0;
+  double reference_slope = 0.0;
+  double reference_us = 0.0;
+  double g_max_us = 0.0;
+  double g_min_us = 0.0;
+  double intervals_per_us = 0.0;  // kLawIntervals / G_max
+  LawColumn programming_sigma_us;
+  LawColumn mean_us;
+  LawColumn drift_sigma_us;
+  LawColumn nu_mean;
+  LawColumn nu_sigma;
+  double log_time = 0.0;           // ln(t / t0) of nu
+  uint64_t stuck_min_words = 0;    // of 2^32 words, how many leave a device stuck at G_min
+  uint64_t stuck_max_words = 0;    // at G_min + G_max
+  int32_t clips = 0;               // 1: weights beyond W_max are cut
+  int32_t level_bits = 0;          // 0: any conductance
+  int32_t num_slices = 1;          // pairs that share a weight's bits
+  int32_t devices_per_weight = 1;  // pairs in parallel, each with the same target
+};
+
+// What a random number is drawn for: rimc_onnx.device.Purpose.
+constexpr uint32_t kPurposeProgramming = 0;
+constexpr uint32_t kPurposeDrift = 2;
+constexpr uint32_t kPurposeFault = 3;
+
+// Cells first_cell .. first_cell + count - 1 of a node: from target weights to realised ones
+// (rimc_onnx.device.program). A cell's column is cell / run mod num_columns.
+// Pre: 0 <= first_cell, first_cell + count <= 2^34, run >= 1. w_realised may be w.
+struct ProgramArgs {
+  const float* w;     // [count]
+  float* w_realised;  // [count]
+  int64_t first_cell;
+  int64_t count;
+  // [num_columns]; the first where W_max is 0 is 0. A step is 1 us, with levels one of the
+  // weight's.
+  const double* steps_per_weight;
+  const double* weight_per_step;
+  const double* weight_per_us;  // W_max / G_max
+  const double* w_max;
+  int64_t num_columns;
+  int64_t run;
+  uint32_t key[2];   // seed, lower and upper 32 bits
+  uint32_t name[2];  // the first two words of the sha256 of the node's name, little-endian
+  CellLaw law;
+};
+
+// Address of the draws of one read: a Philox 4x32-10 key and counter words 1 to 3.
+struct DrawKey {
+  uint32_t key[2];
+  uint32_t counter[3];
+};
+
+// z[i] = the standard normal of output `start` + i, i < count. Output number j takes word
+// j / 16 % 4 of the block whose counter word 0 is j / 64 * 16 + j % 16; NormalsOf in
+// reading.h says how a word becomes a normal.
+struct NormalArgs {
+  DrawKey key;
+  uint64_t start;
+  ptrdiff_t count;
+  float* z;
+};
+
+// Reads `count` sums that lie side by side:
+//   value = partial + (sqrt(variance) * deviation) * z          partial alone where z is null
+//   without ADC (gain null):  read = value
+//   with ADC:                 read = clip(rint(value * gain + offset), -top, top)
+//   total = (first ? 0 : y) + read * weight
+//   y = with ADC and last ? total * back : total
+// In `read_columns` the sums are of one row, and gain, offset, back and deviation are indexed like
+// them; in `read_rows` the sums are of one column, which has one of each. One variance for all of
+// them, or (variance_each) one for each. offset may be null.
+struct ReadArgs {
+  const float* partial;
+  const float* z;
+  const float* variance;
+  const float* deviation;
+  const float* gain;
+  const float* offset;
+  const float* back;
+  float top;
+  float weight;
+  bool variance_each;
+  bool first;
+  bool last;
+  ptrdiff_t count;
+  float* y;
+};
+
 using BlockFunction = void (*)(const BlockArgs& args);
+using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
+
+// Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
+// the table they are in have values, and their blocks are as large.
+struct CodeTable {
+  // Indexed like conv_block.
+  CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  // False where a value is NaN, for which there is no code.
+  bool (*pack_codes)(const PackArgs& args);
+};
 
 struct KernelTable {
   const char* isa;
@@ -135,12 +296,32 @@ struct KernelTable {
   void (*transpose)(const TransposeArgs& args);
   void (*merge_columns)(const MergeArgs& args);
   void (*merge_rows)(const MergeArgs& args);
+  void (*program_cells)(const ProgramArgs& args);
+
+  void (*normals)(const NormalArgs& args);
+  void (*read_columns)(const ReadArgs& args);
+  void (*read_rows)(const ReadArgs& args);
+  // y[i] = x[i] * x[i]
+  void (*square)(const float* x, float* y, ptrdiff_t count);
+  // y[i] = x[i] * x[i] + y[i], rounded once
+  void (*add_squares)(const float* x, float* y, ptrdiff_t count);
+  // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
+  float (*sum_squares)(const float* x, ptrdiff_t count);
+
+  const CodeTable* codes;  // null where there are none
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;
 #ifdef RIMC_HAVE_X86_KERNELS
 extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
 extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
+#endif
+#ifdef RIMC_HAVE_VNNI_KERNELS
+extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
+extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F and AVX-512-VNNI
+#endif
+#ifdef RIMC_HAVE_NEON_KERNELS
+extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has
 #endif
 
 }  // namespace rimc::kernels

@@ -1,74 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <immintrin.h>
-
 #include "kernels/microkernel.h"
+#include "kernels/simd_avx2.h"
 
 namespace rimc::kernels {
-namespace {
-
-// A window of eight starting at 8 - n has n ones first.
-const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-
-struct Avx2 {
-  using Vec = __m256;
-  static constexpr int kLanes = 8;
-  static constexpr int kMaxRows = 4;
-  static constexpr int kMaxAccumulators = 12;
-  static constexpr int kPanelVecs = 3;
-
-  static __m256i Mask(int n) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
-  }
-  static Vec Load(const float* p) { return _mm256_loadu_ps(p); }
-  static Vec LoadN(const float* p, int n) { return _mm256_maskload_ps(p, Mask(n)); }
-  static Vec LoadEven(const float* p, int n) {
-    const int span = 2 * n - 1;
-    const __m256 first = LoadN(p, span < 8 ? span : 8);
-    const __m256 second = span > 8 ? LoadN(p + 8, span - 8) : _mm256_setzero_ps();
-    const __m256 mixed = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0));
-    return _mm256_castpd_ps(
-        _mm256_permute4x64_pd(_mm256_castps_pd(mixed), _MM_SHUFFLE(3, 1, 2, 0)));
-  }
-  static void Store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-  static void StoreN(float* p, int n, Vec v) { _mm256_maskstore_ps(p, Mask(n), v); }
-  static Vec Set1(float x) { return _mm256_set1_ps(x); }
-  static Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  static Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  static Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
-  static Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
-  static Vec Rint(Vec v) {
-    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
-  // min and max give their second operand where one is NaN.
-  static Vec Clip(Vec v, Vec low, Vec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
-  static float Sum(Vec v) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
-  }
-  static void Transpose(Vec* v) {
-    // Within quarters of the tile first, then the quarters among themselves.
-    Vec quad[8];
-    RIMC_UNROLL
-    for (int i = 0; i < 8; i += 4) {
-      const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v[i], v[i + 1]));
-      const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v[i], v[i + 1]));
-      const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v[i + 2], v[i + 3]));
-      const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v[i + 2], v[i + 3]));
-      quad[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
-      quad[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
-      quad[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
-      quad[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
-    }
-    RIMC_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      v[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
-      v[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
-    }
-  }
-};
-
-}  // namespace
 
 const KernelTable rimc_kernels_f32_avx2 = MakeTable<Avx2>("avx2");
 

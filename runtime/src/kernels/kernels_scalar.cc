@@ -3,6 +3,7 @@
 // The reference: one value per "vector", so every operation is the one that C++ names. Built
 // without auto-vectorisation.
 #include <math.h>
+#include <string.h>
 
 #include "kernels/microkernel.h"
 
@@ -35,6 +36,50 @@ struct Scalar {
   }
   static float Sum(Vec v) { return v; }
   static void Transpose(Vec*) {}
+  static Vec Sub(Vec a, Vec b) { return a - b; }
+  static Vec Sqrt(Vec v) { return ::sqrtf(v); }
+  static Vec Floor(Vec v) { return ::floorf(v); }
+  static Vec Abs(Vec v) { return ::fabsf(v); }
+  static Vec CopySign(Vec magnitude, Vec sign) { return ::copysignf(magnitude, sign); }
+  static bool AnyAtLeast(Vec v, Vec bound) { return v >= bound; }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) { return a < b ? x : y; }
+
+  using Int = uint32_t;
+  static Int SetInt(uint32_t x) { return x; }
+  static Int Lanes() { return 0; }
+  static Int AddInt(Int a, Int b) { return a + b; }
+  static Int SubInt(Int a, Int b) { return a - b; }
+  static Int Xor(Int a, Int b) { return a ^ b; }
+  static Int And(Int a, Int b) { return a & b; }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return a << kBits;
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    // Of a negative word: ones from the left, without the shift that C++17 leaves open.
+    return a >> kBits | (0u - (a >> 31)) << (32 - kBits);
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    const uint64_t product = uint64_t{a} * b;
+    *high = static_cast<Int>(product >> 32);
+    return static_cast<Int>(product);
+  }
+  static Vec ToFloat(Int a) {
+    int32_t number;
+    ::memcpy(&number, &a, sizeof(number));
+    return static_cast<float>(number);
+  }
+  static Int FloatBits(Vec v) {
+    Int bits;
+    ::memcpy(&bits, &v, sizeof(bits));
+    return bits;
+  }
+  static Vec BitsFloat(Int a) {
+    Vec v;
+    ::memcpy(&v, &a, sizeof(v));
+    return v;
+  }
 };
 
 }  // namespace

@@ -1,38 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in its
-// unnamed namespace (so that no instance is shared between files of different flags):
-//   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
-//   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
-//   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
-//   NaN), Sum (any order), Transpose(Vec[kLanes]).
+// The kernels of kernels.h, written once over the SIMD type S of simd.h.
 #pragma once
 
 #include "kernels/kernels.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#define RIMC_UNROLL _Pragma("GCC unroll 16")
-#elif defined(__clang__)
-#define RIMC_UNROLL _Pragma("unroll")
-#else
-#define RIMC_UNROLL
-#endif
+#include "kernels/program_cells.h"
+#include "kernels/reading.h"
+#include "kernels/simd.h"
+#include "kernels/unroll.h"
 
 namespace rimc::kernels {
-
-template <class S>
-inline typename S::Vec LoadLanes(const float* p, int lanes) {
-  return lanes == S::kLanes ? S::Load(p) : S::LoadN(p, lanes);
-}
-
-template <class S>
-inline void StoreLanes(float* p, int lanes, typename S::Vec v) {
-  if (lanes == S::kLanes) {
-    S::Store(p, v);
-  } else {
-    S::StoreN(p, lanes, v);
-  }
-}
 
 template <class S, int kRows, int kVecs, bool kConv>
 void Block(const BlockArgs& args) {
@@ -85,7 +62,12 @@ void Block(const BlockArgs& args) {
     for (int v = 0; v < kVecs; ++v) {
       float* c = args.c[v] + i * args.c_row;
       const Vec gain = kConv ? S::Set1(args.gain[i]) : S::Load(args.gain + v * S::kLanes);
-      Vec total = S::Clip(S::Rint(S::Mul(acc[i][v], gain)), bottom, top);
+      Vec total = S::Mul(acc[i][v], gain);
+      if (args.offset != nullptr) {
+        total =
+            S::Add(total, kConv ? S::Set1(args.offset[i]) : S::Load(args.offset + v * S::kLanes));
+      }
+      total = S::Clip(S::Rint(total), bottom, top);
       if (!args.first) total = S::Add(LoadLanes<S>(c, args.lanes[v]), total);
       if (args.last) {
         total = S::Mul(total, kConv ? S::Set1(args.back[i]) : S::Load(args.back + v * S::kLanes));
@@ -106,29 +88,71 @@ constexpr BlockFunction PickBlock() {
   }
 }
 
+// What is done with the values of a word line: nothing, the converter alone, or all of Quantizer.
+enum class Drive { kNone, kConvert, kFull };
+
+// A template so that every ISA has its own.
 template <class S>
-void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
+Drive DriveOf(const Quantizer* quantizer) {
+  if (quantizer == nullptr) return Drive::kNone;
+  const bool plain =
+      quantizer->quantize && !(quantizer->base > 0.0f) && quantizer->curve == nullptr;
+  return plain ? Drive::kConvert : Drive::kFull;
+}
+
+template <class S, Drive kDrive>
+inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) {
   using Vec = typename S::Vec;
-  const Vec step = S::Set1(quantizer.step);
-  const Vec low = S::Set1(quantizer.low);
-  const Vec high = S::Set1(quantizer.high);
+  if (kDrive == Drive::kNone) return v;
   const Vec out = S::Set1(quantizer.out);
+  const auto code = [&](Vec x) {
+    return S::Clip(S::Rint(S::Div(x, S::Set1(quantizer.step))), S::Set1(quantizer.low),
+                   S::Set1(quantizer.high));
+  };
+  if (kDrive == Drive::kConvert) return S::Mul(code(v), out);
+  if (quantizer.quantize) {
+    v = code(v);
+    if (quantizer.base > 0.0f) {
+      const Vec magnitude = S::Abs(v);
+      const Vec upper = S::Floor(S::Mul(magnitude, S::Set1(quantizer.next)));
+      const Vec digits = S::Floor(S::Mul(magnitude, S::Set1(quantizer.down)));
+      v = S::CopySign(S::Sub(digits, S::Mul(S::Set1(quantizer.base), upper)), v);
+    }
+    v = S::Mul(v, out);
+  }
+  if (quantizer.curve == nullptr) return v;
+  const Vec range = S::Set1(quantizer.range);
+  const Vec u = S::Clip(S::Div(v, range), S::Set1(-1.0f), S::Set1(1.0f));
+  const Vec square = S::Mul(u, u);
+  Vec sum = S::Set1(quantizer.curve[kCurveTerms - 1]);
+  for (int n = kCurveTerms - 2; n >= 0; --n) {
+    sum = S::Add(S::Mul(sum, square), S::Set1(quantizer.curve[n]));
+  }
+  return S::Mul(S::Mul(u, sum), range);
+}
+
+template <class S, Drive kDrive>
+void QuantizeOf(const float* x, float* y, ptrdiff_t count, Quantizer quantizer) {
   for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
     const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
-    const Vec code = S::Clip(S::Rint(S::Div(LoadLanes<S>(x + i, lanes), step)), low, high);
-    StoreLanes<S>(y + i, lanes, S::Mul(code, out));
+    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer));
   }
 }
 
-template <class S, bool kQuantize, int kStride>
+template <class S>
+void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
+  if (DriveOf<S>(&quantizer) == Drive::kConvert) {
+    QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
+  } else {
+    QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
+  }
+}
+
+template <class S, Drive kDrive, int kStride>
 void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
   const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
-  const Quantizer& quantizer = kQuantize ? *args.quantizer : none;
-  const Vec step = S::Set1(quantizer.step);
-  const Vec low = S::Set1(quantizer.low);
-  const Vec high = S::Set1(quantizer.high);
-  const Vec out = S::Set1(quantizer.out);
+  const Quantizer quantizer = kDrive == Drive::kNone ? none : *args.quantizer;
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     const float* from = args.from + r * args.from_row;
     float* to = args.to + r * args.to_row;
@@ -144,20 +168,19 @@ void CopyRowsOf(const CopyArgs& args) {
         for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
         v = S::LoadN(picked, lanes);
       }
-      if (kQuantize) v = S::Mul(S::Clip(S::Rint(S::Div(v, step)), low, high), out);
-      StoreLanes<S>(to + i, lanes, v);
+      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer));
     }
   }
 }
 
-template <class S, bool kQuantize>
+template <class S, Drive kDrive>
 void CopyRowsStride(const CopyArgs& args) {
   if (args.stride == 1) {
-    CopyRowsOf<S, kQuantize, 1>(args);
+    CopyRowsOf<S, kDrive, 1>(args);
   } else if (args.stride == 2) {
-    CopyRowsOf<S, kQuantize, 2>(args);
+    CopyRowsOf<S, kDrive, 2>(args);
   } else {
-    CopyRowsOf<S, kQuantize, 0>(args);
+    CopyRowsOf<S, kDrive, 0>(args);
   }
 }
 
@@ -168,10 +191,13 @@ void CopyRows(const CopyArgs& args) {
     flat.width *= args.rows;
     flat.rows = 1;
   }
-  if (args.quantizer != nullptr) {
-    CopyRowsStride<S, true>(flat);
-  } else {
-    CopyRowsStride<S, false>(flat);
+  switch (DriveOf<S>(args.quantizer)) {
+    case Drive::kNone:
+      return CopyRowsStride<S, Drive::kNone>(flat);
+    case Drive::kConvert:
+      return CopyRowsStride<S, Drive::kConvert>(flat);
+    case Drive::kFull:
+      return CopyRowsStride<S, Drive::kFull>(flat);
   }
 }
 
@@ -372,7 +398,15 @@ constexpr KernelTable MakeTable(const char* isa) {
           &RankCodes<S>,
           &Transpose<S>,
           &Merge<S, true>,
-          &Merge<S, false>};
+          &Merge<S, false>,
+          &ProgramCells<S>,
+          &Normals<S>,
+          &Read<S, true>,
+          &Read<S, false>,
+          &Square<S>,
+          &AddSquares<S>,
+          &SumSquares<S>,
+          nullptr};
 }
 
 }  // namespace rimc::kernels

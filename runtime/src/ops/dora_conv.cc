@@ -16,11 +16,25 @@ constexpr Index kMergeTask = Index{1} << 15;
 // of h and y, which processors take for dependences.
 constexpr Index kRowGap = 80;
 
+// Products that take as long as making a code of a value, or merging one.
+constexpr Index kPassWork = 4;
+
+// The cells of S and the zeros between them.
+std::vector<std::int8_t> FullMatrix(const DoraTensors& adapter, const CellGrid& grid) {
+  std::vector<std::int8_t> matrix(static_cast<std::size_t>(grid.Count()));
+  for (Index e = 0; e < adapter[kSparseIndex].dims.Count(); ++e) {
+    matrix[static_cast<std::size_t>(adapter[kSparseIndex].Int64s()[e])] =
+        adapter[kSparseValues].Int8s()[e];
+  }
+  return matrix;
+}
+
 }  // namespace
 
 struct DoraConv::Run {
   const Layout& layout;
   const float* packed;
+  const Words& words;
   float x_scale;
   ConvShape shape;
   const float* x;
@@ -35,6 +49,7 @@ DoraConv::DoraConv(const NodeInfo& node) : kernels_(ActiveKernels()), node_(Read
   layout_ = Check(*adapter);
   packed_ = AlignedFloats(layout_.size());
   Pack(*adapter, layout_, packed_.data());
+  words_ = PackWords(*adapter, layout_);
   x_scale_ = (*adapter)[kXScale].Floats()[0];
 }
 
@@ -77,48 +92,66 @@ void DoraConv::Pack(const DoraTensors& adapter, const Layout& layout, float* mem
   std::copy_n(adapter[kRankStep].Floats(), layout.conv.group * layout.rank,
               memory + layout.rank_step());
   if (layout.dense) {
-    PackDense(adapter, layout, memory + layout.cells());
+    PackConvWeights(FullMatrix(adapter, layout.Grid()).data(), layout.conv.group,
+                    layout.GroupColumns(), layout.Steps(),
+                    CeilDiv(layout.GroupColumns(), kernels_.max_rows), memory + layout.cells());
   } else {
     PackSparse(adapter, layout.Grid(), 1, memory + layout.cells());
   }
 }
 
-void DoraConv::PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const {
-  std::vector<std::int8_t> matrix(static_cast<std::size_t>(layout.Grid().Count()));
-  for (Index e = 0; e < layout.num_cells; ++e) {
-    matrix[static_cast<std::size_t>(adapter[kSparseIndex].Int64s()[e])] =
-        adapter[kSparseValues].Int8s()[e];
+DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& layout) const {
+  Words words;
+  if (kernels_.codes == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+  const ConvAttributes& conv = layout.conv;
+  const Index window = conv.Window();
+  if (layout.active_rank > 0) {
+    words.a = ConvWords(adapter[kLoraA].Int8s(),
+                        {conv.group, layout.rank, conv.depth, window, kernels_.max_rows}, false);
   }
-  PackConvWeights(matrix.data(), layout.conv.group, layout.GroupColumns(), layout.Steps(),
-                  CeilDiv(layout.GroupColumns(), kernels_.max_rows), cells);
+  if (layout.num_cells > 0) {
+    words.cells =
+        ConvWords(FullMatrix(adapter, layout.Grid()).data(),
+                  {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows}, true);
+  }
+  const Index steps = CeilDiv(conv.depth, kWordChannels) * window;
+  const Index cells = words.cells.is_lists() ? CeilDiv(words.cells.max_group_words(), steps)
+                      : layout.num_cells > 0 ? layout.GroupColumns()
+                                             : 0;
+  const Index passes = CeilDiv(kPassWork * (conv.depth + layout.GroupColumns()), steps);
+  words.sum_columns = conv.group * (layout.active_rank + cells);
+  words.other_columns = conv.group * passes;
+  return words;
 }
 
 void DoraConv::Compute(const Context& context) const {
   const Tensor x = context.Input(kDoraX);
   const Tensor h = context.Input(kDoraH);
   if (is_constant_) {
-    ComputeWith(context, x, h, layout_, packed_.data(), x_scale_);
+    ComputeWith(context, x, h, layout_, packed_.data(), words_, x_scale_);
     return;
   }
   const DoraTensors adapter = CurrentAdapter(context);
   const Layout layout = Check(adapter);
   const Scratch packed(context, layout.size());
   Pack(adapter, layout, packed.data());
-  ComputeWith(context, x, h, layout, packed.data(), adapter[kXScale].Floats()[0]);
+  ComputeWith(context, x, h, layout, packed.data(), PackWords(adapter, layout),
+              adapter[kXScale].Floats()[0]);
 }
 
 void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor& h,
-                           const Layout& layout, const float* packed, float x_scale) const {
+                           const Layout& layout, const float* packed, const Words& words,
+                           float x_scale) const {
   Dims y_dims;
   const ConvShape shape = ShapeOf(layout.conv, x, &y_dims);
   y_dims.size[1] = layout.columns;
   CheckDims("h", h, y_dims);
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return;
-  const Run run{layout, packed, x_scale, shape, x.Floats(), h.Floats(), y};
+  const Run run{layout, packed, words, x_scale, shape, x.Floats(), h.Floats(), y};
   if (layout.active_rank == 0 && layout.num_cells == 0) {
     MergeOnly(context, run);
-  } else {
+  } else if (kernels_.codes == nullptr || !AddWords(context, run)) {
     AddBranch(context, run);
   }
 }
@@ -150,6 +183,60 @@ void DoraConv::MergeOnly(const Context& context, const Run& run) const {
   });
 }
 
+bool DoraConv::AddWords(const Context& context, const Run& run) const {
+  const Layout& layout = run.layout;
+  const Words& words = run.words;
+  ConvAttributes conv = layout.conv;
+  conv.depth = CeilDiv(conv.depth, kWordChannels);
+  conv.columns = words.sum_columns;
+  const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns,
+                      words.cells.is_lists());
+  const ConvEngine engine(plan, kernels_, layout.conv.depth, run.x_scale, run.x);
+  const Index rank = layout.active_rank;
+  const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
+  const Index u_floats = rank * u_row + kernels_.lanes;
+  engine.Run(
+      context, u_floats + words.cells.max_group_words(), [&](const ConvEngine::Place& place) {
+        float* const u = place.extra;
+        if (rank > 0) {
+          const float* const rank_step = run.packed + layout.rank_step();
+          engine.ComputeCodes(place, words.a.Blocks(place.group), rank_step + place.group * rank,
+                              {u, u_row, plan.BandSize(place.item)});
+        }
+        if (layout.num_cells > 0) {
+          SumWords(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+        }
+        MergeGroup(run, plan, place.item, place.group, u, u_row);
+      });
+  return !engine.has_nan();
+}
+
+void DoraConv::SumWords(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+                        const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
+  const ConvWords& cells = run.words.cells;
+  const ConvOutput output = OutputOf(run, plan, place);
+  if (!cells.is_lists()) {
+    engine.ComputeCodes(place, cells.Blocks(place.group), nullptr, output);
+    return;
+  }
+  const Index columns = run.layout.GroupColumns();
+  const CodeLists lists = cells.Lists();
+  const Range group{place.group * columns, (place.group + 1) * columns};
+  std::transform(lists.steps + lists.starts[group.begin], lists.steps + lists.starts[group.end],
+                 offsets, [&](std::int32_t step) { return place.offsets[step]; });
+  engine.ComputeCodeLists(place, lists, group, offsets, output);
+}
+
+// Where the columns of a group of an item are in y.
+ConvOutput DoraConv::OutputOf(const Run& run, const ConvPlan& plan,
+                              const ConvEngine::Place& place) const noexcept {
+  const Layout& layout = run.layout;
+  const Index volume = run.shape.OutVolume();
+  const Index column =
+      place.item.images.begin * layout.columns + place.group * layout.GroupColumns();
+  return {run.y + column * volume + plan.BandOffset(place.item), volume, layout.columns * volume};
+}
+
 void DoraConv::AddBranch(const Context& context, const Run& run) const {
   const Layout& layout = run.layout;
   const ConvPlan plan(layout.conv, run.shape, false, kernels_);
@@ -169,6 +256,11 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
       const ConvCells a{run.packed + layout.a() + place.group * rank * steps, rank,
                         CeilDiv(rank, kernels_.max_rows)};
       engine.Compute(place, a, {0, a.num_blocks}, sums, 0, {u, u_row, plan.BandSize(place.item)});
+      const Index count = place.item.images.size() * plan.BandSize(place.item);
+      for (Index r = 0; r < rank; ++r) {
+        const float step = run.packed[layout.rank_step() + place.group * rank + r];
+        kernels_.quantize(u + r * u_row, u + r * u_row, count, {step, -127.0f, 127.0f, 1.0f});
+      }
     }
     if (layout.num_cells > 0) {
       SumCells(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
@@ -180,13 +272,9 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
 void DoraConv::SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                         const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
   const Layout& layout = run.layout;
-  const Index volume = run.shape.OutVolume();
   const Index columns = layout.GroupColumns();
   const Index column0 = place.group * columns;
-  const Index image0 = place.item.images.begin;
-  const ConvOutput output{
-      run.y + (image0 * layout.columns + column0) * volume + plan.BandOffset(place.item), volume,
-      layout.columns * volume};
+  const ConvOutput output = OutputOf(run, plan, place);
   const float* const memory = run.packed + layout.cells();
   if (layout.dense) {
     const ConvReadout sums{{{{0, layout.Steps()}, true, true}}};
@@ -203,15 +291,10 @@ void DoraConv::SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& 
 }
 
 void DoraConv::MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g,
-                          float* u, Index u_row) const noexcept {
+                          const float* u, Index u_row) const noexcept {
   const Layout& layout = run.layout;
   const Index band = plan.BandSize(item);
   const Index rank = layout.active_rank;
-  for (Index r = 0; r < rank; ++r) {
-    const float step = run.packed[layout.rank_step() + g * rank + r];
-    kernels_.quantize(u + r * u_row, u + r * u_row, item.images.size() * band,
-                      {step, -127.0f, 127.0f, 1.0f});
-  }
   const Index volume = run.shape.OutVolume();
   const Index column0 = g * layout.GroupColumns();
   kernels::MergeArgs args = MergeOf(run, column0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "ops/common/conv_codes.h"
 #include "ops/common/conv_engine.h"
 #include "ops/common/dora.h"
 #include "ops/common/ort.h"
@@ -49,20 +50,34 @@ class DoraConv {
       return cells() + (dense ? Grid().Count() : SparseFloats(columns, num_cells));
     }
   };
+  // Both matrices once more, for the integer kernels of processors that have them.
+  struct Words {
+    ConvWords a;
+    ConvWords cells;
+    // Columns of a convolution that cost as much as the sums, and as all else:
+    Index sum_columns = 0;
+    Index other_columns = 0;
+  };
   struct Run;
 
   Layout Check(const DoraTensors& adapter) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
-  void PackDense(const DoraTensors& adapter, const Layout& layout, float* cells) const;
+  Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
   void ComputeWith(const Context& context, const Tensor& x, const Tensor& h, const Layout& layout,
-                   const float* packed, float x_scale) const;
+                   const float* packed, const Words& words, float x_scale) const;
+  // Whether x has codes; without (a NaN) y is not complete.
+  bool AddWords(const Context& context, const Run& run) const;
+  void SumWords(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+                const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
   void AddBranch(const Context& context, const Run& run) const;
+  ConvOutput OutputOf(const Run& run, const ConvPlan& plan,
+                      const ConvEngine::Place& place) const noexcept;
   // X S of one group of an item, to y. `offsets`: memory for those of the group's cells.
   void SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                 const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
-  // Of one group of an item; u [R, u_row] are the sums of the ranks.
-  void MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g, float* u,
-                  Index u_row) const noexcept;
+  // Of one group of an item; u [R, u_row] are the codes of the ranks.
+  void MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g,
+                  const float* u, Index u_row) const noexcept;
   // The arguments of merge_rows for columns from `column0` on.
   static kernels::MergeArgs MergeOf(const Run& run, Index column0) noexcept;
   void MergeOnly(const Context& context, const Run& run) const;
@@ -74,6 +89,7 @@ class DoraConv {
   Layout layout_{};
   float x_scale_ = 1.0f;
   AlignedFloats packed_;
+  Words words_;
 };
 
 }  // namespace rimc

@@ -1,9 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/rram_conv.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "dispatch.h"
 
 namespace rimc {
+
+// One run that stores sums.
+struct RramConv::Run {
+  const ConvPlan& plan;
+  const ConvEngine& engine;
+  float* y;
+  std::uint64_t number;
+
+  Index Phases() const {
+    return static_cast<Index>(plan.phases(0).size() * plan.phases(1).size() *
+                              plan.phases(2).size());
+  }
+  // Positions of a task in the memory of its sums.
+  Index Positions() const { return plan.images_per_item() * plan.MaxBandSize(); }
+};
+
+// What a task that stores sums has of its own.
+struct RramConv::Memory {
+  float* partial;         // [images, columns of a block, positions of a band]
+  float* z;               // the same, of one image
+  float* variance;        // as partial, or [images, positions of a band]
+  float* squares;         // of the inputs, or their sums over the channels of a tile
+  std::int32_t* offsets;  // [window] in those sums
+};
+
 RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
@@ -14,33 +42,61 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
     Refuse("tile_group must be group * num_tiles = ", conv_.group * periphery_.num_tiles, ", got ",
            tile_group);
   }
+  Pack(w->Floats());
+}
 
+RramConv::RramConv(const ConvNode& conv, const Tensor& w)
+    : kernels_(ActiveKernels()), conv_(ResolveConv(conv, "w", w.dims, 1)) {
+  Pack(w.Floats());
+}
+
+void RramConv::Pack(const float* w) {
   const Index steps = conv_.depth * conv_.Window();
   packed_ = AlignedFloats(conv_.columns * steps);
-  PackConvWeights(w->Floats(), conv_.group, conv_.GroupColumns(), steps,
+  PackConvWeights(w, conv_.group, conv_.GroupColumns(), steps,
                   CeilDiv(conv_.GroupColumns(), kernels_.max_rows), packed_.data());
-  const Index num_tiles = periphery_.has_adc ? periphery_.num_tiles : 1;
-  const Index tile = CeilDiv(conv_.depth, num_tiles) * conv_.Window();
+  const Index tile = CeilDiv(conv_.depth, periphery_.num_reads()) * conv_.Window();
   for (Index k = 0; k < steps; k += tile) {
     readout_.tiles.push_back({{k, std::min(k + tile, steps)}, k == 0, k + tile >= steps});
   }
   if (periphery_.has_adc) {
     readout_.top = periphery_.adc_top;
-    readout_.gain = periphery_.adc_gain.data();
+    readout_.gain = periphery_.Gain(0);
+    readout_.offset = periphery_.Offset(0);
     readout_.back = periphery_.adc_back.data();
+    readout_.tile_columns = periphery_.adc_tiles == 1 ? 0 : conv_.columns;
+  }
+  if (!periphery_.stored_sums()) return;
+
+  for (const ConvTile& whole : readout_.tiles) {
+    sums_.emplace_back();
+    sums_.back().tiles.push_back({whole.k, true, true});
+  }
+  window_sums_.tiles.push_back({{0, conv_.Window()}, true, true});
+  ones_ = AlignedFloats(conv_.Window());
+  std::fill_n(ones_.data(), conv_.Window(), 1.0f);
+  if (periphery_.noise.on && periphery_.noise.relative) {
+    squares_ = AlignedFloats(conv_.columns * steps);
+    kernels_.square(packed_.data(), squares_.data(), conv_.columns * steps);
   }
 }
 
-void RramConv::Compute(const Context& context) const {
+Output RramConv::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   Dims y_dims;
   const ConvShape shape = ShapeOf(conv_, x, &y_dims);
   float* const y = context.Output(0, y_dims);
-  if (shape.batch == 0) return;
+  if (shape.batch == 0) return {y, y_dims};
+  const bool stored = periphery_.stored_sums();
+  // Items that share their input can't have the planes of a bit-serial one in turn.
+  const ConvPlan plan(conv_, shape, periphery_.num_planes() == 1, kernels_);
+  if (stored) {
+    ComputeStored(context, plan, x.Floats(), y);
+    return {y, y_dims};
+  }
 
-  const ConvPlan plan(conv_, shape, true, kernels_);
-  const ConvEngine engine(plan, kernels_, periphery_.has_dac ? &periphery_.dac : nullptr,
-                          x.Floats());
+  const kernels::Quantizer line = periphery_.Line(0);
+  const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
   const Index volume = shape.OutVolume();
   engine.Run(context, 0, [&](const ConvEngine::Place& place) {
     const Index column0 = place.group * plan.columns();
@@ -52,6 +108,143 @@ void RramConv::Compute(const Context& context) const {
     engine.Compute(place, cells, place.item.blocks, readout_, column0,
                    {data, volume, conv_.columns * volume});
   });
+  return {y, y_dims};
+}
+
+// Floats that a task needs for Memory.
+Index RramConv::TaskFloats(const ConvPlan& plan) const {
+  const Index positions = plan.images_per_item() * plan.MaxBandSize();
+  const Index block = RoundUp(kernels_.max_rows * positions, 16);
+  return 3 * block + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+}
+
+void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x,
+                             float* y) const {
+  const kernels::Quantizer line = periphery_.Line(0);
+  const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  const Run run{plan, engine, y, runs_.fetch_add(1, std::memory_order_relaxed)};
+  engine.Run(context, TaskFloats(plan),
+             [&](const ConvEngine::Place& place) { StoreTask(run, place); });
+}
+
+void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept {
+  const ConvPlan& plan = run.plan;
+  const Index block_floats = RoundUp(kernels_.max_rows * run.Positions(), 16);
+  Memory memory{};
+  memory.partial = place.extra;
+  memory.z = memory.partial + block_floats;
+  memory.variance = memory.z + block_floats;
+  memory.squares = memory.variance + block_floats;
+  memory.offsets = reinterpret_cast<std::int32_t*>(memory.squares + plan.scratch_floats());
+
+  const Index column0 = place.group * plan.columns();
+  const Index at = column0 * plan.num_offsets();
+  const ConvCells cells{packed_.data() + at, plan.columns(), plan.num_blocks()};
+  ConvEngine::Place squared = place;
+  squared.input = memory.squares;
+  const bool relative = squares_.size() > 0;
+  const Index band = plan.BandSize(place.item);
+  for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
+    const kernels::Quantizer line = periphery_.Line(plane);
+    if (plane > 0) run.engine.Refill(place, &line);
+    if (relative) kernels_.square(place.input, memory.squares, plan.scratch_floats());
+    for (std::size_t tile = 0; tile < sums_.size(); ++tile) {
+      if (periphery_.noise.on && !relative) {
+        const Range k = sums_[tile].tiles[0].k;
+        ChannelSquares(run, place, {k.begin / conv_.Window(), k.end / conv_.Window()}, memory);
+      }
+      for (Index b = place.item.blocks.begin; b < place.item.blocks.end; ++b) {
+        const Range columns = Part(plan.columns(), plan.num_blocks(), b);
+        // The engine counts columns from the group's first one.
+        const auto output = [&](float* data) -> ConvOutput {
+          return {data - columns.begin * band, band, columns.size() * band};
+        };
+        run.engine.Compute(place, cells, {b, b + 1}, sums_[tile], column0, output(memory.partial));
+        if (relative) {
+          const ConvCells squares{squares_.data() + at, plan.columns(), plan.num_blocks()};
+          run.engine.Compute(squared, squares, {b, b + 1}, sums_[tile], column0,
+                             output(memory.variance));
+        }
+        ReadBlock(run, place, memory, columns, plane, static_cast<Index>(tile));
+      }
+    }
+  }
+}
+
+// variance [images, band]: of every window, the sum of x^2 over `channels`. Channels first, then
+// the kernel's positions.
+void RramConv::ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
+                              const Memory& memory) const noexcept {
+  const ConvPlan& plan = run.plan;
+  const Index channel = plan.images_per_item() * plan.plane();
+  const Index phases = run.Phases();
+  std::memset(memory.squares, 0, static_cast<std::size_t>(phases * channel) * sizeof(float));
+  for (Index phase = 0; phase < phases; ++phase) {
+    for (Index c = channels.begin; c < channels.end; ++c) {
+      kernels_.add_squares(place.input + (phase * conv_.depth + c) * channel,
+                           memory.squares + phase * channel, channel);
+    }
+  }
+  // A phase is `depth` channels away from the next one in place.input, and one channel here.
+  const Index phase_floats = conv_.depth * channel;
+  for (Index q = 0; q < conv_.Window(); ++q) {
+    const Index offset = place.offsets[q];
+    memory.offsets[q] =
+        static_cast<std::int32_t>(offset / phase_floats * channel + offset % phase_floats);
+  }
+  ConvEngine::Place summed = place;
+  summed.input = memory.squares;
+  summed.offsets = memory.offsets;
+  const Index band = plan.BandSize(place.item);
+  run.engine.Compute(summed, {ones_.data(), 1, 1}, {0, 1}, window_sums_, 0,
+                     {memory.variance, band, band});
+}
+
+// Reads the stored sums of a block of a group's columns: noise, ADC, and the digital sum.
+void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
+                         Range columns, Index plane, Index tile) const noexcept {
+  const ConvPlan& plan = run.plan;
+  const Index volume = plan.shape().OutVolume();
+  const Index band = plan.BandSize(place.item);
+  const Index column0 = place.group * plan.columns() + columns.begin;
+  const Index last_tile = static_cast<Index>(sums_.size()) - 1;
+  const bool relative = squares_.size() > 0;
+  const kernels::DrawKey key = periphery_.Draws(run.number, plane, tile);
+  kernels::ReadArgs args{};
+  args.top = periphery_.adc_top;
+  args.weight = periphery_.PlaneWeight(plane);
+  args.first = plane == 0 && tile == 0;
+  args.last = plane + 1 == periphery_.num_planes() && tile == last_tile;
+  args.count = band;
+  args.variance_each = true;
+  const float* const gain = periphery_.Gain(tile);
+  const float* const offset = periphery_.Offset(tile);
+  for (Index n = 0; n < place.item.images.size(); ++n) {
+    const Index image = place.item.images.begin + n;
+    const Index start = (image * conv_.columns + column0) * volume + plan.BandOffset(place.item);
+    if (periphery_.noise.on) {
+      // Whole channels lie one after the other in the output.
+      const Index joined = band == volume ? columns.size() : 1;
+      for (Index i = 0; i < columns.size(); i += joined) {
+        const auto first = static_cast<std::uint64_t>(start + i * volume);
+        kernels_.normals({key, first, joined * band, memory.z + i * band});
+      }
+    }
+    for (Index i = 0; i < columns.size(); ++i) {
+      const Index at = (n * columns.size() + i) * band;
+      args.partial = memory.partial + at;
+      if (periphery_.noise.on) {
+        args.z = memory.z + i * band;
+        args.variance = memory.variance + (relative ? at : n * band);
+        args.deviation = periphery_.noise.deviation.data() + column0 + i;
+      }
+      args.gain = gain == nullptr ? nullptr : gain + column0 + i;
+      args.offset = offset == nullptr ? nullptr : offset + column0 + i;
+      args.back = gain == nullptr ? nullptr : periphery_.adc_back.data() + column0 + i;
+      args.y = run.y + start + i * volume;
+      kernels_.read_rows(args);
+    }
+  }
 }
 
 }  // namespace rimc

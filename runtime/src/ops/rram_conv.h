@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
 #include "kernels/kernels.h"
 #include "ops/common/conv_engine.h"
 #include "ops/common/ort.h"
@@ -11,6 +15,9 @@ namespace rimc {
 
 // RramConv: x [N, C, *S] and the crossbar w [M, C / group, *kernel] give [N, M, *S_out], one to
 // three spatial dimensions. w has to be a constant.
+//
+// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
+// first.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -19,14 +26,33 @@ class RramConv {
   static void InferShape(const InferContext& context) { InferConv(context); }
 
   explicit RramConv(const NodeInfo& node);
-  void Compute(const Context& context) const;
+  // One array of any height per group, with ideal converters.
+  RramConv(const ConvNode& conv, const Tensor& w);
+  Output Compute(const Context& context) const;
 
  private:
+  struct Run;
+  struct Memory;
+
+  void Pack(const float* w);
+  void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y) const;
+  void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
+  void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
+                      const Memory& memory) const noexcept;
+  void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
+                 Range columns, Index plane, Index tile) const noexcept;
+  Index TaskFloats(const ConvPlan& plan) const;
+
   const kernels::KernelTable& kernels_;
   ConvAttributes conv_;
   Periphery periphery_;
   ConvReadout readout_;
   AlignedFloats packed_;
+  std::vector<ConvReadout> sums_;  // of one tile each, unread; where sums are stored
+  ConvReadout window_sums_;        // over one channel
+  AlignedFloats ones_;             // [window]
+  AlignedFloats squares_;          // of w, packed the same; with relative read noise
+  mutable std::atomic<std::uint64_t> runs_{0};
 };
 
 }  // namespace rimc

@@ -18,51 +18,95 @@ constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
+// Sums that a task stores at a time: they should stay in the L2 cache.
+constexpr Index kStoredFloats = Index{1} << 14;
 
 }  // namespace
 
 // One run: rows of x are cut into row_tasks parts, panels into panel_tasks parts.
 struct RramMatMul::Work {
   const float* x;
-  float* x_dac;  // null without a DAC
+  float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
+  float* squares;  // of it; null without relative read noise
+  float* sums;     // of tasks that store sums
   float* y;
   Index rows;
   Index row_tasks;
   Index panel_tasks;
+  std::uint64_t run;
+
+  const float* Line(Index plane, Index depth) const {
+    return x_line == nullptr ? x : x_line + plane * rows * depth;
+  }
+};
+
+// The part of the output that a task stores sums of, and where.
+struct RramMatMul::Stored {
+  Range rows;
+  Range panels;
+  Range columns;
+  float* partial;   // [rows, columns]
+  float* z;         // the same; null without read noise
+  float* variance;  // the same; null unless each sum has one
 };
 
 RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
-  if (w->dims.rank != 2 || w->dims.Count() == 0) {
-    Refuse("input w must have the shape [K, N], got ", w->dims);
-  }
-  depth_ = static_cast<Index>(w->dims[0]);
-  columns_ = static_cast<Index>(w->dims[1]);
-  num_vecs_ = CeilDiv(columns_, kernels_.lanes);
-  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
+  TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
   PlanPasses();
-  PackPanels(w->Floats());
+  panels_ = PackPanels(w->Floats());
+  if (periphery_.noise.on && periphery_.noise.relative) {
+    squares_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
+    kernels_.square(panels_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
+  }
+  if (!periphery_.has_adc) return;
+  gain_ = PadColumns(periphery_.adc_gain);
+  back_ = PadColumns(periphery_.adc_back);
+  if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
 }
 
-void RramMatMul::PackPanels(const float* w) {
-  panels_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
+RramMatMul::RramMatMul(const Tensor& w) : kernels_(ActiveKernels()) {
+  TakeShape(w);
+  PlanPasses();
+  panels_ = PackPanels(w.Floats());
+}
+
+void RramMatMul::TakeShape(const Tensor& w) {
+  if (w.dims.rank != 2 || w.dims.Count() == 0) {
+    Refuse("input w must have the shape [K, N], got ", w.dims);
+  }
+  depth_ = static_cast<Index>(w.dims[0]);
+  columns_ = static_cast<Index>(w.dims[1]);
+  num_vecs_ = CeilDiv(columns_, kernels_.lanes);
+  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
+}
+
+AlignedFloats RramMatMul::PackPanels(const float* w) const {
+  AlignedFloats packed(depth_ * num_vecs_ * kernels_.lanes);
   for (Index panel = 0; panel < num_panels_; ++panel) {
     const Range vecs = PanelVecs(panel);
     const Index width = vecs.size() * kernels_.lanes;
     const Index n0 = vecs.begin * kernels_.lanes;
     const Index valid = std::min(width, columns_ - n0);
-    float* out = panels_.data() + n0 * depth_;
+    float* out = packed.data() + n0 * depth_;
     for (Index k = 0; k < depth_; ++k) {
       std::copy_n(w + k * columns_ + n0, valid, out + k * width);
     }
   }
-  if (!periphery_.has_adc) return;
-  gain_ = AlignedFloats(num_vecs_ * kernels_.lanes);
-  back_ = AlignedFloats(num_vecs_ * kernels_.lanes);
-  std::copy(periphery_.adc_gain.begin(), periphery_.adc_gain.end(), gain_.data());
-  std::copy(periphery_.adc_back.begin(), periphery_.adc_back.end(), back_.data());
+  return packed;
+}
+
+// Rows [N] to rows of whole vectors.
+AlignedFloats RramMatMul::PadColumns(const std::vector<float>& values) const {
+  const Index width = num_vecs_ * kernels_.lanes;
+  const Index rows = static_cast<Index>(values.size()) / columns_;
+  AlignedFloats padded(rows * width);
+  for (Index i = 0; i < rows; ++i) {
+    std::copy_n(values.data() + i * columns_, columns_, padded.data() + i * width);
+  }
+  return padded;
 }
 
 void RramMatMul::PlanPasses() {
@@ -72,14 +116,15 @@ void RramMatMul::PlanPasses() {
     const bool first = k == 0;
     const bool last = k + rows >= depth_;
     passes_.push_back({{k, std::min(k + rows, depth_)},
+                       tiled ? k / rows : 0,
                        !tiled && !first,
-                       periphery_.has_adc && (tiled || last),
+                       tiled || last,
                        !tiled || first,
                        last});
   }
 }
 
-void RramMatMul::Compute(const Context& context) const {
+Output RramMatMul::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   if (x.dims.rank == 0 || x.dims[x.dims.rank - 1] != depth_) {
     Refuse("input x must have the shape [..., ", depth_, "], got ", x.dims);
@@ -90,38 +135,66 @@ void RramMatMul::Compute(const Context& context) const {
   work.x = x.Floats();
   work.y = context.Output(0, y_dims);
   work.rows = x.dims.Count() / depth_;
-  if (work.rows == 0) return;
+  if (work.rows == 0) return {work.y, y_dims};
 
   const Index num_products = std::max(work.rows, kLeastRows) * depth_ * columns_;
   const Index tasks = std::clamp(num_products / kTaskWork, Index{1}, kMaxTasks);
   work.row_tasks = std::min(tasks, CeilDiv(work.rows, kTaskRows));
   work.panel_tasks = std::min(CeilDiv(tasks, work.row_tasks), num_panels_);
 
-  const Scratch scratch(context, periphery_.has_dac ? work.rows * depth_ : 0);
-  work.x_dac = scratch.data();
-  if (work.x_dac != nullptr && work.panel_tasks > 1) {
-    // Several tasks share rows, so their DAC comes first.
-    const Index parts = std::clamp(work.rows * depth_ / 65536, Index{1}, kMaxTasks);
-    context.ParallelFor(parts, [&](Index i) {
-      const Range part = Part(work.rows * depth_, parts, i);
-      kernels_.quantize(work.x + part.begin, work.x_dac + part.begin, part.size(), periphery_.dac);
-    });
+  const bool stored = periphery_.stored_sums();
+  const Index line_floats =
+      periphery_.has_line ? periphery_.num_planes() * work.rows * depth_ : Index{0};
+  const Index square_floats =
+      squares_.size() == 0 ? 0 : periphery_.num_planes() * work.rows * depth_;
+  const Index sum_floats = stored ? work.row_tasks * work.panel_tasks * StoredFloats() : 0;
+  const Scratch scratch(context, line_floats + square_floats + sum_floats);
+  if (line_floats > 0) work.x_line = scratch.data();
+  if (square_floats > 0) work.squares = scratch.data() + line_floats;
+  if (stored) {
+    work.sums = scratch.data() + line_floats + square_floats;
+    work.run = runs_.fetch_add(1, std::memory_order_relaxed);
   }
-  context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) { RunTask(work, task); });
+  // Where several tasks share rows, their word lines come first.
+  if (stored || (work.x_line != nullptr && work.panel_tasks > 1)) DriveLines(context, work);
+  context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) {
+    if (stored) {
+      RunStoredTask(work, task);
+    } else {
+      RunTask(work, task);
+    }
+  });
+  return {work.y, y_dims};
+}
+
+// Word lines of all planes, and their squares where these are wanted.
+void RramMatMul::DriveLines(const Context& context, const Work& work) const {
+  if (work.x_line == nullptr && work.squares == nullptr) return;
+  const Index count = work.rows * depth_;
+  const Index parts = std::clamp(count / 65536, Index{1}, kMaxTasks);
+  context.ParallelFor(parts * periphery_.num_planes(), [&](Index i) {
+    const Index plane = i / parts;
+    const Range part = Part(count, parts, i % parts);
+    const Index at = plane * count + part.begin;
+    if (work.x_line != nullptr) {
+      kernels_.quantize(work.x + part.begin, work.x_line + at, part.size(), periphery_.Line(plane));
+    }
+    if (work.squares != nullptr) {
+      kernels_.square(work.Line(plane, depth_) + part.begin, work.squares + at, part.size());
+    }
+  });
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {
   const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
-  const float* x = work.x;
-  if (work.x_dac != nullptr) {
-    x = work.x_dac;
-    if (work.panel_tasks == 1) {
-      kernels_.quantize(work.x + rows.begin * depth_, work.x_dac + rows.begin * depth_,
-                        rows.size() * depth_, periphery_.dac);
-    }
+  const float* x = work.Line(0, depth_);
+  if (work.x_line != nullptr && work.panel_tasks == 1) {
+    kernels_.quantize(work.x + rows.begin * depth_, work.x_line + rows.begin * depth_,
+                      rows.size() * depth_, periphery_.Line(0));
   }
   const Index num_blocks = CeilDiv(rows.size(), kernels_.max_rows);
+  const Index width = num_vecs_ * kernels_.lanes;
 
   kernels::BlockArgs args{};
   args.a_row = depth_;
@@ -137,8 +210,11 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
     for (const Pass& pass : passes_) {
       args.b[0] = panels_.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
       args.depth = pass.k.size();
-      args.gain = pass.adc ? gain_.data() + n0 : nullptr;
-      args.back = pass.adc ? back_.data() + n0 : nullptr;
+      const bool adc = periphery_.has_adc && pass.whole;
+      const Index converter = (periphery_.adc_tiles == 1 ? 0 : pass.tile) * width + n0;
+      args.gain = adc ? gain_.data() + converter : nullptr;
+      args.offset = adc && offset_.size() > 0 ? offset_.data() + converter : nullptr;
+      args.back = adc ? back_.data() + n0 : nullptr;
       args.resume = pass.resume;
       args.first = pass.first;
       args.last = pass.last;
@@ -152,6 +228,118 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
         kernels_.matmul_block[part.size() - 1][vecs.size() - 1](args);
       }
     }
+  }
+}
+
+// Rows that a task stores the sums of at a time.
+Index RramMatMul::StoredRows() const {
+  return std::clamp(kStoredFloats / columns_, Index{kernels_.max_rows}, kTaskRows);
+}
+
+Index RramMatMul::StoredFloats() const {
+  const Index parts = 1 + (periphery_.noise.on ? 1 : 0) + (squares_.size() > 0 ? 1 : 0);
+  return RoundUp(parts * StoredRows() * columns_, 16);
+}
+
+void RramMatMul::RunStoredTask(const Work& work, Index task) const {
+  const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
+  Stored part{};
+  part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
+  part.columns = {PanelVecs(part.panels.begin).begin * kernels_.lanes,
+                  std::min(PanelVecs(part.panels.end - 1).end * kernels_.lanes, columns_)};
+  const Index floats = StoredRows() * columns_;
+  part.partial = work.sums + task * StoredFloats();
+  part.z = periphery_.noise.on ? part.partial + floats : nullptr;
+  part.variance = work.squares != nullptr ? part.partial + 2 * floats : nullptr;
+  for (Index row = rows.begin; row < rows.end; row += StoredRows()) {
+    part.rows = {row, std::min(row + StoredRows(), rows.end)};
+    for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
+      for (const Pass& pass : passes_) {
+        Multiply(work.Line(plane, depth_), panels_, part, pass, part.partial);
+        if (part.variance != nullptr) {
+          Multiply(work.squares + plane * work.rows * depth_, squares_, part, pass, part.variance);
+        }
+        if (pass.whole) ReadSums(work, part, plane, pass);
+      }
+    }
+  }
+}
+
+// sums [rows, columns] of a part, for the word lines of a pass.
+void RramMatMul::Multiply(const float* x, const AlignedFloats& packed, const Stored& part,
+                          const Pass& pass, float* sums) const {
+  const Index num_blocks = CeilDiv(part.rows.size(), kernels_.max_rows);
+  const Index width = part.columns.size();
+  kernels::BlockArgs args{};
+  args.a_row = depth_;
+  args.c_row = width;
+  args.depth = pass.k.size();
+  args.resume = pass.resume;
+  for (Index panel = part.panels.begin; panel < part.panels.end; ++panel) {
+    const Range vecs = PanelVecs(panel);
+    const Index n0 = vecs.begin * kernels_.lanes;
+    args.b[0] = packed.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args.lanes[v] =
+          static_cast<int>(std::min<Index>(kernels_.lanes, columns_ - n0 - v * kernels_.lanes));
+    }
+    for (Index block = 0; block < num_blocks; ++block) {
+      const Range rows = Part(part.rows.size(), num_blocks, block);
+      args.a = x + (part.rows.begin + rows.begin) * depth_ + pass.k.begin;
+      for (Index v = 0; v < vecs.size(); ++v) {
+        args.c[v] = sums + rows.begin * width + n0 - part.columns.begin + v * kernels_.lanes;
+      }
+      kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
+    }
+  }
+}
+
+// Reads the sums of a tile: noise, ADC, and the digital sum of what was read.
+void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
+                          const Pass& pass) const {
+  const Index width = part.columns.size();
+  const Index n0 = part.columns.begin;
+  const bool first_plane = plane == 0;
+  const bool last_plane = plane + 1 == periphery_.num_planes();
+  const auto of_columns = [&](const float* values) {
+    return values == nullptr ? nullptr : values + n0;
+  };
+  kernels::ReadArgs args{};
+  args.gain = of_columns(periphery_.Gain(pass.tile));
+  args.offset = of_columns(periphery_.Offset(pass.tile));
+  args.back = periphery_.has_adc ? periphery_.adc_back.data() + n0 : nullptr;
+  args.top = periphery_.adc_top;
+  args.weight = periphery_.PlaneWeight(plane);
+  args.first = first_plane && pass.first;
+  args.last = last_plane && pass.last;
+  args.count = width;
+  if (part.z != nullptr) {
+    args.deviation = periphery_.noise.deviation.data() + n0;
+    args.variance_each = part.variance != nullptr;
+    const kernels::DrawKey key = periphery_.Draws(work.run, plane, pass.tile);
+    // Rows of all columns lie one after the other in the output.
+    const Index joined = width == columns_ ? part.rows.size() : 1;
+    for (Index i = 0; i < part.rows.size(); i += joined) {
+      const auto start = static_cast<std::uint64_t>((part.rows.begin + i) * columns_ + n0);
+      kernels_.normals({key, start, joined * width, part.z + i * width});
+    }
+  }
+  // All rows of the tile: passes of a tile follow each other.
+  const Index k0 = periphery_.num_reads() > 1 ? pass.k.begin : 0;
+  for (Index i = 0; i < part.rows.size(); ++i) {
+    const Index row = part.rows.begin + i;
+    float sum_squares = 0.0f;
+    args.partial = part.partial + i * width;
+    args.y = work.y + row * columns_ + n0;
+    if (part.z != nullptr) {
+      args.z = part.z + i * width;
+      args.variance = args.variance_each ? part.variance + i * width : &sum_squares;
+      if (!args.variance_each) {
+        sum_squares =
+            kernels_.sum_squares(work.Line(plane, depth_) + row * depth_ + k0, pass.k.end - k0);
+      }
+    }
+    kernels_.read_columns(args);
   }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -11,6 +13,9 @@
 namespace rimc {
 
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
+//
+// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
+// first.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";
@@ -19,22 +24,35 @@ class RramMatMul {
   static void InferShape(const InferContext& context) { InferMatMul(context); }
 
   explicit RramMatMul(const NodeInfo& node);
-  void Compute(const Context& context) const;
+  // One array of any height with ideal converters.
+  explicit RramMatMul(const Tensor& w);
+  Output Compute(const Context& context) const;
 
  private:
   // Word lines [begin, end) that one pass over a panel takes, and what happens to the sums.
   struct Pass {
     Range k;
+    Index tile;
     bool resume;  // sums continue those of the pass before
-    bool adc;     // sums are whole: read them out
+    bool whole;   // sums are those of a tile: read them
     bool first;
     bool last;
   };
   struct Work;
+  struct Stored;
 
-  void PackPanels(const float* w);
+  void TakeShape(const Tensor& w);
+  AlignedFloats PackPanels(const float* w) const;
+  AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
+  Index StoredRows() const;
+  Index StoredFloats() const;
+  void DriveLines(const Context& context, const Work& work) const;
   void RunTask(const Work& work, Index task) const;
+  void RunStoredTask(const Work& work, Index task) const;
+  void Multiply(const float* x, const AlignedFloats& panels, const Stored& part, const Pass& pass,
+                float* sums) const;
+  void ReadSums(const Work& work, const Stored& part, Index plane, const Pass& pass) const;
   Range PanelVecs(Index panel) const { return Part(num_vecs_, num_panels_, panel); }
 
   const kernels::KernelTable& kernels_;
@@ -44,9 +62,12 @@ class RramMatMul {
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
   std::vector<Pass> passes_;
-  AlignedFloats panels_;  // panel after panel, each [K, vecs * lanes], zero beyond N
-  AlignedFloats gain_;    // [num_vecs * lanes]
-  AlignedFloats back_;
+  AlignedFloats panels_;   // panel after panel, each [K, vecs * lanes], zero beyond N
+  AlignedFloats squares_;  // of w, packed the same; with relative read noise
+  AlignedFloats gain_;     // [adc_tiles, num_vecs * lanes]
+  AlignedFloats offset_;   // the same
+  AlignedFloats back_;     // [num_vecs * lanes]
+  mutable std::atomic<std::uint64_t> runs_{0};
 };
 
 }  // namespace rimc

@@ -14,87 +14,217 @@ struct ConvEngine::Block {
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   Axes out = plan_.shape().out;
   out[static_cast<std::size_t>(plan_.band_axis())] = item.band.size();
-  return out;
+  return plan_.is_woven() ? Axes{out[0], 1, out[1] * out[2]} : out;
+}
+
+Axes ConvEngine::Extent() const {
+  const Axes& extent = plan_.extent();
+  return plan_.is_woven() ? Axes{extent[0], 1, extent[1] * extent[2]} : extent;
+}
+
+ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis,
+                                          Index phase) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Index stride = conv.strides[axis];
+  const Index extent = plan_.extent()[axis];
+  const Index in = plan_.shape().in[axis];
+  const bool is_band = axis == static_cast<std::size_t>(plan_.band_axis());
+  const Index origin = (is_band ? item.band.begin * stride : 0) - conv.pads_begin[axis] + phase;
+  const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent);
+  const Index end = in > origin ? CeilDiv(in - origin, stride) : 0;
+  return {low, std::clamp(end, low, extent), origin + low * stride};
 }
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
-                           float* memory) const noexcept {
-  const ConvAttributes& conv = plan_.conv();
-  const Axes& in = plan_.shape().in;
-  const Index in_plane = in[0] * in[1] * in[2];
-  const Index channel_floats = plan_.images_per_item() * plan_.plane();
-  for (Index c = channels.begin; c < channels.end; ++c) {
-    for (Index n = 0; n < item.images.size(); ++n) {
-      const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + c;
-      CopyPlane(item, x_ + channel * in_plane, memory + c * channel_floats + n * plan_.plane(),
-                conv.depth * channel_floats);
+                           const kernels::Quantizer* quantizer, float* memory) const noexcept {
+  const Index phase_floats = plan_.conv().depth * plan_.images_per_item() * plan_.plane();
+  for (const Index phase0 : plan_.phases(0)) {
+    const Inside d = FindInside(item, 0, phase0);
+    for (const Index phase1 : plan_.phases(1)) {
+      const Inside h = FindInside(item, 1, phase1);
+      const auto& phases2 = plan_.phases(2);
+      const Index whole = WholeRowPhase();
+      if (whole >= 0) {
+        const Inside w = FindInside(item, 2, phases2[static_cast<std::size_t>(whole)]);
+        CopyPhase(item, g, channels, {d, h, w}, quantizer, memory + whole * phase_floats);
+      }
+      for (std::size_t i = 0; i < phases2.size(); ++i) {
+        const auto place = static_cast<Index>(i);
+        const Inside w = FindInside(item, 2, phases2[i]);
+        float* const to = memory + place * phase_floats;
+        if (whole < 0) {
+          CopyPhase(item, g, channels, {d, h, w}, quantizer, to);
+        } else if (place != whole) {
+          ShiftPhase(memory + whole * phase_floats, channels, w, to);
+        }
+      }
+      memory += static_cast<Index>(phases2.size()) * phase_floats;
     }
   }
 }
 
-// One channel of one image to all its phases, which lie `phase_floats` apart from `to` on.
-void ConvEngine::CopyPlane(const ConvItem& item, const float* from, float* to,
-                           Index phase_floats) const noexcept {
+// The phase of a woven plan, if any, that has every input position of a row, each at its own index:
+// the others are the same, shifted.
+Index ConvEngine::WholeRowPhase() const noexcept {
+  const Index pad = plan_.conv().pads_begin[2];
+  const Index dilation = plan_.conv().dilations[2];
+  const bool is_whole = plan_.is_woven() && plan_.band_axis() != 2 && pad % dilation == 0 &&
+                        pad / dilation < plan_.conv().kernel[2] && plan_.conv().strides[2] == 1 &&
+                        plan_.shape().in[2] <= plan_.extent()[2];
+  return is_whole ? pad / dilation : -1;
+}
+
+// A phase from the one that has the whole rows.
+void ConvEngine::ShiftPhase(const float* whole, Range channels, const Inside& w,
+                            float* to) const noexcept {
+  const Index width = plan_.extent()[2];
+  const Index channel_floats = plan_.images_per_item() * plan_.plane();
+  const Index first = channels.begin * channel_floats;
+  const Index floats = channels.size() * channel_floats;
+  if (w.size() < width) ClearPlanes(to + first, floats);
+  kernels::CopyArgs args{};
+  args.from = whole + first + w.at;
+  args.from_row = width;
+  args.stride = 1;
+  args.to = to + first + w.low;
+  args.to_row = width;
+  args.rows = floats / width;
+  args.width = w.size();
+  kernels_.copy_rows(args);
+}
+
+void ConvEngine::ClearPlanes(float* to, Index floats) const noexcept {
+  // The code 0 is the byte 128.
+  std::memset(to, code_channels_ == 0 ? 0 : 128, static_cast<std::size_t>(floats) * sizeof(float));
+}
+
+void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                           const kernels::Quantizer* quantizer, float* memory) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const Index in_plane = in[0] * in[1] * in[2];
+  float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
+  for (Index c = channels.begin; c < channels.end; ++c) {
+    for (Index n = 0; n < item.images.size(); ++n) {
+      const Index group = (item.images.begin + n) * conv.group + g;
+      Channels from{};
+      if (code_channels_ == 0) {
+        from.from[0] = x_ + (group * conv.depth + c) * in_plane;
+      } else {
+        for (Index j = 0; j < std::min<Index>(4, code_channels_ - 4 * c); ++j) {
+          from.from[j] = x_ + (group * code_channels_ + 4 * c + j) * in_plane;
+        }
+      }
+      CopyPlane(parts, from, quantizer, to + n * plan_.plane());
+    }
+    to += plan_.images_per_item() * plan_.plane();
+  }
+}
+
+// Rows of one channel, or of four as words, from `at` on; `rows` says where to and how many.
+void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
+                          const kernels::CopyArgs& rows) const noexcept {
+  if (code_channels_ == 0) {
+    kernels::CopyArgs args = rows;
+    args.from = channels.from[0] + at;
+    args.quantizer = quantizer;
+    kernels_.copy_rows(args);
+    return;
+  }
+  kernels::PackArgs args{};
+  for (Index j = 0; j < 4; ++j) {
+    if (channels.from[j] != nullptr) args.from[j] = channels.from[j] + at;
+  }
+  args.from_row = rows.from_row;
+  args.stride = rows.stride;
+  args.to = reinterpret_cast<std::uint32_t*>(rows.to);
+  args.to_row = rows.to_row;
+  args.rows = rows.rows;
+  args.width = rows.width;
+  args.step = code_step_;
+  if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
+}
+
+// One phase of one channel of one image, or of four as words.
+void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
+                           const kernels::Quantizer* quantizer, float* to) const noexcept {
   const ConvAttributes& conv = plan_.conv();
   const Axes& in = plan_.shape().in;
   const Axes& extent = plan_.extent();
-  const auto band_axis = static_cast<std::size_t>(plan_.band_axis());
-  // Indices [low, high) of a phase along an axis lie inside the input, at `at` and on.
-  struct Inside {
-    Index low, high, at;
-  };
-  const auto inside = [&](std::size_t axis, Index phase) -> Inside {
-    const Index stride = conv.strides[axis];
-    const Index start = axis == band_axis ? item.band.begin * stride : 0;
-    const Index origin = start - conv.pads_begin[axis] + phase;
-    const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent[axis]);
-    const Index end = in[axis] > origin ? CeilDiv(in[axis] - origin, stride) : 0;
-    const Index high = std::clamp(end, low, extent[axis]);
-    return {low, high, origin + low * stride};
-  };
-  for (const Index phase0 : plan_.phases(0)) {
-    const Inside d = inside(0, phase0);
-    for (const Index phase1 : plan_.phases(1)) {
-      const Inside h = inside(1, phase1);
-      for (const Index phase2 : plan_.phases(2)) {
-        const Inside w = inside(2, phase2);
-        const Index rows = h.high - h.low;
-        const Index width = w.high - w.low;
-        const bool padded = d.high - d.low < extent[0] || rows < extent[1] || width < extent[2];
-        if (padded) std::memset(to, 0, static_cast<std::size_t>(plan_.plane()) * sizeof(float));
-        for (Index i = d.low; i < d.high; ++i) {
-          const Index in_d = d.at + (i - d.low) * conv.strides[0];
-          kernels_.copy_rows({from + (in_d * in[1] + h.at) * in[2] + w.at, conv.strides[1] * in[2],
-                              conv.strides[2], to + (i * extent[1] + h.low) * extent[2] + w.low,
-                              extent[2], rows, width, quantizer_});
-        }
-        to += phase_floats;
-      }
-    }
+  const auto& [d, h, w] = parts;
+  if (d.size() < extent[0] || h.size() < extent[1] || w.size() < extent[2]) {
+    ClearPlanes(to, plan_.plane());
+  }
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = extent[2];
+  args.rows = h.size();
+  args.width = w.size();
+  for (Index i = d.low; i < d.high; ++i) {
+    const Index in_d = d.at + (i - d.low) * conv.strides[0];
+    args.to = to + (i * extent[1] + h.low) * extent[2] + w.low;
+    CopyRows(channels, (in_d * in[1] + h.at) * in[2] + w.at, quantizer, args);
   }
 }
 
 // Vectors of positions of an item.
 Index ConvEngine::NumVecs(const ConvItem& item) const noexcept {
   const Axes out = BandOut(item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   if (plan_.by_rows()) return out[0] * out[1] * CeilDiv(out[2], kernels_.lanes);
   const Index positions = (item.images.size() - 1) * plan_.plane() +
                           ((out[0] - 1) * extent[1] + out[1] - 1) * extent[2] + out[2];
   return CeilDiv(positions, kernels_.lanes);
 }
 
+template <class Body>
+void ConvEngine::ForBlocks(const Place& place, Index columns, Index num_blocks, Range blocks,
+                           const ConvOutput& output, const Body& body) const {
+  const Index num_vecs = NumVecs(place.item);
+  const Index block_vecs =
+      std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(columns, num_blocks));
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  for (Index part = 0; part < parts; ++part) {
+    Block block{Part(num_vecs, parts, part), {0, 0}};
+    kernels::BlockArgs aim{};
+    AimAt(place, block.vecs, output, &aim);
+    for (Index b = blocks.begin; b < blocks.end; ++b) {
+      const Index before = block.columns.begin;
+      block.columns = Part(columns, num_blocks, b);
+      if (plan_.by_rows()) {
+        const Index step = (block.columns.begin - before) * output.column;
+        for (Index v = 0; v < block.vecs.size(); ++v) aim.c[v] += step;
+      }
+      body(block, aim);
+      if (!plan_.by_rows()) {
+        Drop(place, block,
+             {output.data + block.columns.begin * output.column, output.column, output.image});
+      }
+    }
+  }
+}
+
 void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range blocks,
                          const ConvReadout& readout, Index column0,
                          const ConvOutput& output) const noexcept {
+  const auto body = [&](const Block& block, kernels::BlockArgs& args) {
+    ComputeBlock(place, block, cells.packed, readout, column0, &args);
+  };
+  ForBlocks(place, cells.columns, cells.num_blocks, blocks, output, body);
+}
+
+template <class Body>
+void ConvEngine::ForListBlocks(const Place& place, Range columns, const Body& body) const {
   const Index num_vecs = NumVecs(place.item);
-  const Index block_vecs = std::min<Index>(
-      kernels::kMaxVecs, kernels_.max_accumulators / CeilDiv(cells.columns, cells.num_blocks));
+  const Index block_vecs = std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators);
   const Index parts = CeilDiv(num_vecs, block_vecs);
   for (Index part = 0; part < parts; ++part) {
-    for (Index b = blocks.begin; b < blocks.end; ++b) {
-      const Block block{Part(num_vecs, parts, part), Part(cells.columns, cells.num_blocks, b)};
-      ComputeBlock(place, block, cells.packed, readout, column0, output);
+    const Range vecs = Part(num_vecs, parts, part);
+    // What a block leaves in place.local has to fit there.
+    const Index rows = plan_.by_rows() ? columns.size() : kernels_.max_accumulators / vecs.size();
+    for (Index column = 0; column < columns.size(); column += rows) {
+      body(Block{vecs, {column, std::min(column + rows, columns.size())}});
     }
   }
 }
@@ -102,20 +232,11 @@ void ConvEngine::Compute(const Place& place, const ConvCells& cells, Range block
 void ConvEngine::ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
                                const std::int32_t* cell_offsets,
                                const ConvOutput& output) const noexcept {
-  const Index num_vecs = NumVecs(place.item);
-  const Index block_vecs = std::min<Index>(kernels::kMaxVecs, kernels_.max_accumulators);
-  const Index parts = CeilDiv(num_vecs, block_vecs);
   const SparseColumns group{cells.starts + columns.begin, cells.steps,
                             cells.values + cells.starts[columns.begin]};
-  for (Index part = 0; part < parts; ++part) {
-    const Range vecs = Part(num_vecs, parts, part);
-    // What a block leaves in place.local has to fit there.
-    const Index rows = plan_.by_rows() ? columns.size() : kernels_.max_accumulators / vecs.size();
-    for (Index column = 0; column < columns.size(); column += rows) {
-      const Block block{vecs, {column, std::min(column + rows, columns.size())}};
-      ComputeLists(place, block, group, cell_offsets, output);
-    }
-  }
+  ForListBlocks(place, columns, [&](const Block& block) {
+    ComputeLists(place, block, group, cell_offsets, output);
+  });
 }
 
 // Aims the vectors of a block at their inputs and at their places in the block's first column:
@@ -133,7 +254,7 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
     return;
   }
   const Axes out = BandOut(place.item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   const Index row_vecs = CeilDiv(out[2], lanes);
   for (Index v = 0; v < vecs.size(); ++v) {
     const Index row = (vecs.begin + v) / row_vecs;
@@ -147,27 +268,26 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
 
 void ConvEngine::ComputeBlock(const Place& place, const Block& block, const float* packed,
                               const ConvReadout& readout, Index column0,
-                              const ConvOutput& output) const noexcept {
+                              kernels::BlockArgs* args) const noexcept {
   const Index rows = block.columns.size();
-  const ConvOutput first{output.data + block.columns.begin * output.column, output.column,
-                         output.image};
-  kernels::BlockArgs args{};
-  AimAt(place, block.vecs, first, &args);
+  const Index column = column0 + block.columns.begin;
   const bool has_adc = readout.gain != nullptr;
-  args.gain = has_adc ? readout.gain + column0 + block.columns.begin : nullptr;
-  args.back = has_adc ? readout.back + column0 + block.columns.begin : nullptr;
-  args.top = readout.top;
+  args->gain = has_adc ? readout.gain + column : nullptr;
+  args->offset = readout.offset != nullptr ? readout.offset + column : nullptr;
+  args->back = has_adc ? readout.back + column : nullptr;
+  args->top = readout.top;
   const float* const a = packed + block.columns.begin * plan_.num_offsets();
   const auto kernel = kernels_.conv_block[rows - 1][block.vecs.size() - 1];
   for (const ConvTile& tile : readout.tiles) {
-    args.a = a + tile.k.begin * rows;
-    args.b_offset = place.offsets + tile.k.begin;
-    args.depth = tile.k.size();
-    args.first = tile.first;
-    args.last = tile.last;
-    kernel(args);
+    args->a = a + tile.k.begin * rows;
+    args->b_offset = place.offsets + tile.k.begin;
+    args->depth = tile.k.size();
+    args->first = tile.first;
+    args->last = tile.last;
+    kernel(*args);
+    if (has_adc) args->gain += readout.tile_columns;
+    if (args->offset != nullptr) args->offset += readout.tile_columns;
   }
-  if (!plan_.by_rows()) Drop(place, block, first);
 }
 
 // A column is a block of one row that has its own depth and its own offsets. `cells` are of the
@@ -192,6 +312,62 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
   if (!plan_.by_rows()) Drop(place, block, first);
 }
 
+namespace {
+
+// The arguments of a block of words, from those that AimAt gives.
+kernels::CodeBlockArgs WordsAt(const kernels::BlockArgs& aim) {
+  kernels::CodeBlockArgs args{};
+  for (int v = 0; v < kernels::kMaxVecs; ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(aim.b[v]);
+    args.c[v] = aim.c[v];
+    args.lanes[v] = aim.lanes[v];
+  }
+  args.c_row = aim.c_row;
+  return args;
+}
+
+}  // namespace
+
+void ConvEngine::ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
+                              const ConvOutput& output) const noexcept {
+  const Index depth = plan_.num_offsets();
+  const auto body = [&](const Block& block, const kernels::BlockArgs& aim) {
+    const Index column = block.columns.begin;
+    kernels::CodeBlockArgs args = WordsAt(aim);
+    args.a = cells.packed + column * depth;
+    args.start = cells.start + column;
+    args.b_offset = place.offsets;
+    args.depth = depth;
+    args.rank_step = rank_step == nullptr ? nullptr : rank_step + column;
+    kernels_.codes->code_block[block.columns.size() - 1][block.vecs.size() - 1](args);
+  };
+  ForBlocks(place, cells.columns, cells.num_blocks, {0, cells.num_blocks}, output, body);
+}
+
+void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,
+                                  const std::int32_t* cell_offsets,
+                                  const ConvOutput& output) const noexcept {
+  const Index cell0 = cells.starts[columns.begin];
+  ForListBlocks(place, columns, [&](const Block& block) {
+    const Index column0 = block.columns.begin;
+    const ConvOutput first{output.data + column0 * output.column, output.column, output.image};
+    kernels::BlockArgs aim{};
+    AimAt(place, block.vecs, first, &aim);
+    kernels::CodeBlockArgs args = WordsAt(aim);
+    const auto kernel = kernels_.codes->code_block[0][block.vecs.size() - 1];
+    for (Index m = column0; m < block.columns.end; ++m) {
+      const Index column = columns.begin + m;
+      args.a = cells.words + cells.starts[column];
+      args.start = cells.start + column;
+      args.b_offset = cell_offsets + (cells.starts[column] - cell0);
+      args.depth = cells.starts[column + 1] - cells.starts[column];
+      kernel(args);
+      for (Index v = 0; v < block.vecs.size(); ++v) args.c[v] += args.c_row;
+    }
+    if (!plan_.by_rows()) Drop(place, block, first);
+  });
+}
+
 // Copies what belongs to the output from a block of positions that run on over rows and images.
 // `output` is of the block's first column.
 void ConvEngine::Drop(const Place& place, const Block& block,
@@ -200,7 +376,7 @@ void ConvEngine::Drop(const Place& place, const Block& block,
   const Index rows = block.columns.size();
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
   const Axes out = BandOut(item);
-  const Axes& extent = plan_.extent();
+  const Axes extent = Extent();
   for (Index p = positions.begin; p < positions.end;) {
     const Index line = p / extent[2];
     const Index w = p % extent[2];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -28,8 +29,10 @@ struct ConvTile {
 struct ConvReadout {
   std::vector<ConvTile> tiles;
   float top = 0.0f;
-  const float* gain = nullptr;  // [M]
-  const float* back = nullptr;  // [M]
+  const float* gain = nullptr;    // [M], or [tiles, M]
+  const float* offset = nullptr;  // the same; null where all are 0
+  const float* back = nullptr;    // [M]
+  Index tile_columns = 0;         // M where every tile has a gain and offset of its own, else 0
 };
 
 // Where the columns of one group go: column m, image n of the item and position p are at
@@ -47,19 +50,35 @@ struct ConvCells {
   Index num_blocks;
 };
 
+// The same as words of four channels (CodeBlockArgs), and where the sum of each column starts.
+struct CodeCells {
+  const std::int32_t* packed;
+  const std::int32_t* start;
+  Index columns;
+  Index num_blocks;
+};
+
+// Words by column, as in SparseColumns; `start` as above.
+struct CodeLists {
+  const std::int32_t* starts;
+  const std::int32_t* steps;
+  const std::int32_t* words;
+  const std::int32_t* start;
+};
+
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
 // `w` is [M, depth * window], `out` of the same size.
-template <class T>
+template <class T, class Out>
 void PackConvWeights(const T* w, Index groups, Index columns, Index steps, Index num_blocks,
-                     float* out) {
+                     Out* out) {
   for (Index g = 0; g < groups; ++g) {
     for (Index block = 0; block < num_blocks; ++block) {
       const Range rows = Part(columns, num_blocks, block);
       const T* from = w + (g * columns + rows.begin) * steps;
-      float* to = out + (g * columns + rows.begin) * steps;
+      Out* to = out + (g * columns + rows.begin) * steps;
       for (Index k = 0; k < steps; ++k) {
         for (Index i = 0; i < rows.size(); ++i) {
-          to[k * rows.size() + i] = static_cast<float>(from[i * steps + k]);
+          to[k * rows.size() + i] = static_cast<Out>(from[i * steps + k]);
         }
       }
     }
@@ -74,11 +93,25 @@ class ConvEngine {
              const kernels::Quantizer* quantizer, const float* x)
       : plan_(plan), kernels_(kernels), quantizer_(quantizer), x_(x) {}
 
+  // One that packs the `channels` of a group into words of codes, of which the plan's convolution
+  // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a CodeTable.
+  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,
+             float code_step, const float* x)
+      : plan_(plan),
+        kernels_(kernels),
+        quantizer_(nullptr),
+        x_(x),
+        code_channels_(channels),
+        code_step_(code_step) {}
+
+  // True after a run of an engine of codes that met a NaN: its results are then of no use.
+  bool has_nan() const { return has_nan_.load(); }
+
   // What a task has of its own while it works on a group of an item.
   struct Place {
     ConvItem item;
     Index group;
-    const float* input;           // of the group
+    float* input;                 // of the group
     const std::int32_t* offsets;  // ConvPlan::FillOffsets
     float* local;                 // one block of outputs
     float* extra;                 // `extra_floats` for the caller
@@ -88,6 +121,11 @@ class ConvEngine {
   // `body` must not throw.
   template <class Body>
   void Run(const Context& context, Index extra_floats, const Body& body) const;
+
+  // Fills place.input anew, through another quantizer. Not where items share their input.
+  void Refill(const Place& place, const kernels::Quantizer* quantizer) const noexcept {
+    CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer, place.input);
+  }
 
   // Computes `blocks` of the columns of a group. `column0`: index of its first column in
   // readout.gain.
@@ -100,27 +138,65 @@ class ConvEngine {
   void ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
                      const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
+  // Compute and ComputeSparse of words. `rank_step`: of the columns of the group, or null.
+  void ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
+                    const ConvOutput& output) const noexcept;
+  void ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,
+                        const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
+
  private:
   struct Block;
+  // The channels that go to one plane of scratch memory: one, or four of codes.
+  struct Channels {
+    const float* from[4];
+  };
 
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
-  void CopyInput(const ConvItem& item, Index g, Range channels, float* memory) const noexcept;
-  void CopyPlane(const ConvItem& item, const float* from, float* to,
-                 Index phase_floats) const noexcept;
+  void CopyInput(const ConvItem& item, Index g, Range channels, const kernels::Quantizer* quantizer,
+                 float* memory) const noexcept;
+  // Indices [low, high) of a phase along an axis that lie inside the input, at `at` and on.
+  struct Inside {
+    Index low, high, at;
+    Index size() const { return high - low; }
+  };
+  using PhaseParts = std::array<Inside, kAxes>;
+
+  Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
+  Index WholeRowPhase() const noexcept;
+  void ShiftPhase(const float* whole, Range channels, const Inside& w, float* to) const noexcept;
+  void ClearPlanes(float* to, Index floats) const noexcept;
+  void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                 const kernels::Quantizer* quantizer, float* memory) const noexcept;
+  void CopyPlane(const PhaseParts& parts, const Channels& channels,
+                 const kernels::Quantizer* quantizer, float* to) const noexcept;
+  void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
+                const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
-                    const ConvOutput& output) const noexcept;
+                    kernels::BlockArgs* args) const noexcept;
   void ComputeLists(const Place& place, const Block& block, const SparseColumns& cells,
                     const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
+  // Calls body(block, args) for `blocks` of the columns of a group and all vectors; args are aimed.
+  template <class Body>
+  void ForBlocks(const Place& place, Index columns, Index num_blocks, Range blocks,
+                 const ConvOutput& output, const Body& body) const;
+  // Calls body(block) for all vectors of a group whose columns go in lists.
+  template <class Body>
+  void ForListBlocks(const Place& place, Range columns, const Body& body) const;
   void Drop(const Place& place, const Block& block, const ConvOutput& output) const noexcept;
+  // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
+  Axes Extent() const;
 
   const ConvPlan& plan_;
   const kernels::KernelTable& kernels_;
   const kernels::Quantizer* quantizer_;
   const float* x_;
+  Index code_channels_ = 0;
+  float code_step_ = 1.0f;
+  mutable std::atomic<bool> has_nan_{false};
 };
 
 // Hands out numbers 0 .. 63, the lowest free one first: a thread that returns a number and asks
@@ -171,7 +247,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     const Index parts = std::min(depth, CeilDiv(input_floats, 1 << 14));
     context.ParallelFor(num_inputs * parts, [&](Index task) {
       const ConvItem item = plan_.Item(task / parts * plan_.sharers());
-      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts),
+      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts), quantizer_,
                 inputs + task / parts * input_floats);
     });
   }
@@ -184,7 +260,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
       Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
-        if (!shared) CopyInput(place.item, g, {0, depth}, input);
+        if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
         body(place);
       }
     }

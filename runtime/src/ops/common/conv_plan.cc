@@ -15,6 +15,8 @@ constexpr Index kManyTasks = 32;
 constexpr Index kMaxTaskFloats = Index{1} << 17;
 // Vectors that make a task of several small images.
 constexpr Index kImageVecs = 12;
+// Products of vectors that take as long as copying a row's vector.
+constexpr Index kCopyWork = 12;
 
 void CheckCount(const char* name, std::size_t got, std::size_t want) {
   if (got != want) Refuse(name, " must have ", want, " values, got ", got);
@@ -113,7 +115,7 @@ ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
 }
 
 ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-                   const kernels::KernelTable& kernels)
+                   const kernels::KernelTable& kernels, Index other_columns, bool align)
     : conv_(conv),
       shape_(shape),
       columns_(conv.GroupColumns()),
@@ -125,8 +127,9 @@ ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool spli
   }
   max_band_ = shape_.out[static_cast<std::size_t>(band_axis_)];
   FindPhases();
+  ChooseWeave(align);
   ChooseImages();
-  ChooseParts(split_columns);
+  ChooseParts(split_columns, other_columns);
   ChooseLanes();
 }
 
@@ -144,26 +147,53 @@ void ConvPlan::FindPhases() {
   }
 }
 
+Index ConvPlan::NumPhases() const {
+  return static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
+}
+
+Index ConvPlan::RowPositions(const Axes& out) const {
+  return out[0] * out[1] * RoundUp(out[2], lanes_);
+}
+
+Index ConvPlan::RunOnPositions(const Axes& out) const {
+  return RoundUp(((out[0] - 1) * extent_[1] + out[1] - 1) * extent_[2] + out[2], lanes_);
+}
+
+// Weaving pays where the positions that it saves cost more than the copies that it makes.
+void ConvPlan::ChooseWeave(bool align) {
+  const Axes& out = shape_.out;
+  Index positions = std::min(RowPositions(out), RunOnPositions(out));
+  if (shape_.batch > 1) positions = std::min(positions, plane());
+  const Index saved = positions - out[0] * RoundUp(out[1] * out[2], lanes_);
+  const Index copies = NumPhases() / static_cast<Index>(phases_[2].size()) *
+                       (conv_.kernel[2] - static_cast<Index>(phases_[2].size()));
+  const Index copied = copies * extent_[0] * extent_[1] * CeilDiv(out[2], lanes_);
+  const bool aligns = align && out[2] % lanes_ == 0 && conv_.kernel[2] > 1 && conv_.strides[2] == 1;
+  if (!aligns && saved / lanes_ * conv_.Window() * columns_ <= kCopyWork * copied) return;
+  is_woven_ = true;
+  phases_[2].clear();
+  for (Index k = 0; k < conv_.kernel[2]; ++k) phases_[2].push_back(k * conv_.dilations[2]);
+  reach_[2] = 0;
+  extent_[2] = out[2];
+}
+
 // Positions of a small image don't fill vectors; then several images go side by side.
 void ConvPlan::ChooseImages() {
-  const Index alone = std::min(
-      shape_.out[0] * shape_.out[1] * RoundUp(shape_.out[2], lanes_),
-      RoundUp(((shape_.out[0] - 1) * extent_[1] + shape_.out[1] - 1) * extent_[2] + shape_.out[2],
-              lanes_));
+  if (is_woven_) return;
+  const Index alone = std::min(RowPositions(shape_.out), RunOnPositions(shape_.out));
   if (plane() >= alone || shape_.batch < 2) return;
   images_per_item_ = std::min(shape_.batch, CeilDiv(kImageVecs * lanes_, plane()));
 }
 
-void ConvPlan::ChooseParts(bool split_columns) {
-  const Index work = shape_.batch * conv_.columns * num_offsets() * shape_.OutVolume();
+void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
+  const Index columns = conv_.columns + other_columns;
+  const Index work = shape_.batch * columns * num_offsets() * shape_.OutVolume();
   const Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
   const auto axis = static_cast<std::size_t>(band_axis_);
   images_parts_ = CeilDiv(shape_.batch, images_per_item_);
   group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
   if (images_per_item_ == 1) {
-    const Index num_phases =
-        static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
-    const Index floats = num_phases * conv_.depth * plane();
+    const Index floats = NumPhases() * conv_.depth * plane();
     // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
     const Index least = std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
     const Index parts =
@@ -186,13 +216,11 @@ Axes ConvPlan::BandOut() const {
 
 void ConvPlan::ChooseLanes() {
   const Axes out = BandOut();
-  const Index rows = out[0] * out[1] * RoundUp(out[2], lanes_);
-  const Index on = RoundUp(((out[0] - 1) * extent_[1] + out[1] - 1) * extent_[2] + out[2], lanes_);
   // Dropping positions costs a copy, so running on over rows has to save more than that.
-  by_rows_ = images_per_item_ == 1 && rows * 15 <= on * 16;
-  const auto num_phases =
-      static_cast<Index>(phases_[0].size() * phases_[1].size() * phases_[2].size());
-  scratch_floats_ = RoundUp(num_phases * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
+  by_rows_ =
+      is_woven_ || (images_per_item_ == 1 && RowPositions(out) * 15 <= RunOnPositions(out) * 16);
+  scratch_floats_ =
+      RoundUp(NumPhases() * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
     Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
   }
@@ -216,6 +244,7 @@ void ConvPlan::FillOffsets(std::int32_t* offsets) const {
   const Index channel = images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];
+    if (is_woven_ && axis == 2) return std::pair<Index, Index>(k, 0);
     const auto phase =
         std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
     return std::pair<Index, Index>(phase - phases_[axis].begin(), at / conv_.strides[axis]);

@@ -8,6 +8,10 @@
 // An input position i along an axis with stride s belongs to phase i mod s at index i / s, so for
 // every kernel position the inputs of consecutive output positions are consecutive. Padding is
 // part of it. Only phases that a kernel position reads are there.
+//
+// A woven plan has a copy for every kernel position along w instead, as wide as the output: rows
+// then follow each other without a gap, a vector may hold several narrow ones, and those of rows
+// that are whole vectors are aligned.
 #pragma once
 
 #include <array>
@@ -76,9 +80,10 @@ struct ConvItem {
 // What one run does; depends on shapes and the kernel table alone.
 class ConvPlan {
  public:
-  // `split_columns`: the columns of a group may go to different items.
+  // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
+  // cost as much as what else the tasks do. `align`: most time goes into reading vectors.
   ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-           const kernels::KernelTable& kernels);
+           const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false);
 
   Index num_items() const { return images_parts_ * band_parts_ * group_parts_ * block_parts_; }
   ConvItem Item(Index i) const;
@@ -106,16 +111,22 @@ class ConvPlan {
   // Extents of a channel in scratch memory, and its size.
   const Axes& extent() const { return extent_; }
   Index plane() const { return extent_[0] * extent_[1] * extent_[2]; }
-  // Phases of an axis that are read, in the order they lie in scratch memory.
+  // Phases of an axis that are read, in the order they lie in scratch memory; of the last axis of a
+  // woven plan, the kernel positions times the dilation.
   const std::vector<Index>& phases(std::size_t axis) const { return phases_[axis]; }
   // True where a vector holds positions of one output row, false where vectors run on over rows
-  // (and images) and what lies between is dropped.
+  // (and images) and what lies between is dropped. The h and w of a woven plan are one row.
   bool by_rows() const { return by_rows_; }
+  bool is_woven() const { return is_woven_; }
 
  private:
   void FindPhases();
+  void ChooseWeave(bool align);
+  Index NumPhases() const;
+  Index RowPositions(const Axes& out) const;    // that vectors of one row each take
+  Index RunOnPositions(const Axes& out) const;  // that vectors take which run on
   void ChooseImages();
-  void ChooseParts(bool split_columns);
+  void ChooseParts(bool split_columns, Index other_columns);
   void ChooseLanes();
   Axes BandOut() const;  // output positions of the largest band
 
@@ -136,6 +147,7 @@ class ConvPlan {
   Axes reach_{0, 0, 0};  // largest index that a kernel position adds, per axis
   Axes extent_{1, 1, 1};
   bool by_rows_ = false;
+  bool is_woven_ = false;
   Index scratch_floats_ = 0;
 };
 

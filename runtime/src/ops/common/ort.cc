@@ -14,6 +14,18 @@ struct ShapeHandle {
   }
 };
 
+// Reads an attribute with `Function`; a missing or mistyped one throws.
+template <class Function, class... Out>
+void ReadAttribute(const abi::Api* api, const abi::KernelInfo* info, const char* name,
+                   const char* type, Out... out) {
+  abi::Status* status = Function::Call(api, info, name, out...);
+  if (status == nullptr) return;
+  abi::ReleaseStatus::Call(api, status);
+  Refuse("attribute ", name, " is missing or is not of type ", type);
+}
+
+}  // namespace
+
 Tensor ReadTensor(const abi::Api* api, const abi::Value* value) {
   Tensor tensor;
   ShapeHandle handle{api};
@@ -30,18 +42,6 @@ Tensor ReadTensor(const abi::Api* api, const abi::Value* value) {
   tensor.data = data;
   return tensor;
 }
-
-// Reads an attribute with `Function`; a missing or mistyped one throws.
-template <class Function, class... Out>
-void ReadAttribute(const abi::Api* api, const abi::KernelInfo* info, const char* name,
-                   const char* type, Out... out) {
-  abi::Status* status = Function::Call(api, info, name, out...);
-  if (status == nullptr) return;
-  abi::ReleaseStatus::Call(api, status);
-  Refuse("attribute ", name, " is missing or is not of type ", type);
-}
-
-}  // namespace
 
 void Check(const abi::Api* api, abi::Status* status) {
   if (status == nullptr) return;
@@ -175,6 +175,7 @@ Scratch::~Scratch() {
 
 AlignedFloats::AlignedFloats(Index count)
     : storage_(static_cast<std::size_t>(count) + kAlignment / sizeof(float)),
-      data_(Align(storage_.data())) {}
+      data_(Align(storage_.data())),
+      size_(count) {}
 
 }  // namespace rimc

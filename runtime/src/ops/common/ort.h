@@ -84,6 +84,9 @@ struct Tensor {
   const std::int64_t* Int64s() const { return static_cast<const std::int64_t*>(data); }
 };
 
+// The tensor in a value.
+Tensor ReadTensor(const abi::Api* api, const abi::Value* value);
+
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
@@ -104,6 +107,12 @@ class NodeInfo {
  private:
   const abi::Api* api_;
   const abi::KernelInfo* info_;
+};
+
+// What a kernel has written.
+struct Output {
+  float* data;
+  Dims dims;
 };
 
 // What a kernel may use when it runs.
@@ -159,10 +168,12 @@ class AlignedFloats {
   AlignedFloats& operator=(AlignedFloats&&) = default;
   float* data() { return data_; }
   const float* data() const { return data_; }
+  Index size() const { return size_; }
 
  private:
   std::vector<float> storage_;
   float* data_ = nullptr;
+  Index size_ = 0;
 };
 
 constexpr Index RoundUp(Index value, Index step) { return (value + step - 1) / step * step; }

@@ -8,11 +8,17 @@ namespace {
 
 // Codes of more bits are not exact in fp32.
 constexpr Index kMaxBits = 24;
+// Beyond it the terms of the curve don't suffice.
+constexpr double kMaxSinh = 6.0;
 
 void CheckBits(const char* name, Index bits, Index lowest) {
   if (bits != 0 && (bits < lowest || bits > kMaxBits)) {
     Refuse(name, " must be 0 (ideal) or ", lowest, "..", kMaxBits, ", got ", bits);
   }
+}
+
+void CheckFlag(const char* name, Index value) {
+  if (value != 0 && value != 1) Refuse(name, " must be 0 or 1, got ", value);
 }
 
 void CheckRange(const char* name, float range) {
@@ -21,7 +27,15 @@ void CheckRange(const char* name, float range) {
   }
 }
 
+// NaN fails every comparison.
+void CheckWithin(const char* name, float value, double low, double high) {
+  if (!(value >= low && value <= high)) {
+    Refuse(name, " must be ", low, "..", high, ", got ", value);
+  }
+}
+
 float TopCode(Index bits) { return static_cast<float>((Index{1} << bits) - 1); }
+float PowerOfTwo(Index exponent) { return std::ldexp(1.0f, static_cast<int>(exponent)); }
 
 Index ExpectedTiles(Index tile_rows, Index depth, Index rows_per_step) {
   if (tile_rows == 0) return 1;
@@ -30,32 +44,93 @@ Index ExpectedTiles(Index tile_rows, Index depth, Index rows_per_step) {
   return CeilDiv(depth, steps);
 }
 
-}  // namespace
-
-Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index rows_per_step) {
-  Periphery p;
+void ReadTiles(const NodeInfo& node, Index depth, Index rows_per_step, Periphery* p) {
   const Index tile_rows = node.Int("tile_rows");
   if (tile_rows < 0) Refuse("tile_rows must be 0 (untiled) or more, got ", tile_rows);
-  p.num_tiles = node.Int("num_tiles");
+  p->num_tiles = node.Int("num_tiles");
   const Index expected = ExpectedTiles(tile_rows, depth, rows_per_step);
-  if (p.num_tiles != expected) {
+  if (p->num_tiles != expected) {
     Refuse("num_tiles must be ", expected, " for tiles of ", tile_rows, " rows and a depth of ",
-           depth, " x ", rows_per_step, ", got ", p.num_tiles);
+           depth, " x ", rows_per_step, ", got ", p->num_tiles);
   }
+}
 
+// sinh(K u) / sinh(K) as powers of u^2 times u, by the series of sinh in double and in the order
+// written: rimc_onnx/device/iv_curve.py has the same lines.
+std::vector<float> SinhCurve(double k) {
+  std::array<double, kernels::kCurveTerms> terms{};
+  double term = k;
+  double sum = 0.0;
+  for (int n = 0; n < kernels::kCurveTerms; ++n) {
+    if (n > 0) term = term * (k * k) / static_cast<double>((2 * n) * (2 * n + 1));
+    terms[static_cast<std::size_t>(n)] = term;
+    sum = sum + term;
+  }
+  std::vector<float> curve;
+  for (const double value : terms) curve.push_back(static_cast<float>(value / sum));
+  return curve;
+}
+
+void ReadWordLines(const NodeInfo& node, Periphery* p) {
   const Index dac_signed = node.Int("dac_signed");
-  if (dac_signed != 0 && dac_signed != 1) Refuse("dac_signed must be 0 or 1, got ", dac_signed);
+  CheckFlag("dac_signed", dac_signed);
   const Index dac_bits = node.Int("dac_bits");
   CheckBits("dac_bits", dac_bits, 1 + dac_signed);
   const float dac_range = node.Float("dac_range");
   CheckRange("dac_range", dac_range);
-  p.has_dac = dac_bits > 0;
-  if (p.has_dac) {
+  p->line = {1.0f, 0.0f, 0.0f, 1.0f};
+  p->line.quantize = dac_bits > 0;
+  p->line.range = dac_range;
+  if (dac_bits > 0) {
     const float top = TopCode(dac_bits - dac_signed);
     const float step = dac_range / top;
-    p.dac = {step, dac_signed == 1 ? -top : 0.0f, top, step};
+    p->line.step = step;
+    p->line.low = dac_signed == 1 ? -top : 0.0f;
+    p->line.high = top;
+    p->line.out = step;
   }
 
+  const float iv_sinh = node.Float("iv_sinh");
+  CheckWithin("iv_sinh", iv_sinh, 0.0, kMaxSinh);
+  const float shrink = node.Float("input_shrink");
+  if (!(shrink > 0.0f && shrink <= 1.0f)) {
+    Refuse("input_shrink must be above 0 and at most 1, got ", shrink);
+  }
+  if (iv_sinh > 0.0f) {
+    p->curve = SinhCurve(static_cast<double>(iv_sinh) * static_cast<double>(shrink));
+  }
+  p->has_line = dac_bits > 0 || !p->curve.empty();
+
+  const Index serial_bits = node.Int("dac_serial_bits");
+  const Index magnitude_bits = dac_bits - dac_signed;
+  if (serial_bits < 0 || (serial_bits > 0 && serial_bits > magnitude_bits)) {
+    Refuse("dac_serial_bits must be 0 (all at once) or 1..", dac_bits == 0 ? 0 : magnitude_bits,
+           " with dac_bits ", dac_bits, ", got ", serial_bits);
+  }
+  p->serial_bits = serial_bits;
+  p->plane_shifts = {0};
+  if (serial_bits > 0) {
+    for (Index bit = serial_bits; bit < magnitude_bits; bit += serial_bits) {
+      p->plane_shifts.push_back(bit);
+    }
+  }
+}
+
+// One value, or one per tile and bit line.
+std::vector<float> ReadConverters(const NodeInfo& node, const char* name, Index columns,
+                                  Index num_tiles) {
+  std::vector<float> values = node.Floats(name);
+  const auto count = static_cast<Index>(values.size());
+  if (count != 1 && count != num_tiles * columns) {
+    Refuse(name, " must have 1 or ", num_tiles * columns, " values, got ", count);
+  }
+  for (const float value : values) {
+    if (!std::isfinite(value)) Refuse(name, " must be finite, got ", value);
+  }
+  return values;
+}
+
+void ReadAdc(const NodeInfo& node, Index columns, Periphery* p) {
   const Index adc_bits = node.Int("adc_bits");
   CheckBits("adc_bits", adc_bits, 2);
   const std::vector<float> adc_range = node.Floats("adc_range");
@@ -64,14 +139,99 @@ Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index 
     Refuse("adc_range must have 1 or ", columns, " values, got ", num_ranges);
   }
   for (const float range : adc_range) CheckRange("adc_range", range);
-  p.has_adc = adc_bits > 0;
-  if (p.has_adc) {
-    p.adc_top = TopCode(adc_bits - 1);
-    for (Index m = 0; m < columns; ++m) {
-      const float range = adc_range[static_cast<std::size_t>(num_ranges == 1 ? 0 : m)];
-      p.adc_gain.push_back(p.adc_top / range);
-      p.adc_back.push_back(range / p.adc_top);
+  const std::vector<float> gain = ReadConverters(node, "adc_gain", columns, p->num_tiles);
+  for (const float value : gain) CheckRange("adc_gain", value);
+  const std::vector<float> offset = ReadConverters(node, "adc_offset", columns, p->num_tiles);
+  p->has_adc = adc_bits > 0;
+  if (!p->has_adc) return;
+
+  p->adc_top = TopCode(adc_bits - 1);
+  const bool has_offset = offset.size() > 1 || offset[0] != 0.0f;
+  const bool per_tile = gain.size() > 1 || offset.size() > 1;
+  p->adc_tiles = per_tile ? p->num_tiles : 1;
+  const auto at = [](const std::vector<float>& values, Index i) {
+    return values[values.size() == 1 ? 0 : static_cast<std::size_t>(i)];
+  };
+  for (Index i = 0; i < p->adc_tiles * columns; ++i) {
+    const float ideal = p->adc_top / at(adc_range, i % columns);
+    p->adc_gain.push_back(ideal * at(gain, i));
+    if (has_offset) p->adc_offset.push_back(at(offset, i) * p->adc_top);
+  }
+  for (Index m = 0; m < columns; ++m) p->adc_back.push_back(at(adc_range, m) / p->adc_top);
+}
+
+void ReadReadNoise(const NodeInfo& node, Index columns, Periphery* p) {
+  const float frac = node.Float("read_noise");
+  CheckWithin("read_noise", frac, 0.0, 1.0);
+  const Index relative = node.Int("read_noise_relative");
+  CheckFlag("read_noise_relative", relative);
+  const auto key = static_cast<std::uint64_t>(node.Int("read_key"));
+  const std::vector<float> w_max = node.Floats("w_max");
+  const auto count = static_cast<Index>(w_max.size());
+  if (count != 1 && count != columns) {
+    Refuse("w_max must have 1 or ", columns, " values, got ", count);
+  }
+  for (const float value : w_max) {
+    if (!(value >= 0.0f) || !std::isfinite(value)) {
+      Refuse("w_max must be 0 or more and finite, got ", value);
     }
+  }
+  p->noise.on = frac > 0.0f;
+  p->noise.relative = relative == 1;
+  p->noise.key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)};
+  if (!p->noise.on) return;
+  // Both devices of a pair add their variance: sqrt(2).
+  const float both = std::sqrt(2.0f) * frac;
+  for (Index m = 0; m < columns; ++m) {
+    const float largest = w_max[static_cast<std::size_t>(count == 1 ? 0 : m)];
+    p->noise.deviation.push_back(relative == 1 ? frac : both * largest);
+  }
+}
+
+}  // namespace
+
+kernels::Quantizer Periphery::Line(Index plane) const {
+  kernels::Quantizer q = line;
+  if (!curve.empty()) q.curve = curve.data();
+  if (serial_bits == 0) return q;
+  const Index shift = plane_shifts[static_cast<std::size_t>(plane)];
+  q.base = PowerOfTwo(serial_bits);
+  q.down = PowerOfTwo(-shift);
+  q.next = PowerOfTwo(-shift - serial_bits);
+  q.range = (q.base - 1.0f) * q.step;  // what the largest digit stands for
+  return q;
+}
+
+float Periphery::PlaneWeight(Index plane) const {
+  return PowerOfTwo(plane_shifts[static_cast<std::size_t>(plane)]);
+}
+
+const float* Periphery::Gain(Index tile) const {
+  return has_adc ? adc_gain.data() + (adc_tiles == 1 ? 0 : tile * columns) : nullptr;
+}
+
+const float* Periphery::Offset(Index tile) const {
+  if (adc_offset.empty()) return nullptr;
+  return adc_offset.data() + (adc_tiles == 1 ? 0 : tile * columns);
+}
+
+kernels::DrawKey Periphery::Draws(std::uint64_t run, Index plane, Index tile) const {
+  return {{noise.key[0], noise.key[1]},
+          {static_cast<std::uint32_t>(plane * num_reads() + tile), static_cast<std::uint32_t>(run),
+           static_cast<std::uint32_t>(run >> 32)}};
+}
+
+Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index rows_per_step) {
+  Periphery p;
+  p.columns = columns;
+  ReadTiles(node, depth, rows_per_step, &p);
+  ReadWordLines(node, &p);
+  ReadAdc(node, columns, &p);
+  ReadReadNoise(node, columns, &p);
+  // Without ADC or noise the planes of a linear word line add up to the whole.
+  if (!p.has_adc && !p.noise.on && p.curve.empty()) {
+    p.serial_bits = 0;
+    p.plane_shifts = {0};
   }
   return p;
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Converters and tiles of an RRAM node, read from its attributes and checked.
+// Converters, word lines, tiles and read noise of an RRAM node, read from its attributes and
+// checked.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -10,14 +12,48 @@
 
 namespace rimc {
 
+// Noise of the devices, drawn anew at every read.
+struct ReadNoise {
+  bool on = false;
+  bool relative = false;             // each device by its own conductance; else all by G_max
+  std::array<std::uint32_t, 2> key;  // of the draws
+  // [M] standard deviation of y is this times sqrt(sum x^2) (absolute) or sqrt(sum x^2 w^2)
+  std::vector<float> deviation;
+};
+
 struct Periphery {
   Index num_tiles = 1;
-  bool has_dac = false;
-  kernels::Quantizer dac{};
+  Index columns = 0;  // M
+
+  bool has_line = false;               // word lines change x
+  std::vector<float> curve;            // of the word lines, kCurveTerms or none
+  kernels::Quantizer line{};           // of all bits at once; see Line()
+  std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
+  Index serial_bits = 0;               // bits of a plane, 0 is all of them
+
   bool has_adc = false;
   float adc_top = 0.0f;
-  std::vector<float> adc_gain;  // [M] codes per unit of partial sum
-  std::vector<float> adc_back;  // [M] units per code
+  Index adc_tiles = 1;            // tiles with a gain and offset of their own, or 1
+  std::vector<float> adc_gain;    // [adc_tiles, M] codes per unit of partial sum
+  std::vector<float> adc_offset;  // [adc_tiles, M] codes, empty if all are 0
+  std::vector<float> adc_back;    // [M] units per code
+
+  ReadNoise noise;
+
+  Index num_planes() const { return static_cast<Index>(plane_shifts.size()); }
+  // What plane `i` of the codes puts on the word lines; points into this object.
+  kernels::Quantizer Line(Index plane) const;
+  // What a code of the plane is worth.
+  float PlaneWeight(Index plane) const;
+  // Gains and offsets [M] of a tile, null without ADC or offset.
+  const float* Gain(Index tile) const;
+  const float* Offset(Index tile) const;
+  // Tiles that are read one by one.
+  Index num_reads() const { return has_adc ? num_tiles : 1; }
+  // Draws of a read of one tile and plane in run `run` of the session.
+  kernels::DrawKey Draws(std::uint64_t run, Index plane, Index tile) const;
+  // True where sums have to be stored before they are read.
+  bool stored_sums() const { return noise.on || num_planes() > 1; }
 };
 
 // `columns` bit lines [M]; `depth` steps of `rows_per_step` word lines each (opset.num_tiles).

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crossbars of a converted model at another time since programming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.device import DeviceConfig, Realise, largest_weight
+from rimc_onnx.errors import ModelError
+from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
+from rimc_onnx.passes.programmed_tensor import programmed_tensor
+from rimc_onnx.passes.rram_unit import RramUnit
+
+__all__ = ["AgeRramPass"]
+
+
+class AgeRramPass(ir.passes.InPlacePass):
+    """Move every crossbar along its own path, to ``time_s`` seconds after programming.
+
+    1. The weight of an RRAM node is computed again from the teacher's unit of the same name, with
+       the device, the seed and the draws that the node records; by ``realise`` instead of numpy,
+       with the same bits.
+    2. ``time_s`` of the node and of the model's metadata is set.
+    3. Everything else, adapters included, is left alone; a model that is at that time already, too.
+
+    Raises:
+        ModelError: the teacher has no such node, or one whose weight the arrays were not made from.
+        ConfigError: the device has no time axis, or its law does not reach to that time.
+    """
+
+    def __init__(
+        self, units: Mapping[str, RramUnit], time_s: float, *, realise: Realise | None = None
+    ) -> None:
+        self._units = units
+        self._time_s = time_s
+        self._realise = realise
+
+    def __str__(self) -> str:
+        return f"AgeRramPass(time_s={self._time_s:g})"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Age in place."""
+        branches = rram_branches(model)
+        # All before the first edit, so that an error leaves the model as it was.
+        plans = [(branch, self._unit(branch), _device(branch)) for branch in branches]
+        times = [device.resolve_time(self._time_s) for _, _, device in plans]
+        modified = False
+        for (branch, unit, device), time_s in zip(plans, times, strict=True):
+            attributes = branch.rram.attributes
+            if attributes["time_s"].as_float() == time_s:
+                continue
+            value = branch.rram.inputs[1]
+            if value is None or value.name is None:
+                raise ModelError(f"node '{branch.node}': its weight is not an initializer.")
+            value.const_value = programmed_tensor(
+                unit,
+                name=value.name,
+                device=device,
+                seed=attributes["seed"].as_int(),
+                time_s=time_s,
+                wire_ohm=attributes["wire_ohm"].as_float() or None,
+                num_tiles=attributes["num_tiles"].as_int(),
+                tile_rows=attributes["tile_rows"].as_int() or None,
+                realise=self._realise,
+            )
+            attributes["time_s"] = ir.AttrFloat32("time_s", time_s)
+            modified = True
+        if modified:
+            model.metadata_props[opset.TIME_KEY] = f"{times[0]:.9g}"
+        return ir.passes.PassResult(model, modified)
+
+    def _unit(self, branch: RramBranch) -> RramUnit:
+        unit = self._units.get(branch.node)
+        if unit is None:
+            raise ModelError(
+                f"node '{branch.node}' is not in the teacher, so its arrays can't be aged. Give "
+                f"the model that it was converted from with --teacher."
+            )
+        if unit.op_type != branch.rram.op_type or unit.weight.shape != branch.weight_shape:
+            raise ModelError(
+                f"node '{branch.node}': its arrays hold {list(branch.weight_shape)}, the teacher's "
+                f"weight is {list(unit.weight.shape)}. Give the model that it was converted from "
+                f"with --teacher."
+            )
+        recorded = np.asarray(branch.rram.attributes["w_max"].as_floats(), np.float32)
+        found = largest_weight(unit.weight.float32(), _device(branch), unit.column_axis)
+        if not np.array_equal(recorded, found):
+            raise ModelError(
+                f"node '{branch.node}': the teacher's largest weight is not the one that its "
+                f"arrays were programmed with. Convert the new teacher instead."
+            )
+        return unit
+
+
+def _device(branch: RramBranch) -> DeviceConfig:
+    return DeviceConfig.from_json(branch.rram.attributes["device_config"].as_string())

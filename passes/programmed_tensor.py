@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weight that a crossbar answers with, as a tensor that is computed when it is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx.device import ArrayLayout, DeviceConfig, Realise, apply_ir_drop, program
+from rimc_onnx.passes._graph import lazy_tensor
+from rimc_onnx.passes.rram_unit import RramUnit
+
+__all__ = ["programmed_tensor"]
+
+
+def programmed_tensor(
+    unit: RramUnit,
+    *,
+    name: str,
+    device: DeviceConfig,
+    seed: int,
+    time_s: float | None,
+    wire_ohm: float | None,
+    num_tiles: int,
+    tile_rows: int | None,
+    realise: Realise | None = None,
+) -> ir.LazyTensor:
+    """What the arrays of ``unit`` hold ``time_s`` seconds after programming; never kept.
+
+    With ``wire_ohm``, seen through the wires of ``num_tiles`` row tiles (those of the node, which
+    need not be the unit's) with at most ``tile_rows`` bit lines each. ``realise`` programs the
+    cells instead of numpy, with the same bits.
+    """
+    columns = tile_rows or unit.columns
+    layout = ArrayLayout(group=unit.group, num_tiles=num_tiles, tile_columns=columns)
+    return lazy_tensor(
+        lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, realise),
+        name=name,
+        dtype=ir.DataType.FLOAT,
+        shape=unit.weight.shape,
+    )
+
+
+def _realised(
+    unit: RramUnit,
+    device: DeviceConfig,
+    seed: int,
+    time_s: float | None,
+    wire_ohm: float | None,
+    layout: ArrayLayout,
+    realise: Realise | None,
+) -> npt.NDArray[np.float32]:
+    programmed = program(
+        unit.weight.float32(),
+        node=unit.name,
+        seed=seed,
+        config=device,
+        column_axis=unit.column_axis,
+        time_s=time_s,
+        realise=realise,
+        keep_conductances=wire_ohm is not None,
+    )
+    if wire_ohm is None:
+        return programmed.w_realised
+    return apply_ir_drop(
+        programmed, node=unit.name, g_max_us=device.g_max_us, wire_ohm=wire_ohm, layout=layout
+    )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device models of one's own, in TOML files whose keys carry their units."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rimc_onnx.device.config import DeviceConfig
+from rimc_onnx.device.plain import check_keys
+from rimc_onnx.device.presets import get_preset, presets
+from rimc_onnx.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["DeviceDescription", "describe_device", "list_devices", "load_device"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceDescription:
+    """A device model as people are shown it."""
+
+    name: str
+    summary: str
+    parameters: dict[str, Any]
+    """Plain values of the configuration, as files record them."""
+    g_range_us: tuple[float, float] | None
+    """Valid conductances in microsiemens; None is any."""
+    time_range_s: tuple[float, float] | None
+    """Valid times since programming in seconds; None is no time axis."""
+    source: str
+
+
+def load_device(path: Path, **overrides: Any) -> DeviceConfig:
+    """The device model of a TOML file, with ``overrides`` (fields of :class:`DeviceConfig`).
+
+    Keys are the fields of :class:`DeviceConfig`; ``preset`` is the model's name, that of the file
+    where it is left out. ``base`` names a preset to start from: keys then replace its fields.
+
+    Raises:
+        ConfigError: no such file, not TOML, a key that is not known or has another unit, or a value
+            out of range; with the name of the file.
+    """
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(f"{path}: can't be read ({reason}). Give a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML ({' '.join(str(error).split())}).") from error
+    try:
+        return replace(_device(values, path.stem), **overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _device(values: dict[str, Any], name: str) -> DeviceConfig:
+    values = {"preset": name, **values}
+    base = values.pop("base", None)
+    if base is None:
+        return DeviceConfig.from_mapping(values)
+    known = [f.name for f in fields(DeviceConfig)]
+    check_keys("device configuration", values, ["base", *known], [])
+    start = json.loads(get_preset(str(base)).to_json())
+    return DeviceConfig.from_mapping({**start, **values})
+
+
+def list_devices() -> list[DeviceDescription]:
+    """Every preset, the default first."""
+    return [describe_device(name) for name in presets()]
+
+
+def describe_device(name: str) -> DeviceDescription:
+    """A preset, or the model of a ``.toml`` file.
+
+    Raises:
+        ConfigError: neither is there, or the file is wrong.
+    """
+    if name.endswith(".toml"):
+        config = load_device(Path(name))
+        summary, source = f"device model of {name}", config.source or "not stated"
+    else:
+        config = get_preset(name)
+        summary, source = presets()[name].summary, presets()[name].source
+    return DeviceDescription(
+        name=config.preset,
+        summary=summary,
+        parameters=json.loads(config.to_json()),
+        g_range_us=config.g_range_us,
+        time_range_s=config.time_range_s,
+        source=source,
+    )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programming of crossbars by the native library: the bits of the numpy code, only sooner.
+
+The numpy code in ``rimc_onnx.device`` says what is right; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.runtime import NativeLibraryError, _library, library_path
+
+__all__ = ["native_realise", "realise_cells"]
+
+Float32Array = npt.NDArray[np.float32]
+
+
+_KNOTS = 4097
+
+Law = Mapping[str, npt.NDArray[np.float64] | float | None]
+
+
+class _Column(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("knots", ctypes.c_void_p),
+        ("value", ctypes.c_double),
+    ]
+
+
+class _CellLaw(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("drift_frac", ctypes.c_double),
+        ("drift_mean_frac", ctypes.c_double),
+        ("reference_slope", ctypes.c_double),
+        ("reference_us", ctypes.c_double),
+        ("g_max_us", ctypes.c_double),
+        ("g_min_us", ctypes.c_double),
+        ("intervals_per_us", ctypes.c_double),
+        ("programming_sigma_us", _Column),
+        ("mean_us", _Column),
+        ("drift_sigma_us", _Column),
+        ("nu_mean", _Column),
+        ("nu_sigma", _Column),
+        ("log_time", ctypes.c_double),
+        ("stuck_min_words", ctypes.c_uint64),
+        ("stuck_max_words", ctypes.c_uint64),
+        ("clips", ctypes.c_int32),
+        ("level_bits", ctypes.c_int32),
+        ("num_slices", ctypes.c_int32),
+        ("devices_per_weight", ctypes.c_int32),
+    ]
+
+
+class _Job(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("size", ctypes.c_uint32),
+        ("max_threads", ctypes.c_int32),
+        ("w", ctypes.c_void_p),
+        ("w_realised", ctypes.c_void_p),
+        ("first_cell", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("w_max", ctypes.c_void_p),
+        ("num_columns", ctypes.c_int64),
+        ("run", ctypes.c_int64),
+        ("seed", ctypes.c_uint64),
+        ("node", ctypes.c_char_p),
+        ("law", _CellLaw),
+    ]
+
+
+def realise_cells(
+    w_target: Float32Array,
+    *,
+    w_max: Float32Array,
+    run: int,
+    node: str,
+    seed: int,
+    law: Law,
+    first_cell: int = 0,
+    max_threads: int | None = None,
+) -> Float32Array:
+    """Realised weights [cells] of the cells from ``first_cell`` on.
+
+    Args:
+        w_target: finite target weights [cells], contiguous.
+        w_max: largest weight of each column, [1] or [columns].
+        run: cells from one column to the next.
+        node: the node's name, key of its draws.
+        seed: 0..2^64-1.
+        law: fields of a ``rimc_onnx.device.CellLaw``; of columns, knots [4097], a number or None.
+        first_cell: index of the first cell within the node.
+        max_threads: ``None`` is as many as the machine has.
+
+    Raises:
+        NativeLibraryError: the library can't be used or refuses the job.
+    """
+    w_target, w_max = _contiguous(w_target), _contiguous(w_max)
+    fields = _fields(node, law)
+    w_realised = np.empty_like(w_target)
+    job = _Job(
+        size=ctypes.sizeof(_Job),
+        max_threads=max_threads or 0,
+        w=w_target.ctypes.data,
+        w_realised=w_realised.ctypes.data,
+        first_cell=first_cell,
+        count=w_target.size,
+        w_max=w_max.ctypes.data,
+        num_columns=w_max.size,
+        run=run,
+        seed=seed,
+        node=node.encode("utf-8"),
+        law=_CellLaw(**fields),
+    )
+    refusal = _library().RimcProgramCells(ctypes.byref(job))
+    if refusal is not None:
+        raise NativeLibraryError(refusal.decode("utf-8"))
+    return w_realised
+
+
+def _fields(node: str, law: Law) -> dict[str, Any]:
+    """The members of a law's structure; arrays of ``law`` are pointed at."""
+    known = [name for name, *_ in _CellLaw._fields_]
+    if sorted(known) != sorted(law):
+        raise NativeLibraryError(
+            f"node '{node}': the library knows the law {', '.join(known)}, got {', '.join(law)}. "
+            f"Reinstall rimc-onnx."
+        )
+    fields: dict[str, Any] = {}
+    for name, kind in _CellLaw._fields_:
+        value = law[name]
+        if kind is not _Column:
+            fields[name] = value
+        elif isinstance(value, np.ndarray):
+            if (
+                value.shape != (_KNOTS,)
+                or value.dtype != np.float64
+                or not value.flags.c_contiguous
+            ):
+                raise NativeLibraryError(
+                    f"node '{node}': {name} must be {_KNOTS} contiguous float64, got "
+                    f"{value.dtype} {value.shape}"
+                )
+            fields[name] = _Column(knots=value.ctypes.data)
+        else:
+            fields[name] = _Column(value=value or 0.0)
+    return fields
+
+
+def native_realise() -> Callable[..., Float32Array] | None:
+    """:func:`realise_cells`, or ``None`` where the library was not built: numpy then does it."""
+    try:
+        library_path()
+    except NativeLibraryError:
+        return None
+    return realise_cells
+
+
+def _contiguous(array: Float32Array) -> Float32Array:
+    return np.ascontiguousarray(array, dtype=np.float32)

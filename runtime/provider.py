@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native library as an execution provider of ONNX Runtime, 1.24 or newer.
+
+Registered once per process, it brings the kernels of the ``ai.rimc`` operators to a session and, on
+request, runs the Conv, Gemm and MatMul nodes of an ordinary float32 model on simulated crossbars.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
+from rimc_onnx.opset import DOMAIN
+from rimc_onnx.runtime import (
+    NativeLibraryError,
+    _has_rimc_node,
+    _library,
+    kernels_created,
+    library_path,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = [
+    "PROVIDER_NAME",
+    "NodeMapping",
+    "last_mapping",
+    "provider_session",
+    "register_provider",
+]
+
+PROVIDER_NAME: Final = "RimcExecutionProvider"
+
+_OLDEST: Final = (1, 24)
+_MAX_REASONS: Final = 4
+_registering = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeMapping:
+    """What the provider made of one node that multiplies matrices."""
+
+    name: str
+    op_type: str
+    reason: str | None
+    """Why the node stays digital; None if it runs on a crossbar."""
+
+
+def register_provider() -> Sequence[onnxruntime.OrtEpDevice]:
+    """The devices of the provider, registered with ONNX Runtime unless it is already.
+
+    Raises:
+        NativeLibraryError: the library is missing, or ONNX Runtime is older than 1.24 or refuses
+            it.
+    """
+    import onnxruntime  # here, since `rimc-onnx --help` must not load it
+
+    version = onnxruntime.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        raise NativeLibraryError(
+            f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {version}. Update onnxruntime, "
+            f"or run a converted model with make_session."
+        )
+    path = library_path()
+    with _registering:
+        if not _devices():
+            try:
+                onnxruntime.register_execution_provider_library(PROVIDER_NAME, str(path))
+            except Exception as error:  # the bindings have no common base class for statuses
+                raise NativeLibraryError(
+                    f"ONNX Runtime can't register {path}: {_last_line(error)}"
+                ) from error
+        devices = _devices()
+    if not devices:
+        raise NativeLibraryError(f"{PROVIDER_NAME} found no processor that ONNX Runtime knows.")
+    return devices
+
+
+def _devices() -> list[onnxruntime.OrtEpDevice]:
+    import onnxruntime
+
+    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == PROVIDER_NAME]
+
+
+def provider_session(
+    model: str | Path | bytes,
+    *,
+    provider_options: Mapping[str, object] | None = None,
+    num_threads: int | None = None,
+    options: Mapping[str, str] | None = None,
+) -> onnxruntime.InferenceSession:
+    """Open a model with the provider; nodes that it does not run stay with the CPU provider.
+
+    A converted model needs no options. An ordinary model is programmed into crossbars here, by
+    ``provider_options``: ``preset`` (required), ``time_s``, ``seed``, ``scaling`` (``node`` or
+    ``column``), ``keep_digital`` (patterns of node names, a list or one text with ``;`` between
+    them), and of a ``rimc_onnx.device.DeviceConfig`` ``drift_frac``, ``drift_mean_frac``,
+    ``g_max_us``, ``g_min_us``, ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``,
+    ``num_slices``, ``devices_per_weight``. Converters are ideal.
+
+    Args:
+        model: path of the file, or the serialised model.
+        provider_options: see above.
+        num_threads: threads inside an operator; ``None`` leaves it to ONNX Runtime.
+        options: session configuration entries of ONNX Runtime.
+
+    Raises:
+        NativeLibraryError: the provider can't be used, or a converted model runs none of its nodes
+            on it.
+        ConfigError: an option is not known, or its value is bad.
+        NodeMappingError: no node of the model runs on a crossbar.
+        ModelError: a weight has NaN or infinite values.
+    """
+    import onnxruntime
+
+    texts = {name: _text(value) for name, value in (provider_options or {}).items()}
+    session_options = onnxruntime.SessionOptions()
+    # That some nodes are not the provider's is a warning of ONNX Runtime's, and as it should be.
+    session_options.log_severity_level = 3
+    if num_threads is not None:
+        session_options.intra_op_num_threads = num_threads
+    for key, value in (options or {}).items():
+        session_options.add_session_config_entry(key, value)
+    # Naming the provider in `providers` would not bring its operators.
+    session_options.add_provider_for_devices(register_provider(), texts)
+    source: Any = model if isinstance(model, bytes) else str(model)
+    before = kernels_created()
+    try:
+        # The fallback of the Python binding would run a refused model on the CPU provider instead.
+        session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
+    except Exception as error:
+        raise _translated(error) from error
+    if kernels_created() == before:
+        raise _nothing_runs(model, programs="preset" in texts)
+    return session
+
+
+def last_mapping() -> list[NodeMapping]:
+    """What the calling thread's last session with the provider made of an ordinary model's nodes.
+
+    Names and types are those that ONNX Runtime showed the provider, in its order: its own basic
+    optimizations come before, so a MatMul and its Add may be a Gemm of the MatMul's name.
+    """
+    library = _library()
+    return [NodeMapping(**entry) for entry in json.loads(library.RimcLastMapping().decode())]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ";".join(str(part) for part in value)
+    return str(value)
+
+
+def _nothing_runs(model: str | Path | bytes, *, programs: bool) -> Exception:
+    name = "the model" if isinstance(model, bytes) else str(model)
+    if programs:
+        reasons = [f"'{m.name}': {m.reason}" for m in last_mapping()]
+        more = f"; {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
+        why = "; ".join(reasons[:_MAX_REASONS]) + more or "it has no Conv, Gemm or MatMul"
+        return NodeMappingError(f"{name}: no node can go to a crossbar ({why}).")
+    if _has_rimc_node(model if isinstance(model, bytes) else Path(model)):
+        return NativeLibraryError(
+            f"{name} has {DOMAIN} nodes but runs none on {PROVIDER_NAME}. Run it with make_session."
+        )
+    return NodeMappingError(
+        f"{name} has no {DOMAIN} nodes. Give the provider option preset to program its weights."
+    )
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).rpartition("] : ")[2].rpartition(" : ")[2].strip()
+
+
+def _translated(error: Exception) -> Exception:
+    """The error of ours that ONNX Runtime wrapped, or its own."""
+    text = str(error)
+    if "provider option" in text:
+        return ConfigError(text[text.index("provider option") :].strip())
+    if "no conductance can hold them" in text:
+        return ModelError(text[text.index("node '") :].strip())
+    return error

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/codes.h"
+#include "kernels/simd_avx2.h"
+
+namespace rimc::kernels {
+namespace {
+
+struct Avx2Vnni : Avx2 {
+  using Words = __m256i;
+
+  static Words LoadWords(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void StoreWords(uint32_t* p, int n, Words v) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), Mask(n), v);
+  }
+  static Words Set1Words(int32_t x) { return _mm256_set1_epi32(x); }
+  static Words AddWords(Words a, Words b) { return _mm256_add_epi32(a, b); }
+  template <int kBits>
+  static Words ShiftWords(Words v) {
+    return _mm256_slli_epi32(v, kBits);
+  }
+  static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
+  static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
+  static unsigned Nans(Vec v) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+  }
+};
+
+}  // namespace
+
+const CodeTable rimc_kernels_i8_avx2vnni = MakeCodeTable<Avx2Vnni>();
+
+}  // namespace rimc::kernels

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/codes.h"
+#include "kernels/simd_avx512.h"
+
+namespace rimc::kernels {
+namespace {
+
+struct Avx512Vnni : Avx512 {
+  using Words = __m512i;
+
+  static Words LoadWords(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static void StoreWords(uint32_t* p, int n, Words v) { _mm512_mask_storeu_epi32(p, Mask(n), v); }
+  static Words Set1Words(int32_t x) { return _mm512_set1_epi32(x); }
+  static Words AddWords(Words a, Words b) { return _mm512_add_epi32(a, b); }
+  template <int kBits>
+  static Words ShiftWords(Words v) {
+    return _mm512_slli_epi32(v, kBits);
+  }
+  static Words Dot(Words sum, Words b, Words a) { return _mm512_dpbusd_epi32(sum, b, a); }
+  static Words ToWords(Vec v) {
+    return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static unsigned Nans(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
+};
+
+}  // namespace
+
+const CodeTable rimc_kernels_i8_avx512vnni = MakeCodeTable<Avx512Vnni>();
+
+}  // namespace rimc::kernels

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <arm_neon.h>
+
+#include "kernels/microkernel.h"
+
+namespace rimc::kernels {
+namespace {
+
+struct Neon {
+  using Vec = float32x4_t;
+  static constexpr int kLanes = 4;
+  static constexpr int kMaxRows = 8;
+  static constexpr int kMaxAccumulators = 24;
+  static constexpr int kPanelVecs = 3;
+
+  static Vec Load(const float* p) { return vld1q_f32(p); }
+  static Vec LoadN(const float* p, int n) {
+    float lanes[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int i = 0; i < n; ++i) lanes[i] = p[i];
+    return vld1q_f32(lanes);
+  }
+  static Vec LoadEven(const float* p, int n) {
+    if (n == kLanes) {
+      // p[0] .. p[6] and nothing beyond.
+      const Vec first = vld1q_f32(p);
+      const Vec second = vld1q_f32(p + 3);
+      return vcombine_f32(vget_low_f32(vuzp1q_f32(first, first)),
+                          vget_low_f32(vuzp2q_f32(second, second)));
+    }
+    float lanes[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int i = 0; i < n; ++i) lanes[i] = p[2 * i];
+    return vld1q_f32(lanes);
+  }
+  static void Store(float* p, Vec v) { vst1q_f32(p, v); }
+  static void StoreN(float* p, int n, Vec v) {
+    float lanes[kLanes];
+    vst1q_f32(lanes, v);
+    for (int i = 0; i < n; ++i) p[i] = lanes[i];
+  }
+  static Vec Set1(float x) { return vdupq_n_f32(x); }
+  static Vec Fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+  static Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
+  static Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+  static Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }
+  static Vec Rint(Vec v) { return vrndnq_f32(v); }
+  // Not vmaxq and vminq: they order the two zeros, which the other ISAs do not.
+  static Vec Clip(Vec v, Vec low, Vec high) {
+    v = vbslq_f32(vcltq_f32(v, low), low, v);
+    return vbslq_f32(vcgtq_f32(v, high), high, v);
+  }
+  static float Sum(Vec v) { return vaddvq_f32(v); }
+  static void Transpose(Vec* v) {
+    const Vec even01 = vtrn1q_f32(v[0], v[1]);
+    const Vec odd01 = vtrn2q_f32(v[0], v[1]);
+    const Vec even23 = vtrn1q_f32(v[2], v[3]);
+    const Vec odd23 = vtrn2q_f32(v[2], v[3]);
+    v[0] = vcombine_f32(vget_low_f32(even01), vget_low_f32(even23));
+    v[1] = vcombine_f32(vget_low_f32(odd01), vget_low_f32(odd23));
+    v[2] = vcombine_f32(vget_high_f32(even01), vget_high_f32(even23));
+    v[3] = vcombine_f32(vget_high_f32(odd01), vget_high_f32(odd23));
+  }
+  static Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+  static Vec Sqrt(Vec v) { return vsqrtq_f32(v); }
+  static Vec Floor(Vec v) { return vrndmq_f32(v); }
+  static Vec Abs(Vec v) { return vabsq_f32(v); }
+  static Vec CopySign(Vec magnitude, Vec sign) {
+    return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
+  }
+  static bool AnyAtLeast(Vec v, Vec bound) { return vmaxvq_u32(vcgeq_f32(v, bound)) != 0; }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vcltq_f32(a, b), x, y); }
+
+  using Int = uint32x4_t;
+  static Int SetInt(uint32_t x) { return vdupq_n_u32(x); }
+  static Int Lanes() {
+    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
+    return vld1q_u32(lanes);
+  }
+  static Int AddInt(Int a, Int b) { return vaddq_u32(a, b); }
+  static Int SubInt(Int a, Int b) { return vsubq_u32(a, b); }
+  static Int Xor(Int a, Int b) { return veorq_u32(a, b); }
+  static Int And(Int a, Int b) { return vandq_u32(a, b); }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return vshlq_n_u32(a, kBits);
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), kBits));
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    // Products of lanes 0 and 1, then of 2 and 3; lower halves are the even words.
+    const Int first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
+    const Int second = vreinterpretq_u32_u64(vmull_high_u32(a, b));
+    *high = vuzp2q_u32(first, second);
+    return vuzp1q_u32(first, second);
+  }
+  static Vec ToFloat(Int a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+  static Int FloatBits(Vec v) { return vreinterpretq_u32_f32(v); }
+  static Vec BitsFloat(Int a) { return vreinterpretq_f32_u32(a); }
+};
+
+}  // namespace
+
+const KernelTable rimc_kernels_f32_neon = MakeTable<Neon>("neon");
+
+}  // namespace rimc::kernels

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// AVX-512F as a SIMD type (simd.h): for files that are compiled for it.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "kernels/unroll.h"
+
+namespace rimc::kernels {
+namespace {
+
+struct Avx512 {
+  using Vec = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kMaxRows = 8;
+  static constexpr int kMaxAccumulators = 24;
+  static constexpr int kPanelVecs = 3;
+
+  static __mmask16 Mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  static Vec Load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec LoadN(const float* p, int n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
+  static Vec LoadEven(const float* p, int n) {
+    const int span = 2 * n - 1;
+    const __m512 first = LoadN(p, span < 16 ? span : 16);
+    const __m512 second = span > 16 ? LoadN(p + 16, span - 16) : _mm512_setzero_ps();
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(first, even, second);
+  }
+  static void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static void StoreN(float* p, int n, Vec v) { _mm512_mask_storeu_ps(p, Mask(n), v); }
+  static Vec Set1(float x) { return _mm512_set1_ps(x); }
+  static Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+  static Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+  static Vec Rint(Vec v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // min and max give their second operand where one is NaN.
+  static Vec Clip(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
+  static float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  static Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+  static Vec Sqrt(Vec v) { return _mm512_sqrt_ps(v); }
+  static Vec Floor(Vec v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  }
+  static Vec Abs(Vec v) { return BitsFloat(And(FloatBits(v), SetInt(0x7fffffffu))); }
+  static Vec CopySign(Vec magnitude, Vec sign) {
+    const Int bit = SetInt(0x80000000u);
+    return BitsFloat(_mm512_or_si512(_mm512_andnot_si512(bit, FloatBits(magnitude)),
+                                     _mm512_and_si512(bit, FloatBits(sign))));
+  }
+  static bool AnyAtLeast(Vec v, Vec bound) { return _mm512_cmp_ps_mask(v, bound, _CMP_GE_OQ) != 0; }
+  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+  }
+
+  using Int = __m512i;
+  static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static Int Lanes() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static Int AddInt(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static Int SubInt(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+  static Int Xor(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return _mm512_slli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static Int ShiftRight(Int a) {
+    return _mm512_srai_epi32(a, kBits);
+  }
+  static Int Mul64(Int a, Int b, Int* high) {
+    constexpr __mmask16 kOdd = 0xaaaa;
+    const Int even = _mm512_mul_epu32(a, b);
+    const Int odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), b);
+    *high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), kOdd, odd);
+    return _mm512_mask_mov_epi32(even, kOdd, _mm512_slli_epi64(odd, 32));
+  }
+  static Vec ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
+  static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
+  static Vec BitsFloat(Int a) { return _mm512_castsi512_ps(a); }
+
+  static void Transpose(Vec* v) {
+    // Within 4 x 4 blocks of the tile first, then the blocks among themselves.
+    Vec quad[16];
+    RIMC_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v[i], v[i + 1]));
+      const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v[i], v[i + 1]));
+      const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3]));
+      const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]));
+      quad[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+      quad[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+      quad[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+      quad[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+    }
+    // Column c of block column b is in lane b of quad[4 * block row + c].
+    RIMC_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const Vec even_top = _mm512_shuffle_f32x4(quad[c], quad[4 + c], 0x88);
+      const Vec odd_top = _mm512_shuffle_f32x4(quad[c], quad[4 + c], 0xdd);
+      const Vec even_bottom = _mm512_shuffle_f32x4(quad[8 + c], quad[12 + c], 0x88);
+      const Vec odd_bottom = _mm512_shuffle_f32x4(quad[8 + c], quad[12 + c], 0xdd);
+      v[c] = _mm512_shuffle_f32x4(even_top, even_bottom, 0x88);
+      v[4 + c] = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0x88);
+      v[8 + c] = _mm512_shuffle_f32x4(even_top, even_bottom, 0xdd);
+      v[12 + c] = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0xdd);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace rimc::kernels

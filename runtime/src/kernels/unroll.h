@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define RIMC_UNROLL _Pragma("GCC unroll 16")
+#elif defined(__clang__)
+#define RIMC_UNROLL _Pragma("unroll")
+#else
+#define RIMC_UNROLL
+#endif

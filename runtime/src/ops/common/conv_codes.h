@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The int8 matrices of an adapter of a convolution for the integer kernels: words of four channels
+// each (kernels::CodeBlockArgs).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/common/conv_engine.h"
+
+namespace rimc {
+
+// Channels of a word.
+constexpr Index kWordChannels = 4;
+
+// A convolution's int8 cells [groups * columns, depth, window] as words, packed in blocks or, where
+// most words are 0, in lists.
+class ConvWords {
+ public:
+  ConvWords() = default;
+  struct Shape {
+    Index groups;
+    Index columns;  // of a group
+    Index depth;
+    Index window;
+    Index max_rows;  // of a block
+  };
+  ConvWords(const std::int8_t* cells, const Shape& shape, bool may_be_lists);
+
+  // Words of a column.
+  Index steps() const { return steps_; }
+  bool is_lists() const { return is_lists_; }
+  CodeCells Blocks(Index group) const;
+  CodeLists Lists() const;
+  // Most words of the lists of a group.
+  Index max_group_words() const { return max_group_words_; }
+
+ private:
+  void PackLists(const std::vector<std::int32_t>& words);
+
+  Shape shape_{};
+  Index steps_ = 0;
+  bool is_lists_ = false;
+  Index max_group_words_ = 0;
+  std::vector<std::int32_t> packed_;
+  std::vector<std::int32_t> start_;
+  std::vector<std::int32_t> list_starts_;
+  std::vector<std::int32_t> list_steps_;
+};
+
+}  // namespace rimc

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "provider/compiled_node.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "device/programming.h"
+#include "dispatch.h"
+
+namespace rimc {
+namespace {
+
+// The weight as the crossbar holds it: [K, N], or as it is for a Conv.
+std::vector<float> CrossbarWeight(const MappedNode& node) {
+  const float* const from = node.weight.Floats();
+  std::vector<float> w(from, from + node.weight.dims.Count());
+  if (node.transposed) {
+    const Index columns = static_cast<Index>(node.weight.dims[0]);
+    const Index depth = static_cast<Index>(node.weight.dims[1]);
+    for (Index k = 0; k < depth; ++k) {
+      for (Index n = 0; n < columns; ++n) {
+        w[static_cast<std::size_t>(k * columns + n)] = from[n * depth + k];
+      }
+    }
+  }
+  if (node.alpha != 1.0f) {
+    for (float& value : w) value *= node.alpha;
+  }
+  return w;
+}
+
+void Program(const MappedNode& node, const DeviceOptions& device, const Dims& dims,
+             std::vector<float>* w) {
+  const auto count = static_cast<std::int64_t>(w->size());
+  const std::size_t axis = node.is_conv ? 0 : 1;
+  CellRun cells;
+  cells.run = count;
+  if (device.by_column) {
+    cells.num_columns = dims[axis];
+    cells.run = node.is_conv ? count / dims[0] : 1;
+  }
+  const std::vector<float> w_max = LargestWeights(w->data(), count, cells.num_columns, cells.run);
+  if (!std::all_of(w_max.begin(), w_max.end(), [](float m) { return std::isfinite(m); })) {
+    Refuse(
+        "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
+        "or name the node in the option keep_digital");
+  }
+  if (!device.has_error && device.timed.law.level_bits == 0) return;
+  cells.w_max = w_max.data();
+  cells.seed = device.seed;
+  cells.name = NameWords(node.name);
+  cells.law = device.timed.law;
+  ProgramWeights(ActiveKernels(), cells, w->data(), w->data(), count, 0);
+}
+
+// y[n, m, p] += bias[m], [rows, columns, inner].
+void AddBias(const Context& context, const std::vector<float>& bias, Index inner, Index count,
+             float* y) {
+  const auto columns = static_cast<Index>(bias.size());
+  const Index rows = count / inner;  // of `inner` values, or of all columns where inner is 1
+  constexpr Index kTaskFloats = Index{1} << 16;
+  const Index step = inner == 1 ? columns : inner;
+  const Index lines = inner == 1 ? count / columns : rows;
+  const Index tasks = std::clamp<Index>(count / kTaskFloats, 1, std::max<Index>(lines, 1));
+  context.ParallelFor(tasks, [&](Index task) {
+    const Range part = Part(lines, tasks, task);
+    for (Index line = part.begin; line < part.end; ++line) {
+      float* const to = y + line * step;
+      if (inner == 1) {
+        for (Index m = 0; m < columns; ++m) to[m] += bias[static_cast<std::size_t>(m)];
+      } else {
+        const float addend = bias[static_cast<std::size_t>(line % columns)];
+        for (Index i = 0; i < inner; ++i) to[i] += addend;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device)
+    : abi::NodeComputeInfo{}, api_(api) {
+  version = abi::kEpApiVersion;
+  CreateState = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*,
+                   void** state) -> abi::Status* {
+    *state = self;
+    return nullptr;
+  };
+  Compute = [](abi::NodeComputeInfo* self, void*, abi::KernelContext* context) -> abi::Status* {
+    const auto& compiled = *static_cast<const CompiledNode*>(self);
+    return Guard(compiled.api_, [&] { compiled.Run(context); });
+  };
+  ReleaseState = [](abi::NodeComputeInfo*, void*) {};
+
+  Tensor w = node.weight;
+  if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
+  std::vector<float> realised = CrossbarWeight(node);
+  Program(node, device, w.dims, &realised);
+  w.data = realised.data();
+  if (node.is_conv) {
+    crossbar_.emplace<RramConv>(node.conv, w);
+  } else {
+    crossbar_.emplace<RramMatMul>(w);
+  }
+  if (node.bias) {
+    const std::size_t columns = static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]);
+    const bool one = node.bias->dims.Count() == 1;
+    for (std::size_t m = 0; m < columns; ++m) {
+      const float value = node.bias->Floats()[one ? 0 : m];
+      bias_.push_back(node.beta == 1.0f ? value : value * node.beta);
+    }
+  }
+  Check(api_, abi::CreateCpuMemoryInfo::Call(api_, 0, 0, &memory_));
+}
+
+CompiledNode::~CompiledNode() {
+  if (memory_ != nullptr) abi::ReleaseMemoryInfo::Call(api_, memory_);
+}
+
+void CompiledNode::Run(abi::KernelContext* kernel_context) const {
+  const Context context(api_, kernel_context, memory_);
+  if (const auto* matmul = std::get_if<RramMatMul>(&crossbar_)) {
+    const Output y = matmul->Compute(context);
+    if (!bias_.empty()) AddBias(context, bias_, 1, y.dims.Count(), y.data);
+  } else if (const auto* conv = std::get_if<RramConv>(&crossbar_)) {
+    const Output y = conv->Compute(context);
+    const Index count = y.dims.Count();
+    if (bias_.empty() || count == 0) return;
+    const Index planes = static_cast<Index>(y.dims[0] * y.dims[1]);
+    AddBias(context, bias_, count / planes, count, y.data);
+  }
+}
+
+}  // namespace rimc

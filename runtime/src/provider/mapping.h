@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which nodes of an ordinary model go to crossbars, and what is read of them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ops/common/conv_plan.h"
+#include "ops/common/ort.h"
+#include "provider/options.h"
+#include "rimc/ort_ep_abi.h"
+
+namespace rimc {
+
+// A Conv, Gemm or MatMul as a crossbar and its digital bias. Tensors belong to ONNX Runtime.
+struct MappedNode {
+  std::string name;  // key of the draws
+  bool is_conv = false;
+  ConvNode conv;  // of a Conv; pads written out
+  Tensor weight;  // [M, C / group, *kernel], or [K, N] ([N, K] if transposed)
+  bool transposed = false;
+  float alpha = 1.0f;          // factor of the weight
+  std::optional<Tensor> bias;  // 1 or M values
+  float beta = 1.0f;
+};
+
+// What happens to a node that multiplies matrices.
+struct Decision {
+  std::string name;
+  std::string op_type;
+  std::string reason;  // empty where it goes to a crossbar
+  std::optional<MappedNode> mapped;
+};
+
+// Nodes of a graph, in its order.
+std::vector<const abi::Node*> NodesOf(const abi::Api* api, const abi::Graph* graph);
+
+// Name, domain ("" is ONNX's own) and operator of a node.
+std::string NameOf(const abi::Api* api, const abi::Node* node);
+std::string DomainOf(const abi::Api* api, const abi::Node* node);
+std::string OperatorOf(const abi::Api* api, const abi::Node* node);
+
+// Nothing where the node is no Conv, Gemm or MatMul.
+std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
+                               const DeviceOptions& device);
+
+}  // namespace rimc

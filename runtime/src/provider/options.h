@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an application tells the provider, checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device/law.h"
+
+namespace rimc {
+
+// Crossbars that nodes of an ordinary model are programmed into.
+struct DeviceOptions {
+  TimedLaw timed;
+  bool has_error = true;   // else devices hold their targets exactly
+  bool by_column = false;  // one W_max per column
+  std::uint64_t seed = 0;
+  std::vector<std::string> keep_digital;  // patterns of node names
+};
+
+using KeyValues = std::vector<std::pair<std::string, std::string>>;
+
+// The options of a session. Nothing where there is no preset: the provider then claims no node of
+// an ordinary model. Throws Error that names the option where one is unknown or its value is bad.
+std::optional<DeviceOptions> ParseOptions(const KeyValues& options);
+
+// `*` stands for any text, `?` for any one character (byte).
+bool MatchesPattern(const std::string& pattern, const std::string& text);
+
+}  // namespace rimc

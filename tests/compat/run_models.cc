@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Runs models with the native library, where there is no Python: see run_arm.sh.
+//
+// Usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG
+// FOLDER/list.txt has a line per model: MODEL KIND NUM_INPUTS {NAME RANK SIZE...}..., KIND custom
+// (operators), simulated or aged (the provider).
+// Inputs are float32 in FOLDER/MODEL.NAME; the output y goes to FOLDER/MODEL.y.TAG.
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "rimc/ort_abi.h"
+
+namespace abi = rimc::abi;
+
+namespace {
+
+struct Env;
+struct EpDevice;
+struct RunOptions;
+struct Session;
+
+using CreateEnv = abi::Slot<3, abi::Status*, int, const char*, Env**>;
+using CreateSession =
+    abi::Slot<7, abi::Status*, const Env*, const char*, const abi::SessionOptions*, Session**>;
+using Run =
+    abi::Slot<9, abi::Status*, Session*, const RunOptions*, const char* const*,
+              const abi::Value* const*, std::size_t, const char* const*, std::size_t, abi::Value**>;
+using CreateSessionOptions = abi::Slot<10, abi::Status*, abi::SessionOptions**>;
+using CreateTensor = abi::Slot<49, abi::Status*, const abi::MemoryInfo*, void*, std::size_t,
+                               const std::int64_t*, std::size_t, int, abi::Value**>;
+using ElementCount = abi::Slot<64, abi::Status*, const abi::Shape*, std::size_t*>;
+using RegisterLibrary = abi::Slot<228, abi::Status*, abi::SessionOptions*, const char*>;
+using RegisterProviderLibrary = abi::Slot<301, abi::Status*, Env*, const char*, const char*>;
+using GetDevices = abi::Slot<303, abi::Status*, const Env*, const EpDevice* const**, std::size_t*>;
+using AppendProvider =
+    abi::Slot<304, abi::Status*, abi::SessionOptions*, Env*, const EpDevice* const*, std::size_t,
+              const char* const*, const char* const*, std::size_t>;
+using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
+
+constexpr const char* kProvider = "RimcExecutionProvider";
+constexpr const char* kKeys[] = {"preset", "scaling", "seed"};
+constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"};
+constexpr const char* kAgedKeys[] = {"preset",         "time_s",     "stuck_min_frac",
+                                     "stuck_max_frac", "level_bits", "num_slices"};
+constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2"};
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "error: %s\n", what.c_str());
+  std::exit(1);
+}
+
+void Check(const abi::Api* api, abi::Status* status) {
+  if (status != nullptr) Fail(abi::GetErrorMessage::Call(api, status));
+}
+
+struct Machine {
+  const abi::Api* api;
+  Env* env;
+  const char* library;
+  const EpDevice* device;
+};
+
+Machine Load(const char* runtime_path, const char* library) {
+  void* runtime = dlopen(runtime_path, RTLD_NOW | RTLD_LOCAL);
+  if (runtime == nullptr) Fail(dlerror());
+  using GetApiBase = const abi::ApiBase* (*)();
+  const auto get_base = reinterpret_cast<GetApiBase>(dlsym(runtime, "OrtGetApiBase"));
+  if (get_base == nullptr) Fail(std::string(runtime_path) + ": is not ONNX Runtime");
+  Machine machine{get_base()->GetApi(24), nullptr, library, nullptr};
+  const abi::Api* api = machine.api;
+  if (api == nullptr) Fail("needs ONNX Runtime 1.24 or newer");
+  Check(api, CreateEnv::Call(api, 3, "run_models", &machine.env));
+  Check(api, RegisterProviderLibrary::Call(api, machine.env, kProvider, library));
+  const EpDevice* const* devices = nullptr;
+  std::size_t count = 0;
+  Check(api, GetDevices::Call(api, machine.env, &devices, &count));
+  for (std::size_t i = 0; i < count; ++i) {
+    if (std::strcmp(DeviceProviderName::Call(api, devices[i]), kProvider) == 0) {
+      machine.device = devices[i];
+    }
+  }
+  if (machine.device == nullptr) Fail("the provider has no device");
+  return machine;
+}
+
+void RunModel(const Machine& machine, const std::string& folder, const std::string& line,
+              const std::string& tag) {
+  const abi::Api* api = machine.api;
+  std::istringstream words(line);
+  std::string model, kind;
+  std::size_t num_inputs = 0;
+  words >> model >> kind >> num_inputs;
+  abi::SessionOptions* options = nullptr;
+  Session* session = nullptr;
+  Check(api, CreateSessionOptions::Call(api, &options));
+  if (kind == "simulated") {
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kKeys, kValues,
+                                    std::size(kKeys)));
+  } else if (kind == "aged") {
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kAgedKeys,
+                                    kAgedValues, std::size(kAgedKeys)));
+  } else {
+    Check(api, RegisterLibrary::Call(api, options, machine.library));
+  }
+  const std::string path = folder + "/" + model;
+  Check(api, CreateSession::Call(api, machine.env, path.c_str(), options, &session));
+
+  abi::MemoryInfo* memory = nullptr;
+  Check(api, abi::CreateCpuMemoryInfo::Call(api, 0, 0, &memory));
+  std::vector<std::string> names(num_inputs);
+  std::vector<std::vector<char>> data(num_inputs);
+  std::vector<const char*> name_pointers;
+  std::vector<const abi::Value*> values;
+  for (std::size_t i = 0; i < num_inputs; ++i) {
+    std::size_t rank = 0;
+    words >> names[i] >> rank;
+    std::vector<std::int64_t> dims(rank);
+    for (std::int64_t& dim : dims) words >> dim;
+    std::ifstream file(path + "." + names[i], std::ios::binary);
+    data[i].assign(std::istreambuf_iterator<char>(file), {});
+    abi::Value* value = nullptr;
+    Check(api, CreateTensor::Call(api, memory, data[i].data(), data[i].size(), dims.data(), rank,
+                                  abi::kFloat, &value));
+    values.push_back(value);
+    name_pointers.push_back(names[i].c_str());
+  }
+  const char* const output_name = "y";
+  abi::Value* output = nullptr;
+  Check(api, Run::Call(api, session, nullptr, name_pointers.data(), values.data(), num_inputs,
+                       &output_name, 1, &output));
+  abi::Shape* shape = nullptr;
+  std::size_t count = 0;
+  void* floats = nullptr;
+  Check(api, abi::GetTensorShape::Call(api, output, &shape));
+  Check(api, ElementCount::Call(api, shape, &count));
+  Check(api, abi::GetTensorMutableData::Call(api, output, &floats));
+  std::ofstream out(path + ".y." + tag, std::ios::binary);
+  out.write(static_cast<const char*>(floats), static_cast<std::streamsize>(count * sizeof(float)));
+  if (!out) Fail(path + ".y." + tag + ": can't be written");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) Fail("usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG");
+  const Machine machine = Load(argv[1], argv[2]);
+  const std::string folder = argv[3];
+  std::ifstream list(folder + "/list.txt");
+  int count = 0;
+  for (std::string line; std::getline(list, line); ++count)
+    RunModel(machine, folder, line, argv[4]);
+  std::printf("%s: %d models\n", argv[4], count);
+  return 0;
+}

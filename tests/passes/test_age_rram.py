@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AgeRramPass: what it changes, what it leaves alone, and when it does nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnxscript import ir
+
+from rimc_onnx import opset
+from rimc_onnx.config import ConvertConfig
+from rimc_onnx.device import get_preset
+from rimc_onnx.errors import ConfigError
+from rimc_onnx.passes import (
+    AgeRramPass,
+    convert_model,
+    find_units,
+    prepare_pipeline,
+    rram_branches,
+)
+
+WAN = get_preset("wan2022-aihwkit")
+NET = """g (float[n,6] x) => (float[n,3] y, float[n,4] z) {
+    h = MatMul(x, u)
+    a = Relu(h)
+    y = MatMul(a, v)
+    t = Transpose(v2)
+    z = MatMul(a, t)
+}"""
+
+
+@pytest.fixture
+def teacher(build) -> ir.Model:
+    rng = np.random.default_rng(3)
+    shapes = {"u": (6, 5), "v": (5, 3), "v2": (4, 5)}
+    return build(NET, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+
+
+def converted(teacher: ir.Model, time_s: float | None = None, **fields: object) -> ir.Model:
+    model = teacher.clone()
+    convert_model(model, ConvertConfig(device=get_preset("wan2022-aihwkit", **fields), seed=5,
+                                       time_s=time_s))  # fmt: skip
+    return model
+
+
+def units(teacher: ir.Model):
+    prepared = teacher.clone()
+    prepare_pipeline()(prepared)
+    return find_units(prepared)
+
+
+def weights(model: ir.Model) -> dict[str, bytes]:
+    return {b.node: b.weight().tobytes() for b in rram_branches(model)}
+
+
+def test_model_becomes_the_one_converted_at_that_time(teacher):
+    # The weight of "t" is derived in the teacher: its unit must be found by the node's name.
+    model = converted(teacher)
+    assert AgeRramPass(units(teacher), 3600.0)(model).modified
+    want = converted(teacher, 3600.0)
+    assert weights(model) == weights(want)
+    assert ir.to_onnx_text(model, exclude_initializers=True) == ir.to_onnx_text(
+        want, exclude_initializers=True
+    )
+
+
+def test_second_run_and_own_time_change_nothing(teacher):
+    model = converted(teacher, 3600.0)
+    before = weights(model)
+    step = AgeRramPass(units(teacher), 3600.0)
+    assert not step(model).modified
+    assert weights(model) == before
+
+
+def test_error_leaves_the_model_as_it_was(teacher):
+    model = converted(teacher)
+    text, before = ir.to_onnx_text(model), weights(model)
+    with pytest.raises(ConfigError, match="time_s must lie in"):
+        AgeRramPass(units(teacher), 1e9)(model)
+    assert ir.to_onnx_text(model) == text
+    assert weights(model) == before
+
+
+def test_nodes_say_their_time(teacher):
+    model = converted(teacher)
+    AgeRramPass(units(teacher), 86400.0)(model)
+    times = [b.rram.attributes["time_s"].as_float() for b in rram_branches(model)]
+    assert times == [86400.0] * 3
+    assert model.metadata_props[opset.TIME_KEY] == "86400"
