@@ -142,11 +142,21 @@ ALLOWED = {
         "rimc_onnx.api",
         "rimc_onnx.device",
     },
+    "rimc_onnx._study_commands": {
+        "typer",
+        "rimc_onnx._console",
+        "rimc_onnx._options",
+        "rimc_onnx._tables",
+        "rimc_onnx.calibration.config",
+        "rimc_onnx.quickstart",
+        "rimc_onnx.studies",
+    },
     "rimc_onnx.cli": {
         "typer",
         "rimc_onnx._console",
         "rimc_onnx._device_commands",
         "rimc_onnx._options",
+        "rimc_onnx._study_commands",
         "rimc_onnx._tables",
         "rimc_onnx.adapter_file",
         "rimc_onnx.api",
@@ -156,8 +166,6 @@ ALLOWED = {
         "rimc_onnx.errors",
         "rimc_onnx.evaluation",
         "rimc_onnx.files",
-        "rimc_onnx.quickstart",
-        "rimc_onnx.studies",
     },
 }
 FORBIDDEN_AT_TOP = {"torch", "matplotlib"}
