@@ -8,6 +8,7 @@ nodes: a session factory decides that (the simulator, stock ONNX Runtime, a vend
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -238,9 +239,20 @@ def _piece(
         ir_version=model.ir_version,
         opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
     )
-    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
+    proto.functions.extend(_function(f) for f in model.functions.values())
     content: bytes = proto.SerializeToString()
     return content
+
+
+_written: weakref.WeakKeyDictionary[ir.Function, onnx.FunctionProto] = weakref.WeakKeyDictionary()
+"""Functions as they were written before: every piece carries all, and none changes while a model is
+run in pieces."""
+
+
+def _function(function: ir.Function) -> onnx.FunctionProto:
+    if function not in _written:
+        _written[function] = ir.serde.serialize_function(function)
+    return _written[function]
 
 
 def _inline_tensor(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
