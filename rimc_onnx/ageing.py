@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from rimc_onnx import passes
-from rimc_onnx.errors import ModelError, UsageError
+from rimc_onnx.errors import UsageError
 from rimc_onnx.files import blame_model, check_output, load_model, save_model
-from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import AgeReport
 from rimc_onnx.runtime.programming import native_realise
-from rimc_onnx.teacher import TEACHER_PATH, teacher_of
+from rimc_onnx.teacher import TEACHER_PATH, check_converted, teacher_of
 
 __all__ = ["age"]
 
@@ -49,8 +48,7 @@ def age(
     target = Path(output) if output else source.with_suffix(".aged.onnx")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    if DOMAIN not in student.opset_imports:
-        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
+    check_converted(student, source)
     passes.check_rimc_model(student)
     check_output(target, force=force)
     branches = passes.rram_branches(student)

@@ -6,10 +6,8 @@ Everything the command line does is here; the command line only parses and rende
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -55,7 +53,14 @@ from rimc_onnx.reports import (
     StatisticsReport,
 )
 from rimc_onnx.runtime.programming import native_realise
-from rimc_onnx.teacher import TEACHER_PATH, TEACHER_SHA256, teacher_of
+from rimc_onnx.teacher import (
+    TEACHER_PATH,
+    TEACHER_SHA256,
+    VERSION,
+    check_converted,
+    package_version,
+    teacher_of,
+)
 
 __all__ = [
     "AgeReport",
@@ -77,7 +82,6 @@ Array = npt.NDArray[Any]
 Data = str | Path | Mapping[str, Array]
 Progress = Callable[[int, int], None]
 
-_VERSION = "rimc.version"
 _NODES = "rimc.nodes"
 
 _DEFAULT_LABELS = "labels"
@@ -163,7 +167,7 @@ def convert(
         {
             TEACHER_SHA256: digest,
             TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
-            _VERSION: _package_version(),
+            VERSION: package_version(),
             _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
         }
     )
@@ -218,9 +222,7 @@ def calibrate(
     target = Path(output) if output else source.with_suffix(".calibrated.onnx")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target}: is the model itself. Give another file with -o.")
-    if DOMAIN not in student.opset_imports:
-        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
-    _refuse_newer(student, source)
+    check_converted(student, source)
     check_output(target, force=force)
     extras = [Path(extra) for extra in (adapter_file, twin) if extra is not None]
     for extra in extras:
@@ -409,7 +411,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
             time_s=None,
             teacher_sha256=None,
         )
-    _refuse_newer(graph, source)
+    check_converted(graph, source)
     passes.check_rimc_model(graph)
     branches = passes.rram_branches(graph)
     nodes = [
@@ -445,27 +447,6 @@ def _node_report(node: CalibratedNode) -> CalibratedNodeReport:
 
 def _timed(report: ConvertReport, start: float) -> ConvertReport:
     return replace(report, seconds=time.perf_counter() - start)
-
-
-def _refuse_newer(graph: ir.Model, source: Path) -> None:
-    """A later version may mean something else by the same names."""
-    written = graph.metadata_props.get(_VERSION, "")
-    own = _package_version()
-    if _release(written) > _release(own):
-        raise ModelError(
-            f"{source}: converted by rimc-onnx {written}, which is newer than this one ({own}). "
-            "Update rimc-onnx, or convert the model again."
-        )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: (0, 2, 1) of 0.2.1rc1."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
-def _package_version() -> str:
-    return importlib.metadata.version("rimc-onnx")
 
 
 def _inputs(graph: ir.Model) -> list[InputSpec]:

@@ -109,7 +109,7 @@ ALLOWED = {
         "rimc_onnx.runtime",
         "rimc_onnx.teacher",
     },
-    "rimc_onnx.teacher": {"onnxscript", "rimc_onnx.errors", "rimc_onnx.files"},
+    "rimc_onnx.teacher": {"onnxscript", "rimc_onnx.errors", "rimc_onnx.files", "rimc_onnx.opset"},
     "rimc_onnx.ageing": BASE
     | {
         "rimc_onnx.files",

@@ -276,7 +276,7 @@ def test_model_that_answers_nan_has_no_sqnr(
     assert "'y'" in line
 
 
-@pytest.mark.parametrize("command", [["calibrate"], ["inspect"]])
+@pytest.mark.parametrize("command", [["calibrate"], ["inspect"], ["age", "--time", "1d"]])
 def test_model_of_a_newer_version_is_refused(
     fails: Callable[..., str], digits_job: Path, command: list[str]
 ) -> None:

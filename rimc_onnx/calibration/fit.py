@@ -234,7 +234,7 @@ def _problems(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Features | None]]:
             statistics=job.known.statistics[pair.branch.node],
             target=target,
             error=target - _measured(pair, job.config),
-            bias_frac=1.0,
+            bias_frac=job.bias_frac,
         )
         yield pair, problem, None
 
