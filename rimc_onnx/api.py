@@ -496,9 +496,9 @@ def _data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
     return str(default)
 
 
-def _session(model: Path | bytes, *, native: bool) -> Any:
+def _session(model: Path | bytes, *, native: bool, options: Mapping[str, str] | None = None) -> Any:
     try:
-        return runtime.make_session(model, native=native)
+        return runtime.make_session(model, native=native, options=options)
     except ModelError:
         raise
     except Exception as error:
@@ -508,11 +508,15 @@ def _session(model: Path | bytes, *, native: bool) -> Any:
         ) from error
 
 
+_PIECE_OPTIONS = {"session.intra_op.allow_spinning": "0"}
+"""Pieces of a model are many and run once: the threads of one must not spin beside the next."""
+
+
 def _device_session(content: bytes) -> Session:
-    session: Session = _session(content, native=True)
+    session: Session = _session(content, native=True, options=_PIECE_OPTIONS)
     return session
 
 
 def _digital_session(content: bytes) -> Session:
-    session: Session = _session(content, native=False)
+    session: Session = _session(content, native=False, options=_PIECE_OPTIONS)
     return session

@@ -33,8 +33,8 @@ class ClosedFormConfig:
     """Regularisation, chosen on ResNet-20 (docs/calibration.md)."""
 
     prior_samples: float = 10.0
-    """Samples that the belief in M = 1 is worth: one sample moves M little, a thousand move it
-    freely."""
+    """Samples that the belief in one gain for the whole node is worth: one sample tells bit lines
+    little apart, a thousand let each have its own."""
     bias_prior_samples: float = 2.0
     """The same for the belief in an unchanged bias."""
     sparse_frac: float = 0.75
@@ -74,7 +74,8 @@ class Draft:
     need: F32
     """D = W_t / M - W_r, [G, d, m]"""
     prior: float | None
-    """What the belief in M = 1 is worth, as a multiple of the samples; ``None`` keeps M at 1."""
+    """What the belief in one gain for the node is worth, as a multiple of the samples; ``None``
+    keeps M at 1."""
 
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
@@ -114,12 +115,18 @@ def draft(
 
 
 def _magnitude(problem: NodeProblem, weight: F32, prior: float) -> F32:
-    """M that brings ``weight`` [G, d, m] nearest to the target in the metric, shrunk towards 1."""
+    """M that brings ``weight`` [G, d, m] nearest to the target in the metric, shrunk.
+
+    A drifted array is louder than its target, since its errors add their own power. The belief that
+    few samples are weighed against is the one gain that makes the node as loud as the teacher's.
+    """
     loud = problem.metric @ weight
     power = (weight * loud).sum(axis=1, dtype=np.float64)
     along = (problem.target * loud).sum(axis=1, dtype=np.float64)
+    wanted = (problem.target * (problem.metric @ problem.target)).sum(dtype=np.float64)
+    belief = np.sqrt(max(wanted, 0.0) / power.sum()) if power.sum() > 0 else 1.0
     silent = power <= 0
-    fitted = (along + prior * power) / np.where(silent, 1.0, (1 + prior) * power)
+    fitted = (along + prior * belief * power) / np.where(silent, 1.0, (1 + prior) * power)
     # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
     return np.where(silent | (fitted <= 0), 1.0, fitted).astype(np.float32)
 

@@ -30,7 +30,10 @@ _PRIOR_FRAC = 1e-3
 _FLOOR_FRAC = 0.05
 """Prior variance that every cell has, as a share of the mean squared weight."""
 _MOST_OPERATIONS = 1e9
-"""Largest columns * d^3 for which every bit line gets a regression of its own."""
+"""Largest columns * d^2 for which every bit line has a prior of its own in the regression."""
+_STEPS = 8
+"""Steps of that regression; on ResNet-20 five bring E X within 1e-3 of where more would."""
+_TINY = np.finfo(np.float64).tiny
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
 
@@ -156,24 +159,41 @@ def problem_from_device(
 def _regress(x_x: F64, x_e: F64, spread: F32) -> F64:
     """Posterior mean of E [d, m] in X E = X_E, for cells of prior variance spread^2 + floor.
 
-    One prior for each bit line where that is affordable, else one for all.
+    Each bit line j has a prior of its own, so a system of its own: (X'X + L_j) e_j = X'E_j with L_j
+    diagonal. They differ by little, so a few steps of conjugate gradients, preconditioned by the
+    inverse for the mean prior, solve all of them at once. Large nodes have the mean prior for all.
     """
     depth, columns = spread.shape
     variance = np.square(spread, dtype=np.float64)
     variance += _FLOOR_FRAC * variance.mean() + np.finfo(np.float32).tiny
-    by_line = columns * depth**3 <= _MOST_OPERATIONS
-    priors = [variance[:, j] for j in range(columns)] if by_line else [variance.mean(axis=1)]
-    error = np.empty((depth, columns))
-    for j, prior in enumerate(priors):
-        part = slice(j, j + 1) if by_line else slice(None)
-        scale = np.sqrt(prior)
-        gram = x_x * scale[:, None] * scale[None, :]
-        power = np.trace(gram) / depth
-        if power == 0:
-            error[:, part] = 0
-            continue
-        gram[np.diag_indices(depth)] += _PRIOR_FRAC * power
-        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-        seen = scale[:, None] * x_e[:, part]
-        error[:, part] = scale[:, None] * scipy.linalg.cho_solve(factor, seen, check_finite=False)
-    return error
+    unit = np.trace(x_x) / depth
+    if unit == 0:
+        return np.zeros(spread.shape)
+    gram, seen = x_x / unit, x_e / unit
+    power = np.diagonal(gram) @ variance / depth
+    common = variance.mean(axis=1)
+    factor = scipy.linalg.cho_factor(
+        gram + np.diag(_PRIOR_FRAC * power.mean() / common), overwrite_a=True, check_finite=False
+    )
+    if columns * depth**2 > _MOST_OPERATIONS:
+        found: F64 = scipy.linalg.cho_solve(factor, seen, check_finite=False)
+        return found
+    inverse = scipy.linalg.cho_solve(factor, np.eye(depth), check_finite=False)
+    return _conjugate_gradients(gram, _PRIOR_FRAC * power / variance, seen, inverse)
+
+
+def _conjugate_gradients(gram: F64, ridge: F64, seen: F64, inverse: F64) -> F64:
+    """Columns e_j of (G + diag(ridge_j)) e_j = seen_j, preconditioned by ``inverse``, [d, m]."""
+    found = np.zeros_like(seen)
+    rest = seen.copy()
+    ahead = step = inverse @ rest
+    felt = (rest * ahead).sum(axis=0)
+    for _ in range(_STEPS):
+        image = gram @ step + ridge * step
+        length = felt / np.maximum((step * image).sum(axis=0), _TINY)
+        found += length * step
+        rest -= length * image
+        ahead = inverse @ rest
+        before, felt = felt, (rest * ahead).sum(axis=0)
+        step = ahead + felt / np.maximum(before, _TINY) * step
+    return found

@@ -211,17 +211,35 @@ def test_groups_are_fitted_on_their_own() -> None:
     np.testing.assert_allclose(adapter.a @ adapter.b, errors, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "expected"), [(0, 1.5), (1, 11.5 / 11), (10, 1.25), (1000, 1.495)]
-)
-def test_magnitude_of_few_samples_is_shrunk_towards_1(num_samples: int, expected: float) -> None:
+@pytest.mark.parametrize(("num_samples", "share"), [(0, 1.0), (1, 1 / 11), (10, 1 / 2)])
+def test_magnitude_of_few_samples_is_shrunk_towards_the_nodes(
+    num_samples: int, share: float
+) -> None:
     # One row of a Gemm fits M perfectly and means nothing (SPEC section 5); the prior is 10
-    # samples. Statistics that are exact (0 samples) are not shrunk at all.
+    # samples of a gain that makes the whole node as loud as the teacher's. Statistics that are
+    # exact (0 samples) are not shrunk at all.
     target = rng(2).standard_normal((6, 4))
-    problem = known(rng(1).standard_normal((40, 6)), target, target / 3)
+    gain = np.array([1.5, 1.2, 0.9, 1.0])
+    problem = known(rng(1).standard_normal((40, 6)), target, target - target / gain)
+    loud = np.trace(target.T @ problem.metric[0] @ target)
+    belief = np.sqrt(loud / np.trace((target / gain).T @ problem.metric[0] @ (target / gain)))
     adapter = fit(problem, 0, magnitude=True, num_samples=num_samples)
-    # 1.495 stands for 1.49505; the rest is float32.
-    np.testing.assert_allclose(adapter.m, expected, rtol=1e-4)
+    np.testing.assert_allclose(adapter.m[0], share * gain + (1 - share) * belief, rtol=1e-5)
+
+
+def test_node_that_errors_made_louder_is_turned_down() -> None:
+    # A belief of 1 would leave a drifted array louder than its target, and every later node with
+    # it: errors of 0.5 w add a quarter to the power.
+    target = rng(2).standard_normal((60, 40))
+    error = 0.5 * target * rng(3).standard_normal(target.shape)
+    problem = known(rng(1).standard_normal((4000, 60)), target, error)
+    adapter = fit(problem, 0, magnitude=True, num_samples=1)
+    array = target - error
+    wanted = np.trace(target.T @ problem.metric[0] @ target)
+    loudness = [np.trace(w.T @ problem.metric[0] @ w) for w in (array, array * adapter.m[0])]
+    assert loudness[0] > 1.15 * wanted
+    # One part in eleven is each bit line's own gain, which is smaller.
+    assert loudness[1] == pytest.approx(wanted, rel=0.05)
 
 
 def test_bit_line_of_the_wrong_sign_keeps_its_gain() -> None:
