@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.runtime.any_provider import ProviderSession
 
 __all__ = [
     "AdcBits",
@@ -34,6 +36,9 @@ __all__ = [
     "Model",
     "NoiseLaw",
     "Output",
+    "Provider",
+    "ProviderLibrary",
+    "ProviderOption",
     "RangePercentile",
     "Rank",
     "ReadNoise",
@@ -48,6 +53,7 @@ __all__ = [
     "convert_config",
     "parse_option_time",
     "periphery_config",
+    "provider_of",
 ]
 
 
@@ -81,6 +87,22 @@ DataOption = Annotated[
         help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
         show_default="calibration.npz beside the model",
     ),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Execution provider of ONNX Runtime that runs the arrays.",
+        show_default="the native library",
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Option of the provider; may be given again."),
+]
+ProviderLibrary = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Shared library of a plugin provider, ONNX Runtime 1.24."),
 ]
 Device = Annotated[str, typer.Option(help="Device preset, or a .toml file of one's own.")]
 Time = Annotated[
@@ -231,6 +253,28 @@ def parse_option_time(text: str | None) -> float | None:
     from rimc_onnx.device import parse_time
 
     return None if text is None else parse_time(text)
+
+
+def provider_of(
+    name: str | None, options: list[str] | None, library: Path | None
+) -> Callable[[bytes], ProviderSession] | None:
+    """The device that a command's options ask for; None is the native library."""
+    if name is None:
+        given = "--provider-option" if options else "--provider-library" if library else None
+        if given:
+            raise UsageError(f"{given} needs --provider, the name of the execution provider.")
+        return None
+    texts: dict[str, str] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--provider-option {option!r} is not of the form KEY=VALUE.")
+        if key in texts:
+            raise UsageError(f"--provider-option {key} is given twice.")
+        texts[key] = value
+    from rimc_onnx.runtime.any_provider import provider_device
+
+    return provider_device(name, options=texts, library=library)
 
 
 def convert_config(

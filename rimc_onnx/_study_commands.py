@@ -26,6 +26,9 @@ from rimc_onnx._options import (
     MapShared,
     Model,
     NoiseLaw,
+    Provider,
+    ProviderLibrary,
+    ProviderOption,
     RangePercentile,
     Rank,
     ReadNoise,
@@ -35,6 +38,7 @@ from rimc_onnx._options import (
     WireOhm,
     convert_config,
     periphery_config,
+    provider_of,
 )
 from rimc_onnx._tables import show_recovery
 
@@ -120,6 +124,9 @@ def study_recovery(
     metric: Annotated[
         str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
     ] = None,
+    provider: Provider = None,
+    provider_option: ProviderOption = None,
+    provider_library: ProviderLibrary = None,
     batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
     as_json: Json = False,
 ) -> None:
@@ -159,6 +166,7 @@ def study_recovery(
         sram_budget_bytes=budget_bytes,
         sram_budget_frac=budget_frac,
     )
+    device_sessions = provider_of(provider, provider_option, provider_library)
     with console.progress("study") as progress:
         report = recovery_study(
             model,
@@ -170,6 +178,7 @@ def study_recovery(
             calibrate=calibration,
             labels=labels,
             metric=metric,
+            device=device_sessions,
             batch_size=batch_size,
             progress=progress,
         )

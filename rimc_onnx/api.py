@@ -41,7 +41,14 @@ from rimc_onnx.config import ConvertConfig
 from rimc_onnx.data import InputSpec, Samples, import_callable, load_samples
 from rimc_onnx.errors import DataError, ModelError, UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric, evaluate_session
-from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
+from rimc_onnx.files import (
+    blame_model,
+    check_output,
+    load_model,
+    model_bytes,
+    save_model,
+    sha256_of,
+)
 from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import (
     AgeReport,
@@ -350,6 +357,7 @@ def evaluate(
     teacher: str | Path | None = None,
     metric: str | Metric | None = None,
     native: bool = True,
+    device: SessionFactory | None = None,
     batch_size: int = 64,
     progress: Progress = _no_progress,
 ) -> EvaluationReport:
@@ -363,6 +371,7 @@ def evaluate(
             that a converted model records.
         metric: a function, or ``module:callable``, of (outputs, extra arrays).
         native: run RRAM nodes on the crossbar library, not by their function bodies.
+        device: makes a session from the bytes of the model, in place of both.
         batch_size: samples a run.
         progress: called with (samples done, samples in all).
     """
@@ -381,8 +390,9 @@ def evaluate(
     elif teacher is not None:
         load_model(Path(teacher))
     return evaluate_session(
-        _session(source, native=native),
+        device(model_bytes(source)) if device else _session(source, native=native),
         samples,
+        outputs=[output.name or "" for output in graph.graph.outputs],
         model=str(source),
         labels=labels,
         teacher=_session(Path(teacher), native=False) if teacher else None,

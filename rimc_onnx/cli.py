@@ -38,6 +38,9 @@ from rimc_onnx._options import (
     Model,
     NoiseLaw,
     Output,
+    Provider,
+    ProviderLibrary,
+    ProviderOption,
     RangePercentile,
     Rank,
     ReadNoise,
@@ -51,6 +54,7 @@ from rimc_onnx._options import (
     WireOhm,
     convert_config,
     periphery_config,
+    provider_of,
 )
 from rimc_onnx._tables import (
     show_calibration,
@@ -283,6 +287,9 @@ def calibrate(
     twin: Annotated[
         Path | None, typer.Option(help="Write a plain fp32 model of the same function.")
     ] = None,
+    provider: Provider = None,
+    provider_option: ProviderOption = None,
+    provider_library: ProviderLibrary = None,
     page: Annotated[
         bool,
         typer.Option("--page", help="Write the report as an HTML page with plots too."),
@@ -315,6 +322,7 @@ def calibrate(
         read_out=read_out,
         read_out_noise_frac=read_out_noise,
     )
+    device = provider_of(provider, provider_option, provider_library)
     with console.progress("calibrate") as progress:
         report = api.calibrate(
             model or _only_converted_model(),
@@ -325,6 +333,7 @@ def calibrate(
             swappable=swappable,
             adapter_file=adapter_file,
             twin=twin,
+            device=device,
             config=config,
             page=page,
             force=force,
@@ -399,6 +408,9 @@ def evaluate(
     stock: Annotated[
         bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
     ] = False,
+    provider: Provider = None,
+    provider_option: ProviderOption = None,
+    provider_library: ProviderLibrary = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy by labels or a metric, or agreement with the teacher.
@@ -411,6 +423,11 @@ def evaluate(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
+    if stock and provider:
+        raise UsageError(
+            "--stock and --provider exclude each other: both say what runs the arrays."
+        )
+    device = provider_of(provider, provider_option, provider_library)
     with console.progress("evaluate") as progress:
         report = api.evaluate(
             model,
@@ -419,6 +436,7 @@ def evaluate(
             teacher=teacher,
             metric=metric,
             native=not stock,
+            device=device,
             batch_size=batch_size,
             progress=progress,
         )

@@ -61,31 +61,44 @@ def register_provider() -> Sequence[onnxruntime.OrtEpDevice]:
     """
     import onnxruntime  # here, since `rimc-onnx --help` must not load it
 
-    version = onnxruntime.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+    if not _has_plugins():
         raise NativeLibraryError(
-            f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {version}. Update onnxruntime, "
-            f"or run a converted model with make_session."
+            f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {onnxruntime.__version__}. "
+            "Update onnxruntime, or run a converted model with make_session."
         )
     path = library_path()
-    with _registering:
-        if not _devices():
-            try:
-                onnxruntime.register_execution_provider_library(PROVIDER_NAME, str(path))
-            except Exception as error:  # the bindings have no common base class for statuses
-                raise NativeLibraryError(
-                    f"ONNX Runtime can't register {path}: {_last_line(error)}"
-                ) from error
-        devices = _devices()
+    try:
+        devices = _register(PROVIDER_NAME, path)
+    except Exception as error:  # the bindings have no common base class for statuses
+        raise NativeLibraryError(
+            f"ONNX Runtime can't register {path}: {_last_line(error)}"
+        ) from error
     if not devices:
         raise NativeLibraryError(f"{PROVIDER_NAME} found no processor that ONNX Runtime knows.")
     return devices
 
 
-def _devices() -> list[onnxruntime.OrtEpDevice]:
+def _has_plugins() -> bool:
+    """True where ONNX Runtime takes this library, and others built for 1.24, as providers."""
     import onnxruntime
 
-    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == PROVIDER_NAME]
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= _OLDEST
+
+
+def _register(name: str, library: Path) -> list[onnxruntime.OrtEpDevice]:
+    """Devices of a provider, its library registered unless a provider of the name is already."""
+    import onnxruntime
+
+    with _registering:
+        if not _devices(name):
+            onnxruntime.register_execution_provider_library(name, str(library))
+        return _devices(name)
+
+
+def _devices(name: str) -> list[onnxruntime.OrtEpDevice]:
+    import onnxruntime
+
+    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == name]
 
 
 def provider_session(

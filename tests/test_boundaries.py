@@ -87,6 +87,7 @@ ALLOWED = {
     | {
         "rimc_onnx.api",
         "rimc_onnx.calibration.config",
+        "rimc_onnx.calibration.taps",
         "rimc_onnx.config",
         "rimc_onnx.evaluation",
     },
@@ -126,6 +127,7 @@ ALLOWED = {
         "rimc_onnx.config",
         "rimc_onnx.device",
         "rimc_onnx.errors",
+        "rimc_onnx.runtime.any_provider",
     },
     "rimc_onnx._tables": {
         "rimc_onnx._console",
