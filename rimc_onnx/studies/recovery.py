@@ -21,13 +21,13 @@ from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.taps import SessionFactory
 from rimc_onnx.config import ConvertConfig
-from rimc_onnx.errors import DataError, UsageError
+from rimc_onnx.errors import UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric
+from rimc_onnx.feeds import Data, data_beside
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
 
 Array = npt.NDArray[Any]
-Data = str | Path | Mapping[str, Array]
 Progress = Callable[[int, int], None]
 
 
@@ -160,8 +160,8 @@ def recovery_study(
     _check_seeds("draws", draws)
     config, calibrate = config or ConvertConfig(), calibrate or CalibrateConfig()
     source = Path(model)
-    if data is None and calibrate.num_samples:
-        data = _data_beside(source)
+    if data is None and calibrate.num_samples and source.is_file():
+        data = data_beside(source, None)
     judge = _Judge(
         *(source, test, labels, metric, device, batch_size, progress),
         1 + len(seeds) * (1 + len(draws)),
@@ -325,12 +325,3 @@ def _check_seeds(name: str, seeds: Sequence[int]) -> None:
         raise UsageError(f"--{name} must be 1 or more, got 0.")
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"{name} {list(seeds)} repeat themselves: equal seeds give equal results.")
-
-
-def _data_beside(model: Path) -> Path:
-    default = model.parent / "calibration.npz"
-    if model.is_file() and not default.is_file():
-        raise DataError(
-            f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
-        )
-    return default
