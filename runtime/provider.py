@@ -111,11 +111,12 @@ def provider_session(
     """Open a model with the provider; nodes that it does not run stay with the CPU provider.
 
     A converted model needs no options. An ordinary model is programmed into crossbars here, by
-    ``provider_options``: ``preset`` (required), ``time_s``, ``seed``, ``scaling`` (``node`` or
-    ``column``), ``keep_digital`` (patterns of node names, a list or one text with ``;`` between
-    them), and of a ``rimc_onnx.device.DeviceConfig`` ``drift_frac``, ``drift_mean_frac``,
-    ``g_max_us``, ``g_min_us``, ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``,
-    ``num_slices``, ``devices_per_weight``. Converters are ideal.
+    ``provider_options``: ``preset``, or ``device`` (JSON of a ``rimc_onnx.device.DeviceConfig``),
+    ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``keep_digital`` (patterns of node
+    names, a list or one text with ``;`` between them), of a device ``drift_frac``,
+    ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
+    ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, and ``periphery``
+    (JSON of attributes by node). ``rimc_onnx.provider_options`` makes them as a conversion would.
 
     Args:
         model: path of the file, or the serialised model.
@@ -193,6 +194,8 @@ def _last_line(error: Exception) -> str:
 def _translated(error: Exception) -> Exception:
     """The error of ours that ONNX Runtime wrapped, or its own."""
     text = str(error)
+    if "): option periphery: " in text:
+        return ConfigError(text[text.index("node '") :].strip())
     if "provider option" in text:
         return ConfigError(text[text.index("provider option") :].strip())
     if "no conductance can hold them" in text:

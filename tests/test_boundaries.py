@@ -133,6 +133,16 @@ ALLOWED = {
         "rimc_onnx.sessions",
         "rimc_onnx.teacher",
     },
+    "rimc_onnx.provider_options": BASE
+    | {
+        "onnxscript",
+        "rimc_onnx.calibration.ranges",
+        "rimc_onnx.config",
+        "rimc_onnx.feeds",
+        "rimc_onnx.files",
+        "rimc_onnx.passes",
+        "rimc_onnx.sessions",
+    },
     "rimc_onnx.feeds": BASE | {"onnxscript", "rimc_onnx.data"},
     "rimc_onnx.sessions": {"rimc_onnx.errors", "rimc_onnx.runtime"},
     "rimc_onnx.teacher": {"onnxscript", "rimc_onnx.errors", "rimc_onnx.files", "rimc_onnx.opset"},

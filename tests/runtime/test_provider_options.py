@@ -41,7 +41,7 @@ def model() -> bytes:
     ("options", "message"),
     [
         ({"preset": "rram"}, r"option preset must be one of gaussian-relative, .*, got 'rram'"),
-        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, device, time_s, drift_frac,"),
+        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, device, time_s,"),
         ({"seed": 3}, "option seed needs the option preset"),
         ({"seed": -1}, r"option seed must lie in 0\.\.2\^63-1, got '-1'"),
         ({"seed": 2**63}, r"option seed must lie in 0\.\.2\^63-1, got '9223372036854775808'"),

@@ -118,9 +118,7 @@ class Parser {
     return at_ > first;
   }
 
-  bool Is(const char* any) const {
-    return at_ < text_.size() && IsOneOf(text_[at_], any);
-  }
+  bool Is(const char* any) const { return at_ < text_.size() && IsOneOf(text_[at_], any); }
 
   Json Number() {
     Json value;

@@ -13,7 +13,7 @@ _LINE = 92
 
 def presets_inc() -> str:
     """The file: a raw string for each preset, cut into lines that a compiler takes."""
-    lines = ["// SPDX-License-Identifier: Apache-2.0", "// Made by make_presets.py. A test compares."]
+    lines = ["// SPDX-License-Identifier: Apache-2.0", "// Made by make_presets.py."]
     for preset in presets().values():
         text = preset.config.to_json()
         parts = [text[i : i + _LINE] for i in range(0, len(text), _LINE)]

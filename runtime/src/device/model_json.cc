@@ -154,7 +154,8 @@ SigmaAtTimes ReadSigmaAtTimes(Fields* fields) {
   law.mean_us = ReadCurves(fields->Where("mean_us"), fields->Optional("mean_us"));
   const std::size_t count = law.times_s.size();
   if (law.sigma_us.size() != count || (!law.mean_us.empty() && law.mean_us.size() != count)) {
-    Refuse(fields->Where("sigma_us"), " must have a curve for each of times_s, mean_us too or none");
+    Refuse(fields->Where("sigma_us"),
+           " must have a curve for each of times_s, mean_us too or none");
   }
   if (law.log_axis && !(law.t0_s > 0.0)) Refuse(fields->Where("t0_s"), " must be above 0");
   return law;

@@ -109,8 +109,7 @@ CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const De
   Tensor w = node.weight;
   if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
   std::vector<float> realised = CrossbarWeight(node);
-  Periphery periphery =
-      PeripheryOf(node, device, w.dims, Program(node, device, w.dims, &realised));
+  Periphery periphery = PeripheryOf(node, device, w.dims, Program(node, device, w.dims, &realised));
   w.data = realised.data();
   if (node.is_conv) {
     crossbar_.emplace<RramConv>(node.conv, w, std::move(periphery));

@@ -11,11 +11,23 @@
 namespace rimc {
 namespace {
 
-constexpr const char* kKnown[] = {
-    "preset",         "device",     "time_s",     "drift_frac",     "drift_mean_frac",
-    "g_max_us",       "g_min_us",   "clip_sigma", "stuck_min_frac", "stuck_max_frac",
-    "level_bits",     "num_slices", "scaling",    "seed",           "devices_per_weight",
-    "keep_digital",   "periphery"};
+constexpr const char* kKnown[] = {"preset",
+                                  "device",
+                                  "time_s",
+                                  "drift_frac",
+                                  "drift_mean_frac",
+                                  "g_max_us",
+                                  "g_min_us",
+                                  "clip_sigma",
+                                  "stuck_min_frac",
+                                  "stuck_max_frac",
+                                  "level_bits",
+                                  "num_slices",
+                                  "devices_per_weight",
+                                  "scaling",
+                                  "seed",
+                                  "keep_digital",
+                                  "periphery"};
 constexpr const char* kWhere = "provider option ";
 
 template <class Names, class NameOf>
@@ -93,9 +105,10 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
     Refuse("provider options preset and device exclude each other");
   }
 
-  DeviceModel model =
-      preset != nullptr ? FindPreset(*preset) : ReadModel("provider option device",
-                                             ReadTextOrFile("provider option device", *model_json));
+  DeviceModel model = preset != nullptr
+                          ? FindPreset(*preset)
+                          : ReadModel("provider option device",
+                                      ReadTextOrFile("provider option device", *model_json));
   DeviceOptions device;
   for (const auto& [name, value] : options) {
     SetNumber(kWhere, name, value, &model);

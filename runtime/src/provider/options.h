@@ -17,7 +17,7 @@ namespace rimc {
 // Crossbars that nodes of an ordinary model are programmed into.
 struct DeviceOptions {
   TimedLaw timed;
-  bool has_error = true;   // else devices hold their targets exactly
+  bool has_error = true;    // else devices hold their targets exactly
   bool by_column = false;   // one W_max per column
   double clip_sigma = 0.0;  // 0: no weight is clipped
   std::uint64_t seed = 0;
@@ -28,7 +28,8 @@ struct DeviceOptions {
 using KeyValues = std::vector<std::pair<std::string, std::string>>;
 
 // The options of a session. Nothing where there is neither preset nor device: the provider then
-// claims no node of an ordinary model. Throws Error that names the option where one is unknown or its value is bad.
+// claims no node of an ordinary model. Throws Error that names the option where one is unknown or
+// its value is bad.
 std::optional<DeviceOptions> ParseOptions(const KeyValues& options);
 
 // `*` stands for any text, `?` for any one character (byte).

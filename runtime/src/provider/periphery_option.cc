@@ -119,7 +119,7 @@ Periphery PeripheryOf(const PeripheryOption& option, const std::string& node,
   if (option.empty()) return {};
   const Attributes* const found = Find(option, node);
   if (found == nullptr) {
-    Refuse("the provider option periphery has no entry of its name, and none of '*'");
+    Refuse("option periphery: no entry of its name, and none of '*'");
   }
   Attributes attributes = *found;
   attributes.SetFloats("w_max", std::move(w_max));
@@ -127,7 +127,11 @@ Periphery PeripheryOf(const PeripheryOption& option, const std::string& node,
     const Index steps = attributes.Int("tile_rows") / shape.rows_per_step;
     attributes.SetInt("num_tiles", std::int64_t{steps == 0 ? 1 : CeilDiv(shape.depth, steps)});
   }
-  return ReadPeriphery(attributes, shape.columns, shape.depth, shape.rows_per_step);
+  try {
+    return ReadPeriphery(attributes, shape.columns, shape.depth, shape.rows_per_step);
+  } catch (const Error& error) {
+    Refuse("option periphery: ", error.what());
+  }
 }
 
 bool FitsTiles(const PeripheryOption& option, const std::string& node, Index rows_per_step) {
