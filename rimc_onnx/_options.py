@@ -16,7 +16,7 @@ from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
-    from rimc_onnx.runtime.any_provider import ProviderSession
+    from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
     "IDEAL_PERIPHERY",
@@ -262,7 +262,7 @@ class ProviderOptions:
     provider_option: ProviderOption = None
     provider_library: ProviderLibrary = None
 
-    def device(self) -> Callable[[bytes], ProviderSession] | None:
+    def device(self) -> ProviderDevice | None:
         """What makes its sessions; None is the native library."""
         if self.provider is None:
             options = {

@@ -16,6 +16,7 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.calibration.report import (
+    NATIVE_LIBRARY,
     check_report,
     gamma_of,
     make_record,
@@ -140,6 +141,7 @@ def calibrate(
         model=str(source),
         config=config,
         teacher_sha256=sha256_of(teacher_path),
+        runs_on=_name_of(device),
     )
     if swappable or passes.is_swappable(student):
         passes.MakeAdaptersSwappablePass()(student)
@@ -215,3 +217,13 @@ def _node_report(node: CalibratedNode) -> CalibratedNodeReport:
         error_before=node.error_before,
         error_after=node.error_after,
     )
+
+
+def _name_of(device: SessionFactory | None) -> str:
+    """What a report calls the device."""
+    if device is None:
+        return NATIVE_LIBRARY
+    for name in ("name", "__name__"):
+        if isinstance(found := getattr(device, name, None), str):
+            return found
+    return type(device).__name__

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from rimc_onnx.runtime.provider import (
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["ProviderSession", "provider_device"]
+__all__ = ["ProviderDevice", "ProviderSession", "provider_device"]
 
 Array = npt.NDArray[np.generic]
 
@@ -53,12 +54,48 @@ class ProviderSession:
         return outputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProviderDevice:
+    """Makes sessions on one execution provider; see :func:`provider_device`."""
+
+    name: str
+    """Of the provider."""
+    options: Mapping[str, str]
+    devices: Sequence[Any]
+    """``OrtEpDevice`` of a plugin; none of a provider that is part of ONNX Runtime."""
+
+    def __call__(self, model: bytes) -> ProviderSession:
+        """A session of a model.
+
+        Raises:
+            ModelError: the provider can't load the model or, with ONNX Runtime 1.24 or newer, none
+                of the nodes of a model with crossbars runs on it.
+        """
+        session = _open(model, self.name, self.options, self.devices)
+        if self.name not in session.get_providers():
+            raise ModelError(
+                f"ONNX Runtime has {self.name} but can't start it here; it would run the model on "
+                f"{', '.join(session.get_providers())}."
+            )
+        if not _is_used(session, model, self.name):
+            if self.name == PROVIDER_NAME:
+                raise _nothing_runs(
+                    model, programs=bool({"preset", "device"} & self.options.keys())
+                )
+            raise ModelError(
+                f"{self.name} takes none of the model's nodes, all would run on {_CPU}. Of a "
+                f"converted model it has to take {opset.DOMAIN} {' and '.join(_RRAM)}, or "
+                "operators of their bodies."
+            )
+        return ProviderSession(session, self.name)
+
+
 def provider_device(
     name: str,
     *,
     options: Mapping[str, str] | None = None,
     library: str | Path | None = None,
-) -> Callable[[bytes], ProviderSession]:
+) -> ProviderDevice:
     """A device for ``calibrate`` and ``evaluate``: makes sessions on one execution provider.
 
     Nodes that the provider does not take run on the CPU provider, those of the domain ``ai.rimc``
@@ -74,33 +111,11 @@ def provider_device(
     Raises:
         UsageError: ONNX Runtime knows no such provider, or it takes no options.
         NativeLibraryError: ``name`` is that of the native library, and it can't be used.
-
-    The sessions' maker raises ModelError where the provider can't load a model, and, with ONNX
-    Runtime 1.24 or newer, where none of the nodes of a model with crossbars runs on it.
     """
     devices = _find(name, library)
-    texts = dict(options or {})
-    if name == _CPU and texts:
-        raise UsageError(f"{_CPU} takes no provider options, got {', '.join(texts)}.")
-
-    def make(model: bytes) -> ProviderSession:
-        session = _open(model, name, texts, devices)
-        if name not in session.get_providers():
-            raise ModelError(
-                f"ONNX Runtime has {name} but can't start it here; it would run the model on "
-                f"{', '.join(session.get_providers())}."
-            )
-        if not _is_used(session, model, name):
-            if name == PROVIDER_NAME:
-                raise _nothing_runs(model, programs="preset" in texts)
-            raise ModelError(
-                f"{name} takes none of the model's nodes, all would run on {_CPU}. Of a converted "
-                f"model it has to take {opset.DOMAIN} {' and '.join(_RRAM)}, or operators of "
-                "their bodies."
-            )
-        return ProviderSession(session, name)
-
-    return make
+    if name == _CPU and options:
+        raise UsageError(f"{_CPU} takes no provider options, got {', '.join(options)}.")
+    return ProviderDevice(name=name, options=dict(options or {}), devices=devices)
 
 
 def _find(name: str, library: str | Path | None) -> Sequence[onnxruntime.OrtEpDevice]:

@@ -151,7 +151,7 @@ def provider_session(
     except Exception as error:
         raise _translated(error) from error
     if kernels_created() == before:
-        raise _nothing_runs(model, programs="preset" in texts)
+        raise _nothing_runs(model, texts)
     return session
 
 
@@ -171,9 +171,9 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _nothing_runs(model: str | Path | bytes, *, programs: bool) -> Exception:
+def _nothing_runs(model: str | Path | bytes, options: Mapping[str, str]) -> Exception:
     name = "the model" if isinstance(model, bytes) else str(model)
-    if programs:
+    if "preset" in options or "device" in options:
         reasons = [f"'{m.name}': {m.reason}" for m in last_mapping()]
         more = f"; {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
         why = "; ".join(reasons[:_MAX_REASONS]) + more or "it has no Conv, Gemm or MatMul"
