@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -12,31 +16,26 @@ from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
-    "AdcBits",
-    "AdcGainError",
-    "AdcOffsetError",
+    "IDEAL_PERIPHERY",
+    "NATIVE_PROVIDER",
     "ClipSigma",
-    "DacBits",
-    "DacSerialBits",
     "DataOption",
     "Device",
     "DevicesPerWeight",
     "Drift",
     "Force",
-    "InputShrink",
-    "IvSinh",
     "Json",
     "KeepDigital",
     "LevelBits",
     "MapShared",
     "Model",
-    "NoiseLaw",
     "Output",
-    "RangePercentile",
+    "PeripheryOptions",
+    "ProviderOptions",
     "Rank",
-    "ReadNoise",
     "Scaling",
     "Seed",
     "Slices",
@@ -44,10 +43,9 @@ __all__ = [
     "StuckMin",
     "TileRows",
     "Time",
-    "WireOhm",
     "convert_config",
     "parse_option_time",
-    "periphery_config",
+    "with_options",
 ]
 
 
@@ -81,6 +79,22 @@ DataOption = Annotated[
         help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
         show_default="calibration.npz beside the model",
     ),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Execution provider of ONNX Runtime that runs the arrays.",
+        show_default="the native library",
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Option of the provider; may be given again."),
+]
+ProviderLibrary = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Shared library of a plugin provider, ONNX Runtime 1.24."),
 ]
 Device = Annotated[str, typer.Option(help="Device preset, or a .toml file of one's own.")]
 Time = Annotated[
@@ -186,44 +200,51 @@ MapShared = Annotated[
 ]
 
 
-def periphery_config(
-    *,
-    tile_rows: Any,
-    dac_bits: Any = "none",
-    adc_bits: Any = "none",
-    dac_serial_bits: Any = "none",
-    iv_sinh: float | None = None,
-    input_shrink: float = 1.0,
-    adc_gain_error: float | None = None,
-    adc_offset_error: float | None = None,
-    read_noise: float | None = None,
-    read_noise_law: str = "absolute",
-    wire_ohm: float | None = None,
-    range_percentile: float = 99.99,
-) -> PeripheryConfig:
-    """The periphery that a command's options ask for."""
-    from rimc_onnx.config import PeripheryConfig, ReadNoiseLaw
-    from rimc_onnx.errors import suggest
+@dataclass(frozen=True, kw_only=True)
+class PeripheryOptions:
+    """What surrounds the arrays, as typed; the defaults are those of ``PeripheryConfig``."""
 
-    known = [law.value for law in ReadNoiseLaw]
-    if read_noise_law not in known:
-        raise UsageError(
-            f"--read-noise-law {read_noise_law!r} is not known. {suggest(read_noise_law, known)}"
+    tile_rows: TileRows = "none"
+    dac_bits: DacBits = "none"
+    adc_bits: AdcBits = "none"
+    dac_serial_bits: DacSerialBits = "none"
+    iv_sinh: IvSinh = None
+    input_shrink: InputShrink = 1.0
+    adc_gain_error: AdcGainError = None
+    adc_offset_error: AdcOffsetError = None
+    read_noise: ReadNoise = None
+    read_noise_law: NoiseLaw = "absolute"
+    wire_ohm: WireOhm = None
+    range_percentile: RangePercentile = 99.99
+
+    def config(self) -> PeripheryConfig:
+        """The configuration of these options."""
+        from rimc_onnx.config import PeripheryConfig, ReadNoiseLaw
+        from rimc_onnx.errors import suggest
+
+        known = [law.value for law in ReadNoiseLaw]
+        if self.read_noise_law not in known:
+            raise UsageError(
+                f"--read-noise-law {self.read_noise_law!r} is not known. "
+                f"{suggest(self.read_noise_law, known)}"
+            )
+        return PeripheryConfig(
+            tile_rows=_optional(self.tile_rows),
+            dac_bits=_optional(self.dac_bits),
+            adc_bits=_optional(self.adc_bits),
+            dac_serial_bits=_optional(self.dac_serial_bits),
+            iv_sinh=self.iv_sinh,
+            input_shrink=self.input_shrink,
+            adc_gain_error_frac=self.adc_gain_error,
+            adc_offset_error_frac=self.adc_offset_error,
+            read_noise_frac=self.read_noise,
+            read_noise_law=ReadNoiseLaw(self.read_noise_law),
+            wire_ohm=self.wire_ohm,
+            range_percentile=self.range_percentile,
         )
-    return PeripheryConfig(
-        tile_rows=_optional(tile_rows),
-        dac_bits=_optional(dac_bits),
-        adc_bits=_optional(adc_bits),
-        dac_serial_bits=_optional(dac_serial_bits),
-        iv_sinh=iv_sinh,
-        input_shrink=input_shrink,
-        adc_gain_error_frac=adc_gain_error,
-        adc_offset_error_frac=adc_offset_error,
-        read_noise_frac=read_noise,
-        read_noise_law=ReadNoiseLaw(read_noise_law),
-        wire_ohm=wire_ohm,
-        range_percentile=range_percentile,
-    )
+
+
+IDEAL_PERIPHERY = PeripheryOptions()
 
 
 def parse_option_time(text: str | None) -> float | None:
@@ -231,6 +252,69 @@ def parse_option_time(text: str | None) -> float | None:
     from rimc_onnx.device import parse_time
 
     return None if text is None else parse_time(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderOptions:
+    """Which execution provider runs the arrays."""
+
+    provider: Provider = None
+    provider_option: ProviderOption = None
+    provider_library: ProviderLibrary = None
+
+    def device(self) -> ProviderDevice | None:
+        """What makes its sessions; None is the native library."""
+        if self.provider is None:
+            options = {
+                "--provider-option": self.provider_option,
+                "--provider-library": self.provider_library,
+            }
+            if given := next((name for name, value in options.items() if value), None):
+                raise UsageError(f"{given} needs --provider, the name of the execution provider.")
+            return None
+        texts: dict[str, str] = {}
+        for option in self.provider_option or []:
+            key, equals, value = option.partition("=")
+            if not key or not equals:
+                raise UsageError(f"--provider-option {option!r} is not of the form KEY=VALUE.")
+            if key in texts:
+                raise UsageError(f"--provider-option {key} is given twice.")
+            texts[key] = value
+        from rimc_onnx.runtime.any_provider import provider_device
+
+        return provider_device(self.provider, options=texts, library=self.provider_library)
+
+
+NATIVE_PROVIDER = ProviderOptions()
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options (frozen dataclasses) are parameters one by one.
+
+    typer reads options from a signature: there the fields of a group stand in the group's place.
+    """
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if (group := groups.get(parameter.name)) is None:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        types = get_type_hints(group, include_extras=True)
+        parameters += [
+            parameter.replace(name=f.name, annotation=types[f.name], default=f.default)
+            for f in fields(group)
+        ]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        command(**given)
+
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
+    return wrapper
 
 
 def convert_config(

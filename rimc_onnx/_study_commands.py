@@ -10,31 +10,23 @@ import typer
 
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
-    AdcBits,
-    AdcGainError,
-    AdcOffsetError,
-    DacBits,
-    DacSerialBits,
+    IDEAL_PERIPHERY,
+    NATIVE_PROVIDER,
     DataOption,
     Device,
     Drift,
     Force,
-    InputShrink,
-    IvSinh,
     Json,
     KeepDigital,
     MapShared,
     Model,
-    NoiseLaw,
-    RangePercentile,
+    PeripheryOptions,
+    ProviderOptions,
     Rank,
-    ReadNoise,
     Scaling,
-    TileRows,
     Time,
-    WireOhm,
     convert_config,
-    periphery_config,
+    with_options,
 )
 from rimc_onnx._tables import show_recovery
 
@@ -76,6 +68,7 @@ def quickstart(
     console.result(report, render)
 
 
+@with_options
 def study_recovery(
     model: Model,
     test: Annotated[
@@ -90,18 +83,7 @@ def study_recovery(
     time: Time = None,
     scaling: Scaling = "node",
     rank: Rank = 4,
-    tile_rows: TileRows = "none",
-    dac_bits: DacBits = "none",
-    adc_bits: AdcBits = "none",
-    dac_serial_bits: DacSerialBits = "none",
-    iv_sinh: IvSinh = None,
-    input_shrink: InputShrink = 1.0,
-    adc_gain_error: AdcGainError = None,
-    adc_offset_error: AdcOffsetError = None,
-    read_noise: ReadNoise = None,
-    read_noise_law: NoiseLaw = "absolute",
-    wire_ohm: WireOhm = None,
-    range_percentile: RangePercentile = 99.99,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
     keep_digital: KeepDigital = None,
     map_shared: MapShared = False,
     adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
@@ -120,6 +102,7 @@ def study_recovery(
     metric: Annotated[
         str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
     ] = None,
+    runs_on: ProviderOptions = NATIVE_PROVIDER,
     batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
     as_json: Json = False,
 ) -> None:
@@ -134,22 +117,8 @@ def study_recovery(
     from rimc_onnx.studies.recovery import recovery_study
 
     console = Console(as_json=as_json)
-    periphery = periphery_config(
-        tile_rows=tile_rows,
-        dac_bits=dac_bits,
-        adc_bits=adc_bits,
-        dac_serial_bits=dac_serial_bits,
-        iv_sinh=iv_sinh,
-        input_shrink=input_shrink,
-        adc_gain_error=adc_gain_error,
-        adc_offset_error=adc_offset_error,
-        read_noise=read_noise,
-        read_noise_law=read_noise_law,
-        wire_ohm=wire_ohm,
-        range_percentile=range_percentile,
-    )
     config = convert_config(
-        *(device, drift, scaling, 0, rank, periphery, keep_digital, map_shared),
+        *(device, drift, scaling, 0, rank, periphery.config(), keep_digital, map_shared),
         time=time,
     )
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
@@ -159,6 +128,7 @@ def study_recovery(
         sram_budget_bytes=budget_bytes,
         sram_budget_frac=budget_frac,
     )
+    device_sessions = runs_on.device()
     with console.progress("study") as progress:
         report = recovery_study(
             model,
@@ -170,6 +140,7 @@ def study_recovery(
             calibrate=calibration,
             labels=labels,
             metric=metric,
+            device=device_sessions,
             batch_size=batch_size,
             progress=progress,
         )

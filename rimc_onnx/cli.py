@@ -18,29 +18,23 @@ import typer
 from rimc_onnx import _device_commands, _study_commands
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
-    AdcBits,
-    AdcGainError,
-    AdcOffsetError,
+    IDEAL_PERIPHERY,
+    NATIVE_PROVIDER,
     ClipSigma,
-    DacBits,
-    DacSerialBits,
     DataOption,
     Device,
     DevicesPerWeight,
     Drift,
     Force,
-    InputShrink,
-    IvSinh,
     Json,
     KeepDigital,
     LevelBits,
     MapShared,
     Model,
-    NoiseLaw,
     Output,
-    RangePercentile,
+    PeripheryOptions,
+    ProviderOptions,
     Rank,
-    ReadNoise,
     Scaling,
     Seed,
     Slices,
@@ -48,9 +42,8 @@ from rimc_onnx._options import (
     StuckMin,
     TileRows,
     Time,
-    WireOhm,
     convert_config,
-    periphery_config,
+    with_options,
 )
 from rimc_onnx._tables import (
     show_calibration,
@@ -141,6 +134,7 @@ def _root(
 
 @app.command()
 @_handled
+@with_options
 def convert(
     model: Model,
     output: Output = None,
@@ -156,18 +150,7 @@ def convert(
     stuck_max: StuckMax = None,
     seed: Seed = 0,
     rank: Rank = 4,
-    tile_rows: TileRows = "none",
-    dac_bits: DacBits = "none",
-    adc_bits: AdcBits = "none",
-    dac_serial_bits: DacSerialBits = "none",
-    iv_sinh: IvSinh = None,
-    input_shrink: InputShrink = 1.0,
-    adc_gain_error: AdcGainError = None,
-    adc_offset_error: AdcOffsetError = None,
-    read_noise: ReadNoise = None,
-    read_noise_law: NoiseLaw = "absolute",
-    wire_ohm: WireOhm = None,
-    range_percentile: RangePercentile = 99.99,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
     data: DataOption = None,
     keep_digital: KeepDigital = None,
     map_shared: MapShared = False,
@@ -185,22 +168,8 @@ def convert(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    periphery = periphery_config(
-        tile_rows=tile_rows,
-        dac_bits=dac_bits,
-        adc_bits=adc_bits,
-        dac_serial_bits=dac_serial_bits,
-        iv_sinh=iv_sinh,
-        input_shrink=input_shrink,
-        adc_gain_error=adc_gain_error,
-        adc_offset_error=adc_offset_error,
-        read_noise=read_noise,
-        read_noise_law=read_noise_law,
-        wire_ohm=wire_ohm,
-        range_percentile=range_percentile,
-    )
     config = convert_config(
-        *(device, drift, scaling, seed, rank, periphery, keep_digital, map_shared),
+        *(device, drift, scaling, seed, rank, periphery.config(), keep_digital, map_shared),
         time=time,
         clip_sigma=clip_sigma,
         level_bits=level_bits,
@@ -228,6 +197,7 @@ app.command("devices")(_handled(_device_commands.devices))
 
 @app.command()
 @_handled
+@with_options
 def calibrate(
     model: Annotated[
         Path | None,
@@ -283,6 +253,7 @@ def calibrate(
     twin: Annotated[
         Path | None, typer.Option(help="Write a plain fp32 model of the same function.")
     ] = None,
+    runs_on: ProviderOptions = NATIVE_PROVIDER,
     page: Annotated[
         bool,
         typer.Option("--page", help="Write the report as an HTML page with plots too."),
@@ -315,6 +286,7 @@ def calibrate(
         read_out=read_out,
         read_out_noise_frac=read_out_noise,
     )
+    device = runs_on.device()
     with console.progress("calibrate") as progress:
         report = api.calibrate(
             model or _only_converted_model(),
@@ -325,6 +297,7 @@ def calibrate(
             swappable=swappable,
             adapter_file=adapter_file,
             twin=twin,
+            device=device,
             config=config,
             page=page,
             force=force,
@@ -372,6 +345,7 @@ def statistics(
 
 @app.command()
 @_handled
+@with_options
 def evaluate(
     model: Model,
     data: Annotated[
@@ -399,6 +373,7 @@ def evaluate(
     stock: Annotated[
         bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
     ] = False,
+    runs_on: ProviderOptions = NATIVE_PROVIDER,
     as_json: Json = False,
 ) -> None:
     """Accuracy by labels or a metric, or agreement with the teacher.
@@ -411,6 +386,11 @@ def evaluate(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
+    if stock and runs_on.provider:
+        raise UsageError(
+            "--stock and --provider exclude each other: both say what runs the arrays."
+        )
+    device = runs_on.device()
     with console.progress("evaluate") as progress:
         report = api.evaluate(
             model,
@@ -419,6 +399,7 @@ def evaluate(
             teacher=teacher,
             metric=metric,
             native=not stock,
+            device=device,
             batch_size=batch_size,
             progress=progress,
         )
@@ -446,7 +427,7 @@ def inspect(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    periphery = periphery_config(tile_rows=tile_rows)
+    periphery = PeripheryOptions(tile_rows=tile_rows).config()
     config = convert_config(
         "gaussian-relative", None, "node", 0, 4, periphery, keep_digital, map_shared
     )

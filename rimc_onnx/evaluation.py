@@ -26,10 +26,7 @@ class Session(Protocol):
     """What evaluation needs of ``onnxruntime.InferenceSession``."""
 
     def run(self, output_names: Sequence[str] | None, feeds: dict[str, Array]) -> list[Array]:
-        """Outputs in the graph's order."""
-
-    def get_outputs(self) -> list[Any]:
-        """The graph's outputs."""
+        """Outputs in the order of their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +99,7 @@ def evaluate_session(
     session: Session,
     samples: Samples,
     *,
+    outputs: Sequence[str],
     model: str,
     labels: str | None = None,
     teacher: Session | None = None,
@@ -114,6 +112,7 @@ def evaluate_session(
     Args:
         session: the model under test.
         samples: checked data.
+        outputs: names of the graph's outputs, in its order.
         model: name for the report.
         labels: name of the array of class indices; the first output holds the logits, classes last.
         teacher: compared with, output by output.
@@ -126,28 +125,27 @@ def evaluate_session(
             f"the data has no array {labels!r} for the labels; beside the inputs it has "
             f"{', '.join(map(repr, sorted(samples.extras))) or 'nothing'}."
         )
-    names = [o.name for o in session.get_outputs()]
-    counts, sqnr = _Counts(), _Sqnr(names)
+    counts, sqnr = _Counts(), _Sqnr(outputs)
     kept: list[tuple[list[Array], dict[str, Array]]] = []
     compared = done = 0
     seconds = 0.0
     for batch in samples.batches(batch_size):
         start = time.perf_counter()
-        outputs = session.run(None, batch.feeds)
+        values = session.run(outputs, batch.feeds)
         seconds += time.perf_counter() - start
         if labels is not None:
-            counts.add_labels(outputs[0], batch.extras[labels])
+            counts.add_labels(values[0], batch.extras[labels])
         if teacher is not None:
-            expected = teacher.run(names, batch.feeds)
-            for name, want, got in zip(names, expected, outputs, strict=True):
+            expected = teacher.run(outputs, batch.feeds)
+            for name, want, got in zip(outputs, expected, values, strict=True):
                 if want.dtype.kind == "f":
                     sqnr.add(name, want, got)
             if expected[0].ndim:
-                same = expected[0].argmax(-1) == outputs[0].argmax(-1)
+                same = expected[0].argmax(-1) == values[0].argmax(-1)
                 counts.agree += int(same.sum())
                 compared += same.size
         if metric is not None:
-            kept.append((outputs, batch.extras))
+            kept.append((values, batch.extras))
         done += batch.num_samples
         progress(done, samples.num_samples)
     return EvaluationReport(
@@ -157,7 +155,7 @@ def evaluate_session(
         top5=counts.top5 / counts.total if counts.total else None,
         agreement=counts.agree / compared if compared else None,
         sqnr_db=sqnr.db() if teacher is not None else None,
-        metrics=_apply(metric, names, kept) if metric is not None else {},
+        metrics=_apply(metric, outputs, kept) if metric is not None else {},
         seconds=seconds,
     )
 

@@ -22,6 +22,7 @@ __all__ = [
     "blame_model",
     "check_output",
     "load_model",
+    "model_bytes",
     "output_folder",
     "save_model",
     "sha256_of",
@@ -29,6 +30,8 @@ __all__ = [
 
 EXTERNAL_DATA_BYTES = 1 << 30
 """Weights beyond this go to a second file: a protobuf holds at most 2 GiB."""
+
+_MOST_PROTOBUF_BYTES = (1 << 31) - (1 << 20)
 
 _CAME_EXTERNAL = "rimc_onnx.came_external"
 """Key of ``ir.Model.meta``, in memory only: the file had weights in other files."""
@@ -68,6 +71,28 @@ def load_model(path: Path) -> ir.Model:
     tensors = [v.const_value for v in model.graph.initializers.values()]
     model.meta[_CAME_EXTERNAL] = any(isinstance(t, ir.ExternalTensor) for t in tensors)
     return model
+
+
+def model_bytes(path: Path) -> bytes:
+    """A file that :func:`load_model` reads, as one protobuf with the weights of other files in it.
+
+    Raises:
+        ModelError: the weights are more than a protobuf holds.
+    """
+    proto = onnx.load(path, load_external_data=False)
+    tensors = list(onnx.external_data_helper._get_all_tensors(proto))
+    external = [t for t in tensors if onnx.external_data_helper.uses_external_data(t)]
+    if not external:
+        return path.read_bytes()
+    infos = [onnx.external_data_helper.ExternalDataInfo(t) for t in external]
+    if path.stat().st_size + sum(i.length or 0 for i in infos) >= _MOST_PROTOBUF_BYTES:
+        raise ModelError(
+            f"{path}: its weights are more than the 2 GiB that one protobuf holds, and a device "
+            "gets a model as one."
+        )
+    onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import importlib.resources
 import json
 import mmap
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,9 +39,6 @@ _FILE_NAME: Final = {"win32": "rimc_ops.dll", "darwin": "librimc_ops.dylib"}.get
 _REINSTALL: Final = (
     "Install rimc-onnx with pip (it builds the library), or make the session with native=False."
 )
-
-# A NodeProto writes its op type as field 4: tag, length, name.
-_NODE_MARKS: Final = tuple(b"\x22" + bytes([len(op)]) + op.encode() for op in opset.OPS)
 
 
 class NativeLibraryError(RimcError):
@@ -96,11 +93,13 @@ def kernels_created() -> int:
     return int(_library().RimcKernelsCreated())
 
 
-def _has_rimc_node(model: Path | bytes) -> bool:
+def _has_rimc_node(model: Path | bytes, ops: Iterable[str] = opset.OPS) -> bool:
+    # A NodeProto writes its op type as field 4: tag, length, name.
+    marks = [b"\x22" + bytes([len(op)]) + op.encode() for op in ops]
     if isinstance(model, bytes):
-        return any(mark in model for mark in _NODE_MARKS)
+        return any(mark in model for mark in marks)
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return any(data.find(mark) >= 0 for mark in _NODE_MARKS)
+        return any(data.find(mark) >= 0 for mark in marks)
 
 
 def make_session(

@@ -61,31 +61,44 @@ def register_provider() -> Sequence[onnxruntime.OrtEpDevice]:
     """
     import onnxruntime  # here, since `rimc-onnx --help` must not load it
 
-    version = onnxruntime.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+    if not _has_plugins():
         raise NativeLibraryError(
-            f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {version}. Update onnxruntime, "
-            f"or run a converted model with make_session."
+            f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {onnxruntime.__version__}. "
+            "Update onnxruntime, or run a converted model with make_session."
         )
     path = library_path()
-    with _registering:
-        if not _devices():
-            try:
-                onnxruntime.register_execution_provider_library(PROVIDER_NAME, str(path))
-            except Exception as error:  # the bindings have no common base class for statuses
-                raise NativeLibraryError(
-                    f"ONNX Runtime can't register {path}: {_last_line(error)}"
-                ) from error
-        devices = _devices()
+    try:
+        devices = _register(PROVIDER_NAME, path)
+    except Exception as error:  # the bindings have no common base class for statuses
+        raise NativeLibraryError(
+            f"ONNX Runtime can't register {path}: {_last_line(error)}"
+        ) from error
     if not devices:
         raise NativeLibraryError(f"{PROVIDER_NAME} found no processor that ONNX Runtime knows.")
     return devices
 
 
-def _devices() -> list[onnxruntime.OrtEpDevice]:
+def _has_plugins() -> bool:
+    """True where ONNX Runtime takes this library, and others built for 1.24, as providers."""
     import onnxruntime
 
-    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == PROVIDER_NAME]
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= _OLDEST
+
+
+def _register(name: str, library: Path) -> list[onnxruntime.OrtEpDevice]:
+    """Devices of a provider, its library registered unless a provider of the name is already."""
+    import onnxruntime
+
+    with _registering:
+        if not _devices(name):
+            onnxruntime.register_execution_provider_library(name, str(library))
+        return _devices(name)
+
+
+def _devices(name: str) -> list[onnxruntime.OrtEpDevice]:
+    import onnxruntime
+
+    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == name]
 
 
 def provider_session(
@@ -98,11 +111,12 @@ def provider_session(
     """Open a model with the provider; nodes that it does not run stay with the CPU provider.
 
     A converted model needs no options. An ordinary model is programmed into crossbars here, by
-    ``provider_options``: ``preset`` (required), ``time_s``, ``seed``, ``scaling`` (``node`` or
-    ``column``), ``keep_digital`` (patterns of node names, a list or one text with ``;`` between
-    them), and of a ``rimc_onnx.device.DeviceConfig`` ``drift_frac``, ``drift_mean_frac``,
-    ``g_max_us``, ``g_min_us``, ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``,
-    ``num_slices``, ``devices_per_weight``. Converters are ideal.
+    ``provider_options``: ``preset``, or ``device`` (JSON of a ``rimc_onnx.device.DeviceConfig``),
+    ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``keep_digital`` (patterns of node
+    names, a list or one text with ``;`` between them), of a device ``drift_frac``,
+    ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
+    ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, and ``periphery``
+    (JSON of attributes by node). ``rimc_onnx.provider_options`` makes them as a conversion would.
 
     Args:
         model: path of the file, or the serialised model.
@@ -137,7 +151,7 @@ def provider_session(
     except Exception as error:
         raise _translated(error) from error
     if kernels_created() == before:
-        raise _nothing_runs(model, programs="preset" in texts)
+        raise _nothing_runs(model, texts)
     return session
 
 
@@ -157,9 +171,9 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _nothing_runs(model: str | Path | bytes, *, programs: bool) -> Exception:
+def _nothing_runs(model: str | Path | bytes, options: Mapping[str, str]) -> Exception:
     name = "the model" if isinstance(model, bytes) else str(model)
-    if programs:
+    if "preset" in options or "device" in options:
         reasons = [f"'{m.name}': {m.reason}" for m in last_mapping()]
         more = f"; {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
         why = "; ".join(reasons[:_MAX_REASONS]) + more or "it has no Conv, Gemm or MatMul"
@@ -180,6 +194,8 @@ def _last_line(error: Exception) -> str:
 def _translated(error: Exception) -> Exception:
     """The error of ours that ONNX Runtime wrapped, or its own."""
     text = str(error)
+    if "): option periphery: " in text:
+        return ConfigError(text[text.index("node '") :].strip())
     if "provider option" in text:
         return ConfigError(text[text.index("provider option") :].strip())
     if "no conductance can hold them" in text:

@@ -154,6 +154,29 @@ def test_cpp_provider_app_has_the_accuracy_of_a_conversion(raw: Path) -> None:
 
 
 @needs_providers
+def test_cpp_provider_app_takes_device_and_periphery_as_the_page_says(raw: Path) -> None:
+    # A file that the library looks for elsewhere, an option that only Python sets.
+    page = (APPS / "README.md").read_text("utf-8")
+    script = re.search(r"<<'EOF'\n(.*?)EOF\n", page, re.DOTALL)
+    assert script is not None
+    shutil.copy(ROOT / "samples" / "devices" / "own.toml", raw)
+    run(sys.executable, "-c", script[1], cwd=raw)
+    periphery = ["--dac-bits", "8", "--adc-bits", "8"]
+    run(
+        *(sys.executable, "-c", "from rimc_onnx.cli import main; main()", "convert", "model.onnx"),
+        *("--device", "own.toml", *periphery, "-o", "own.rimc.onnx"),
+        cwd=raw,
+    )
+    top1 = evaluate(raw / "own.rimc.onnx", data=raw / "test.npz").top1
+    assert top1 is not None
+    command = ["./app", build("provider.cc", raw), runtime.library_path(), "model.onnx"]
+    options = ["device=@device.json", "periphery=@periphery.json", "seed=0"]
+    output = run(*command, "images.f32", "labels.u8", *options, cwd=raw)
+    # Batch norms: other last bits than a conversion's.
+    assert abs(right(output) - round(500 * top1)) <= 1
+
+
+@needs_providers
 def test_cpp_provider_app_runs_a_deployed_model(raw: Path) -> None:
     # Without options the provider brings the operators and claims nothing.
     library = build("provider.cc", raw)
@@ -189,7 +212,8 @@ def test_examples_of_the_deployment_page_run(
     monkeypatch.chdir(digits_job)
     page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
+    shutil.copy(ROOT / "samples" / "devices" / "own.toml", digits_job)
     adapters, twin_example, *providers = examples
     examples = [twin_example]
     if hasattr(ort, "AdapterFormat"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
+from rimc_onnx._options import IDEAL_PERIPHERY, NATIVE_PROVIDER, ProviderOptions, with_options
+from rimc_onnx.config import PeripheryConfig
 
 Cli = Callable[..., Any]
 
@@ -423,3 +427,25 @@ def test_version_is_that_of_the_package(cli: Cli, tmp_path: Path) -> None:
 
     result = cli("--version", cwd=tmp_path)
     assert result.stdout.strip() == importlib.metadata.version("rimc-onnx")
+
+
+# ------------------------------------------------------------------------- options in groups
+
+
+def test_options_not_given_are_the_defaults_of_the_configuration() -> None:
+    # The command line states them once more, since --help must not load the configuration.
+    assert IDEAL_PERIPHERY.config() == PeripheryConfig()
+
+
+def test_group_of_options_is_its_fields_in_its_place() -> None:
+    # typer reads the signature; a group that comes last, or that keeps its defaults, goes unseen.
+    seen = []
+
+    @with_options
+    def command(first: int, runs_on: ProviderOptions = NATIVE_PROVIDER, last: int = 2) -> None:
+        seen.append((first, runs_on, last))
+
+    names = list(inspect.signature(command).parameters)
+    assert names == ["first", "provider", "provider_option", "provider_library", "last"]
+    command(first=1, provider="P", provider_option=["a=b"], provider_library=None, last=3)
+    assert seen == [(1, ProviderOptions(provider="P", provider_option=["a=b"]), 3)]

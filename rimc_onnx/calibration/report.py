@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnxscript import ir
 
 from rimc_onnx.calibration.config import CalibrateConfig
@@ -27,6 +28,7 @@ from rimc_onnx.files import check_output, output_folder
 from rimc_onnx.passes import RramBranch, rram_branches
 
 __all__ = [
+    "NATIVE_LIBRARY",
     "CalibrationRecord",
     "NodeRecord",
     "check_report",
@@ -36,10 +38,14 @@ __all__ = [
     "write_report",
 ]
 
+NATIVE_LIBRARY = "native library"
+"""``runs_on`` where nothing else was asked for."""
+
 _PROC_STATUS = Path("/proc/self/status")
 _MODULES = ("numpy", "scipy", "onnx", "onnxruntime")
 """Packages whose version decides what a calibration gives."""
-_PERIPHERY = ("tile_rows", "dac_bits", "adc_bits")
+_PERIPHERY_INTS = ("tile_rows", "dac_bits", "adc_bits", "dac_serial_bits")
+_PERIPHERY_FLOATS = ("iv_sinh", "input_shrink", "read_noise", "wire_ohm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +123,10 @@ class CalibrationRecord:
     config: dict[str, Any]
     device: dict[str, Any]
     """Parameters of the device model."""
-    periphery: dict[str, int | None]
+    periphery: dict[str, float | bool | None]
+    """Of the first node; ``None`` is ideal."""
+    runs_on: str = NATIVE_LIBRARY
+    """What ran the arrays: the native library, an execution provider, or the user's device."""
     device_seed: int
     device_time_s: float | None = None
     """Seconds since programming; ``None`` for a device model without a time axis."""
@@ -141,6 +150,7 @@ def make_record(
     model: str,
     config: CalibrateConfig,
     teacher_sha256: str | None,
+    runs_on: str = NATIVE_LIBRARY,
 ) -> CalibrationRecord:
     """Collect what a report says.
 
@@ -151,6 +161,7 @@ def make_record(
         model: path of the converted model.
         config: what was asked for.
         teacher_sha256: digest of the teacher that was used.
+        runs_on: name of what ran the arrays.
 
     Raises:
         CalibrationError: the error of a node is NaN or infinite.
@@ -171,14 +182,29 @@ def make_record(
         teacher_sha256=teacher_sha256,
         config=asdict(config),
         device=device,
-        # 0 in the file is an ideal part.
-        periphery={name: first[name].as_int() or None for name in _PERIPHERY},
+        periphery=_periphery(first),
+        runs_on=runs_on,
         device_seed=first["seed"].as_int(),
         device_time_s=first["time_s"].as_float() if "time_law" in device else None,
         sample_seed=config.sample_seed,
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],
     )
+
+
+def _periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool | None]:
+    """What surrounds a node's arrays; in the file 0 is an ideal part, a shrink of 1 none."""
+    found: dict[str, float | bool | None] = {
+        name: attributes[name].as_int() or None for name in _PERIPHERY_INTS
+    }
+    for name in _PERIPHERY_FLOATS:
+        value = attributes[name].as_float()
+        ideal = 1.0 if name == "input_shrink" else 0.0
+        # As it was typed: a file holds the nearest float32.
+        found[name] = None if value == ideal else float(str(np.float32(value)))
+    gain, offset = (list(attributes[name].as_floats()) for name in ("adc_gain", "adc_offset"))
+    found["adc_errors"] = None if gain == [1.0] and offset == [0.0] else True
+    return found
 
 
 def gamma_of(nodes: Sequence[CalibratedNode]) -> float:

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from rimc_onnx.calibration.report import CalibrationRecord, NodeRecord
+from rimc_onnx.device import format_time
 
 __all__ = ["render_page"]
 
@@ -44,7 +45,7 @@ section { padding: 18px 20px; margin-top: 18px; }
 .cards dt { color: #566070; font-size: 13px; }
 .cards dd { margin: 0; font-size: 20px; font-weight: 600; white-space: nowrap; }
 .cards small { color: #566070; font-size: 13px; }
-img { display: block; width: 100%; height: auto; }
+img { display: block; width: 100%; min-width: 760px; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th, td { padding: 4px 8px; text-align: left; vertical-align: top;
@@ -60,8 +61,9 @@ td.number { white-space: nowrap; }
 .facts { columns: 3 300px; column-gap: 32px; }
 .facts div { break-inside: avoid; padding-top: 10px; }
 .facts h3 { font-size: 15px; margin: 0 0 2px; }
-.facts th { font-weight: normal; color: #566070; width: 46%; }
-.facts td { overflow-wrap: anywhere; }
+.facts table { table-layout: fixed; }
+.facts th { font-weight: normal; color: #566070; width: 48%; }
+.facts th, .facts td { overflow-wrap: break-word; }
 @media print { body { background: #fff; } section { break-inside: avoid-page; } }
 """
 
@@ -81,8 +83,9 @@ def render_page(record: CalibrationRecord) -> str:
         '<p class="note">Error: mean squared error of the node&rsquo;s output on the samples, over '
         "the variance of the teacher&rsquo;s output, the digital bias apart. SRAM: bytes of the "
         "node&rsquo;s adapter.</p>\n"
-        f'<img alt="Error of every node before and after calibration, and its bytes of SRAM; the '
-        f'table below holds the numbers." src="{_plot(record.nodes)}">\n</section>\n'
+        '<div class="wide"><img alt="Error of every node before and after calibration, and its '
+        "bytes of SRAM; the "
+        f'table below holds the numbers." src="{_plot(record.nodes)}"></div>\n</section>\n'
         f"{_table(record.nodes)}\n"
         f"<section>\n<h2>How it was made</h2>\n{_facts(record)}\n</section>\n"
         f'<p class="note" style="margin-top: 14px">Written by rimc-onnx '
@@ -320,8 +323,8 @@ def _row(classes: Sequence[str], cells: Sequence[str], *, worse: bool) -> str:
 
 
 def _breakable(name: str) -> str:
-    """A path breaks after its slashes first."""
-    return escape(name).replace("/", "/<wbr>")
+    """A path breaks after its slashes first, a field's name between its words."""
+    return escape(name).replace("/", "/<wbr>").replace("_", "_<wbr>").replace(".", ".<wbr>")
 
 
 def _short(error: float) -> str:
@@ -338,6 +341,9 @@ def _percent(frac: float) -> str:
 
 def _facts(record: CalibrationRecord) -> str:
     seeds = {"programming and drift": record.device_seed, "draw of samples": record.sample_seed}
+    device = dict(record.device)
+    if record.device_time_s is not None:
+        device["time since programming"] = format_time(record.device_time_s)
     files = {
         "converted model": record.model,
         "calibrated model": record.result.get("output"),
@@ -345,8 +351,8 @@ def _facts(record: CalibrationRecord) -> str:
     }
     tables = [
         ("Calibration", record.config),
-        ("Device", record.device),
-        ("Periphery", {k: "none" if v is None else v for k, v in record.periphery.items()}),
+        ("Device", {**device, "runs on": record.runs_on}),
+        ("Periphery", {k: "ideal" if v is None else v for k, v in record.periphery.items()}),
         ("Seeds", seeds),
         ("Versions", record.versions),
         ("Files", files),
@@ -360,7 +366,7 @@ def _facts(record: CalibrationRecord) -> str:
 
 def _fact_table(facts: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(_said(value))}</td></tr>"
+        f"<tr><th>{_breakable(name)}</th><td>{escape(_said(value))}</td></tr>"
         for name, value in _flat(facts).items()
     )
     return f"<table><tbody>{rows}</tbody></table>"
@@ -377,6 +383,10 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _said(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "not given"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value)) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_said(part)}" for name, part in value.items())
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -19,14 +19,15 @@ import numpy.typing as npt
 
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.taps import SessionFactory
 from rimc_onnx.config import ConvertConfig
-from rimc_onnx.errors import DataError, UsageError
+from rimc_onnx.errors import UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric
+from rimc_onnx.feeds import Data, data_beside
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
 
 Array = npt.NDArray[Any]
-Data = str | Path | Mapping[str, Array]
 Progress = Callable[[int, int], None]
 
 
@@ -123,6 +124,7 @@ def recovery_study(
     statistics: str | Path | None = None,
     labels: str | None = None,
     metric: str | Metric | None = None,
+    device: SessionFactory | None = None,
     batch_size: int = 64,
     progress: Progress = lambda _done, _total: None,
     on_run: Callable[[RecoveryRun], None] = lambda _run: None,
@@ -143,6 +145,8 @@ def recovery_study(
         labels: name of the label array; default is ``labels`` where the data has one. With neither
             labels nor a metric the figure is the agreement with the clean model.
         metric: a function, or ``module:callable``, of (outputs, extra arrays), for one number.
+        device: makes a session from the bytes of a converted model; default is the native
+            simulator.
         batch_size: samples a run of an evaluation.
         progress: called with (evaluations done, evaluations in all).
         on_run: called with each run as soon as it is known.
@@ -156,10 +160,11 @@ def recovery_study(
     _check_seeds("draws", draws)
     config, calibrate = config or ConvertConfig(), calibrate or CalibrateConfig()
     source = Path(model)
-    if data is None and calibrate.num_samples:
-        data = _data_beside(source)
+    if data is None and calibrate.num_samples and source.is_file():
+        data = data_beside(source, None)
     judge = _Judge(
-        source, test, labels, metric, batch_size, progress, 1 + len(seeds) * (1 + len(draws))
+        *(source, test, labels, metric, device, batch_size, progress),
+        1 + len(seeds) * (1 + len(draws)),
     )
     runs: list[RecoveryRun] = []
     errors: dict[str, list[tuple[float, float]]] = {}
@@ -175,6 +180,7 @@ def recovery_study(
                     data=data,
                     teacher=source,
                     statistics=statistics,
+                    device=device,
                     config=replace(calibrate, sample_seed=draw),
                     force=True,
                 )
@@ -219,16 +225,18 @@ class _Judge:
         test: Data,
         labels: str | None,
         metric: str | Metric | None,
+        device: SessionFactory | None,
         batch_size: int,
         progress: Progress,
         total: int,
     ) -> None:
         self._test, self._labels, self._metric = test, labels, metric
+        self._device = device
         self._batch_size, self._progress, self._total = batch_size, progress, total
         self._done = 0
         # The clean model is the teacher where nothing else judges.
         self._teacher = model if labels is None and metric is None else None
-        first = self._evaluate(model, native=False)
+        first = self._evaluate(model, clean=True)
         self.figure = _name_of_figure(first, has_metric=metric is not None)
         self.test_samples = first.samples
         self.clean = self._value(first)
@@ -241,16 +249,17 @@ class _Judge:
         return True if self._metric is None else None
 
     def __call__(self, model: Path) -> float:
-        return self._value(self._evaluate(model, native=True))
+        return self._value(self._evaluate(model, clean=False))
 
-    def _evaluate(self, model: Path, *, native: bool) -> EvaluationReport:
+    def _evaluate(self, model: Path, *, clean: bool) -> EvaluationReport:
         report = api.evaluate(
             model,
             data=self._test,
             labels=self._labels,
             teacher=self._teacher,
             metric=self._metric,
-            native=native,
+            native=not clean,
+            device=None if clean else self._device,
             batch_size=self._batch_size,
         )
         self._done += 1
@@ -316,12 +325,3 @@ def _check_seeds(name: str, seeds: Sequence[int]) -> None:
         raise UsageError(f"--{name} must be 1 or more, got 0.")
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"{name} {list(seeds)} repeat themselves: equal seeds give equal results.")
-
-
-def _data_beside(model: Path) -> Path:
-    default = model.parent / "calibration.npz"
-    if model.is_file() and not default.is_file():
-        raise DataError(
-            f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
-        )
-    return default

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rimc_onnx import api
+from rimc_onnx import api, calibrating
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
 from rimc_onnx.calibration.report import (
@@ -30,9 +30,12 @@ from rimc_onnx.calibration.report import (
     peak_rss_bytes,
     write_report,
 )
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.errors import CalibrationError, OutputError
 from rimc_onnx.files import load_model
 from rimc_onnx.passes import rram_branches
+from rimc_onnx.runtime.any_provider import provider_device
+from rimc_onnx.sessions import native_session
 
 ADAPTER = "dora+sparse"
 
@@ -50,7 +53,7 @@ def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     @functools.cache
     def run(**config: Any) -> Job:
         fitted: list[CalibratedNode] = []
-        fit = api.fit_adapters
+        fit = calibrating.fit_adapters
 
         def spy(*args: Any, **kwargs: Any) -> list[CalibratedNode]:
             fitted.extend(fit(*args, **kwargs))
@@ -59,7 +62,7 @@ def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         asked = CalibrateConfig(**config)
         data, target = digits / "calibration.npz", folder / f"{len(list(folder.iterdir()))}.onnx"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(api, "fit_adapters", spy)
+            patch.setattr(calibrating, "fit_adapters", spy)
             result = api.calibrate(model, target, data=data, config=asked)
         record = make_record(
             result,
@@ -168,11 +171,57 @@ def test_json_holds_what_the_command_prints_and_more(
         assert {k: got[k] for k in vars(want)} == vars(want)
     assert found["config"]["num_samples"] == 10
     assert found["device"]["drift_frac"] == 0.2
-    assert found["periphery"] == {"tile_rows": None, "dac_bits": None, "adc_bits": None}
+    assert set(found["periphery"].values()) == {None}
+    assert found["runs_on"] == "native library"
     assert (found["device_seed"], found["sample_seed"]) == (0, 0)
     assert found["teacher_sha256"] == "ab" * 32
     assert set(found["versions"]) >= {"rimc-onnx", "python", "numpy", "onnxruntime"}
     assert found["peak_rss_bytes"] > 1 << 20
+
+
+def test_report_says_what_surrounded_the_arrays_and_what_ran_them(digits_folder: Path) -> None:
+    # Two reports of different devices that read the same: read noise and wires left out.
+    periphery = PeripheryConfig(
+        tile_rows=128,
+        dac_bits=8,
+        adc_bits=7,
+        dac_serial_bits=4,
+        iv_sinh=1.5,
+        input_shrink=0.7,
+        read_noise_frac=0.01,
+        adc_gain_error_frac=0.02,
+        wire_ohm=0.25,
+    )
+    api.convert(digits_folder / "model.onnx", config=ConvertConfig(periphery=periphery))
+    model = digits_folder / "model.rimc.onnx"
+
+    def report_of(device: Any) -> dict[str, Any]:
+        config = CalibrateConfig(num_samples=1, adapter="bias")
+        found = api.calibrate(model, config=config, device=device, force=True, page=True)
+        page = Path(str(found.page)).read_text("utf-8")
+        text = json.loads(Path(str(found.report)).read_text("utf-8"))
+        for value in ("0.25", "0.01", "1.5", text["runs_on"]):
+            assert f"<td>{value}</td>" in page
+        return dict(text)
+
+    record = report_of(provider_device("CPUExecutionProvider"))
+    assert record["runs_on"] == "CPUExecutionProvider"
+    assert record["periphery"] == {
+        "tile_rows": 128,
+        "dac_bits": 8,
+        "adc_bits": 7,
+        "dac_serial_bits": 4,
+        "iv_sinh": 1.5,
+        "input_shrink": 0.7,
+        "read_noise": 0.01,
+        "wire_ohm": 0.25,
+        "adc_errors": True,
+    }
+
+    def my_chip(content: bytes) -> Any:
+        return native_session(content)
+
+    assert report_of(my_chip)["runs_on"] == "my_chip"
 
 
 def test_bytes_of_the_parts_are_those_of_the_file(job: Callable[..., Job]) -> None:

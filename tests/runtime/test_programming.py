@@ -272,7 +272,7 @@ def test_convert_writes_the_same_file_without_the_library(
         used.append(realise)
         return realise
 
-    monkeypatch.setattr("rimc_onnx.api.native_realise", spy)
+    monkeypatch.setattr("rimc_onnx.converting.native_realise", spy)
     convert(model, digits_folder / "native.onnx")
     assert used == [realise_cells]
     monkeypatch.undo()

@@ -41,7 +41,7 @@ def model() -> bytes:
     ("options", "message"),
     [
         ({"preset": "rram"}, r"option preset must be one of gaussian-relative, .*, got 'rram'"),
-        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, time_s, drift_frac,"),
+        ({"presett": "x"}, r"option 'presett' is not known\. Known: preset, device, time_s,"),
         ({"seed": 3}, "option seed needs the option preset"),
         ({"seed": -1}, r"option seed must lie in 0\.\.2\^63-1, got '-1'"),
         ({"seed": 2**63}, r"option seed must lie in 0\.\.2\^63-1, got '9223372036854775808'"),
@@ -75,7 +75,7 @@ def model() -> bytes:
         ),
         ({"level_bits": 2.5}, r"option level_bits must be a whole number, got 2\.5"),
         ({"level_bits": 13}, r"option level_bits must lie in 1\.\.12, got 13"),
-        ({"num_slices": 2}, "option num_slices needs level_bits"),
+        ({"num_slices": 2}, "num_slices needs level_bits"),
         ({"level_bits": 9, "num_slices": 3}, r"num_slices \* level_bits must be 24 or less"),
         ({"scaling": "row"}, "option scaling must be node or column, got 'row'"),
         ({"dac_bits": 8}, "option 'dac_bits' is not known"),

@@ -73,6 +73,15 @@ struct At {
     const double x = std::max(g_us / curve.g_ref_us, 1e-12);
     return std::min(std::max(curve.offset + curve.slope * Log(x), curve.low), curve.high);
   }
+  double operator()(const Points& curve) const {
+    double value = 0.0 + curve.values[0];
+    for (std::size_t i = 0; i + 1 < curve.g_us.size(); ++i) {
+      const double a = curve.g_us[i];
+      const double share = std::min(std::max((g_us - a) / (curve.g_us[i + 1] - a), 0.0), 1.0);
+      value = value + share * (curve.values[i + 1] - curve.values[i]);
+    }
+    return value;
+  }
 };
 
 double Evaluate(const Curve& curve, double g_us) { return std::visit(At{g_us}, curve); }
@@ -184,6 +193,7 @@ TimedLaw MakeLaw(const DeviceModel& model, double time_s) {
   law.intervals_per_us = kernels::kLawIntervals / model.g_max_us;
   law.stuck_min_words = StuckWords(model.stuck_min_frac);
   law.stuck_max_words = StuckWords(model.stuck_max_frac);
+  law.clips = model.clip_sigma > 0.0 ? 1 : 0;
   law.level_bits = model.level_bits;
   law.num_slices = model.num_slices;
   law.devices_per_weight = model.devices_per_weight;

@@ -37,7 +37,13 @@ struct Logarithmic {
   double g_ref_us = 1.0;
 };
 
-using Curve = std::variant<Polynomial, Saturating, Logarithmic>;
+// Straight lines between measured points, their ends' values beyond.
+struct Points {
+  std::vector<double> g_us;
+  std::vector<double> values;
+};
+
+using Curve = std::variant<Polynomial, Saturating, Logarithmic, Points>;
 
 // Whole deviations measured at rising times, interpolated in mean and variance.
 struct SigmaAtTimes {
@@ -69,7 +75,7 @@ using TimeLaw = std::variant<std::monostate, SigmaAtTimes, LogRelaxation, PowerD
 
 enum class Reference { kTarget, kGMax };
 
-// rimc_onnx.device.DeviceConfig, but for clipping and for what is no number.
+// rimc_onnx.device.DeviceConfig.
 struct DeviceModel {
   std::string name;
   Reference reference = Reference::kTarget;  // of the drift
@@ -82,9 +88,11 @@ struct DeviceModel {
   std::optional<std::pair<double, double>> g_range_us;
   double stuck_min_frac = 0.0;
   double stuck_max_frac = 0.0;
+  double clip_sigma = 0.0;  // 0: no weight is clipped
   int level_bits = 0;
   int num_slices = 1;
   int devices_per_weight = 1;
+  bool by_column = false;  // one W_max per column
 };
 
 // First and last time that the law of a model reaches; nothing without a time axis.

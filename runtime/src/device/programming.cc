@@ -7,6 +7,7 @@
 #include <system_error>
 #include <thread>
 
+#include "device/deviation.h"
 #include "device/sha256.h"
 
 namespace rimc {
@@ -80,7 +81,7 @@ void ProgramWeights(const kernels::KernelTable& kernels, const CellRun& cells, c
 }
 
 std::vector<float> LargestWeights(const float* w, std::int64_t count, std::int64_t num_columns,
-                                  std::int64_t run) {
+                                  std::int64_t run, double clip_sigma) {
   std::vector<float> largest(static_cast<std::size_t>(num_columns), 0.0f);
   for (std::int64_t begin = 0; begin < count; begin += run) {
     const std::int64_t end = std::min(begin + run, count);
@@ -89,6 +90,12 @@ std::vector<float> LargestWeights(const float* w, std::int64_t count, std::int64
       const float size = std::fabs(w[i]);
       if (!(size <= most)) most = size;  // a NaN, too
       if (!std::isfinite(size)) return largest;
+    }
+  }
+  if (clip_sigma > 0.0) {
+    const std::vector<double> deviations = StandardDeviations(w, count, largest, run);
+    for (std::size_t c = 0; c < largest.size(); ++c) {
+      largest[c] = std::min(largest[c], static_cast<float>(clip_sigma * deviations[c]));
     }
   }
   return largest;

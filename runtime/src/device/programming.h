@@ -32,9 +32,10 @@ struct CellRun {
 void ProgramWeights(const kernels::KernelTable& kernels, const CellRun& cells, const float* w,
                     float* w_realised, std::int64_t count, int max_threads);
 
-// Largest |w| of each column: [num_columns]. Where a weight is NaN or infinite so is a value of the
-// result, and the others are of no use.
+// W_max: largest |w| of each column, at most `clip_sigma` standard deviations of it where that is
+// above 0: [num_columns]. Where a weight is NaN or infinite so is a value of the result, and the
+// others are of no use.
 std::vector<float> LargestWeights(const float* w, std::int64_t count, std::int64_t num_columns,
-                                  std::int64_t run);
+                                  std::int64_t run, double clip_sigma);
 
 }  // namespace rimc

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "dispatch.h"
 
@@ -45,8 +46,10 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
   Pack(w->Floats());
 }
 
-RramConv::RramConv(const ConvNode& conv, const Tensor& w)
-    : kernels_(ActiveKernels()), conv_(ResolveConv(conv, "w", w.dims, 1)) {
+RramConv::RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery)
+    : kernels_(ActiveKernels()),
+      conv_(ResolveConv(conv, "w", w.dims, 1)),
+      periphery_(std::move(periphery)) {
   Pack(w.Floats());
 }
 

@@ -26,8 +26,8 @@ class RramConv {
   static void InferShape(const InferContext& context) { InferConv(context); }
 
   explicit RramConv(const NodeInfo& node);
-  // One array of any height per group, with ideal converters.
-  RramConv(const ConvNode& conv, const Tensor& w);
+  // By default one array of any height per group, with ideal converters.
+  RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery = {});
   Output Compute(const Context& context) const;
 
  private:

@@ -2,6 +2,7 @@
 #include "ops/rram_matmul.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "dispatch.h"
 
@@ -55,8 +56,18 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
   TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
+  Pack(w->Floats());
+}
+
+RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKernels()) {
+  TakeShape(w);
+  periphery_ = std::move(periphery);
+  Pack(w.Floats());
+}
+
+void RramMatMul::Pack(const float* w) {
   PlanPasses();
-  panels_ = PackPanels(w->Floats());
+  panels_ = PackPanels(w);
   if (periphery_.noise.on && periphery_.noise.relative) {
     squares_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
     kernels_.square(panels_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
@@ -65,12 +76,6 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   gain_ = PadColumns(periphery_.adc_gain);
   back_ = PadColumns(periphery_.adc_back);
   if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
-}
-
-RramMatMul::RramMatMul(const Tensor& w) : kernels_(ActiveKernels()) {
-  TakeShape(w);
-  PlanPasses();
-  panels_ = PackPanels(w.Floats());
 }
 
 void RramMatMul::TakeShape(const Tensor& w) {

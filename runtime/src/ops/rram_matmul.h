@@ -24,8 +24,8 @@ class RramMatMul {
   static void InferShape(const InferContext& context) { InferMatMul(context); }
 
   explicit RramMatMul(const NodeInfo& node);
-  // One array of any height with ideal converters.
-  explicit RramMatMul(const Tensor& w);
+  // By default one array of any height with ideal converters.
+  explicit RramMatMul(const Tensor& w, Periphery periphery = {});
   Output Compute(const Context& context) const;
 
  private:
@@ -42,6 +42,7 @@ class RramMatMul {
   struct Stored;
 
   void TakeShape(const Tensor& w);
+  void Pack(const float* w);
   AlignedFloats PackPanels(const float* w) const;
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();

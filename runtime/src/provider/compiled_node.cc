@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "device/programming.h"
 #include "dispatch.h"
@@ -29,8 +30,9 @@ std::vector<float> CrossbarWeight(const MappedNode& node) {
   return w;
 }
 
-void Program(const MappedNode& node, const DeviceOptions& device, const Dims& dims,
-             std::vector<float>* w) {
+// Gives W_max: [1], or [columns].
+std::vector<float> Program(const MappedNode& node, const DeviceOptions& device, const Dims& dims,
+                           std::vector<float>* w) {
   const auto count = static_cast<std::int64_t>(w->size());
   const std::size_t axis = node.is_conv ? 0 : 1;
   CellRun cells;
@@ -39,18 +41,30 @@ void Program(const MappedNode& node, const DeviceOptions& device, const Dims& di
     cells.num_columns = dims[axis];
     cells.run = node.is_conv ? count / dims[0] : 1;
   }
-  const std::vector<float> w_max = LargestWeights(w->data(), count, cells.num_columns, cells.run);
+  std::vector<float> w_max =
+      LargestWeights(w->data(), count, cells.num_columns, cells.run, device.clip_sigma);
   if (!std::all_of(w_max.begin(), w_max.end(), [](float m) { return std::isfinite(m); })) {
     Refuse(
         "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
         "or name the node in the option keep_digital");
   }
-  if (!device.has_error && device.timed.law.level_bits == 0) return;
+  const kernels::CellLaw& law = device.timed.law;
+  if (!device.has_error && law.level_bits == 0 && law.clips == 0) return w_max;
   cells.w_max = w_max.data();
   cells.seed = device.seed;
   cells.name = NameWords(node.name);
-  cells.law = device.timed.law;
+  cells.law = law;
   ProgramWeights(ActiveKernels(), cells, w->data(), w->data(), count, 0);
+  return w_max;
+}
+
+Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const Dims& w,
+                      std::vector<float> w_max) {
+  ArrayShape shape{static_cast<Index>(w[1]), static_cast<Index>(w[0]), 1};
+  if (node.is_conv) {
+    shape = {static_cast<Index>(w[0]), static_cast<Index>(w[1]), node.WindowSize()};
+  }
+  return PeripheryOf(device.periphery, node.name, shape, std::move(w_max));
 }
 
 // y[n, m, p] += bias[m], [rows, columns, inner].
@@ -95,12 +109,12 @@ CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const De
   Tensor w = node.weight;
   if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
   std::vector<float> realised = CrossbarWeight(node);
-  Program(node, device, w.dims, &realised);
+  Periphery periphery = PeripheryOf(node, device, w.dims, Program(node, device, w.dims, &realised));
   w.data = realised.data();
   if (node.is_conv) {
-    crossbar_.emplace<RramConv>(node.conv, w);
+    crossbar_.emplace<RramConv>(node.conv, w, std::move(periphery));
   } else {
-    crossbar_.emplace<RramMatMul>(w);
+    crossbar_.emplace<RramMatMul>(w, std::move(periphery));
   }
   if (node.bias) {
     const std::size_t columns = static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]);

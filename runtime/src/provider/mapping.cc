@@ -152,6 +152,14 @@ std::string Text(const abi::Api* api, abi::Status* status, const char* const& te
 
 }  // namespace
 
+Index MappedNode::WindowSize() const {
+  Index window = 1;
+  for (std::size_t i = 2; is_conv && i < weight.dims.rank; ++i) {
+    window *= static_cast<Index>(weight.dims[i]);
+  }
+  return window;
+}
+
 std::vector<const abi::Node*> NodesOf(const abi::Api* api, const abi::Graph* graph) {
   std::size_t count = 0;
   Check(api, abi::GraphNumNodes::Call(api, graph, &count));
@@ -205,6 +213,9 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
       ReadConv(view, &mapped);
     } else {
       ReadMatMul(view, is_gemm, &mapped);
+    }
+    if (!FitsTiles(device.periphery, mapped.name, mapped.WindowSize())) {
+      StayDigital(mapped.WindowSize(), " word lines of its kernel do not fit in a tile");
     }
     decision.mapped = std::move(mapped);
   } catch (const Digital& digital) {

@@ -24,6 +24,9 @@ struct MappedNode {
   float alpha = 1.0f;          // factor of the weight
   std::optional<Tensor> bias;  // 1 or M values
   float beta = 1.0f;
+
+  // Word lines of one channel of a Conv's kernel; 1 of a matrix.
+  Index WindowSize() const;
 };
 
 // What happens to a node that multiplies matrices.

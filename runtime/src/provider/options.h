@@ -10,22 +10,26 @@
 #include <vector>
 
 #include "device/law.h"
+#include "provider/periphery_option.h"
 
 namespace rimc {
 
 // Crossbars that nodes of an ordinary model are programmed into.
 struct DeviceOptions {
   TimedLaw timed;
-  bool has_error = true;   // else devices hold their targets exactly
-  bool by_column = false;  // one W_max per column
+  bool has_error = true;    // else devices hold their targets exactly
+  bool by_column = false;   // one W_max per column
+  double clip_sigma = 0.0;  // 0: no weight is clipped
   std::uint64_t seed = 0;
   std::vector<std::string> keep_digital;  // patterns of node names
+  PeripheryOption periphery;
 };
 
 using KeyValues = std::vector<std::pair<std::string, std::string>>;
 
-// The options of a session. Nothing where there is no preset: the provider then claims no node of
-// an ordinary model. Throws Error that names the option where one is unknown or its value is bad.
+// The options of a session. Nothing where there is neither preset nor device: the provider then
+// claims no node of an ordinary model. Throws Error that names the option where one is unknown or
+// its value is bad.
 std::optional<DeviceOptions> ParseOptions(const KeyValues& options);
 
 // `*` stands for any text, `?` for any one character (byte).

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "ops/common/attributes.h"
+
 namespace rimc {
 namespace {
 
@@ -44,7 +46,8 @@ Index ExpectedTiles(Index tile_rows, Index depth, Index rows_per_step) {
   return CeilDiv(depth, steps);
 }
 
-void ReadTiles(const NodeInfo& node, Index depth, Index rows_per_step, Periphery* p) {
+template <class Node>
+void ReadTiles(const Node& node, Index depth, Index rows_per_step, Periphery* p) {
   const Index tile_rows = node.Int("tile_rows");
   if (tile_rows < 0) Refuse("tile_rows must be 0 (untiled) or more, got ", tile_rows);
   p->num_tiles = node.Int("num_tiles");
@@ -71,7 +74,8 @@ std::vector<float> SinhCurve(double k) {
   return curve;
 }
 
-void ReadWordLines(const NodeInfo& node, Periphery* p) {
+template <class Node>
+void ReadWordLines(const Node& node, Periphery* p) {
   const Index dac_signed = node.Int("dac_signed");
   CheckFlag("dac_signed", dac_signed);
   const Index dac_bits = node.Int("dac_bits");
@@ -117,7 +121,8 @@ void ReadWordLines(const NodeInfo& node, Periphery* p) {
 }
 
 // One value, or one per tile and bit line.
-std::vector<float> ReadConverters(const NodeInfo& node, const char* name, Index columns,
+template <class Node>
+std::vector<float> ReadConverters(const Node& node, const char* name, Index columns,
                                   Index num_tiles) {
   std::vector<float> values = node.Floats(name);
   const auto count = static_cast<Index>(values.size());
@@ -130,7 +135,8 @@ std::vector<float> ReadConverters(const NodeInfo& node, const char* name, Index 
   return values;
 }
 
-void ReadAdc(const NodeInfo& node, Index columns, Periphery* p) {
+template <class Node>
+void ReadAdc(const Node& node, Index columns, Periphery* p) {
   const Index adc_bits = node.Int("adc_bits");
   CheckBits("adc_bits", adc_bits, 2);
   const std::vector<float> adc_range = node.Floats("adc_range");
@@ -160,7 +166,8 @@ void ReadAdc(const NodeInfo& node, Index columns, Periphery* p) {
   for (Index m = 0; m < columns; ++m) p->adc_back.push_back(at(adc_range, m) / p->adc_top);
 }
 
-void ReadReadNoise(const NodeInfo& node, Index columns, Periphery* p) {
+template <class Node>
+void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
   const float frac = node.Float("read_noise");
   CheckWithin("read_noise", frac, 0.0, 1.0);
   const Index relative = node.Int("read_noise_relative");
@@ -221,7 +228,8 @@ kernels::DrawKey Periphery::Draws(std::uint64_t run, Index plane, Index tile) co
            static_cast<std::uint32_t>(run >> 32)}};
 }
 
-Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index rows_per_step) {
+template <class Node>
+Periphery ReadPeriphery(const Node& node, Index columns, Index depth, Index rows_per_step) {
   Periphery p;
   p.columns = columns;
   ReadTiles(node, depth, rows_per_step, &p);
@@ -235,5 +243,8 @@ Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index 
   }
   return p;
 }
+
+template Periphery ReadPeriphery(const NodeInfo&, Index, Index, Index);
+template Periphery ReadPeriphery(const Attributes&, Index, Index, Index);
 
 }  // namespace rimc

@@ -57,7 +57,9 @@ struct Periphery {
 };
 
 // `columns` bit lines [M]; `depth` steps of `rows_per_step` word lines each (opset.num_tiles).
-// Throws where an attribute is missing, out of range, or does not fit the others.
-Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index rows_per_step);
+// Throws where an attribute is missing, out of range, or does not fit the others. Node is NodeInfo
+// or Attributes.
+template <class Node>
+Periphery ReadPeriphery(const Node& node, Index columns, Index depth, Index rows_per_step);
 
 }  // namespace rimc

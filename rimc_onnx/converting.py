@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The jobs ``convert`` and ``inspect``: from a trained model to a file with RRAM nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rimc_onnx import passes
+from rimc_onnx.calibration.ranges import measure_ranges
+from rimc_onnx.config import ConvertConfig
+from rimc_onnx.errors import UsageError
+from rimc_onnx.feeds import CHUNK_SAMPLES, Data, range_samples
+from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
+from rimc_onnx.opset import DOMAIN
+from rimc_onnx.reports import ConvertReport, InspectReport, NodeReport
+from rimc_onnx.runtime.programming import native_realise
+from rimc_onnx.sessions import digital_session
+from rimc_onnx.teacher import (
+    TEACHER_PATH,
+    TEACHER_SHA256,
+    VERSION,
+    check_converted,
+    package_version,
+)
+
+__all__ = ["convert", "inspect"]
+
+_NODES = "rimc.nodes"
+
+
+def convert(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: ConvertConfig | None = None,
+    data: Data | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ConvertReport:
+    """Rewrite an ONNX model into RRAM nodes with SRAM branches and program the arrays.
+
+    Args:
+        model: the teacher, an .onnx file.
+        output: default ``<model>.rimc.onnx`` beside the model.
+        config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
+        data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
+            or an I-V curve; default is ``calibration.npz`` beside the model.
+        force: replace an existing output.
+        dry_run: decide, write nothing.
+        progress: called with (nodes done, nodes in all).
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    config = config or ConvertConfig()
+    source = Path(model)
+    graph = load_model(source)
+    target = Path(output) if output else source.with_suffix(".rimc.onnx")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    digest = sha256_of(source)
+    with blame_model(source):
+        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+        decisions = passes.select_rram_nodes(graph, config)
+    nodes = [
+        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
+        for d in decisions
+    ]
+    report = ConvertReport(
+        output=None if dry_run else str(target),
+        nodes=nodes,
+        mapped=sum(n.mapped for n in nodes),
+        digital=sum(not n.mapped for n in nodes),
+        rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
+        device=config.device.preset,
+        seed=config.seed,
+        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
+        teacher_sha256=digest,
+        seconds=0.0,
+    )
+    if dry_run:
+        return _timed(report, start)
+    passes.require_mapped(decisions)
+    check_output(target, force=force)
+    units = [d.unit for d in decisions if d.unit]
+    ranges = {}
+    if config.periphery.needs_ranges:
+        samples = range_samples(graph, source, data)
+        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
+        ranges = measure_ranges(
+            graph, units, feeds, digital_session, periphery=config.periphery, progress=progress
+        )
+    with blame_model(source):
+        passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
+        passes.check_rimc_model(graph)
+    graph.metadata_props.update(
+        {
+            TEACHER_SHA256: digest,
+            TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            VERSION: package_version(),
+            _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
+        }
+    )
+    save_model(graph, target, force=force)
+    return _timed(report, start)
+
+
+def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> InspectReport:
+    """What is in RRAM and what is not, and why; a plain model as ``convert`` would map it."""
+    source = Path(model)
+    graph = load_model(source)
+    if DOMAIN not in graph.opset_imports:
+        report = convert(source, config=config, dry_run=True)
+        return InspectReport(
+            model=str(source),
+            converted=False,
+            nodes=report.nodes,
+            mapped=report.mapped,
+            digital=report.digital,
+            rram_weights=report.rram_weights,
+            sram_bytes=None,
+            device=None,
+            seed=None,
+            time_s=None,
+            teacher_sha256=None,
+        )
+    check_converted(graph, source)
+    passes.check_rimc_model(graph)
+    branches = passes.rram_branches(graph)
+    nodes = [
+        NodeReport(name=b.node, op_type=b.rram.op_type, mapped=True, reason=None) for b in branches
+    ]
+    digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
+    first = branches[0].rram.attributes
+    device = json.loads(first["device_config"].as_string())
+    return InspectReport(
+        model=str(source),
+        converted=True,
+        nodes=nodes + digital,
+        mapped=len(nodes),
+        digital=len(digital),
+        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
+        sram_bytes=sum(b.adapter().sram_bytes for b in branches),
+        device=device,
+        seed=first["seed"].as_int(),
+        time_s=first["time_s"].as_float() if "time_law" in device else None,
+        teacher_sha256=graph.metadata_props.get(TEACHER_SHA256),
+    )
+
+
+def _timed(report: ConvertReport, start: float) -> ConvertReport:
+    return replace(report, seconds=time.perf_counter() - start)

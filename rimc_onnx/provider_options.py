@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a conversion would do, as options of the execution provider: the model stays as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from onnxscript import ir
+
+from rimc_onnx import passes
+from rimc_onnx.calibration.ranges import measure_ranges
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.errors import ConfigError, UsageError
+from rimc_onnx.feeds import CHUNK_SAMPLES, Data, range_samples
+from rimc_onnx.files import blame_model, load_model, output_folder
+from rimc_onnx.passes.periphery_attributes import periphery_attributes
+from rimc_onnx.sessions import digital_session
+
+__all__ = ["provider_options"]
+
+_MOST_CHARACTERS = 8192
+"""Of an option's value in ONNX Runtime."""
+
+
+def provider_options(
+    model: str | Path,
+    *,
+    config: ConvertConfig,
+    data: Data | None = None,
+    periphery_file: str | Path | None = None,
+    force: bool = False,
+) -> dict[str, str]:
+    """Options with which the provider programs a model as ``convert`` would.
+
+    The nodes that go to crossbars are those of a conversion; ``rank`` has no meaning here. An
+    option's value that begins with ``@`` names a file, which is read when a session is made.
+
+    Args:
+        model: an ordinary model, an .onnx file; its nodes need names.
+        config: of the conversion.
+        data: samples that set the ranges of converters and word lines, as for ``convert``.
+        periphery_file: write the option ``periphery`` there. Without it the option holds the text.
+        force: replace an existing file.
+
+    Raises:
+        ConfigError: wires have a resistance: that changes weights, so the model has to be
+            converted.
+        UsageError: an option is longer than ONNX Runtime takes.
+        RimcError: as of ``convert``.
+    """
+    source = Path(model)
+    if config.periphery.wire_ohm is not None:
+        raise ConfigError("wire_ohm changes weights, which the provider can't. Convert the model.")
+    graph = load_model(source)
+    with blame_model(source):
+        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+        decisions = passes.select_rram_nodes(graph, config)
+    passes.require_mapped(decisions)
+    options = {"device": config.device.to_json(), "seed": str(config.seed)}
+    if config.device.time_law is not None:
+        options["time_s"] = repr(config.device.resolve_time(config.time_s))
+    digital = [d.name for d in decisions if not d.accepted]
+    if bad := next((name for name in digital if ";" in name), None):
+        raise UsageError(
+            f"node {bad!r} stays digital, and keep_digital can't name it: it has a ';'."
+        )
+    if digital:
+        options["keep_digital"] = ";".join(digital)
+    if replace(config.periphery, range_percentile=100.0) != PeripheryConfig(range_percentile=100.0):
+        units = [d.unit for d in decisions if d.unit]
+        options["periphery"] = _periphery(graph, units, config, source, data)
+    if periphery_file is not None:
+        target = Path(periphery_file)
+        with output_folder(target, force=force) as folder:
+            (folder / target.name).write_text(options.get("periphery", '{"*": {}}'), "utf-8")
+        options["periphery"] = f"@{target.resolve()}"
+    for name, text in options.items():
+        if len(text.encode()) > _MOST_CHARACTERS:
+            how = " Give periphery_file." if name == "periphery" else ""
+            raise UsageError(
+                f"{source}: the provider option {name} has {len(text)} characters, ONNX Runtime "
+                f"takes {_MOST_CHARACTERS}.{how}"
+            )
+    return options
+
+
+def _periphery(
+    graph: ir.Model,
+    units: list[passes.RramUnit],
+    config: ConvertConfig,
+    source: Path,
+    data: Data | None,
+) -> str:
+    """The attributes of every node's crossbar but its weight and device, as JSON."""
+    ranges = {}
+    if config.periphery.needs_ranges:
+        samples = range_samples(graph, source, data)
+        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
+        ranges = measure_ranges(graph, units, feeds, digital_session, periphery=config.periphery)
+    attributes = {u.name: periphery_attributes(u, config, ranges.get(u.name)) for u in units}
+    return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))

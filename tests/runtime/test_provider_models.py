@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device models of one's own, clipped weights and periphery in sessions of ordinary models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rimc_onnx import convert
+from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.device import DeviceConfig, Scaling, get_preset, load_device
+from rimc_onnx.errors import ConfigError, OutputError, UsageError
+from rimc_onnx.provider_options import provider_options
+from rimc_onnx.runtime import make_session
+from rimc_onnx.runtime.provider import last_mapping, provider_session
+
+pytestmark = pytest.mark.skipif(
+    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
+    reason="providers need ONNX Runtime 1.24",
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+Array = np.ndarray[Any, Any]
+
+POINTS = """
+law = "measured"
+g_max_us = 60.0
+g_min_us = 2.0
+scaling = "column"
+devices_per_weight = 2
+stuck_min_frac = 0.01
+[programming_sigma_us]
+kind = "points"
+g_us = [1.0, 10.0, 33.0, 70.0]
+values = [0.4, 1.9, 2.7, 0.6]
+[time_law]
+kind = "sigma-at-times"
+t0_s = 1.0
+times_s = [60.0, 3600.0]
+sigma_us = [3.0, {kind = "saturating", amplitude = 4.0, g_scale_us = 11.0}]
+mean_us = [{kind = "polynomial", coefficients = [0.0, -0.02]}, -1.5]
+"""
+POWER = """
+base = "pcm-natcomm2020"
+preset = "own-pcm"
+clip_sigma = 2.5
+level_bits = 5
+num_slices = 2
+"""
+
+
+def normal(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def small_model(folder: Path) -> Path:
+    """Conv with groups, Gemm with a transposed weight, MatMul; samples beside it."""
+    constants = {"w1": normal(1, 24, 4, 3, 3), "w2": normal(2, 40, 24), "w3": normal(3, 40, 11)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], name="conv", group=2, pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["m", "w2"], ["h"], name="gemm", transB=1, alpha=0.75),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("MatMul", ["t", "w3"], ["y"], name="fc;1"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 11])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    np.savez(folder / "calibration.npz", x=normal(4, 12, 8, 6, 6))
+    return folder / "model.onnx"
+
+
+def assert_as_converted(model: Path, config: ConvertConfig, options: dict[str, str]) -> None:
+    """Three runs of both are equal, bit for bit: read noise counts them."""
+    convert(model, model.with_name("as.rimc.onnx"), config=config)
+    x = normal(5, 7, 8, 6, 6)
+    own = provider_session(model, provider_options=options)
+    assert [m.reason for m in last_mapping()] == [None] * 3
+    converted = make_session(model.with_name("as.rimc.onnx"))
+    for _ in range(3):
+        # The identity branch adds zeros and multiplies by 1: it changes the sign of a zero at most.
+        np.testing.assert_array_equal(own.run(None, {"x": x})[0], converted.run(None, {"x": x})[0])
+
+
+# ------------------------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize("time_s", [None, 700.0])
+@pytest.mark.parametrize("text", [POINTS, POWER])
+def test_model_of_ones_own_is_programmed_as_a_conversion_does(
+    tmp_path: Path, text: str, time_s: float | None
+) -> None:
+    # A field that C++ leaves at its default, points read as a polynomial, times of doubles.
+    (tmp_path / "own.toml").write_text(text)
+    config = ConvertConfig(device=load_device(tmp_path / "own.toml"), time_s=time_s, seed=11)
+    model = small_model(tmp_path)
+    options = provider_options(model, config=config)
+    assert DeviceConfig.from_json(options["device"]) == config.device
+    assert_as_converted(model, config, options)
+
+
+def test_sample_device_runs_in_a_session(tmp_path: Path) -> None:
+    config = ConvertConfig(device=load_device(ROOT / "samples" / "devices" / "own.toml"))
+    model = small_model(tmp_path)
+    assert_as_converted(model, config, provider_options(model, config=config))
+
+
+@pytest.mark.parametrize("scaling", Scaling)
+@pytest.mark.parametrize("numbers", [{}, {"drift_frac": 0.0}, {"level_bits": 4, "drift_frac": 0.0}])
+@pytest.mark.parametrize("clip_sigma", [0.3, 2.0, 1e3])
+def test_weights_are_clipped_as_a_conversion_clips_them(
+    tmp_path: Path, clip_sigma: float, numbers: dict[str, float], scaling: Scaling
+) -> None:
+    # A standard deviation of another last bit, clipping lost where nothing else errs, a column that
+    # is clipped by its neighbour's deviation.
+    device = get_preset("gaussian-absolute", scaling=scaling, clip_sigma=clip_sigma, **numbers)
+    model = small_model(tmp_path)
+    options = {"preset": device.preset, "scaling": scaling.value, "clip_sigma": str(clip_sigma)}
+    assert_as_converted(
+        model, ConvertConfig(device=device), options | {k: str(v) for k, v in numbers.items()}
+    )
+
+
+def test_deviation_of_columns_of_all_kinds_is_exact(tmp_path: Path) -> None:
+    # The 128-bit quotient: columns of zeros, of one value, of huge and tiny spread; a mean that
+    # cancels nearly all of the second moment.
+    w = np.zeros((3000, 12), np.float32)
+    w[:, 1] = 0.7
+    w[:, 2] = 1.0
+    w[0, 2] = np.nextafter(np.float32(1), np.float32(0))
+    w[0, 3] = 1e-30
+    w[:, 4:8] = normal(1, 3000, 4) * np.float32([1e-20, 1e20, 1, 3])
+    w[:, 8] = 1000 + normal(2, 3000)
+    w[::2, 9] = -1
+    w[1::2, 9] = 1
+    w[:, 10] = np.arange(3000)
+    w[-1, 11] = -3
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 12])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    path = tmp_path / "m.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    x = np.eye(3000, dtype=np.float32)
+    for scaling in Scaling:
+        device = get_preset("gaussian-relative", clip_sigma=1.7, scaling=scaling, drift_frac=0.0)
+        out = tmp_path / f"{scaling.value}.rimc.onnx"
+        convert(path, out, config=ConvertConfig(device=device))
+        options = {"preset": device.preset, "clip_sigma": "1.7", "scaling": scaling.value}
+        got = provider_session(path, provider_options=options | {"drift_frac": "0"}).run(
+            None, {"x": x}
+        )
+        np.testing.assert_array_equal(got[0], make_session(out).run(None, {"x": x})[0])
+
+
+def test_presets_of_the_library_are_those_of_the_package() -> None:
+    # A preset that is changed here and not there.
+    folder = ROOT / "runtime" / "src" / "device"
+    spec = importlib.util.spec_from_file_location("make_presets", folder / "make_presets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (folder / "presets.inc").read_text() == module.presets_inc()
+
+
+# ------------------------------------------------------------------------------- periphery
+
+
+@pytest.mark.parametrize(
+    "periphery",
+    [
+        PeripheryConfig(dac_bits=6),
+        PeripheryConfig(tile_rows=18, adc_bits=7),
+        PeripheryConfig(
+            tile_rows=40, adc_bits=8, adc_gain_error_frac=0.05, adc_offset_error_frac=0.02
+        ),
+        PeripheryConfig(tile_rows=16, dac_bits=5, adc_bits=6, dac_serial_bits=2),
+        PeripheryConfig(iv_sinh=2.0, input_shrink=0.7),
+        PeripheryConfig(iv_sinh=2.5, input_shrink=0.5, dac_bits=8, adc_bits=9, tile_rows=27),
+        PeripheryConfig(read_noise_frac=0.02),
+        PeripheryConfig(read_noise_frac=0.05, read_noise_law=ReadNoiseLaw.RELATIVE, tile_rows=20),
+        PeripheryConfig(read_noise_frac=0.01, tile_rows=12, adc_bits=8, dac_bits=8),
+    ],
+    ids=["dac", "adc", "errors", "serial", "curve", "curve and converters", "noise", "relative",
+         "noise and converters"],
+)  # fmt: skip
+@pytest.mark.parametrize("in_file", [False, True])
+def test_periphery_computes_what_a_converted_model_computes(
+    tmp_path: Path, periphery: PeripheryConfig, in_file: bool
+) -> None:
+    # An attribute that is dropped, tiles of another depth, W_max after drift, draws of another key.
+    device = get_preset("gaussian-relative", scaling=Scaling.COLUMN)
+    config = ConvertConfig(device=device, seed=2**40 + 3, periphery=periphery)
+    model = small_model(tmp_path)
+    file = tmp_path / "périphérie.json" if in_file else None
+    options = provider_options(model, config=config, periphery_file=file)
+    assert options["periphery"].startswith("@") == in_file
+    assert_as_converted(model, config, options)
+
+
+def test_star_is_every_node_that_is_not_named(tmp_path: Path) -> None:
+    # By hand, in any order: 'conv' has ideal converters, the others two bits.
+    model = small_model(tmp_path)
+    x = normal(5, 7, 8, 6, 6)
+    preset = {"preset": "gaussian-relative", "drift_frac": "0"}
+
+    def run(periphery: dict[str, Any]) -> Array:
+        options = {**preset, "periphery": json.dumps(periphery)}
+        return provider_session(model, provider_options=options).run(None, {"x": x})[0]
+
+    coarse = {"dac_bits": 3, "dac_range": 0.5}
+    ideal = provider_session(model, provider_options=preset).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(run({"*": {}}), ideal)
+    assert not np.array_equal(run({"*": coarse}), ideal)
+    mixed = run({"conv": {}, "*": coarse})
+    assert not np.array_equal(mixed, ideal)
+    np.testing.assert_array_equal(
+        mixed, run({"gemm": coarse, "fc;1": {"dac_range": 0.5, "dac_bits": 3}, "conv": {}})
+    )
+
+
+def test_kernel_that_fits_no_tile_stays_digital_as_in_a_conversion(tmp_path: Path) -> None:
+    # An error of the kernel in place of a reason.
+    model = small_model(tmp_path)
+    config = ConvertConfig(periphery=PeripheryConfig(tile_rows=8))
+    options = {"preset": "gaussian-relative", "periphery": '{"*": {"tile_rows": 8}}'}
+    provider_session(model, provider_options=options)
+    reasons = {m.name: m.reason for m in last_mapping()}
+    assert reasons == {
+        "conv": "9 word lines of its kernel do not fit in a tile", "gemm": None, "fc;1": None
+    }  # fmt: skip
+    provider_session(model, provider_options=provider_options(model, config=config))
+    kept = {m.name: m.reason for m in last_mapping()}
+    assert kept["conv"] == "kept digital by the pattern 'conv'"
+    assert kept["gemm"] is kept["fc;1"] is None
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def changed(**fields: object) -> str:
+    device = json.loads(get_preset("wan2022-aihwkit").to_json())
+    found = {k: v for k, v in {**device, **fields}.items() if v is not None}
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "{"}, "option device is not JSON: unexpected the end of the text at charact"),
+        ({"device": "{} x"}, "option device is not JSON: unexpected 'x' at character 3"),
+        ({"device": '{"a": 01}'}, "option device is not JSON: unexpected '}' at character 8"),
+        ({"device": '{"a": 1, "a": 2}'}, "option device has 'a' twice"),
+        ({"device": '"\\ud800"'}, "option device is not JSON"),
+        ({"device": "[" * 40 + "]" * 40}, "option device is nested too deep"),
+        ({"device": "[]"}, "option device must be an object"),
+        ({"device": changed(preset=3)}, "option device: preset must be a text"),
+        ({"device": changed(law=None)}, "option device lacks law"),
+        ({"device": changed(law="gauss")}, "option device: law 'gauss' is not known"),
+        ({"device": changed(law="gaussian-relative")}, "option device: programming_sigma_us goes"),
+        ({"device": changed(scaling="row")}, "option device: scaling 'row' is not known"),
+        ({"device": changed(g_max_ms=3)}, "option device has no field 'g_max_ms'"),
+        ({"device": changed(drift_frac="0.1")}, "option device: drift_frac must be a number"),
+        ({"device": changed(g_min_us=-1)}, r"option device: g_min_us must lie in 0\.\."),
+        ({"device": changed(g_max_us=41)}, "option device: g_min_us and g_max_us: the law of"),
+        ({"device": changed(drift_frac=0.1)}, "option device: drift_frac and drift_mean_frac mus"),
+        ({"device": changed(clip_sigma=0)}, "option device: clip_sigma must lie in"),
+        ({"device": changed(level_bits=2.5)}, "option device: level_bits must be a whole number"),
+        ({"device": changed(programming_sigma_us={"kind": "spline"})}, ".*kind 'spline' is not kn"),
+        (
+            {"device": changed(programming_sigma_us={"kind": "polynomial", "coefficients": []})},
+            "option device: programming_sigma_us: coefficients has no values",
+        ),
+        (
+            {"device": changed(programming_sigma_us={"kind": "points", "g_us": [1, 1],
+                                                     "values": [1, 2]})},
+            "option device: programming_sigma_us: g_us must rise",
+        ),
+        ({"device": changed(time_law={"kind": "power-decay", "t0_s": 1})}, ".*lacks t_max_s"),
+        ({"device": changed(g_range_us=[0, 40, 50])}, ".*g_range_us must be two numbers"),
+        ({"device": "@no/such.json"}, "option device: the file 'no/such.json' can't be read"),
+        ({"device": changed(), "preset": "milo2021"}, "options preset and device exclude each"),
+        ({"clip_sigma": "-1"}, "option clip_sigma must lie in"),
+        ({"periphery": "{}"}, "option periphery must be an object of nodes"),
+        ({"periphery": '{"fc": 3}'}, "option periphery: 'fc' must be an object"),
+        ({"periphery": '{"fc": {"adc": 3}}'}, "option periphery: 'fc': adc is no attribute"),
+        ({"periphery": '{"fc": {"dac_bits": 2.5}}'}, ".*'fc': dac_bits must be a whole number"),
+        ({"periphery": '{"fc": {"adc_range": []}}'}, ".*'fc': adc_range must be a number or a li"),
+        ({"periphery": '{"fc": {"read_key": 1e3}}'}, ".*'fc': read_key must be a whole number of"),
+        ({"periphery": '{"fc": {"read_noise": 0.1}}'}, ".*'fc': read_noise needs a read_key"),
+        ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*needs a read_key of each"),
+        ({"periphery": "@no/such.json"}, "option periphery: the file 'no/such.json' can't be re"),
+    ],
+)  # fmt: skip
+def test_wrong_text_is_refused_by_name(
+    tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    # A number that is read as 0, a curve that is left out, a file that is empty: all run, wrongly.
+    if "device" not in options:
+        options = {"preset": "gaussian-relative", **options}
+    with pytest.raises(ConfigError, match=f"^provider ({message})"):
+        provider_session(small_model(tmp_path), provider_options=options)
+
+
+@pytest.mark.parametrize(
+    ("periphery", "message"),
+    [
+        (
+            {"conv": {}},
+            r"^node '\S+' \(\w+\): option periphery: no entry of its name, and none of '\*'",
+        ),
+        ({"*": {"dac_bits": 30}}, r"^node '.*: dac_bits must be 0 \(ideal\) or 2\.\.24, got 30"),
+        ({"*": {"tile_rows": 18, "num_tiles": 9}}, "num_tiles must be 2 for tiles of 18 rows"),
+        ({"*": {"adc_bits": 8, "adc_range": [1, 2]}}, "adc_range must have 1 or .* values, got 2"),
+    ],
+)
+def test_periphery_that_fits_no_node_ends_the_session(
+    tmp_path: Path, periphery: dict[str, Any], message: str
+) -> None:
+    # An error that ONNX Runtime only logs, and a model that then runs on ideal arrays.
+    options = {"preset": "gaussian-relative", "periphery": json.dumps(periphery)}
+    with pytest.raises(ConfigError, match=message):
+        provider_session(small_model(tmp_path), provider_options=options)
+
+
+def test_what_the_provider_cannot_do_is_refused_when_options_are_made(tmp_path: Path) -> None:
+    model = small_model(tmp_path)
+    wires = ConvertConfig(periphery=PeripheryConfig(wire_ohm=1.0))
+    with pytest.raises(ConfigError, match="wire_ohm changes weights"):
+        provider_options(model, config=wires)
+    errors = PeripheryConfig(
+        tile_rows=9, adc_bits=8, adc_gain_error_frac=0.05, adc_offset_error_frac=0.05
+    )
+    long = ConvertConfig(periphery=errors)
+    with pytest.raises(UsageError, match=r"periphery has \d+ characters.*Give periphery_file"):
+        provider_options(model, config=long)
+    (tmp_path / "there.json").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        provider_options(model, config=long, periphery_file=tmp_path / "there.json")
+    with pytest.raises(UsageError, match="node 'fc;1' stays digital, and keep_digital can't name"):
+        provider_options(model, config=ConvertConfig(keep_digital=("fc*",)))
