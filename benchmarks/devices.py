@@ -77,7 +77,9 @@ def _row(
     """Top-1 uncalibrated, calibrated as a black box, and with a read-out."""
     config = ConvertConfig(device=get_preset(name), seed=seed, rank=arguments.rank, time_s=time_s)
     converted = str(
-        rimc_onnx.convert(teacher, folder / "net.rimc.onnx", config=config, force=True).output
+        rimc_onnx.convert(
+            teacher, folder / "net.rimc.onnx", config=config, data=_DATA, force=True
+        ).output
     )
     figures = [_top1(converted)]
     for read_out in (False, True):

@@ -25,6 +25,7 @@ __all__ = [
     "DevicesPerWeight",
     "Drift",
     "Force",
+    "IdealReads",
     "InputShrink",
     "IvSinh",
     "Json",
@@ -146,7 +147,8 @@ DacSerialBits = Annotated[
 IvSinh = Annotated[
     float | None,
     typer.Option(
-        help="K of the devices' current, sinh(K u) over the input range.", show_default="linear"
+        help="K of the devices' current, sinh(K u) over the input range.",
+        show_default="the preset's",
     ),
 ]
 InputShrink = Annotated[
@@ -167,11 +169,17 @@ ReadNoise = Annotated[
     float | None,
     typer.Option(
         help="Standard deviation of a device's noise in every read, a fraction.",
-        show_default="none",
+        show_default="the preset's",
     ),
 ]
 NoiseLaw = Annotated[
     str, typer.Option(help="What it is a fraction of: absolute (G_max) or relative (G).")
+]
+IdealReads = Annotated[
+    bool,
+    typer.Option(
+        "--ideal-reads", help="No read noise and no I-V curve but those given, whatever the preset."
+    ),
 ]
 WireOhm = Annotated[
     float | None,
@@ -198,6 +206,7 @@ def periphery_config(
     adc_offset_error: float | None = None,
     read_noise: float | None = None,
     read_noise_law: str = "absolute",
+    ideal_reads: bool = False,
     wire_ohm: float | None = None,
     range_percentile: float = 99.99,
 ) -> PeripheryConfig:
@@ -222,6 +231,7 @@ def periphery_config(
         read_noise_frac=read_noise,
         read_noise_law=ReadNoiseLaw(read_noise_law),
         wire_ohm=wire_ohm,
+        device_reads=not ideal_reads,
         range_percentile=range_percentile,
     )
 

@@ -19,6 +19,7 @@ from rimc_onnx._options import (
     Device,
     Drift,
     Force,
+    IdealReads,
     InputShrink,
     IvSinh,
     Json,
@@ -100,6 +101,7 @@ def study_recovery(
     adc_offset_error: AdcOffsetError = None,
     read_noise: ReadNoise = None,
     read_noise_law: NoiseLaw = "absolute",
+    ideal_reads: IdealReads = False,
     wire_ohm: WireOhm = None,
     range_percentile: RangePercentile = 99.99,
     keep_digital: KeepDigital = None,
@@ -145,6 +147,7 @@ def study_recovery(
         adc_offset_error=adc_offset_error,
         read_noise=read_noise,
         read_noise_law=read_noise_law,
+        ideal_reads=ideal_reads,
         wire_ohm=wire_ohm,
         range_percentile=range_percentile,
     )

@@ -29,6 +29,7 @@ from rimc_onnx._options import (
     DevicesPerWeight,
     Drift,
     Force,
+    IdealReads,
     InputShrink,
     IvSinh,
     Json,
@@ -166,6 +167,7 @@ def convert(
     adc_offset_error: AdcOffsetError = None,
     read_noise: ReadNoise = None,
     read_noise_law: NoiseLaw = "absolute",
+    ideal_reads: IdealReads = False,
     wire_ohm: WireOhm = None,
     range_percentile: RangePercentile = 99.99,
     data: DataOption = None,
@@ -196,6 +198,7 @@ def convert(
         adc_offset_error=adc_offset_error,
         read_noise=read_noise,
         read_noise_law=read_noise_law,
+        ideal_reads=ideal_reads,
         wire_ohm=wire_ohm,
         range_percentile=range_percentile,
     )
