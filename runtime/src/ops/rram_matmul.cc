@@ -65,8 +65,7 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
     std::vector<float> cells(static_cast<std::size_t>(depth_ * columns_));
     for (int term = 0; term < 2; ++term) {
       for (Index i = 0; i < depth_ * columns_; ++i) {
-        cells[static_cast<std::size_t>(i)] =
-            periphery_.iv.Cell(term, w->Floats()[i], i % columns_);
+        cells[static_cast<std::size_t>(i)] = periphery_.iv.Cell(term, w->Floats()[i], i % columns_);
       }
       terms_[term] = PackPanels(cells.data());
     }
