@@ -2,6 +2,7 @@
 """ResNet-20 / CIFAR-100 on every device preset at several ages, before and after calibration.
 
     python -m benchmarks.devices [--device NAME ...] [--time 1s ...] [--seeds 3] [--rank 2]
+        [--ideal-reads]
 
 Prints a table in Markdown: top-1 on 5,000 test images, mean and standard deviation over seeds, of
 the uncalibrated model, of one calibrated with the device as a black box, and of one whose arrays
@@ -21,7 +22,7 @@ import numpy as np
 import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import format_time, get_preset, parse_time, presets
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--rank", type=int, default=2, help="its SRAM is the budget")
+    parser.add_argument("--ideal-reads", action="store_true")
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / "resnet20.onnx"
     print(
@@ -75,9 +77,17 @@ def _row(
     arguments: argparse.Namespace,
 ) -> list[float]:
     """Top-1 uncalibrated, calibrated as a black box, and with a read-out."""
-    config = ConvertConfig(device=get_preset(name), seed=seed, rank=arguments.rank, time_s=time_s)
+    config = ConvertConfig(
+        device=get_preset(name),
+        seed=seed,
+        rank=arguments.rank,
+        time_s=time_s,
+        periphery=PeripheryConfig(device_reads=not arguments.ideal_reads),
+    )
     converted = str(
-        rimc_onnx.convert(teacher, folder / "net.rimc.onnx", config=config, force=True).output
+        rimc_onnx.convert(
+            teacher, folder / "net.rimc.onnx", config=config, data=_DATA, force=True
+        ).output
     )
     figures = [_top1(converted)]
     for read_out in (False, True):

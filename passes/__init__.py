@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from rimc_onnx.passes.age_rram import AgeRramPass
 from rimc_onnx.passes.attach_adapters import AttachAdaptersPass
+from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
@@ -41,6 +42,7 @@ from rimc_onnx.passes.set_ir_version import SetIrVersionPass
 __all__ = [
     "AgeRramPass",
     "AttachAdaptersPass",
+    "CanonicalizeConvTransposePass",
     "CanonicalizeMatMulPass",
     "Constant",
     "ConvGeometry",

@@ -232,6 +232,10 @@ def _check_periphery(node: ir.Node) -> None:
         raise _error(node, f"dac_serial_bits must lie in 0..{most}, got {serial}")
     if relative not in {0, 1}:
         raise _error(node, f"read_noise_relative must be 0 or 1, got {relative}")
+    for name in ("iv_square", "iv_cube"):
+        values = node.attributes[name].as_floats()
+        if len(values) != opset.IV_TERMS or not np.isfinite(values).all():
+            raise _error(node, f"{name} must have {opset.IV_TERMS} finite values, got {values}")
     gains = node.attributes["adc_gain"].as_floats()
     offsets = node.attributes["adc_offset"].as_floats()
     if not all(0.0 < gain < np.inf for gain in gains) or not np.isfinite(offsets).all():

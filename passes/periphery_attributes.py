@@ -33,9 +33,9 @@ def periphery_attributes(
             neither one nor all bit lines; or read noise follows conductances that can't be told
             from the weight.
     """
-    periphery = config.periphery
+    periphery = config.reads
     if ranges is None:
-        if periphery.needs_ranges:
+        if config.needs_ranges:
             raise NodeMappingError(
                 f"node '{unit.name}' ({unit.node.op_type}): its converters have no range. "
                 f"Give one, or calibration data, or use ideal converters."
@@ -47,7 +47,9 @@ def periphery_attributes(
             f"node '{unit.name}' ({unit.node.op_type}): the ADC needs 1 range or "
             f"{unit.columns}, got {len(adc_range)}"
         )
-    has_dac, bends = periphery.dac_bits is not None, periphery.iv_sinh is not None
+    square, cube = config.iv_curves
+    has_dac = periphery.dac_bits is not None
+    bends = periphery.iv_sinh is not None or config.iv_polynomial is not None
     if periphery.adc_bits is not None:
         # The ADC keeps its full scale, in amperes, when the inputs shrink.
         shrunk = _current_frac(periphery.iv_sinh, periphery.input_shrink)
@@ -61,6 +63,8 @@ def periphery_attributes(
         "dac_serial_bits": _serial_bits(periphery, ranges),
         "iv_sinh": periphery.iv_sinh or 0.0,
         "input_shrink": periphery.input_shrink,
+        "iv_square": square,
+        "iv_cube": cube,
         "adc_bits": periphery.adc_bits or 0,
         "adc_range": adc_range,
         "adc_gain": _converter_errors(
@@ -74,7 +78,10 @@ def periphery_attributes(
 
 
 def _current_frac(iv_sinh: float | None, shrink: float) -> float:
-    """Current at the end of the shrunk input range, of that at the end of the whole one."""
+    """Current at the end of the shrunk input range, of that at the end of the whole one.
+
+    Of a curve that follows the conductance, that of its straight part.
+    """
     if shrink == 1.0:
         return 1.0
     return shrink if iv_sinh is None else sinh(iv_sinh * shrink) / sinh(iv_sinh)
@@ -105,7 +112,7 @@ def _converter_errors(
 
 
 def _read_noise(unit: RramUnit, config: ConvertConfig) -> dict[str, object]:
-    periphery, device = config.periphery, config.device
+    periphery, device = config.reads, config.device
     relative = periphery.read_noise_law is ReadNoiseLaw.RELATIVE
     if periphery.read_noise_frac is None:
         return {"read_noise": 0.0, "read_noise_relative": 0, "read_key": 0}

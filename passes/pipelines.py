@@ -10,6 +10,7 @@ from onnxscript import ir
 from rimc_onnx.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import Realise
 from rimc_onnx.errors import RimcError
+from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
@@ -62,6 +63,7 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
         NameNodesPass(),  # the nodes that raising the opset brought
         MakePadsExplicitPass(skip),
         FoldBatchNormPass(),
+        CanonicalizeConvTransposePass(skip),
         CanonicalizeMatMulPass(skip),
     )
 

@@ -15,6 +15,7 @@ from rimc_onnx import opset
 from rimc_onnx.config import ConvertConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError, suggest
 from rimc_onnx.passes._graph import Shapes, weight_source
+from rimc_onnx.passes.canonicalize_conv_transpose import is_overlap_add
 from rimc_onnx.passes.constants import find_constant
 from rimc_onnx.passes.rram_unit import RramUnit, conv_unit, matmul_unit
 
@@ -29,7 +30,6 @@ __all__ = [
 _INTEGER = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _NO_OPERATOR = {
     "Attention": "attention has no weight of its own",
-    "ConvTranspose": "a transposed convolution has no RRAM operator",
     "DeformConv": "a deformable convolution has no RRAM operator",
     "Einsum": "Einsum has no RRAM operator; write it as MatMul",
     "GRU": "a recurrent operator holds its matrices inside",
@@ -152,6 +152,8 @@ def _nodes_with_parents(
 
 def _multiplies(node: ir.Node) -> bool:
     if node.domain == "":
+        if node.op_type == "ConvTranspose":
+            return not is_overlap_add(node)
         return node.op_type in {"Conv", "Gemm", "MatMul", *_INTEGER, *_NO_OPERATOR}
     return node.domain != opset.DOMAIN and bool(_FOREIGN.search(node.op_type))
 
@@ -186,6 +188,8 @@ class _Look:
         if constant is None:
             name = getattr(node.inputs[1], "name", None)
             return f"weight '{name}' is no plain constant"
+        if constant.dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
+            return f"weight of shape {list(constant.shape)} has no kernel, or is empty"
         return f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32"
 
     def _operands(self, node: ir.Node) -> str | None:

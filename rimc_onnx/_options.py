@@ -27,6 +27,7 @@ __all__ = [
     "DevicesPerWeight",
     "Drift",
     "Force",
+    "IdealReads",
     "Json",
     "KeepDigital",
     "LevelBits",
@@ -160,7 +161,8 @@ DacSerialBits = Annotated[
 IvSinh = Annotated[
     float | None,
     typer.Option(
-        help="K of the devices' current, sinh(K u) over the input range.", show_default="linear"
+        help="K of the devices' current, sinh(K u) over the input range.",
+        show_default="the preset's",
     ),
 ]
 InputShrink = Annotated[
@@ -181,11 +183,17 @@ ReadNoise = Annotated[
     float | None,
     typer.Option(
         help="Standard deviation of a device's noise in every read, a fraction.",
-        show_default="none",
+        show_default="the preset's",
     ),
 ]
 NoiseLaw = Annotated[
     str, typer.Option(help="What it is a fraction of: absolute (G_max) or relative (G).")
+]
+IdealReads = Annotated[
+    bool,
+    typer.Option(
+        "--ideal-reads", help="No read noise and no I-V curve but those given, whatever the preset."
+    ),
 ]
 WireOhm = Annotated[
     float | None,
@@ -214,6 +222,7 @@ class PeripheryOptions:
     adc_offset_error: AdcOffsetError = None
     read_noise: ReadNoise = None
     read_noise_law: NoiseLaw = "absolute"
+    ideal_reads: IdealReads = False
     wire_ohm: WireOhm = None
     range_percentile: RangePercentile = 99.99
 
@@ -240,6 +249,7 @@ class PeripheryOptions:
             read_noise_frac=self.read_noise,
             read_noise_law=ReadNoiseLaw(self.read_noise_law),
             wire_ohm=self.wire_ohm,
+            device_reads=not self.ideal_reads,
             range_percentile=self.range_percentile,
         )
 

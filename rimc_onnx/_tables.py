@@ -44,7 +44,16 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
         f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
         f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
     )
+    if reads := _reads(report.read_noise_frac, report.iv_curve):
+        origin = f" of {report.device}, left out by --ideal-reads" if report.reads_of_device else ""
+        console.line(f"reads: {reads}{origin}")
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def _reads(noise_frac: float | None, iv_curve: str | None) -> str:
+    """``noise 1 %, I-V polynomial``; nothing where both are ideal."""
+    noise = "" if noise_frac is None else f"noise {100 * noise_frac:g} %"
+    return ", ".join(part for part in (noise, iv_curve and f"I-V {iv_curve}") if part)
 
 
 def _at(time_s: float | None) -> str:
@@ -94,8 +103,15 @@ def _time_range(device: DeviceDescription) -> str:
 def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
     """One line a preset."""
     console.table(
-        ["preset", "time", "conductance", "what it is"],
-        [[d.name, _time_range(d), _range(d.g_range_us, "uS"), d.summary] for d in devices],
+        ["preset", "time", "conductance", "reads", "what it is"],
+        [
+            [
+                *(d.name, _time_range(d), _range(d.g_range_us, "uS")),
+                _reads(d.read_noise_frac, d.iv_curve) or "ideal",
+                d.summary,
+            ]
+            for d in devices
+        ],
     )
 
 
@@ -105,6 +121,8 @@ def show_device(console: Console, device: DeviceDescription) -> None:
     console.line(f"  valid time = {_time_range(device)}")
     if device.g_range_us is not None:
         console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
+    reads = _reads(device.read_noise_frac, device.iv_curve)
+    console.line(f"  reads = {reads or 'ideal'}")
     _show_parameters(console, device.parameters)
     console.line(f"  source: {device.source}")
 

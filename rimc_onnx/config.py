@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 
-from rimc_onnx.device import DeviceConfig, get_preset
+import numpy as np
+
+from rimc_onnx.device import DeviceConfig, IvPolynomial, get_preset
 from rimc_onnx.errors import ConfigError
-from rimc_onnx.opset import MAX_IV_SINH, MAX_RANK
+from rimc_onnx.opset import IV_TERMS, MAX_IV_SINH, MAX_RANK
 
 __all__ = ["ConvertConfig", "NodeRanges", "PeripheryConfig", "ReadNoiseLaw"]
 
@@ -72,6 +74,9 @@ class PeripheryConfig:
     read_noise_law: ReadNoiseLaw = ReadNoiseLaw.ABSOLUTE
     wire_ohm: float | None = None
     """Resistance of a word line and of a bit line from one cell to the next, ohm."""
+    device_reads: bool = True
+    """Where ``read_noise_frac`` is None, use that of the device model, and where ``iv_sinh`` is
+    None, its I-V curve; as far as the model states them."""
     range_percentile: float = 99.99
     """Share of the absolute values of the data, in percent, that a converter's range holds."""
 
@@ -154,3 +159,60 @@ class ConvertConfig:
         self.device.resolve_time(self.time_s)
         if not 1 <= self.rank <= MAX_RANK:
             raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
+        if self.iv_polynomial is not None and self.device.num_slices > 1:
+            raise ConfigError(
+                f"device '{self.device.preset}': its iv_polynomial needs whole weights on a pair "
+                f"of devices, got num_slices {self.device.num_slices}. Use --ideal-reads, or no "
+                f"slices."
+            )
+
+    @property
+    def reads(self) -> PeripheryConfig:
+        """The periphery with read noise and sinh curve of the device model, where these apply."""
+        given, device = self.periphery, self.device
+        if not given.device_reads:
+            return given
+        if given.read_noise_frac is None and device.read_noise_frac is not None:
+            law = ReadNoiseLaw.ABSOLUTE
+            given = replace(given, read_noise_frac=device.read_noise_frac, read_noise_law=law)
+        if given.iv_sinh is None and device.iv_sinh is not None:
+            given = replace(given, iv_sinh=device.iv_sinh)
+        return given
+
+    @property
+    def iv_polynomial(self) -> IvPolynomial | None:
+        """The device model's, where it applies."""
+        asked_for = not self.periphery.device_reads or self.periphery.iv_sinh is not None
+        return None if asked_for else self.device.iv_polynomial
+
+    @property
+    def iv_curve(self) -> str | None:
+        """Family of the I-V curve, ``sinh`` or ``polynomial``; None is a straight line."""
+        if self.reads.iv_sinh is not None:
+            return "sinh"
+        return None if self.iv_polynomial is None else "polynomial"
+
+    @property
+    def reads_of_device(self) -> bool:
+        """True where read noise or I-V curve are those of the device model."""
+        return self.reads != self.periphery or self.iv_polynomial is not None
+
+    @property
+    def iv_curves(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """``iv_square`` and ``iv_cube`` of all nodes, float32; zeros without a polynomial."""
+        polynomial, device = self.iv_polynomial, self.device
+        if polynomial is None:
+            return (0.0,) * IV_TERMS, (0.0,) * IV_TERMS
+        square, cube = polynomial.weight_curves(
+            g_min_us=device.g_min_us,
+            g_max_us=device.g_max_us,
+            input_shrink=self.periphery.input_shrink,
+        )
+        return tuple(float(np.float32(c)) for c in square), tuple(
+            float(np.float32(c)) for c in cube
+        )
+
+    @property
+    def needs_ranges(self) -> bool:
+        """True where converters or word lines have to be given an input range."""
+        return self.reads.needs_ranges or self.iv_polynomial is not None

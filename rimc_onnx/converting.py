@@ -86,6 +86,9 @@ def convert(
         time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
         seconds=0.0,
+        read_noise_frac=config.reads.read_noise_frac,
+        iv_curve=config.iv_curve,
+        reads_of_device=config.reads_of_device,
     )
     if dry_run:
         return _timed(report, start)
@@ -93,11 +96,11 @@ def convert(
     check_output(target, force=force)
     units = [d.unit for d in decisions if d.unit]
     ranges = {}
-    if config.periphery.needs_ranges:
+    if config.needs_ranges:
         samples = range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
         ranges = measure_ranges(
-            graph, units, feeds, digital_session, periphery=config.periphery, progress=progress
+            graph, units, feeds, digital_session, config=config, progress=progress
         )
     with blame_model(source):
         passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)

@@ -13,12 +13,11 @@ the model that carries it; :mod:`rimc_onnx.passes` writes them out for one.
 from collections.abc import Sequence
 
 import onnx
-import onnxscript
 from onnxscript import script
 from onnxscript.onnx_opset import opset17 as op
 from onnxscript.onnx_types import FLOAT, INT8, INT64
 
-from rimc_onnx import opset
+from rimc_onnx.line_functions import IvShare, LineRange, WordLines, rimc
 
 __all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
 
@@ -26,52 +25,7 @@ FUNCTION_OPSET_VERSION = 17
 """Version of the default domain that the bodies are written in here."""
 
 _ONE = onnx.helper.make_tensor("one", onnx.TensorProto.FLOAT, [1], [1.0])
-
-rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
-
-
-@script(rimc, default_opset=op)
-def WordLines(
-    x: FLOAT[...],
-    dac_bits: int,
-    dac_range: float,
-    dac_signed: int,
-    dac_serial_bits: int,
-    iv_sinh: float,
-    input_shrink: float,
-) -> FLOAT[...]:
-    # Planes of a bit-serial input come one after the other along axis 0.
-    bits = op.Constant(value_int=dac_bits)
-    signed = op.Constant(value_int=dac_signed)
-    serial = op.Constant(value_int=dac_serial_bits)
-    scale = op.Constant(value_float=dac_range)
-    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
-    bottom = op.Neg(top) * op.Cast(signed, to=1)
-    step = scale / top
-    base = op.Pow(op.Constant(value_float=2.0), op.Cast(serial, to=1))
-    # Nothing is computed outside an If that only one branch reads: ONNX Runtime 1.17 mixes up the
-    # memory of a value that nobody reads from the second run on.
-    if serial > 0:
-        codes = op.Clip(op.Round(x / step), bottom, top)
-        shifts = op.Reshape(op.Cast(op.Range(0, bits - signed, op.Max(serial, 1)), to=1), [-1, 1])
-        magnitude = op.Reshape(op.Abs(codes), [1, -1])
-        lower = op.Floor(magnitude / op.Pow(op.Constant(value_float=2.0), shifts))
-        upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
-        digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
-        lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
-    elif bits > 0:
-        lines = op.Clip(op.Round(x / step), bottom, top) * step
-    else:
-        lines = op.Identity(x)
-    bend = op.Constant(value_float=iv_sinh)
-    k = bend * op.Constant(value_float=input_shrink)
-    full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
-    if bend > 0.0:
-        u = op.Clip(lines / full_scale, -1.0, 1.0)
-        y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
-    else:
-        y = op.Identity(lines)
-    return y
+_ONE_INT = onnx.helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
 
 
 @script(rimc, default_opset=op)
@@ -86,6 +40,8 @@ def RramMatMul(
     dac_serial_bits: int,
     iv_sinh: float,
     input_shrink: float,
+    iv_square: Sequence[float],
+    iv_cube: Sequence[float],
     adc_bits: int,
     adc_range: Sequence[float],
     adc_gain: Sequence[float],
@@ -110,6 +66,8 @@ def RramMatMul(
         dac_serial_bits=dac_serial_bits,
         iv_sinh=iv_sinh,
         input_shrink=input_shrink,
+        iv_square=iv_square,
+        iv_cube=iv_cube,
     )
     bits = op.Constant(value_int=adc_bits)
     serial = op.Constant(value_int=dac_serial_bits)
@@ -141,7 +99,12 @@ def RramMatMul(
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
     relative = op.Constant(value_int=read_noise_relative)
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
-    stored = bits + serial + op.Cast(noise > 0.0, to=7)
+    terms = op.Concat(
+        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
+    )
+    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    follows = op.Cast(largest_term > 0.0, to=7)
+    stored = bits + serial + op.Cast(noise > 0.0, to=7) + follows
     if stored > 0:
         x_shape = op.Shape(x)
         x_rows = op.Reshape(lines, op.Concat([-1], depth, axis=0))
@@ -149,7 +112,25 @@ def RramMatMul(
         x_tiles = op.Transpose(
             op.Reshape(x_padded, op.Concat([-1], tiles, rows, axis=0)), perm=[1, 0, 2]
         )
-        partial = op.MatMul(x_tiles, w_tiles)
+        straight = op.MatMul(x_tiles, w_tiles)
+        if follows > 0:
+            # Cells made in every run: as constants they would cost memory at load where it is off.
+            cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
+            limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
+            t = op.Min(op.Abs(cells) / limit, 1.0)
+            full_scale = rimc.LineRange(
+                dac_bits=dac_bits,
+                dac_range=dac_range,
+                dac_signed=dac_signed,
+                dac_serial_bits=dac_serial_bits,
+            )
+            u = x_tiles / full_scale
+            x_square = x_tiles * u
+            square = op.MatMul(x_square, cells * rimc.IvShare(t, coefficients=iv_square))
+            cube = op.MatMul(x_square * u, cells * rimc.IvShare(t, coefficients=iv_cube))
+            partial = straight + square + cube
+        else:
+            partial = op.Identity(straight)
         if noise > 0.0:
             x_squares = x_tiles * x_tiles
             if relative > 0:
@@ -204,6 +185,8 @@ def RramConv(
     dac_serial_bits: int,
     iv_sinh: float,
     input_shrink: float,
+    iv_square: Sequence[float],
+    iv_cube: Sequence[float],
     adc_bits: int,
     adc_range: Sequence[float],
     adc_gain: Sequence[float],
@@ -229,6 +212,8 @@ def RramConv(
         dac_serial_bits=dac_serial_bits,
         iv_sinh=iv_sinh,
         input_shrink=input_shrink,
+        iv_square=iv_square,
+        iv_cube=iv_cube,
     )
     bits = op.Constant(value_int=adc_bits)
     serial = op.Constant(value_int=dac_serial_bits)
@@ -271,7 +256,20 @@ def RramConv(
     relative = op.Constant(value_int=read_noise_relative)
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     deviation = op.Reshape(op.Expand(deviations, columns), by_column)
-    stored = bits + serial + op.Cast(noise > 0.0, to=7)
+    terms = op.Concat(
+        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
+    )
+    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    follows = op.Cast(largest_term > 0.0, to=7)
+    w_max_g = op.Reshape(
+        op.Expand(op.Max(op.Constant(value_floats=w_max), 1e-30), columns),
+        op.Concat(groups, [1], columns_g, axis=0),
+    )
+    w_max_tiles = op.Reshape(
+        op.Expand(w_max_g, op.Concat(groups, tiles, columns_g, axis=0)),
+        op.Concat([-1], op.ConstantOfShape(op.Shape(w_shape[1:]), value=_ONE_INT), axis=0),
+    )
+    stored = bits + serial + op.Cast(noise > 0.0, to=7) + follows
     if stored > 0:
         x_shape = op.Shape(lines)
         batch = x_shape[0:1]
@@ -281,9 +279,40 @@ def RramConv(
         )
         x_padded = op.Pad(x_split, op.Concat([0, 0, 0, 0, 0, 0], pad, [0], axis=0))
         x_tiles = op.Reshape(x_padded, op.Concat(batch, groups * tiles * rows, spatial, axis=0))
-        partial = op.Conv(
+        straight = op.Conv(
             x_tiles, w_tiles, strides=strides, pads=pads, dilations=dilations, group=tile_group
         )
+        if follows > 0:
+            # Cells made in every run, as in RramMatMul.
+            cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
+            t = op.Min(op.Abs(cells) / w_max_tiles, 1.0)
+            full_scale = rimc.LineRange(
+                dac_bits=dac_bits,
+                dac_range=dac_range,
+                dac_signed=dac_signed,
+                dac_serial_bits=dac_serial_bits,
+            )
+            u = x_tiles / full_scale
+            x_square = x_tiles * u
+            square = op.Conv(
+                x_square,
+                cells * rimc.IvShare(t, coefficients=iv_square),
+                strides=strides,
+                pads=pads,
+                dilations=dilations,
+                group=tile_group,
+            )
+            cube = op.Conv(
+                x_square * u,
+                cells * rimc.IvShare(t, coefficients=iv_cube),
+                strides=strides,
+                pads=pads,
+                dilations=dilations,
+                group=tile_group,
+            )
+            partial = straight + square + cube
+        else:
+            partial = op.Identity(straight)
         out_spatial = op.Shape(partial)[2:]
         volume = op.ReduceProd(out_spatial, keepdims=1)
         split = op.Reshape(partial, op.Concat(batch, groups, tiles, columns_g, volume, axis=0))
@@ -440,4 +469,7 @@ def DoraConv(
 
 def function_protos() -> list[onnx.FunctionProto]:
     """Every function of the domain, callees first, as they are written into a converted file."""
-    return [f.to_function_proto() for f in (WordLines, RramMatMul, RramConv, DoraMatMul, DoraConv)]
+    return [f.to_function_proto() for f in _BODIES]
+
+
+_BODIES = (WordLines, IvShare, LineRange, RramMatMul, RramConv, DoraMatMul, DoraConv)

@@ -14,6 +14,7 @@ __all__ = [
     "DOMAIN",
     "DORA_CONV",
     "DORA_MATMUL",
+    "IV_TERMS",
     "MAX_CODE_SUM",
     "MAX_IV_SINH",
     "MAX_RANK",
@@ -46,6 +47,9 @@ MAX_RANK: Final = 2**24 // (127 * 128)
 MAX_IV_SINH: Final = 6.0
 """Largest ``iv_sinh``: up to it the 14 terms of the kernels' curve are exact in float32."""
 
+IV_TERMS: Final = 8
+"""Coefficients of ``iv_square`` and of ``iv_cube``."""
+
 RANK_KEY: Final = "rimc.rank"
 """Metadata of a converted model: the rank that its branches were given room for."""
 
@@ -61,6 +65,8 @@ _PERIPHERY = {
     "dac_serial_bits": "int",
     "iv_sinh": "float",
     "input_shrink": "float",
+    "iv_square": "floats",
+    "iv_cube": "floats",
     "adc_bits": "int",
     "adc_range": "floats",
     "adc_gain": "floats",

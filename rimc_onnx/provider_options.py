@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from onnxscript import ir
@@ -68,7 +67,10 @@ def provider_options(
         )
     if digital:
         options["keep_digital"] = ";".join(digital)
-    if replace(config.periphery, range_percentile=100.0) != PeripheryConfig(range_percentile=100.0):
+    ideal = PeripheryConfig(
+        range_percentile=config.reads.range_percentile, device_reads=config.reads.device_reads
+    )
+    if config.reads != ideal or config.iv_polynomial is not None:
         units = [d.unit for d in decisions if d.unit]
         options["periphery"] = _periphery(graph, units, config, source, data)
     if periphery_file is not None:
@@ -95,9 +97,9 @@ def _periphery(
 ) -> str:
     """The attributes of every node's crossbar but its weight and device, as JSON."""
     ranges = {}
-    if config.periphery.needs_ranges:
+    if config.needs_ranges:
         samples = range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
-        ranges = measure_ranges(graph, units, feeds, digital_session, periphery=config.periphery)
+        ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
     attributes = {u.name: periphery_attributes(u, config, ranges.get(u.name)) for u in units}
     return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.device import read_normals, sinh_curve
+from rimc_onnx.opset import IV_TERMS
 
 __all__ = [
     "Periphery",
@@ -25,6 +26,8 @@ __all__ = [
     "dora_conv",
     "dora_matmul",
     "im2col",
+    "iv_terms",
+    "line_range",
     "rram_conv",
     "rram_matmul",
     "word_lines",
@@ -45,6 +48,10 @@ class Periphery:
     dac_serial_bits: int = 0
     iv_sinh: float = 0.0
     input_shrink: float = 1.0
+    iv_square: Sequence[float] = (0.0,) * IV_TERMS
+    """What a cell adds for u^2, over w: powers of |w| / w_max, lowest first."""
+    iv_cube: Sequence[float] = (0.0,) * IV_TERMS
+    """The same for u^3."""
     adc_bits: int = 0
     adc_range: Sequence[float] = (1.0,)
     """[1] or [M]."""
@@ -57,6 +64,11 @@ class Periphery:
     read_key: int = 0
     w_max: Sequence[float] = (1.0,)
     """[1] or [M]."""
+
+    @property
+    def follows_weight(self) -> bool:
+        """True where the I-V curve is not the same for all cells."""
+        return any(self.iv_square) or any(self.iv_cube)
 
 
 def dac_quantize(x: Array, *, dac_bits: int, dac_range: float, dac_signed: int) -> Array:
@@ -92,14 +104,14 @@ def word_lines(x: Array, periphery: Periphery) -> list[tuple[np.float32, Array]]
 
     A plane holds ``dac_serial_bits`` bits of the magnitude of the codes, lowest first, with the
     sign of the code; its weight is 2 to the number of bits below it. Parallel inputs are one plane.
-    The current of a device is sinh(K u) / sinh(K) of its voltage u, K = iv_sinh * input_shrink.
+    The current of a device is sinh(K u) / sinh(K) of its voltage u, K = iv_sinh * input_shrink. A
+    curve that follows the weight leaves u as it is, inside -1 .. 1; see :func:`iv_terms`.
     """
     p = periphery
-    full_scale = _F32(p.dac_range)
+    full_scale = line_range(p)
     planes = [(_F32(1.0), np.asarray(x, _F32))]
     if p.dac_bits and p.dac_serial_bits:
         codes, step = _dac_codes(x, p.dac_bits, p.dac_range, p.dac_signed)
-        full_scale = _F32(2**p.dac_serial_bits - 1) * step
         base = _F32(2**p.dac_serial_bits)
         planes = []
         for shift in range(0, p.dac_bits - p.dac_signed, p.dac_serial_bits):
@@ -114,7 +126,41 @@ def word_lines(x: Array, periphery: Periphery) -> list[tuple[np.float32, Array]]
     if p.iv_sinh:
         curve = sinh_curve(float(_F32(p.iv_sinh)) * float(_F32(p.input_shrink)))
         planes = [(weight, _bend(v, curve, full_scale)) for weight, v in planes]
+    elif p.follows_weight:
+        planes = [(weight, _bend(v, (_F32(1.0),), full_scale)) for weight, v in planes]
     return planes
+
+
+def line_range(periphery: Periphery) -> np.float32:
+    """What stands for u = 1 on the word lines: ``dac_range``, or the largest digit of a plane."""
+    p = periphery
+    if not (p.dac_bits and p.dac_serial_bits):
+        return _F32(p.dac_range)
+    step = _F32(p.dac_range) / _F32(2 ** (p.dac_bits - p.dac_signed) - 1)
+    return _F32(2**p.dac_serial_bits - 1) * step
+
+
+def iv_terms(
+    v: Array, w: Array, periphery: Periphery, column_axis: int
+) -> list[tuple[Array, Array]]:
+    """(values on the word lines, cells) of u^2 and u^3 for values ``v`` and the crossbar ``w``."""
+    if not periphery.follows_weight:
+        return []
+    columns = [1] * w.ndim
+    columns[column_axis] = -1
+    w_max = np.maximum(np.asarray(periphery.w_max, _F32), _F32(1e-30)).reshape(columns)
+    t = np.minimum(np.abs(w) / w_max, _F32(1.0))
+
+    def cells(coefficients: Sequence[float]) -> Array:
+        share = np.full_like(w, _F32(coefficients[-1]))
+        for coefficient in coefficients[-2::-1]:
+            share = share * t + _F32(coefficient)
+        return (w * share).astype(_F32)
+
+    u = v / line_range(periphery)
+    square = (v * u).astype(_F32)
+    cube = (square * u).astype(_F32)
+    return [(square, cells(periphery.iv_square)), (cube, cells(periphery.iv_cube))]
 
 
 def _deviation(periphery: Periphery) -> Array:
@@ -138,6 +184,7 @@ def _read(
     run: int,
     periphery: Periphery,
     multiply: Multiply,
+    column_axis: int,
     layout: Callable[[Array], Array],
 ) -> Array:
     """All reads of a node and their digital sum: [outputs, M], float32.
@@ -151,9 +198,11 @@ def _read(
     columns = 0
     total = None
     for plane, (weight, v) in enumerate(word_lines(x, p)):
+        products = [(v, w), *iv_terms(v, w, p, column_axis)]
         for t in range(reads):
             part = slice(t * tile, (t + 1) * tile)
-            value: Array = multiply(v, w, part).astype(_F32)
+            sums = [multiply(lines, cells, part) for lines, cells in products]
+            value: Array = np.sum(sums, axis=0).astype(_F32)
             columns = value.shape[1]
             if p.read_noise:
                 cells = np.square(w, dtype=_F32) if p.read_noise_relative else np.ones_like(w)
@@ -213,6 +262,7 @@ def rram_matmul(x: Array, w: Array, *, num_tiles: int, run: int = 0, **periphery
         run=run,
         periphery=Periphery(**periphery),
         multiply=multiply,
+        column_axis=1,
         layout=lambda y: y,
     )
     return y.reshape(*x.shape[:-1], columns)
@@ -278,6 +328,7 @@ def rram_conv(
             run=run,
             periphery=Periphery(**periphery),
             multiply=multiply,
+            column_axis=0,
             layout=layout,
         )
     )

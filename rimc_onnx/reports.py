@@ -42,6 +42,12 @@ class ConvertReport:
     """Seconds since programming; ``None`` for a device model without a time axis."""
     teacher_sha256: str
     seconds: float
+    read_noise_frac: float | None = None
+    """Read noise in the file, of the device model or as asked for."""
+    iv_curve: str | None = None
+    """I-V curve in the file: ``sinh`` or ``polynomial``; ``None`` is a straight line."""
+    reads_of_device: bool = False
+    """True where either comes from the device model."""
 
 
 @dataclass(frozen=True, kw_only=True)

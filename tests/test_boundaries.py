@@ -48,7 +48,8 @@ ALLOWED = {
     # the standard library has tomllib from Python 3.11 on
     "rimc_onnx.device.user_file": BASE | {"rimc_onnx.device", "tomli"},
     "rimc_onnx.adapter": BASE,
-    "rimc_onnx.functions": BASE | {"onnxscript"},
+    "rimc_onnx.functions": BASE | {"onnxscript", "rimc_onnx.line_functions"},
+    "rimc_onnx.line_functions": BASE | {"onnxscript"},
     "rimc_onnx.passes": BASE
     | {
         "onnx_ir",

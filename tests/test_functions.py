@@ -36,6 +36,8 @@ IDEAL = {
     "dac_serial_bits": 0,
     "iv_sinh": 0.0,
     "input_shrink": 1.0,
+    "iv_square": [0.0] * opset.IV_TERMS,
+    "iv_cube": [0.0] * opset.IV_TERMS,
     "adc_bits": 0,
     "adc_range": [1.0],
     "adc_gain": [1.0],
@@ -387,6 +389,30 @@ def test_sinh_of_the_body_is_the_curve_of_the_oracle(
     # 36 products, each of a sinh whose last bits differ: 4 K eps of the largest sum.
     bound = 4 * 36 * np.finfo(np.float32).eps * float(np.abs(expected).max())
     np.testing.assert_allclose(run(op_type, x, {"w": w}, attributes), expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("serial", [{}, {"dac_bits": 5, "dac_serial_bits": 3}], ids=["", "serial"])
+@pytest.mark.parametrize("op_type", ["RramMatMul", "RramConv"])
+def test_terms_of_the_body_are_those_of_the_oracle(op_type: str, serial: dict[str, Any]) -> None:
+    # Coefficients from the highest power on, u of the wrong range (a plane has its own), W_max of
+    # another bit line or group, a term of the whole sum in place of a tile's.
+    x, w, attributes = bare(op_type, 40)
+    columns = w.shape[1] if op_type == "RramMatMul" else w.shape[0]
+    attributes |= {
+        "iv_square": rng(41).uniform(-0.4, 0.4, opset.IV_TERMS).astype(np.float32).tolist(),
+        "iv_cube": rng(42).uniform(-0.4, 0.4, opset.IV_TERMS).astype(np.float32).tolist(),
+        "w_max": rng(43).uniform(1, 2, columns).astype(np.float32).tolist(),
+        "dac_range": 1.5,
+        **serial,
+    }
+    expected = oracle(op_type, x, w, attributes)
+    straight = oracle(op_type, x, w, attributes | {"iv_square": [0.0] * 8, "iv_cube": [0.0] * 8})
+    assert np.abs(expected - straight).max() > 0.1
+    # three sums of 36 products: 4 K eps of the largest each
+    bound = 12 * 36 * np.finfo(np.float32).eps * float(np.abs(expected).max())
+    session = make_session(op_type, x, {"w": w}, attributes)
+    for _ in range(2):
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("adc", [{}, {"adc_bits": 16, "adc_range": [60.0]}], ids=["ideal", "adc"])

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from rimc_onnx.calibration.moments import Geometry, rows_of
 from rimc_onnx.calibration.taps import SessionFactory, StagedRun
-from rimc_onnx.config import NodeRanges, PeripheryConfig
-from rimc_onnx.reference import Periphery, word_lines
+from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.device import largest_weight
+from rimc_onnx.reference import Periphery, iv_terms, word_lines
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -49,7 +50,7 @@ def measure_ranges(
     feeds: Sequence[Mapping[str, Array]],
     factory: SessionFactory,
     *,
-    periphery: PeripheryConfig,
+    config: ConvertConfig,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, NodeRanges]:
     """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
@@ -64,23 +65,25 @@ def measure_ranges(
     ranges = {}
     for done, (name, _) in enumerate(run):
         unit = by_output[name]
-        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""], periphery)
+        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""], config)
         progress(done + 1, len(units))
     return ranges
 
 
-def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], periphery: PeripheryConfig) -> NodeRanges:
+def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig) -> NodeRanges:
     filled = [x for x in chunks if x.size]
-    percentile = periphery.range_percentile
+    percentile = config.periphery.range_percentile
     dac = max((_percentile(x, percentile) for x in filled), default=0.0)
     lowest = min((float(x.min()) for x in filled), default=0.0)
     # A node that saw nothing but zeros gets any range: its outputs are zeros.
     dac_range = float(np.float32(dac)) or 1.0
-    lines = _lines(periphery, dac_range, lowest < 0)
+    lines = _lines(unit, config, dac_range, lowest < 0)
+    weight = unit.weight.float32()
     adc = 0.0
     for x in filled:
         for _, values in word_lines(x, lines):
-            adc = max(adc, _largest_sum(unit, values, percentile))
+            products = [(values, weight), *iv_terms(values, weight, lines, unit.column_axis)]
+            adc = max(adc, _largest_sum(unit, products, percentile))
     return NodeRanges(
         dac_range=dac_range,
         dac_signed=lowest < 0,
@@ -88,9 +91,11 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], periphery: PeripheryCo
     )
 
 
-def _lines(periphery: PeripheryConfig, dac_range: float, signed: bool) -> Periphery:
+def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool) -> Periphery:
     """Word lines that bend or split their inputs; a DAC alone changes no range."""
+    periphery = config.reads
     is_serial = periphery.dac_serial_bits is not None
+    square, cube = config.iv_curves
     return Periphery(
         dac_bits=periphery.dac_bits or 0 if is_serial else 0,
         dac_range=dac_range,
@@ -98,27 +103,35 @@ def _lines(periphery: PeripheryConfig, dac_range: float, signed: bool) -> Periph
         dac_serial_bits=periphery.dac_serial_bits or 0,
         iv_sinh=periphery.iv_sinh or 0.0,
         input_shrink=periphery.input_shrink,
+        iv_square=square,
+        iv_cube=cube,
+        w_max=largest_weight(unit.weight.float32(), config.device, unit.column_axis).tolist(),
     )
 
 
-def _largest_sum(unit: RramUnit, x: Array, percentile: float) -> float:
-    """Percentile of the partial sums of every tile, the largest one."""
+def _largest_sum(
+    unit: RramUnit, products: Sequence[tuple[Array, Array]], percentile: float
+) -> float:
+    """Percentile of the partial sums of every tile over all (inputs, cells), the largest one."""
     geometry = geometry_of(unit)
-    weight = unit.weight.float32()
     group, depth, columns = geometry.group, geometry.depth, geometry.columns
-    if geometry.conv:
-        cells = weight.reshape(group, columns, depth).transpose(0, 2, 1)
-        window = int(np.prod(weight.shape[2:]))
-    else:
-        cells = weight.reshape(group, depth, columns)
-        window = 1
+    window = int(np.prod(unit.weight.shape[2:])) if geometry.conv else 1
+
+    def by_row(weight: Array) -> Array:
+        if geometry.conv:
+            return weight.reshape(group, columns, depth).transpose(0, 2, 1)
+        return weight.reshape(group, depth, columns)
+
+    cells = [by_row(weight) for _, weight in products]
     tile = -(-(depth // window) // unit.num_tiles) * window
     largest = 0.0
-    for (rows,) in rows_of(geometry, x):
-        by_group = np.moveaxis(rows, 1, 0)
+    for rows in zip(*(rows_of(geometry, x) for x, _ in products), strict=True):
+        by_group = [np.moveaxis(one, 1, 0) for (one,) in rows]
         for start in range(0, depth, tile):
             part = slice(start, start + tile)
-            partial = by_group[:, :, part] @ cells[:, part]
+            partial = by_group[0][:, :, part] @ cells[0][:, part]
+            for inputs, more in zip(by_group[1:], cells[1:], strict=True):
+                partial = partial + inputs[:, :, part] @ more[:, part]
             if partial.size:
                 largest = max(largest, _percentile(partial, percentile))
     return largest

@@ -7,7 +7,7 @@ from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.ir_drop import ArrayLayout, apply_ir_drop, wire_loss
-from rimc_onnx.device.iv_curve import sinh, sinh_curve
+from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
 from rimc_onnx.device.mapping import largest_weight, pair_shares
 from rimc_onnx.device.philox import philox4x32
 from rimc_onnx.device.preset import Preset
@@ -30,6 +30,7 @@ __all__ = [
     "DeviceConfig",
     "DeviceDescription",
     "DriftLaw",
+    "IvPolynomial",
     "Preset",
     "ProgrammedWeight",
     "Purpose",

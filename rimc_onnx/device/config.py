@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from rimc_onnx.device.curves import Curve, read_curve
+from rimc_onnx.device.iv_curve import IvPolynomial, read_iv_polynomial
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.device.plain import check_keys, check_number, check_numbers, to_plain
 from rimc_onnx.device.time_laws import TimeLaw, read_time_law
 from rimc_onnx.device.times import format_time, round_time
 from rimc_onnx.errors import ConfigError, suggest
+from rimc_onnx.opset import MAX_IV_SINH
 
 __all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
 
@@ -88,6 +90,13 @@ class DeviceConfig:
     """Pairs that share a weight's bits, ``level_bits`` each, added with their significance."""
     devices_per_weight: int = 1
     """Pairs in parallel that hold the same; their mean counts."""
+    read_noise_frac: float | None = None
+    """Standard deviation of a device from one read to the next, as a fraction of ``g_max_us``, that
+    goes with this model; None where nothing is known of it."""
+    iv_sinh: float | None = None
+    """K of the devices' current, sinh(K u) over the input range, that goes with this model."""
+    iv_polynomial: IvPolynomial | None = None
+    """Current over voltage that goes with this model, where it follows the conductance."""
     source: str = ""
     """Where the parameters of a model of one's own come from."""
 
@@ -119,6 +128,7 @@ class DeviceConfig:
         self._check_law()
         self._check_faults()
         self._check_mapping()
+        self._check_reads()
 
     def _check_law(self) -> None:
         measured = self.law is DriftLaw.MEASURED
@@ -179,6 +189,36 @@ class DeviceConfig:
                 f"num_slices * level_bits must be {_MAX_WEIGHT_BITS} or less, the bits of a "
                 f"float32; got {self.num_slices} * {self.level_bits}"
             )
+
+    def _check_reads(self) -> None:
+        for name, most in (("read_noise_frac", 1.0), ("iv_sinh", MAX_IV_SINH)):
+            value = getattr(self, name)
+            if value is not None:
+                value = check_number("device", name, value)
+                object.__setattr__(self, name, value)
+                if not 0.0 < value <= most:
+                    raise ConfigError(f"device: need 0 < {name} <= {most:g}, got {value}")
+        if self.iv_polynomial is None:
+            return
+        if self.iv_sinh is not None:
+            raise ConfigError(
+                f"device '{self.preset}': iv_sinh and iv_polynomial are two curves, give one"
+            )
+        low, high = self.iv_polynomial.g_range_us
+        top = self.g_min_us + self.g_max_us
+        if not (low * (1 - 1e-9) <= self.g_min_us and top <= high * (1 + 1e-9)):
+            raise ConfigError(
+                f"device '{self.preset}': its iv_polynomial holds for g_range_us {low} .. {high} "
+                f"microsiemens, but devices would be set to {self.g_min_us} .. {top} "
+                f"(g_min_us .. g_min_us + g_max_us)"
+            )
+
+    @property
+    def iv_curve(self) -> str | None:
+        """Family of the I-V curve, ``sinh`` or ``polynomial``; None where none is stated."""
+        if self.iv_sinh is not None:
+            return "sinh"
+        return None if self.iv_polynomial is None else "polynomial"
 
     @property
     def time_range_s(self) -> tuple[float, float] | None:
@@ -270,6 +310,8 @@ class DeviceConfig:
             found.setdefault("drift_frac", 0.0)
         if "time_law" in found:
             found["time_law"] = read_time_law(found["time_law"])
+        if "iv_polynomial" in found:
+            found["iv_polynomial"] = read_iv_polynomial(found["iv_polynomial"])
         return cls(**found)
 
 

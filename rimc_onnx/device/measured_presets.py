@@ -7,6 +7,7 @@ from typing import Final
 
 from rimc_onnx.device.config import DeviceConfig, DriftLaw
 from rimc_onnx.device.curves import Logarithmic, Polynomial, Saturating
+from rimc_onnx.device.iv_curve import IvPolynomial
 from rimc_onnx.device.preset import Preset
 from rimc_onnx.device.time_laws import LogRelaxation, PowerDecay, SigmaAtTimes, TimeAxis
 from rimc_onnx.device.times import DAY_S, YEAR_S
@@ -41,9 +42,13 @@ _WAN_AIHWKIT = Preset(
             sigma_us=(_wan(_WAN_1_D), _wan(_WAN_2_D)),
         ),
         g_range_us=(0.0, 40.0),
+        read_noise_frac=0.01,
     ),
     summary="HfO2 RRAM of the NeuRRAM chip, 1 s to 2 days, largest error at mid conductance",
-    source=f"{_NEURRAM}, 1 s, 1 day and 2 days, in the fourth-order fits of {_IBM_KIT}.",
+    source=(
+        f"{_NEURRAM}, 1 s, 1 day and 2 days, in the fourth-order fits of {_IBM_KIT}. "
+        f"read_noise_frac: the notes of that kit on its ReRAM models, about 1 % of full scale."
+    ),
 )
 
 _WAN_CROSSSIM = Preset(
@@ -69,11 +74,19 @@ _MILO = Preset(
         g_min_us=50.0,
         programming_sigma_us=Polynomial(coefficients=(4.782321, -0.009107)),
         g_range_us=(50.0, 225.0),
+        # all digits: the terms cancel to a few parts in a thousand
+        iv_polynomial=IvPolynomial(
+            v_max_v=0.5,
+            square=(7.063e-3, 5.711e-3, 1.541e-3, 1.388e-4),
+            cube=(1.297e-3, 6.792e-4, 8.871e-5),
+            g_range_us=(50.0, 225.0),
+        ),
     ),
     summary="HfO2 RRAM written by incremental gate and verify pulses, no time axis",
     source=(
         "Milo et al., IRPS 2021, Fig. 4, write scheme IGVVA-100, in the linear fit of CrossSim "
-        "for 50 to 225 uS."
+        "for 50 to 225 uS. iv_polynomial: the same paper in CrossSim's fit, 62.5 to 110 uS and 0 "
+        "at 225 uS, up to 0.5 V."
     ),
 )
 

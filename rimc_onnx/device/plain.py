@@ -20,8 +20,11 @@ _UNITS = {
     "bits": "bits",
     "ln": "per unit of ln t",
     "sigma": "standard deviations",
+    "v": "volts",
 }
-_FOREIGN = {"ns", "ms", "percent", "pct", "h", "d", "min", "y", "na", "ua", "siemens", "seconds"}
+_FOREIGN = {
+    *("ns", "ms", "percent", "pct", "h", "d", "min", "y", "na", "ua", "mv", "siemens", "seconds"),
+}
 """Endings that are taken for units too, wrong ones."""
 
 

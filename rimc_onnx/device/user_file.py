@@ -35,6 +35,10 @@ class DeviceDescription:
     time_range_s: tuple[float, float] | None
     """Valid times since programming in seconds; None is no time axis."""
     source: str
+    read_noise_frac: float | None = None
+    """Read noise that a conversion takes from it; None is none."""
+    iv_curve: str | None = None
+    """I-V curve that a conversion takes from it, ``sinh`` or ``polynomial``; None is linear."""
 
 
 def load_device(path: Path, **overrides: Any) -> DeviceConfig:
@@ -95,4 +99,6 @@ def describe_device(name: str) -> DeviceDescription:
         g_range_us=config.g_range_us,
         time_range_s=config.time_range_s,
         source=source,
+        read_noise_frac=config.read_noise_frac,
+        iv_curve=config.iv_curve,
     )

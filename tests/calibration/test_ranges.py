@@ -29,9 +29,10 @@ def measure(
     teacher = ir.from_proto(model)
     passes.prepare_pipeline()(teacher)
     periphery = PeripheryConfig(tile_rows=tile_rows, dac_bits=8, adc_bits=8, **more)
-    decisions = passes.select_rram_nodes(teacher, ConvertConfig(periphery=periphery))
+    config = ConvertConfig(periphery=periphery)
+    decisions = passes.select_rram_nodes(teacher, config)
     units = [d.unit for d in decisions if d.unit is not None]
-    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session, periphery=periphery)
+    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session, config=config)
 
 
 def rng(seed: int) -> np.random.Generator:

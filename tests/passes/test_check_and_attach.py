@@ -115,6 +115,10 @@ def _attribute(model: ir.Model, node: str, attribute: ir.Attr) -> None:
             r"'conv/rram' .*: iv_sinh must lie in 0\.\.6, got -1",
         ),
         (
+            lambda m: _attribute(m, "conv/rram", ir.AttrFloat32s("iv_cube", [0.5])),
+            r"'conv/rram' .*: iv_cube must have 8 finite values, got \(0\.5,\)",
+        ),
+        (
             lambda m: _attribute(m, "conv/rram", ir.AttrFloat32("input_shrink", 0.0)),
             "'conv/rram' .*: input_shrink must lie in .*, got 0",
         ),

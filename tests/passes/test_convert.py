@@ -48,7 +48,9 @@ g (float[n,2] x) => (float[n,1] y)
 {
  ["fc/rram"] "y/rram" = ai.rimc.RramMatMul <tile_rows: int = 0, num_tiles: int = 1,
    dac_bits: int = 0, dac_range: float = 1, dac_signed: int = 1, dac_serial_bits: int = 0,
-   iv_sinh: float = 0, input_shrink: float = 1, adc_bits: int = 0,
+   iv_sinh: float = 0, input_shrink: float = 1,
+   iv_square: floats = [0, 0, 0, 0, 0, 0, 0, 0], iv_cube: floats = [0, 0, 0, 0, 0, 0, 0, 0],
+   adc_bits: int = 0,
    adc_range: floats = [1], adc_gain: floats = [1], adc_offset: floats = [0],
    read_noise: float = 0, read_noise_relative: int = 0, read_key: int = 0,
    node: string = "fc", device: string = "gaussian-relative",

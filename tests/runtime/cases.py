@@ -36,6 +36,8 @@ NO_EXTRAS = {
     "dac_serial_bits": 0,
     "iv_sinh": 0.0,
     "input_shrink": 1.0,
+    "iv_square": [0.0] * opset.IV_TERMS,
+    "iv_cube": [0.0] * opset.IV_TERMS,
     "adc_gain": [1.0],
     "adc_offset": [0.0],
     "read_noise": 0.0,
@@ -113,13 +115,16 @@ class Case:
 
     def rounding(self) -> Array:
         """Bound on the rounding of the fp32 sum of an ideal ADC: 4 K eps sum |x| |w|."""
-        names = ("dac_bits", "dac_range", "dac_signed", "iv_sinh", "input_shrink")
+        curves = ("iv_square", "iv_cube")
+        names = ("dac_bits", "dac_range", "dac_signed", "iv_sinh", "input_shrink", *curves)
         line = reference.Periphery(**{k: self.attributes[k] for k in names})
         ((_, x_line),) = reference.word_lines(self.feeds["x"], line)
         x = np.abs(x_line)
         ideal = {"dac_bits": 0, "adc_bits": 0, "num_tiles": 1, **NO_EXTRAS}
         total = rram_oracle(self.op, x, np.abs(self.constants["w"]), {**self.attributes, **ideal})()
-        return 4 * self.depth * EPS * total
+        # u and t are at most 1, so a curve's terms are no larger than their coefficients say
+        terms = 1 + sum(float(np.abs(self.attributes[name]).sum()) for name in curves)
+        return 4 * self.depth * EPS * total * terms
 
     def merge_rounding(self) -> Array:
         """Bound on the rounding of a Dora node whose scales were multiplied into its matrices.
@@ -155,7 +160,7 @@ def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Call
     return lambda run=0: oracle(x, w, run=run, **kept)
 
 
-EXTRAS = ("serial", "sinh", "gain", "offset", "absolute", "relative")
+EXTRAS = ("serial", "sinh", "poly", "gain", "offset", "absolute", "relative")
 
 
 def extras(
@@ -168,6 +173,10 @@ def extras(
         found["dac_serial_bits"] = int(rng.integers(1, converters["dac_bits"]))
     if "sinh" in names:
         found |= {"iv_sinh": float(np.float32(rng.uniform(0.1, 6))), "input_shrink": 0.75}
+    if "poly" in names:
+        for name in ("iv_square", "iv_cube"):
+            found[name] = rng.uniform(-0.3, 0.3, opset.IV_TERMS).astype(np.float32).tolist()
+        found["w_max"] = rng.uniform(1, 3, columns).astype(np.float32).tolist()
     for name, middle in (("gain", 1.0), ("offset", 0.0)):
         if name in names:
             errors = middle + 0.05 * rng.standard_normal(count if rng.integers(2) else 1)

@@ -38,6 +38,8 @@ MATMUL: list[tuple[dict[str, Any], str]] = [
     ({"iv_sinh": -1.0}, "iv_sinh must be 0..6, got -1"),
     ({"iv_sinh": 7.0}, "iv_sinh must be 0..6, got 7"),
     ({"iv_sinh": float("nan")}, "iv_sinh must be 0..6, got nan"),
+    ({"iv_square": [0.0]}, "iv_square must have 8 values, got 1"),
+    ({"iv_cube": [float("nan")] * 8}, "iv_cube must be finite, got nan"),
     ({"input_shrink": 0.0}, "input_shrink must be above 0 and at most 1, got 0"),
     ({"input_shrink": float("nan")}, "input_shrink must be above 0 and at most 1, got nan"),
     ({"dac_serial_bits": None}, "attribute dac_serial_bits is missing"),

@@ -15,6 +15,9 @@ from rimc_onnx import opset, reference, runtime
 RRAM = [opset.RRAM_MATMUL, opset.RRAM_CONV]
 MIXTURES = [
     ("sinh",),
+    ("poly",),
+    ("serial", "poly", "gain", "relative"),
+    ("poly", "absolute"),
     ("serial",),
     ("gain",),
     ("offset",),

@@ -31,6 +31,8 @@ struct RramConv::Memory {
   float* variance;        // as partial, or [images, positions of a band]
   float* squares;         // of the inputs, or their sums over the channels of a tile
   std::int32_t* offsets;  // [window] in those sums
+  float* terms[2];        // inputs of the cells of the I-V curve
+  float* term_sums;       // of these, as partial
 };
 
 RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
@@ -78,6 +80,17 @@ void RramConv::Pack(const float* w) {
   window_sums_.tiles.push_back({{0, conv_.Window()}, true, true});
   ones_ = AlignedFloats(conv_.Window());
   std::fill_n(ones_.data(), conv_.Window(), 1.0f);
+  if (periphery_.iv.on) {
+    std::vector<float> cells(static_cast<std::size_t>(conv_.columns * steps));
+    for (int term = 0; term < 2; ++term) {
+      for (Index i = 0; i < conv_.columns * steps; ++i) {
+        cells[static_cast<std::size_t>(i)] = periphery_.iv.Cell(term, w[i], i / steps);
+      }
+      terms_[term] = AlignedFloats(conv_.columns * steps);
+      PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), steps,
+                      CeilDiv(conv_.GroupColumns(), kernels_.max_rows), terms_[term].data());
+    }
+  }
   if (periphery_.noise.on && periphery_.noise.relative) {
     squares_ = AlignedFloats(conv_.columns * steps);
     kernels_.square(packed_.data(), squares_.data(), conv_.columns * steps);
@@ -118,7 +131,8 @@ Output RramConv::Compute(const Context& context) const {
 Index RramConv::TaskFloats(const ConvPlan& plan) const {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
   const Index block = RoundUp(kernels_.max_rows * positions, 16);
-  return 3 * block + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+  const Index terms = periphery_.iv.on ? block + 2 * plan.scratch_floats() : Index{0};
+  return 3 * block + plan.scratch_floats() + RoundUp(conv_.Window(), 16) + terms;
 }
 
 void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x,
@@ -139,6 +153,11 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
   memory.variance = memory.z + block_floats;
   memory.squares = memory.variance + block_floats;
   memory.offsets = reinterpret_cast<std::int32_t*>(memory.squares + plan.scratch_floats());
+  if (periphery_.iv.on) {
+    memory.term_sums = memory.squares + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+    memory.terms[0] = memory.term_sums + block_floats;
+    memory.terms[1] = memory.terms[0] + plan.scratch_floats();
+  }
 
   const Index column0 = place.group * plan.columns();
   const Index at = column0 * plan.num_offsets();
@@ -151,6 +170,10 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
     const kernels::Quantizer line = periphery_.Line(plane);
     if (plane > 0) run.engine.Refill(place, &line);
     if (relative) kernels_.square(place.input, memory.squares, plan.scratch_floats());
+    if (periphery_.iv.on) {
+      periphery_.DriveTerms(plane, place.input, plan.scratch_floats(), memory.terms[0],
+                            memory.terms[1]);
+    }
     for (std::size_t tile = 0; tile < sums_.size(); ++tile) {
       if (periphery_.noise.on && !relative) {
         const Range k = sums_[tile].tiles[0].k;
@@ -163,6 +186,15 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
           return {data - columns.begin * band, band, columns.size() * band};
         };
         run.engine.Compute(place, cells, {b, b + 1}, sums_[tile], column0, output(memory.partial));
+        for (int term = 0; term < (periphery_.iv.on ? 2 : 0); ++term) {
+          ConvEngine::Place more = place;
+          more.input = memory.terms[term];
+          const ConvCells terms{terms_[term].data() + at, plan.columns(), plan.num_blocks()};
+          run.engine.Compute(more, terms, {b, b + 1}, sums_[tile], column0,
+                             output(memory.term_sums));
+          const Index count = place.item.images.size() * columns.size() * band;
+          for (Index i = 0; i < count; ++i) memory.partial[i] += memory.term_sums[i];
+        }
         if (relative) {
           const ConvCells squares{squares_.data() + at, plan.columns(), plan.num_blocks()};
           run.engine.Compute(squared, squares, {b, b + 1}, sums_[tile], column0,

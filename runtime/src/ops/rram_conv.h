@@ -52,6 +52,7 @@ class RramConv {
   ConvReadout window_sums_;        // over one channel
   AlignedFloats ones_;             // [window]
   AlignedFloats squares_;          // of w, packed the same; with relative read noise
+  AlignedFloats terms_[2];         // cells of u^2 and u^3, the same; with an I-V curve of theirs
   mutable std::atomic<std::uint64_t> runs_{0};
 };
 

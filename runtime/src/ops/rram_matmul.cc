@@ -29,6 +29,7 @@ struct RramMatMul::Work {
   const float* x;
   float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
   float* squares;  // of it; null without relative read noise
+  float* terms;    // [2, planes, rows, K] inputs of the cells of the I-V curve; null without
   float* sums;     // of tasks that store sums
   float* y;
   Index rows;
@@ -38,6 +39,9 @@ struct RramMatMul::Work {
 
   const float* Line(Index plane, Index depth) const {
     return x_line == nullptr ? x : x_line + plane * rows * depth;
+  }
+  float* Term(Index term, Index plane, Index depth, Index planes) const {
+    return terms + (term * planes + plane) * rows * depth;
   }
 };
 
@@ -68,6 +72,15 @@ RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKe
 void RramMatMul::Pack(const float* w) {
   PlanPasses();
   panels_ = PackPanels(w);
+  if (periphery_.iv.on) {
+    std::vector<float> cells(static_cast<std::size_t>(depth_ * columns_));
+    for (int term = 0; term < 2; ++term) {
+      for (Index i = 0; i < depth_ * columns_; ++i) {
+        cells[static_cast<std::size_t>(i)] = periphery_.iv.Cell(term, w[i], i % columns_);
+      }
+      terms_[term] = PackPanels(cells.data());
+    }
+  }
   if (periphery_.noise.on && periphery_.noise.relative) {
     squares_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
     kernels_.square(panels_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
@@ -152,12 +165,15 @@ Output RramMatMul::Compute(const Context& context) const {
       periphery_.has_line ? periphery_.num_planes() * work.rows * depth_ : Index{0};
   const Index square_floats =
       squares_.size() == 0 ? 0 : periphery_.num_planes() * work.rows * depth_;
+  const Index term_floats =
+      periphery_.iv.on ? 2 * periphery_.num_planes() * work.rows * depth_ : Index{0};
   const Index sum_floats = stored ? work.row_tasks * work.panel_tasks * StoredFloats() : 0;
-  const Scratch scratch(context, line_floats + square_floats + sum_floats);
+  const Scratch scratch(context, line_floats + square_floats + term_floats + sum_floats);
   if (line_floats > 0) work.x_line = scratch.data();
   if (square_floats > 0) work.squares = scratch.data() + line_floats;
+  if (term_floats > 0) work.terms = scratch.data() + line_floats + square_floats;
   if (stored) {
-    work.sums = scratch.data() + line_floats + square_floats;
+    work.sums = scratch.data() + line_floats + square_floats + term_floats;
     work.run = runs_.fetch_add(1, std::memory_order_relaxed);
   }
   // Where several tasks share rows, their word lines come first.
@@ -186,6 +202,11 @@ void RramMatMul::DriveLines(const Context& context, const Work& work) const {
     }
     if (work.squares != nullptr) {
       kernels_.square(work.Line(plane, depth_) + part.begin, work.squares + at, part.size());
+    }
+    if (work.terms != nullptr) {
+      periphery_.DriveTerms(plane, work.Line(plane, depth_) + part.begin, part.size(),
+                            work.Term(0, plane, depth_, periphery_.num_planes()) + part.begin,
+                            work.Term(1, plane, depth_, periphery_.num_planes()) + part.begin);
     }
   });
 }
@@ -261,6 +282,12 @@ void RramMatMul::RunStoredTask(const Work& work, Index task) const {
     for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
       for (const Pass& pass : passes_) {
         Multiply(work.Line(plane, depth_), panels_, part, pass, part.partial);
+        for (int term = 0; term < (periphery_.iv.on ? 2 : 0); ++term) {
+          Pass more = pass;
+          more.resume = true;
+          Multiply(work.Term(term, plane, depth_, periphery_.num_planes()), terms_[term], part,
+                   more, part.partial);
+        }
         if (part.variance != nullptr) {
           Multiply(work.squares + plane * work.rows * depth_, squares_, part, pass, part.variance);
         }

@@ -63,11 +63,12 @@ class RramMatMul {
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
   std::vector<Pass> passes_;
-  AlignedFloats panels_;   // panel after panel, each [K, vecs * lanes], zero beyond N
-  AlignedFloats squares_;  // of w, packed the same; with relative read noise
-  AlignedFloats gain_;     // [adc_tiles, num_vecs * lanes]
-  AlignedFloats offset_;   // the same
-  AlignedFloats back_;     // [num_vecs * lanes]
+  AlignedFloats panels_;    // panel after panel, each [K, vecs * lanes], zero beyond N
+  AlignedFloats squares_;   // of w, packed the same; with relative read noise
+  AlignedFloats terms_[2];  // cells of u^2 and u^3, packed the same; with an I-V curve of theirs
+  AlignedFloats gain_;      // [adc_tiles, num_vecs * lanes]
+  AlignedFloats offset_;    // the same
+  AlignedFloats back_;      // [num_vecs * lanes]
   mutable std::atomic<std::uint64_t> runs_{0};
 };
 

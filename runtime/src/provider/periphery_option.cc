@@ -14,7 +14,7 @@ namespace {
 constexpr const char* kInts[] = {"tile_rows",       "num_tiles", "dac_bits",           "dac_signed",
                                  "dac_serial_bits", "adc_bits",  "read_noise_relative"};
 constexpr const char* kFloats[] = {"dac_range", "iv_sinh", "input_shrink", "read_noise"};
-constexpr const char* kLists[] = {"adc_range", "adc_gain", "adc_offset"};
+constexpr const char* kLists[] = {"adc_range", "adc_gain", "adc_offset", "iv_square", "iv_cube"};
 constexpr const char* kReadKey = "read_key";
 
 template <class Names>
@@ -34,6 +34,8 @@ Attributes Ideal() {
   ideal.SetFloats("dac_range", {1.0f});
   ideal.SetFloats("iv_sinh", {0.0f});
   ideal.SetFloats("input_shrink", {1.0f});
+  ideal.SetFloats("iv_square", std::vector<float>(kIvTerms, 0.0f));
+  ideal.SetFloats("iv_cube", std::vector<float>(kIvTerms, 0.0f));
   ideal.SetFloats("read_noise", {0.0f});
   ideal.SetFloats("adc_range", {1.0f});
   ideal.SetFloats("adc_gain", {1.0f});

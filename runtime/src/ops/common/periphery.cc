@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/common/periphery.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/common/attributes.h"
@@ -75,6 +76,26 @@ std::vector<float> SinhCurve(double k) {
 }
 
 template <class Node>
+void ReadIvTerms(const Node& node, Periphery* p) {
+  const char* const names[] = {"iv_square", "iv_cube"};
+  for (std::size_t term = 0; term < 2; ++term) {
+    const std::vector<float> values = node.Floats(names[term]);
+    if (values.size() != kIvTerms) {
+      Refuse(names[term], " must have ", kIvTerms, " values, got ", values.size());
+    }
+    for (std::size_t i = 0; i < kIvTerms; ++i) {
+      if (!std::isfinite(values[i])) Refuse(names[term], " must be finite, got ", values[i]);
+      p->iv.powers[term][i] = values[i];
+      p->iv.on = p->iv.on || values[i] != 0.0f;
+    }
+  }
+  if (!p->iv.on || !p->curve.empty()) return;
+  // A straight line: word lines beyond their range saturate.
+  p->curve.assign(kernels::kCurveTerms, 0.0f);
+  p->curve[0] = 1.0f;
+}
+
+template <class Node>
 void ReadWordLines(const Node& node, Periphery* p) {
   const Index dac_signed = node.Int("dac_signed");
   CheckFlag("dac_signed", dac_signed);
@@ -103,6 +124,7 @@ void ReadWordLines(const Node& node, Periphery* p) {
   if (iv_sinh > 0.0f) {
     p->curve = SinhCurve(static_cast<double>(iv_sinh) * static_cast<double>(shrink));
   }
+  ReadIvTerms(node, p);
   p->has_line = dac_bits > 0 || !p->curve.empty();
 
   const Index serial_bits = node.Int("dac_serial_bits");
@@ -183,6 +205,11 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
       Refuse("w_max must be 0 or more and finite, got ", value);
     }
   }
+  if (p->iv.on) {
+    for (Index m = 0; m < columns; ++m) {
+      p->iv.w_max.push_back(w_max[static_cast<std::size_t>(count == 1 ? 0 : m)]);
+    }
+  }
   p->noise.on = frac > 0.0f;
   p->noise.relative = relative == 1;
   p->noise.key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)};
@@ -196,6 +223,26 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
 }
 
 }  // namespace
+
+float IvTerms::Cell(int term, float w, Index column) const {
+  const std::array<float, kIvTerms>& c = powers[static_cast<std::size_t>(term)];
+  // A column of zeros has w_max 0, and cells of 0 whatever they are multiplied by.
+  const float limit = std::max(w_max[static_cast<std::size_t>(column)], 1e-30f);
+  const float t = std::min(std::fabs(w) / limit, 1.0f);
+  float share = c[kIvTerms - 1];
+  for (std::size_t i = kIvTerms - 1; i-- > 0;) share = share * t + c[i];
+  return w * share;
+}
+
+void Periphery::DriveTerms(Index plane, const float* x, Index count, float* square,
+                           float* cube) const {
+  const float range = Line(plane).range;
+  for (Index i = 0; i < count; ++i) {
+    const float u = x[i] / range;
+    square[i] = x[i] * u;
+    cube[i] = square[i] * u;
+  }
+}
 
 kernels::Quantizer Periphery::Line(Index plane) const {
   kernels::Quantizer q = line;

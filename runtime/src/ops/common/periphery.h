@@ -21,6 +21,18 @@ struct ReadNoise {
   std::vector<float> deviation;
 };
 
+// An I-V curve that follows the conductance: a cell adds w P(t) to its product with u^2 and w Q(t)
+// to that with u^3, t = min(|w| / w_max, 1).
+constexpr std::size_t kIvTerms = 8;
+struct IvTerms {
+  bool on = false;
+  std::array<std::array<float, kIvTerms>, 2> powers{};  // of t, lowest first: P, Q
+  std::vector<float> w_max;                             // [M]
+
+  // w P(t) or w Q(t) (`term` 0 or 1) of a cell of a column.
+  float Cell(int term, float w, Index column) const;
+};
+
 struct Periphery {
   Index num_tiles = 1;
   Index columns = 0;  // M
@@ -39,10 +51,14 @@ struct Periphery {
   std::vector<float> adc_back;    // [M] units per code
 
   ReadNoise noise;
+  IvTerms iv;
 
   Index num_planes() const { return static_cast<Index>(plane_shifts.size()); }
   // What plane `i` of the codes puts on the word lines; points into this object.
   kernels::Quantizer Line(Index plane) const;
+  // From what is on the word lines of a plane to the inputs of the cells of `iv`: x u and x u^2,
+  // u = x / range of Line(plane). `square` and `cube` may not overlap.
+  void DriveTerms(Index plane, const float* x, Index count, float* square, float* cube) const;
   // What a code of the plane is worth.
   float PlaneWeight(Index plane) const;
   // Gains and offsets [M] of a tile, null without ADC or offset.
@@ -53,7 +69,7 @@ struct Periphery {
   // Draws of a read of one tile and plane in run `run` of the session.
   kernels::DrawKey Draws(std::uint64_t run, Index plane, Index tile) const;
   // True where sums have to be stored before they are read.
-  bool stored_sums() const { return noise.on || num_planes() > 1; }
+  bool stored_sums() const { return noise.on || iv.on || num_planes() > 1; }
 };
 
 // `columns` bit lines [M]; `depth` steps of `rows_per_step` word lines each (opset.num_tiles).

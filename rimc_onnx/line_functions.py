@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts that the bodies of both crossbar operators call: word lines and I-V curves.
+
+In standard ONNX operators and of the domain ``ai.rimc`` themselves; see :mod:`rimc_onnx.functions`.
+"""
+
+from collections.abc import Sequence
+
+import onnxscript
+from onnxscript import script
+from onnxscript.onnx_opset import opset17 as op
+from onnxscript.onnx_types import FLOAT
+
+from rimc_onnx import opset
+
+__all__ = ["IvShare", "LineRange", "WordLines"]
+
+rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
+
+
+@script(rimc, default_opset=op)
+def WordLines(
+    x: FLOAT[...],
+    dac_bits: int,
+    dac_range: float,
+    dac_signed: int,
+    dac_serial_bits: int,
+    iv_sinh: float,
+    input_shrink: float,
+    iv_square: Sequence[float],
+    iv_cube: Sequence[float],
+) -> FLOAT[...]:
+    # Planes of a bit-serial input come one after the other along axis 0.
+    bits = op.Constant(value_int=dac_bits)
+    signed = op.Constant(value_int=dac_signed)
+    serial = op.Constant(value_int=dac_serial_bits)
+    scale = op.Constant(value_float=dac_range)
+    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
+    bottom = op.Neg(top) * op.Cast(signed, to=1)
+    step = scale / top
+    base = op.Pow(op.Constant(value_float=2.0), op.Cast(serial, to=1))
+    # Nothing is computed outside an If that only one branch reads: ONNX Runtime 1.17 mixes up the
+    # memory of a value that nobody reads from the second run on.
+    if serial > 0:
+        codes = op.Clip(op.Round(x / step), bottom, top)
+        shifts = op.Reshape(op.Cast(op.Range(0, bits - signed, op.Max(serial, 1)), to=1), [-1, 1])
+        magnitude = op.Reshape(op.Abs(codes), [1, -1])
+        lower = op.Floor(magnitude / op.Pow(op.Constant(value_float=2.0), shifts))
+        upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
+        digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
+        lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
+    elif bits > 0:
+        lines = op.Clip(op.Round(x / step), bottom, top) * step
+    else:
+        lines = op.Identity(x)
+    bend = op.Constant(value_float=iv_sinh)
+    k = bend * op.Constant(value_float=input_shrink)
+    full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
+    terms = op.Concat(
+        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
+    )
+    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    if bend > 0.0:
+        u = op.Clip(lines / full_scale, -1.0, 1.0)
+        y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
+    elif largest_term > 0.0:
+        y = op.Clip(lines / full_scale, -1.0, 1.0) * full_scale
+    else:
+        y = op.Identity(lines)
+    return y
+
+
+@script(rimc, default_opset=op)
+def IvShare(t: FLOAT[...], coefficients: Sequence[float]) -> FLOAT[...]:
+    # A polynomial in t by Horner's rule; opset.IV_TERMS coefficients, lowest power first.
+    c = op.Constant(value_floats=coefficients)
+    share = ((c[7:8] * t + c[6:7]) * t + c[5:6]) * t + c[4:5]
+    return (((share * t + c[3:4]) * t + c[2:3]) * t + c[1:2]) * t + c[0:1]
+
+
+@script(rimc, default_opset=op)
+def LineRange(dac_bits: int, dac_range: float, dac_signed: int, dac_serial_bits: int) -> FLOAT[...]:
+    # What stands for u = 1 on the word lines.
+    serial = op.Constant(value_int=dac_serial_bits)
+    bits = op.Constant(value_int=dac_bits) - op.Constant(value_int=dac_signed)
+    scale = op.Constant(value_float=dac_range)
+    two = op.Constant(value_float=2.0)
+    step = scale / (op.Pow(two, op.Cast(bits, to=1)) - 1.0)
+    digit = (op.Pow(two, op.Cast(serial, to=1)) - 1.0) * step
+    return op.Where(serial > 0, digit, scale)
