@@ -2,6 +2,7 @@
 #include "ops/common/ort.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace rimc {
 namespace {
@@ -78,6 +79,13 @@ void CheckDims(const char* name, const Tensor& tensor, const Dims& want) {
   if (!(tensor.dims == want)) {
     Refuse("input ", name, " must have the shape ", want, ", got ", tensor.dims);
   }
+}
+
+void CheckWeights(const Tensor& w) {
+  const float* const end = w.Floats() + w.dims.Count();
+  const float* const found =
+      std::find_if_not(w.Floats(), end, [](float value) { return std::isfinite(value); });
+  if (found != end) Refuse("input w must be finite, got ", *found);
 }
 
 std::string NodeInfo::Name() const {

@@ -90,6 +90,9 @@ Tensor ReadTensor(const abi::Api* api, const abi::Value* value);
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
+// Throws unless every value of a crossbar can be a conductance.
+void CheckWeights(const Tensor& w);
+
 // What a kernel may read when it is made.
 class NodeInfo {
  public:
