@@ -71,20 +71,24 @@ class Malformed:
     refused: bool | None = True
     """False: fine; None: either, as long as nothing breaks."""
 
-    def model(self) -> bytes:
+    def node_proto(self, name: str, outputs: list[str]) -> onnx.NodeProto:
         node = helper.make_node(
             self.op,
             list(self.names or opset.OPS[self.op].inputs),
-            list(self.outputs),
-            name="the_node",
+            outputs,
+            name=name,
             domain=opset.DOMAIN,
             **{k: v for k, v in self.attributes.items() if v != []},
         )
-        for name, value in self.attributes.items():
+        for key, value in self.attributes.items():
             if value == []:  # make_node does not know of which type
-                kind = opset.OPS[self.op].attributes[name].upper()
+                kind = opset.OPS[self.op].attributes[key].upper()
                 type_ = onnx.AttributeProto.AttributeType.Value(kind)
-                node.attribute.append(onnx.AttributeProto(name=name, type=type_))
+                node.attribute.append(onnx.AttributeProto(name=key, type=type_))
+        return node
+
+    def model(self) -> bytes:
+        node = self.node_proto("the_node", list(self.outputs))
         infos, initializers = [], []
         for name, value in self.inputs.items():
             if name in self.fed:
