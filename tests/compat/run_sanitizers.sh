@@ -54,7 +54,7 @@ run_address() {
   # Stacks of the checker's own are aligned to 32 bytes, vectors want 64.
   for isa in "${isas[@]}"; do
     echo "address and undefined behaviour, $isa" >&2
-    RIMC_ISA=$isa PYTHONPATH=$work LD_PRELOAD=$preload \
+    RIMC_ISA=$isa PYTHONPATH="$work${PYTHONPATH:+:$PYTHONPATH}" LD_PRELOAD=$preload \
       ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
       UBSAN_OPTIONS=print_stacktrace=1 \
       "$python" -m pytest -q -c "$root/pyproject.toml" --rootdir="$root" -p no:cacheprovider \

@@ -182,7 +182,7 @@ class _Geometry:
     batch: int
 
 
-def _geometry(rng: np.random.Generator) -> _Geometry:
+def geometry(rng: np.random.Generator) -> _Geometry:
     rank = int(rng.integers(1, 4))
     plain = rng.random() < 0.4  # the common case has code of its own
     kernel = [int(rng.choice([1, 3]))] * rank if plain else rng.integers(1, 6, rank).tolist()
@@ -231,7 +231,7 @@ def _rram_matmul(rng: np.random.Generator, number: int) -> RandomNode:
 
 
 def _rram_conv(rng: np.random.Generator, number: int) -> RandomNode:
-    g = _geometry(rng)
+    g = geometry(rng)
     columns, window = g.group * g.columns, int(np.prod(g.kernel))
     attributes = _periphery(rng, columns=columns, depth=g.depth, window=window) | g.attributes
     attributes["tile_group"] = g.group * attributes["num_tiles"]
@@ -307,7 +307,7 @@ def _dora_matmul(rng: np.random.Generator, number: int) -> RandomNode:
 
 
 def _dora_conv(rng: np.random.Generator, number: int) -> RandomNode:
-    g = _geometry(rng)
+    g = geometry(rng)
     columns, steps = g.group * g.columns, g.depth * int(np.prod(g.kernel))
     products = g.batch * int(np.prod(g.out)) * columns * steps
     rank = min(_rank(rng), max(1, int(10 * MAX_PRODUCTS // max(1, products))))

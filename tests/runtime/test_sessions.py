@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 def flat_mib(name: str, count: int) -> float:
     """What allocators may keep; a leak of one weight, 64 KiB, in each session would be more.
 
-    Four threads at once leave pieces in arenas of their own, with sessions of plain ONNX Runtime too.
+    Four threads at once leave pieces in arenas of their own, with plain ONNX Runtime too.
     """
     return 2.0 + (0.006 if name == "threads" else 0.002) * count
 
