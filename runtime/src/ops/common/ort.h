@@ -92,11 +92,11 @@ struct Tensor {
 // The tensor in a value.
 Tensor ReadTensor(const abi::Api* api, const abi::Value* value);
 
-// Throws unless `tensor` has the dimensions `want`.
-void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
-
 // Throws unless every value of a crossbar can be a conductance.
 void CheckWeights(const Tensor& w);
+
+// Throws unless `tensor` has the dimensions `want`.
+void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
 // What a kernel may read when it is made.
 class NodeInfo {
