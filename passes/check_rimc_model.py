@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -158,6 +159,8 @@ def _check_signature(node: ir.Node) -> None:
         raise _error(node, f"{opset.DOMAIN} has no such operator")
     if len(node.inputs) != len(spec.inputs) or any(i is None for i in node.inputs):
         raise _error(node, f"needs the inputs {', '.join(spec.inputs)}")
+    if len(node.outputs) != 1:
+        raise _error(node, f"has one output, got {len(node.outputs)}")
     for name in spec.attributes.keys() ^ node.attributes.keys():
         state = "lacks" if name in spec.attributes else "has the unknown"
         raise _error(node, f"{state} attribute '{name}'")
@@ -181,17 +184,10 @@ def _check_rram(node: ir.Node) -> None:
     if weight is None or weight.dtype != ir.DataType.FLOAT:
         raise _error(node, "the weight must be float32")
     attributes = node.attributes
-    if node.op_type == opset.RRAM_MATMUL:
-        if len(shape) != 2:
-            raise _error(node, f"the weight must be a matrix, got shape {list(shape)}")
-        (depth, columns), rows = shape, 1
-    else:
-        columns, depth, *kernel = shape
-        rows = 1
-        for k in kernel:
-            rows *= k
-        _check_geometry(node, len(kernel), columns)
+    depth, columns, rows = _crossbar(node, shape)
     tile_rows = attributes["tile_rows"].as_int()
+    if tile_rows < 0:
+        raise _error(node, f"tile_rows must be 0 (untiled) or more, got {tile_rows}")
     try:
         tiles = opset.num_tiles(depth, rows, tile_rows or None)
     except ValueError as error:
@@ -211,6 +207,21 @@ def _check_rram(node: ir.Node) -> None:
     _check_periphery(node)
 
 
+def _crossbar(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Steps of a bit line, bit lines, and word lines of a step."""
+    if 0 in shape:
+        raise _error(node, f"the weight is empty, its shape is {list(shape)}")
+    if node.op_type == opset.RRAM_MATMUL:
+        if len(shape) != 2:
+            raise _error(node, f"the weight must be a matrix, got shape {list(shape)}")
+        return shape[0], shape[1], 1
+    if not 3 <= len(shape) <= 5:
+        raise _error(node, f"the weight must have 3 to 5 axes, got shape {list(shape)}")
+    columns, depth, *kernel = shape
+    _check_geometry(node, len(kernel), columns)
+    return depth, columns, math.prod(kernel)
+
+
 def _check_periphery(node: ir.Node) -> None:
     """Values that the operators do not take: as the native kernels see them."""
     floats: dict[str, tuple[float, float]] = {
@@ -223,31 +234,64 @@ def _check_periphery(node: ir.Node) -> None:
         got = node.attributes[name].as_float()
         if not low <= got <= high:
             raise _error(node, f"{name} must lie in {low:g}..{high:g}, got {got:g}")
-    dac_bits, signed, serial, relative = (
+    dac_bits, signed, serial, relative, adc_bits = (
         node.attributes[name].as_int()
-        for name in ("dac_bits", "dac_signed", "dac_serial_bits", "read_noise_relative")
+        for name in ("dac_bits", "dac_signed", "dac_serial_bits", "read_noise_relative", "adc_bits")
     )
+    for name, flag in (("dac_signed", signed), ("read_noise_relative", relative)):
+        if flag not in {0, 1}:
+            raise _error(node, f"{name} must be 0 or 1, got {flag}")
+    for name, bits, least in (("dac_bits", dac_bits, 1 + signed), ("adc_bits", adc_bits, 2)):
+        if bits != 0 and not least <= bits <= opset.MAX_BITS:
+            raise _error(node, f"{name} must be 0 or {least}..{opset.MAX_BITS}, got {bits}")
     most = max(dac_bits - signed, 0)
     if not 0 <= serial <= most:
         raise _error(node, f"dac_serial_bits must lie in 0..{most}, got {serial}")
-    if relative not in {0, 1}:
-        raise _error(node, f"read_noise_relative must be 0 or 1, got {relative}")
     for name in ("iv_square", "iv_cube"):
         values = node.attributes[name].as_floats()
         if len(values) != opset.IV_TERMS or not np.isfinite(values).all():
             raise _error(node, f"{name} must have {opset.IV_TERMS} finite values, got {values}")
-    gains = node.attributes["adc_gain"].as_floats()
-    offsets = node.attributes["adc_offset"].as_floats()
-    if not all(0.0 < gain < np.inf for gain in gains) or not np.isfinite(offsets).all():
+    _check_ranges(node, dac_bits - signed, adc_bits)
+
+
+def _check_ranges(node: ir.Node, dac_bits: int, adc_bits: int) -> None:
+    """Ranges of the converters and of the noise: in float32 their steps and codes are finite."""
+    ranges, gains, offsets, w_max = (
+        np.asarray(node.attributes[name].as_floats(), np.float32)
+        for name in ("adc_range", "adc_gain", "adc_offset", "w_max")
+    )
+    dac_range = np.float32(node.attributes["dac_range"].as_float())
+    for name, values in (("dac_range", dac_range), ("adc_range", ranges)):
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise _error(node, f"{name} must be positive and finite")
+    if not (np.isfinite(gains) & (gains > 0)).all() or not np.isfinite(offsets).all():
         raise _error(node, "adc_gain must be above 0 and adc_offset finite")
+    if not (np.isfinite(w_max) & (w_max >= 0)).all():
+        raise _error(node, "w_max must be 0 or more and finite")
+    with np.errstate(over="ignore", under="ignore"):
+        if dac_bits > 0 and dac_range / np.float32(2**dac_bits - 1) < np.finfo(np.float32).tiny:
+            raise _error(node, f"dac_range {dac_range:g} is too small for its bits")
+        top = np.float32(2 ** max(adc_bits - 1, 0) - 1)
+        gain = (top / ranges).max() * gains.max()
+        if adc_bits and not (np.isfinite(gain) and np.isfinite(offsets * top).all()):
+            raise _error(node, "adc_range, adc_gain and adc_offset must give finite codes")
+        noise = np.float32(np.sqrt(2.0)) * np.float32(node.attributes["read_noise"].as_float())
+        if not np.isfinite(noise * w_max.max()):
+            raise _error(node, "read_noise * w_max must be finite")
 
 
 def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
     for name, length in (("strides", spatial), ("pads", 2 * spatial), ("dilations", spatial)):
-        got = len(node.attributes[name].as_ints())
-        if got != length:
-            raise _error(node, f"{name} must have {length} values, got {got}")
-    if columns % node.attributes["group"].as_int():
+        values = node.attributes[name].as_ints()
+        if len(values) != length:
+            raise _error(node, f"{name} must have {length} values, got {len(values)}")
+        least = 0 if name == "pads" else 1
+        if not all(least <= value <= opset.MAX_GEOMETRY for value in values):
+            raise _error(
+                node, f"{name} must lie in {least}..{opset.MAX_GEOMETRY}, got {list(values)}"
+            )
+    group = node.attributes["group"].as_int()
+    if group < 1 or columns % group:
         raise _error(node, f"{columns} output channels can't be split in its groups")
 
 
@@ -262,6 +306,11 @@ def _check_dora(node: ir.Node) -> None:
 
 def _check_adapter(branch: RramBranch) -> None:
     weight, group = branch.weight_shape, branch.group
+    if len(_shape(branch.dora, 2)) != len(weight):
+        raise _error(
+            branch.dora,
+            f"input 'lora_a' must have {len(weight)} axes, got {list(_shape(branch.dora, 2))}",
+        )
     names = opset.OPS[branch.dora.op_type].inputs
     shapes = {name: _shape(branch.dora, i) for i, name in enumerate(names) if i > 1}
     lora_a = shapes["lora_a"]
@@ -289,6 +338,7 @@ def _check_adapter(branch: RramBranch) -> None:
         "lora_b_scale": [(1,), (columns,)],
         "magnitude_scale": [(1,)],
         "bias": [(columns,)],
+        "sparse_values": [(int(np.prod(shapes["sparse_values"])),)],
         "sparse_index": [shapes["sparse_values"]],
         "sparse_scale": [(1,), (columns,)],
     }
@@ -298,3 +348,17 @@ def _check_adapter(branch: RramBranch) -> None:
             raise _error(
                 branch.dora, f"input '{name}' must have shape {either}, got {list(shapes[name])}"
             )
+    _check_adapter_values(branch)
+
+
+def _check_adapter_values(branch: RramBranch) -> None:
+    try:
+        adapter = branch.adapter()
+    except ValueError as error:
+        raise _error(branch.dora, str(error)) from error
+    for name in ("x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "sparse_scale"):
+        values = getattr(adapter, name)
+        has_sign = name not in {"x_scale", "rank_step"}
+        if not (np.isfinite(values) & (has_sign | (values > 0))).all():
+            what = "finite" if has_sign else "positive and finite"
+            raise _error(branch.dora, f"input '{name}' must be {what}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.opset import MAX_CODE_SUM
+from rimc_onnx.opset import MAX_CODE_SUM, MAX_RANK
 
 __all__ = ["IDENTITY_CODE", "QuantizedAdapter", "adapter_rank", "lora_shapes"]
 
@@ -39,6 +39,9 @@ class QuantizedAdapter:
     In real numbers A = lora_a * x_scale^-1 * rank_step^-1 up to the rounding of the codes in
     between, B = lora_b * lora_b_scale, S = sparse_values * sparse_scale / x_scale and
     M = magnitude * magnitude_scale. A part that is empty, or M at 1, takes no SRAM.
+
+    Raises:
+        ValueError: a rank, a sum of codes or a place that the operators do not take.
     """
 
     lora_a: Int8Array
@@ -54,21 +57,42 @@ class QuantizedAdapter:
     sparse_scale: Array
 
     def __post_init__(self) -> None:
+        if self.lora_a.ndim < 2 or self.lora_b.ndim != self.lora_a.ndim or not self.magnitude.size:
+            raise ValueError(
+                f"lora_a and lora_b must be matrices or kernels of one number of axes, got shapes "
+                f"{list(self.lora_a.shape)} and {list(self.lora_b.shape)}"
+            )
+        rank = self.lora_b.shape[0 if self.lora_b.ndim == 2 else 1]
+        if rank > MAX_RANK:
+            raise ValueError(f"the rank is {rank}, at most {MAX_RANK}")
         a = np.abs(self.lora_a.astype(np.int64))
         per_rank = a.sum(axis=0 if a.ndim == 2 else tuple(range(1, a.ndim)))
         if per_rank.size and per_rank.max() > MAX_CODE_SUM:
             raise ValueError(f"sum of |lora_a| is {per_rank.max()}, at most {MAX_CODE_SUM}")
-        if self.sparse_values.size:
-            columns = len(self.magnitude)
-            per_column = _cells(self) // columns
-            is_conv = self.lora_a.ndim > 2
-            line = self.sparse_index // per_column if is_conv else self.sparse_index % columns
-            sums = np.bincount(line, np.abs(self.sparse_values.astype(np.float64)), columns)
-            if sums.max() > MAX_CODE_SUM:
-                raise ValueError(
-                    f"sum of |sparse_values| is {sums.max():.0f} on a bit line, "
-                    f"at most {MAX_CODE_SUM}"
-                )
+        if self.sparse_values.size or self.sparse_index.size:
+            self._check_sparse()
+
+    def _check_sparse(self) -> None:
+        values, index, cells = self.sparse_values, self.sparse_index, _cells(self)
+        if values.ndim != 1 or values.shape != index.shape:
+            raise ValueError(
+                f"sparse_values and sparse_index must be rows of one length, got shapes "
+                f"{list(values.shape)} and {list(index.shape)}"
+            )
+        if index.min() < 0 or index.max() >= cells:
+            raise ValueError(
+                f"sparse_index must lie in 0..{cells - 1}, got {index.min()}..{index.max()}"
+            )
+        if (np.diff(index) <= 0).any() and len(np.unique(index)) != index.size:
+            raise ValueError("sparse_index names a cell twice")
+        columns = len(self.magnitude)
+        is_conv = self.lora_a.ndim > 2
+        line = index // (cells // columns) if is_conv else index % columns
+        sums = np.bincount(line, np.abs(values.astype(np.float64)))
+        if sums.max() > MAX_CODE_SUM:
+            raise ValueError(
+                f"sum of |sparse_values| is {sums.max():.0f} on a bit line, at most {MAX_CODE_SUM}"
+            )
 
     @classmethod
     def identity(

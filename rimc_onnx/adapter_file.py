@@ -162,14 +162,6 @@ def _check_fit(adapters: Mapping[str, QuantizedAdapter], model: ir.Model) -> Non
     copy = model.clone()
     passes.AttachAdaptersPass(adapters)(copy)
     passes.check_rimc_model(copy)
-    for branch in branches:
-        index = adapters[branch.node].sparse_index
-        cells = int(np.prod(branch.weight_shape))
-        if index.size and (index.min() < 0 or index.max() >= cells):
-            found = f"{index.min()}..{index.max()}"
-            raise _error(branch, f"'sparse_index' must lie in 0..{cells - 1}, got {found}")
-        if len(np.unique(index)) != index.size:
-            raise _error(branch, "'sparse_index' names a cell twice")
 
 
 def _error(branch: passes.RramBranch, what: str) -> ModelError:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnxscript import ir
 
 from rimc_onnx.errors import ModelError, OutputError, RimcError
@@ -58,6 +58,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelError(
             f"{path}: holds no ONNX graph with nodes and an opset. Is it another kind of file?"
         )
+    _check_text(proto, path)
     _check_external_data(proto, path)
     try:
         # The protobuf stays inline; tensors in other files are mapped, not read.
@@ -67,6 +68,7 @@ def load_model(path: Path) -> ir.Model:
             f"{path}: the graph can't be read ({_one_line(error)}). "
             "Check the file with onnx.checker."
         ) from error
+    _check_nodes(model, path)
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
     tensors = [v.const_value for v in model.graph.initializers.values()]
     model.meta[_CAME_EXTERNAL] = any(isinstance(t, ir.ExternalTensor) for t in tensors)
@@ -119,11 +121,50 @@ def blame_model(path: Path) -> Iterator[None]:
         raise
 
 
+def _check_nodes(model: ir.Model, path: Path) -> None:
+    """Refuse what reading a graph lets pass: inputs that nobody makes, attributes of no type."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            where = f"{path}: node '{node.name}' ({node.op_type})"
+            for value in node.inputs:
+                if value is None or value.producer() is not None:
+                    continue
+                if not (value.is_graph_input() or value.is_initializer()):
+                    raise ModelError(
+                        f"{where}: nothing makes its input '{value.name}'. Export the model again."
+                    )
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.UNDEFINED:
+                    raise ModelError(
+                        f"{where}: attribute '{attribute.name}' has no type. Export it again."
+                    )
+
+
+def _check_text(message: Message, path: Path) -> None:
+    """Refuse names that are no text: protobuf reads them as bytes, and can't write them again."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                _check_text(part, path)
+        elif field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise ModelError(
+                        f"{path}: the {field.name} {text[:80]!r} is not UTF-8: the file is "
+                        "damaged. Export or copy it again."
+                    )
+
+
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         if not onnx.external_data_helper.uses_external_data(tensor):
             continue
-        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        try:
+            info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        except ValueError as error:
+            raise _bad_place(tensor, path) from error
+        if (info.offset or 0) < 0 or (info.length or 0) < 0:
+            raise _bad_place(tensor, path)
         data = path.parent / info.location
         if not data.is_file():
             raise ModelError(
@@ -136,6 +177,14 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
                 f"{path}: initializer {tensor.name!r} ends at byte {end} of {info.location!r}, "
                 f"which has {data.stat().st_size}. Copy the data file again."
             )
+
+
+def _bad_place(tensor: onnx.TensorProto, path: Path) -> ModelError:
+    entries = ", ".join(f"{e.key}={e.value}" for e in tensor.external_data)
+    return ModelError(
+        f"{path}: initializer {tensor.name!r} lies at no place of a file ({entries[:200]}). "
+        "Export the model again."
+    )
 
 
 def save_model(

@@ -15,7 +15,9 @@ __all__ = [
     "DORA_CONV",
     "DORA_MATMUL",
     "IV_TERMS",
+    "MAX_BITS",
     "MAX_CODE_SUM",
+    "MAX_GEOMETRY",
     "MAX_IV_SINH",
     "MAX_RANK",
     "OPS",
@@ -40,6 +42,12 @@ MAX_CODE_SUM: Final = 2**24 // 127
 """Largest sum of |lora_a| over one rank, and of |sparse_values| over one bit line: below it every
 int32 partial sum of the branch is exact in fp32 too, so the function body may use floating-point
 operators and give the same integers."""
+
+MAX_BITS: Final = 24
+"""Most bits of a converter: codes of more are not exact in float32."""
+
+MAX_GEOMETRY: Final = 2**20
+"""Largest stride, pad or dilation: no product of sizes overflows."""
 
 MAX_RANK: Final = 2**24 // (127 * 128)
 """Largest rank of a branch, for the same reason."""

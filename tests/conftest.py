@@ -23,6 +23,12 @@ _DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
 _DIGITS_FILES = ("model.onnx", "calibration.npz", "test.npz")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of the tests that can go on for ever; the defaults take seconds."""
+    parser.addoption("--random-cases", type=int, default=400, help="random nodes to run")
+    parser.addoption("--sessions", type=int, default=50, help="sessions to open and close")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CliResult:
     """What one call of the command line left behind."""

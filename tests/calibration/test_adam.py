@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from node_geometries import CONV_2D, DEPTHWISE, MATMUL, by_node
 
 from rimc_onnx.calibration.adam import AdamConfig, fit_adam
 from rimc_onnx.calibration.closed_form import Adapter
@@ -18,44 +19,6 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 
 Array = np.ndarray
 
-MATMUL = Geometry(weight_shape=(12, 9))
-CONV_1D = Geometry(weight_shape=(4, 3, 3), conv=True, strides=(2,), pads=(0, 1), dilations=(2,))
-CONV_2D = Geometry(
-    weight_shape=(6, 2, 3, 2),
-    conv=True,
-    group=2,
-    strides=(1, 2),
-    pads=(1, 0, 2, 1),
-    dilations=(1, 3),
-)
-EVEN_PADS = Geometry(
-    weight_shape=(5, 3, 3, 3), conv=True, strides=(2, 1), pads=(1, 2, 1, 2), dilations=(1, 1)
-)
-DEPTHWISE = Geometry(
-    weight_shape=(4, 1, 3, 3),
-    conv=True,
-    group=4,
-    strides=(1, 1),
-    pads=(1, 1, 1, 1),
-    dilations=(1, 1),
-)
-CONV_3D = Geometry(
-    weight_shape=(2, 2, 2, 1, 2),
-    conv=True,
-    strides=(1, 2, 1),
-    pads=(0, 0, 1, 0, 0, 1),
-    dilations=(1, 1, 1),
-)
-CASES = {
-    "matmul": (MATMUL, (6, 12)),
-    "matmul of rank 3": (MATMUL, (3, 4, 12)),
-    "matmul of rank 4": (MATMUL, (3, 2, 2, 12)),
-    "conv 1d": (CONV_1D, (3, 3, 9)),
-    "conv 2d": (CONV_2D, (2, 4, 5, 9)),
-    "even pads": (EVEN_PADS, (2, 3, 6, 5)),
-    "depthwise": (DEPTHWISE, (2, 4, 5, 4)),
-    "conv 3d": (CONV_3D, (2, 2, 3, 4, 3)),
-}
 FAST = AdamConfig(epochs=60, learning_rate=0.05)
 
 
@@ -193,7 +156,7 @@ def test_one_sample_is_all_its_positions(
     assert len(losses) == steps
 
 
-@pytest.mark.parametrize(("geometry", "x_shape"), CASES.values(), ids=CASES)
+@by_node
 @pytest.mark.parametrize("magnitude", [True, False], ids=["dora", "lora"])
 def test_deployed_form_repairs_every_kind_of_node(
     geometry: Geometry, x_shape: tuple[int, ...], magnitude: bool
@@ -206,7 +169,7 @@ def test_deployed_form_repairs_every_kind_of_node(
     assert magnitude or (adapter.m == 1).all()
 
 
-@pytest.mark.parametrize(("geometry", "x_shape"), CASES.values(), ids=CASES)
+@by_node
 def test_merged_form_is_the_training_form(geometry: Geometry, x_shape: tuple[int, ...]) -> None:
     # M' deployed without its norm, or with the norm of another axis: at M' / ||V|| of a theta that
     # is no optimum, both forms must agree. Sums of at most 36 products in float32.

@@ -5,46 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
+from node_geometries import DEPTHWISE, MATMUL, by_node
 
 from rimc_onnx.calibration import moments as module
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
 
 Array = np.ndarray
-
-MATMUL = Geometry(weight_shape=(5, 7))
-CONV_1D = Geometry(weight_shape=(4, 3, 3), conv=True, strides=(2,), pads=(0, 1), dilations=(2,))
-CONV_2D = Geometry(
-    weight_shape=(6, 2, 3, 2),
-    conv=True,
-    group=2,
-    strides=(1, 2),
-    pads=(1, 0, 2, 1),
-    dilations=(1, 3),
-)
-DEPTHWISE = Geometry(
-    weight_shape=(4, 1, 3, 3),
-    conv=True,
-    group=4,
-    strides=(1, 1),
-    pads=(1, 1, 1, 1),
-    dilations=(1, 1),
-)
-CONV_3D = Geometry(
-    weight_shape=(2, 2, 2, 1, 2),
-    conv=True,
-    strides=(1, 2, 1),
-    pads=(0, 0, 1, 0, 0, 1),
-    dilations=(1, 1, 1),
-)
-CASES = {
-    "matmul": (MATMUL, (6, 5)),
-    "matmul of rank 3": (MATMUL, (2, 3, 5)),
-    "conv 1d": (CONV_1D, (3, 3, 9)),
-    "conv 2d": (CONV_2D, (2, 4, 5, 9)),
-    "depthwise": (DEPTHWISE, (2, 4, 5, 4)),
-    "conv 3d": (CONV_3D, (2, 2, 3, 4, 3)),
-}
-by_case = pytest.mark.parametrize(("geometry", "x_shape"), CASES.values(), ids=CASES)
 
 
 def windows_by_hand(geometry: Geometry, x: Array) -> tuple[Array, tuple[int, ...]]:
@@ -108,7 +74,7 @@ def by_hand(geometry: Geometry, x: Array) -> tuple[Array, Array, Array, Array, A
     return rows, y, h, y_rows, h_rows
 
 
-@by_case
+@by_node
 @pytest.mark.parametrize("rows_at_once", [None, 1, 3])
 def test_moments_are_the_sums_over_all_rows(
     geometry: Geometry,
@@ -155,7 +121,7 @@ def test_long_sums_keep_their_digits() -> None:
 @pytest.mark.parametrize("geometry", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
 def test_inputs_of_any_layout_are_read(geometry: Geometry) -> None:
     # Views with other strides, as ONNX Runtime never makes but numpy does.
-    shape = (6, 5) if geometry is MATMUL else (2, 4, 5, 4)
+    shape = (6, 12) if geometry is MATMUL else (2, 4, 5, 4)
     x = whole_numbers(shape, 0)
     _, y, h, *_ = by_hand(geometry, x)
     plain, odd = SecondMoments(geometry), SecondMoments(geometry)
@@ -174,7 +140,7 @@ def test_small_error_of_a_large_feature_keeps_its_digits() -> None:
 
 def test_teacher_alone_needs_no_device() -> None:
     # Statistics for a file are taken where there is no chip.
-    x, y = whole_numbers((6, 5), 0), whole_numbers((6, 7), 1)
+    x, y = whole_numbers((6, 12), 0), whole_numbers((6, 9), 1)
     alone, both = SecondMoments(MATMUL), SecondMoments(MATMUL)
     alone.update(x, y)
     both.update(x, y, y)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +13,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnxscript import ir
+from provider_models import (
+    RELATIVE,
+    Array,
+    graph_of_all,
+    model_of,
+    needs_providers,
+    normal,
+    one_node,
+)
 
 from rimc_onnx import convert, evaluate, opset, passes, runtime
 from rimc_onnx.config import ConvertConfig
@@ -28,49 +36,6 @@ from rimc_onnx.runtime.provider import (
     provider_session,
     register_provider,
 )
-
-HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and tuple(
-    int(part) for part in onnxruntime.__version__.split(".")[:2]
-) >= (1, 24)
-needs_providers = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
-
-RELATIVE = {"preset": "gaussian-relative"}
-Array = np.ndarray[Any, Any]
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    x_shape: Sequence[int | str],
-    constants: Mapping[str, Array],
-    *,
-    inputs: Mapping[str, Sequence[int | str]] | None = None,
-    dtype: int = TensorProto.FLOAT,
-) -> bytes:
-    """A model from x to y; ``inputs`` are more of them."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [
-            helper.make_tensor_value_info(name, dtype, shape)
-            for name, shape in {"x": x_shape, **(inputs or {})}.items()
-        ],
-        [helper.make_tensor_value_info("y", dtype, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(model.SerializeToString())
-
-
-def normal(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def one_node(op: str, w: Array, **attributes: object) -> bytes:
-    return model_of(
-        [helper.make_node(op, ["x", "w"], ["y"], name=f"the {op}", **attributes)],
-        [f"d{i}" for i in range(w.ndim)],
-        {"w": w},
-    )
 
 
 def converted_weight(model: bytes, config: ConvertConfig) -> Array:
@@ -178,39 +143,6 @@ def test_weight_of_a_fused_matmul_is_keyed_by_the_matmul() -> None:
     np.testing.assert_array_equal(weight_of_matmul(session, 40), want + bias)
 
 
-def graph_of_all() -> tuple[bytes, dict[str, Array]]:
-    """Conv with groups, strides and a bias, Gemm with all attributes, MatMul on three axes."""
-    constants = {
-        "w1": normal(4, 24, 3, 3, 3),
-        "b1": normal(5, 24),
-        "w2": normal(6, 10, 24) / np.float32(5),
-        "c2": normal(7, 1, 10),
-        "w3": normal(8, 10, 31),
-    }
-    shape = numpy_helper.from_array(np.array([-1, 4, 10]))
-    nodes = [
-        helper.make_node(
-            "Conv",
-            ["x", "w1", "b1"],
-            ["h1"],
-            name="conv",
-            group=2,
-            strides=[2, 1],
-            pads=[1, 0, 2, 1],
-            dilations=[1, 2],
-        ),
-        helper.make_node("GlobalAveragePool", ["h1"], ["p"], name="pool"),
-        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-        helper.make_node(
-            "Gemm", ["f", "w2", "c2"], ["h2"], name="gemm", transB=1, alpha=0.5, beta=2.0
-        ),
-        helper.make_node("Constant", [], ["shape"], value=shape, name="const"),
-        helper.make_node("Reshape", ["h2", "shape"], ["r"], name="reshape"),
-        helper.make_node("MatMul", ["r", "w3"], ["y"], name="matmul"),
-    ]
-    return model_of(nodes, ["n", 6, "h", "w"], constants), constants
-
-
 @needs_providers
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_without_drift_outputs_are_those_of_the_cpu_provider(num_threads: int) -> None:
@@ -246,167 +178,6 @@ def test_wrong_shape_is_an_error_when_run() -> None:
     session = provider_session(one_node("MatMul", normal(0, 4, 6)), provider_options=RELATIVE)
     with pytest.raises(Exception, match=r"input x must have the shape \[\.\.\., 4\], got \[2, 5\]"):
         session.run(None, {"x": np.zeros((2, 5), np.float32)})
-
-
-# --- what stays digital
-
-W = normal(1, 6, 5)
-KERNEL = normal(1, 4, 3, 3, 3)
-
-
-def refused(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array], **more: Any) -> bytes:
-    """A model of one MatMul that goes to a crossbar and ``nodes``, which give z, added up."""
-    digital = [
-        *nodes,
-        helper.make_node("MatMul", ["x", "own"], ["mapped"], name="own"),
-        helper.make_node("ReduceSum", ["z"], ["sum"], keepdims=0, name="sum"),
-        helper.make_node("Add", ["mapped", "sum"], ["y"], name="total"),
-    ]
-    return model_of(digital, ["n", 6], {**constants, "own": normal(9, 6, 2)}, **more)
-
-
-REFUSALS: dict[str, tuple[bytes, str]] = {
-    "weight is an input": (
-        refused(
-            [helper.make_node("MatMul", ["x", "v"], ["z"], name="it")], {}, inputs={"v": [6, 5]}
-        ),
-        "the weight is no constant initializer",
-    ),
-    "constant on the left": (
-        refused(
-            [helper.make_node("MatMul", ["w", "v"], ["z"], name="it")],
-            {"w": W},
-            inputs={"v": [5, 3]},
-        ),
-        "the weight is no constant initializer",
-    ),
-    "SAME": (
-        refused(
-            [helper.make_node("Conv", ["v", "w"], ["z"], name="it", auto_pad="SAME_UPPER")],
-            {"w": KERNEL},
-            inputs={"v": [1, 3, 8, 8]},
-        ),
-        "auto_pad SAME_UPPER is not written as pads",
-    ),
-    "transA": (
-        refused(
-            [helper.make_node("Gemm", ["v", "w"], ["z"], name="it", transA=1)],
-            {"w": W},
-            inputs={"v": [6, 3]},
-        ),
-        "transA is set",
-    ),
-    "batch of matrices": (
-        refused(
-            [helper.make_node("MatMul", ["v", "w"], ["z"], name="it")],
-            {"w": normal(1, 2, 6, 5)},
-            inputs={"v": [2, 3, 6]},
-        ),
-        "the weight has rank 3: one array holds one matrix",
-    ),
-    "bias is an input": (
-        refused(
-            [helper.make_node("Gemm", ["x", "w", "v"], ["z"], name="it")],
-            {"w": W},
-            inputs={"v": [5]},
-        ),
-        "the bias is no constant initializer",
-    ),
-    "bias is a column": (
-        refused(
-            [helper.make_node("Gemm", ["v", "w", "c"], ["z"], name="it")],
-            {"w": W, "c": normal(2, 3, 1)},
-            inputs={"v": [3, 6]},
-        ),
-        "the bias of shape [3, 1] is no row",
-    ),
-    "no name": (
-        refused([helper.make_node("MatMul", ["x", "w"], ["z"])], {"w": W}),
-        "the node has no name, which its draws need as a key",
-    ),
-}
-
-
-@needs_providers
-@pytest.mark.parametrize("case", list(REFUSALS))
-def test_node_that_can_not_be_mapped_stays_with_the_cpu_provider(case: str) -> None:
-    # A node that is claimed and then computed with a default in place of what it says.
-    model, reason = REFUSALS[case]
-    options = {**RELATIVE, "drift_frac": 0}
-    session = provider_session(model, provider_options=options)
-    mapping = {m.name: m.reason for m in last_mapping()}
-    assert mapping == {"own": None, "" if case == "no name" else "it": reason}
-    cpu = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    feeds = {
-        i.name: normal(3, *(2 if isinstance(size, str) else size for size in i.shape))
-        for i in cpu.get_inputs()
-    }
-    # As for exact rewrites of a graph.
-    want = cpu.run(None, feeds)[0]
-    np.testing.assert_allclose(session.run(None, feeds)[0], want, rtol=1e-5, atol=1e-5)
-
-
-@needs_providers
-def test_double_weight_stays_with_the_cpu_provider() -> None:
-    model = model_of(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="it")],
-        ["n", 6],
-        {"w": W.astype(np.float64)},
-        dtype=TensorProto.DOUBLE,
-    )
-    with pytest.raises(NodeMappingError, match=r"no node can go .*'it': the weight is not float32"):
-        provider_session(model, provider_options=RELATIVE)
-
-
-@needs_providers
-def test_body_of_control_flow_stays_digital() -> None:
-    # A conversion leaves bodies alone; a provider that claims there gives the model other arrays.
-    inner = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["z"], name="inner")],
-        "then",
-        [],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-    )
-    otherwise = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "v"], ["z2"], name="other")],
-        "else",
-        [],
-        [helper.make_tensor_value_info("z2", TensorProto.FLOAT, None)],
-    )
-    nodes = [
-        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0, name="s"),
-        helper.make_node("Cast", ["s"], ["flag"], to=TensorProto.BOOL, name="cast"),
-        helper.make_node(
-            "If", ["flag"], ["h"], then_branch=inner, else_branch=otherwise, name="if"
-        ),
-        helper.make_node("MatMul", ["h", "u"], ["y"], name="outer"),
-    ]
-    model = model_of(nodes, ["n", 6], {"w": W, "v": -W, "u": normal(0, 5, 3)})
-    session = provider_session(model, provider_options={**RELATIVE, "drift_frac": 0})
-    assert [m.name for m in last_mapping()] == ["outer"]
-    x = normal(2, 3, 6)
-    want = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
-        None, {"x": x}
-    )
-    np.testing.assert_allclose(session.run(None, {"x": x})[0], want[0], rtol=1e-5, atol=1e-5)
-
-
-@needs_providers
-@pytest.mark.parametrize(
-    ("patterns", "kept"),
-    [
-        ("gemm", {"gemm"}),
-        (["conv", "mat*"], {"conv", "matmul"}),
-        ("*m*", {"gemm", "matmul"}),
-        ("g?mm;", {"gemm"}),
-        ("gem;emm;xgemm", set()),
-    ],
-)
-def test_patterns_keep_nodes_digital(patterns: str | list[str], kept: set[str]) -> None:
-    model, _ = graph_of_all()
-    provider_session(model, provider_options={**RELATIVE, "keep_digital": patterns})
-    assert {m.name for m in last_mapping() if m.reason} == kept
-    assert all("kept digital by the pattern" in m.reason for m in last_mapping() if m.reason)
 
 
 # --- converted models
@@ -467,7 +238,7 @@ def test_preset_on_a_converted_model_is_refused(cases: ModuleType) -> None:
 @pytest.mark.parametrize("scaling", ["node", "column"])
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 def test_weight_without_a_value_is_an_error(bad: float, scaling: str) -> None:
-    w = W.copy()
+    w = normal(1, 6, 5)
     w[2, 3] = bad
     with pytest.raises(
         ModelError, match=r"^node 'the MatMul' \(MatMul\): the weight has NaN or inf"
@@ -482,7 +253,7 @@ def test_session_that_simulates_nothing_is_an_error() -> None:
     with pytest.raises(NodeMappingError, match=r"\(it has no Conv, Gemm or MatMul\)\.$"):
         provider_session(relu, provider_options=RELATIVE)
     with pytest.raises(NodeMappingError, match="Give the provider option preset to program"):
-        provider_session(one_node("MatMul", W))
+        provider_session(one_node("MatMul", normal(1, 6, 5)))
 
 
 def test_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,10 @@ DoraMatMul::Layout DoraMatMul::Check(const DoraTensors& adapter) const {
   layout.depth = static_cast<Index>(a[0]);
   layout.rank = static_cast<Index>(a[1]);
   layout.columns = static_cast<Index>(b[1]);
+  // Without ranks lora_b has no values: nothing but the magnitudes bounds its columns.
+  CheckAdapter(adapter, {layout.columns, layout.rank, layout.rank, layout.depth, layout.rank, 1});
   layout.a_row = RoundUp(layout.depth, kernels_.lanes);
   layout.b_row = RoundUp(layout.columns, kernels_.lanes);
-  CheckAdapter(adapter, {layout.columns, layout.rank, layout.rank, layout.depth, layout.rank, 1});
   layout.active_rank = IsSilent(adapter[kLoraB]) ? 0 : layout.rank;
   const CellGrid grid = layout.Grid();
   layout.num_cells = CheckSparse(adapter, grid);

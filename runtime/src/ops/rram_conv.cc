@@ -38,6 +38,7 @@ struct RramConv::Memory {
 RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
+  CheckWeights(*w);
   conv_ = ResolveConv(ReadConvNode(node), "w", w->dims, 1);
   periphery_ = ReadPeriphery(node, conv_.columns, conv_.depth, conv_.Window());
   const Index tile_group = node.Int("tile_group");

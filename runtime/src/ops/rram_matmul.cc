@@ -58,6 +58,7 @@ struct RramMatMul::Stored {
 RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
   if (!w) Refuse("input w must be an initializer or a constant: crossbars are written once");
+  CheckWeights(*w);
   TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
   Pack(w->Floats());

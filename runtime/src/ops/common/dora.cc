@@ -29,7 +29,17 @@ void CheckPositive(const DoraTensors& adapter, DoraInput input) {
   const Tensor& tensor = adapter[input];
   for (Index i = 0; i < tensor.dims.Count(); ++i) {
     const float value = tensor.Floats()[i];
-    if (!(value > 0.0f)) Refuse("input ", kNames[input], " must be positive, got ", value);
+    if (!(value > 0.0f) || !std::isfinite(value)) {
+      Refuse("input ", kNames[input], " must be positive and finite, got ", value);
+    }
+  }
+}
+
+void CheckFinite(const DoraTensors& adapter, DoraInput input) {
+  const Tensor& tensor = adapter[input];
+  for (Index i = 0; i < tensor.dims.Count(); ++i) {
+    const float value = tensor.Floats()[i];
+    if (!std::isfinite(value)) Refuse("input ", kNames[input], " must be finite, got ", value);
   }
 }
 
@@ -67,8 +77,7 @@ DoraTensors CurrentAdapter(const Context& context) {
 
 void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one) {
   const Tensor& tensor = adapter[input];
-  const Index count = tensor.dims.Count();
-  if (count == size || (or_one && count == 1)) return;
+  if (tensor.dims.rank == 1 && (tensor.dims[0] == size || (or_one && tensor.dims[0] == 1))) return;
   Refuse("input ", kNames[input], " must have ", size, or_one ? " or 1" : "", " values, got shape ",
          tensor.dims);
 }
@@ -82,6 +91,9 @@ void CheckAdapter(const DoraTensors& adapter, const AdapterShape& shape) {
   CheckVector(adapter, kBias, shape.columns, false);
   CheckPositive(adapter, kXScale);
   CheckPositive(adapter, kRankStep);
+  for (const DoraInput scale : {kLoraBScale, kMagnitudeScale, kSparseScale}) {
+    CheckFinite(adapter, scale);
+  }
   if (shape.branch_rank > kMaxBranchRank) {
     Refuse("the rank must be ", kMaxBranchRank, " at most, got ", shape.branch_rank);
   }

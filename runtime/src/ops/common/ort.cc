@@ -2,6 +2,7 @@
 #include "ops/common/ort.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace rimc {
 namespace {
@@ -73,6 +74,13 @@ std::string Dims::ToString() const {
 }
 
 std::ostream& operator<<(std::ostream& out, const Dims& dims) { return out << dims.ToString(); }
+
+void CheckWeights(const Tensor& w) {
+  const float* const end = w.Floats() + w.dims.Count();
+  const float* const found =
+      std::find_if_not(w.Floats(), end, [](float value) { return std::isfinite(value); });
+  if (found != end) Refuse("input w must be finite, got ", *found);
+}
 
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want) {
   if (!(tensor.dims == want)) {

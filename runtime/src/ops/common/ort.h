@@ -23,7 +23,12 @@ using Index = std::ptrdiff_t;
 // One line for the user, and ONNX Runtime's error code for it.
 class Error : public std::exception {
  public:
-  Error(int code, std::string message) : code_(code), message_(std::move(message)) {}
+  Error(int code, std::string message) : code_(code), message_(std::move(message)) {
+    // Names and options of a user may have line breaks.
+    for (char& c : message_) {
+      if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+    }
+  }
   int code() const noexcept { return code_; }
   const char* what() const noexcept override { return message_.c_str(); }
 
@@ -86,6 +91,9 @@ struct Tensor {
 
 // The tensor in a value.
 Tensor ReadTensor(const abi::Api* api, const abi::Value* value);
+
+// Throws unless every value of a crossbar can be a conductance.
+void CheckWeights(const Tensor& w);
 
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);

@@ -44,7 +44,7 @@ Index ExpectedTiles(Index tile_rows, Index depth, Index rows_per_step) {
   if (tile_rows == 0) return 1;
   const Index steps = tile_rows / rows_per_step;
   if (steps == 0) Refuse(rows_per_step, " word lines do not fit in a tile of ", tile_rows);
-  return CeilDiv(depth, steps);
+  return CeilDiv(depth, std::min(steps, depth));
 }
 
 template <class Node>
@@ -109,6 +109,9 @@ void ReadWordLines(const Node& node, Periphery* p) {
   if (dac_bits > 0) {
     const float top = TopCode(dac_bits - dac_signed);
     const float step = dac_range / top;
+    if (!std::isnormal(step)) {
+      Refuse("dac_range must be larger for steps of ", dac_bits, " bits, got ", dac_range);
+    }
     p->line.step = step;
     p->line.low = dac_signed == 1 ? -top : 0.0f;
     p->line.high = top;
@@ -183,8 +186,13 @@ void ReadAdc(const Node& node, Index columns, Periphery* p) {
   for (Index i = 0; i < p->adc_tiles * columns; ++i) {
     const float ideal = p->adc_top / at(adc_range, i % columns);
     p->adc_gain.push_back(ideal * at(gain, i));
-    if (has_offset) p->adc_offset.push_back(at(offset, i) * p->adc_top);
+    p->adc_offset.push_back(at(offset, i) * p->adc_top);
+    if (!std::isfinite(p->adc_gain.back()) || !std::isfinite(p->adc_offset.back())) {
+      Refuse("adc_range, adc_gain and adc_offset must give finite codes, got ",
+             at(adc_range, i % columns), ", ", at(gain, i), " and ", at(offset, i));
+    }
   }
+  if (!has_offset) p->adc_offset.clear();
   for (Index m = 0; m < columns; ++m) p->adc_back.push_back(at(adc_range, m) / p->adc_top);
 }
 
@@ -219,6 +227,9 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
   for (Index m = 0; m < columns; ++m) {
     const float largest = w_max[static_cast<std::size_t>(count == 1 ? 0 : m)];
     p->noise.deviation.push_back(relative == 1 ? frac : both * largest);
+    if (!std::isfinite(p->noise.deviation.back())) {
+      Refuse("read_noise * w_max must be finite, got ", frac, " and ", largest);
+    }
   }
 }
 

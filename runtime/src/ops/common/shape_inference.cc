@@ -1,10 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/common/shape_inference.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 
 namespace rimc {
+namespace {
+
+// Far beyond any use, and far from overflowing a product: what is not within is left to the kernel.
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxAttribute = std::int64_t{1} << 20;
+
+bool AreWithin(const std::vector<std::int64_t>& values, std::int64_t least) {
+  return std::all_of(values.begin(), values.end(), [least](std::int64_t value) {
+    return value >= least && value <= kMaxAttribute;
+  });
+}
+
+}  // namespace
 
 InferDims InferContext::Input(std::size_t index) const {
   abi::Shape* shape = nullptr;  // belongs to the context
@@ -80,16 +94,18 @@ void InferConv(const InferContext& context) {
   const auto pads = context.Ints("pads");
   const auto dilations = context.Ints("dilations");
   if (!strides || !pads || !dilations || strides->size() != rank || pads->size() != 2 * rank ||
-      dilations->size() != rank) {
+      dilations->size() != rank || !AreWithin(*strides, 1) || !AreWithin(*pads, 0) ||
+      !AreWithin(*dilations, 1)) {
     return;
   }
   InferDims y{x[0], w[0]};
   for (std::size_t i = 0; i < rank; ++i) {
     InferDim dim;
+    if (x[2 + i].size > kMaxSize || w[2 + i].size > kMaxSize) return;
     if (x[2 + i].known() && w[2 + i].known()) {
       const std::int64_t extent = (*dilations)[i] * (w[2 + i].size - 1) + 1;
       const std::int64_t padded = x[2 + i].size + (*pads)[i] + (*pads)[rank + i];
-      if (padded < extent || (*strides)[i] < 1) return;
+      if (padded < extent) return;
       dim.size = (padded - extent) / (*strides)[i] + 1;
     }
     y.push_back(dim);
