@@ -59,8 +59,9 @@ struct CopyArgs {
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
-//   without ADC (gain null):  c[i, v] = partial
-//   with ADC:  code = clip(rint(partial * gain + offset), -top, top); no sum where offset is null
+//   value = partial + (sigma[i] * deviation) * z; in matmul_block only, partial where z is null
+//   without ADC (gain null):  c[i, v] = value
+//   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
@@ -73,6 +74,10 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
+  const float* z;  // as many values as c has, and whole vectors of them readable
+  ptrdiff_t z_row;
+  const float* sigma;      // [rows]
+  const float* deviation;  // like gain
   const float* gain;
   const float* offset;
   const float* back;
@@ -283,8 +288,15 @@ struct KernelTable {
   int max_accumulators;  // rows * vecs of a block, at most
   int panel_vecs;        // vectors of a panel of matmul_block, at most
 
+  // Rows of a block of a panel, at most.
+  int PanelRows(ptrdiff_t vecs) const {
+    const int rows = max_accumulators / static_cast<int>(vecs);
+    return rows < max_rows ? rows : max_rows;
+  }
+
   // a[i, k] = a[i * a_row + k]; b[k, v] = b[0][(k * vecs + v) * lanes]; gain and back per lane,
-  // at v * lanes. Indexed [rows - 1][vecs - 1], vecs <= panel_vecs.
+  // at v * lanes. Indexed [rows - 1][vecs - 1], vecs <= panel_vecs, rows * vecs <=
+  // max_accumulators.
   BlockFunction matmul_block[kMaxRows][kMaxVecs];
   // a[i, k] = a[k * rows + i]; b[k, v] = b[v] + b_offset[k]; gain and back per row.
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.

@@ -44,6 +44,20 @@ void Block(const BlockArgs& args) {
     }
   }
 
+  if constexpr (!kConv) {
+    if (args.z != nullptr) {
+      RIMC_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const Vec sigma = S::Set1(args.sigma[i]);
+        RIMC_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec deviation = S::Mul(sigma, S::Load(args.deviation + v * S::kLanes));
+          const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
+          acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
+        }
+      }
+    }
+  }
   if (args.gain == nullptr) {
     RIMC_UNROLL
     for (int i = 0; i < kRows; ++i) {

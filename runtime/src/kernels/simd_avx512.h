@@ -16,7 +16,7 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
-  static constexpr int kPanelVecs = 3;
+  static constexpr int kPanelVecs = 4;
 
   static __mmask16 Mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static Vec Load(const float* p) { return _mm512_loadu_ps(p); }

@@ -20,7 +20,7 @@ constexpr Index kChunkRows = 16;
 // at a time, although the codes then lie in the L2 cache.
 constexpr Index kChunkVecs = 4;
 // Word lines of a pass over a panel, and rows of a task that reads panels, as in RramMatMul.
-constexpr Index kPassRows = 256;
+constexpr Index kPassRows = 160;
 constexpr Index kDenseTaskRows = 48;
 
 }  // namespace
@@ -197,13 +197,13 @@ void DoraMatMul::SumDense(const Run& run, Range rows, const float* codes) const 
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_panels = NumPanels(layout);
-  const Index num_blocks = CeilDiv(rows.size(), kernels_.max_rows);
   kernels::BlockArgs args{};
   args.a_row = layout.depth;
   args.c_row = layout.columns;
   for (Index panel = 0; panel < num_panels; ++panel) {
     const Range vecs = Part(layout.b_row / lanes, num_panels, panel);
     const Index n0 = vecs.begin * lanes;
+    const Index num_blocks = CeilDiv(rows.size(), kernels_.PanelRows(vecs.size()));
     for (Index v = 0; v < vecs.size(); ++v) {
       args.lanes[v] = static_cast<int>(std::min(lanes, layout.columns - n0 - v * lanes));
     }
