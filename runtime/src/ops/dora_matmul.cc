@@ -20,7 +20,7 @@ constexpr Index kChunkRows = 16;
 // at a time, although the codes then lie in the L2 cache.
 constexpr Index kChunkVecs = 4;
 // Word lines of a pass over a panel, and rows of a task that reads panels, as in RramMatMul.
-constexpr Index kPassRows = 160;
+constexpr Index kPassRows = 384;
 constexpr Index kDenseTaskRows = 48;
 
 }  // namespace

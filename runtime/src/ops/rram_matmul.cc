@@ -9,9 +9,9 @@
 namespace rimc {
 namespace {
 
-// Word lines of a pass without tiles: 160 rows of a panel of four AVX-512 vectors nearly fill the
-// L1 cache. Passes are resumed, so the sums don't depend on it.
-constexpr Index kPassRows = 160;
+// Word lines of a pass without tiles: those of a panel stay in the L2 cache. Passes are resumed, so
+// the sums don't depend on it.
+constexpr Index kPassRows = 384;
 // Multiplications of a task: a few microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 18;
 // Fewer rows take as long as these: reading the panels costs more than the products.
