@@ -29,6 +29,8 @@ constexpr int kCurveTerms = 14;
 //              of two
 //   curve:     with u = clip(v / range, -1, 1) of the value v so far,
 //              u * (sum over n of curve[n] * (u * u)^n, by Horner's rule) * range
+//   table:     with `quantize` and a curve, what the line makes of codes or digits 0, 1, ..: the
+//              same values, which a kernel may look up; `table_size` of them, 128 or 256
 struct Quantizer {
   float step;
   float low;
@@ -40,6 +42,8 @@ struct Quantizer {
   float base = 0.0f;
   const float* curve = nullptr;
   float range = 0.0f;
+  const float* table = nullptr;
+  int table_size = 0;
 };
 
 // Rows of one channel to scratch memory:

@@ -20,6 +20,7 @@ struct Avx2 {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 12;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kHasLookup = false;
 
   static __m256i Mask(int n) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));

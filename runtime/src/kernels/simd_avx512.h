@@ -17,6 +17,7 @@ struct Avx512 {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 4;
+  static constexpr bool kHasLookup = true;
 
   static __mmask16 Mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static Vec Load(const float* p) { return _mm512_loadu_ps(p); }
@@ -71,6 +72,35 @@ struct Avx512 {
   static Vec ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
   static Vec BitsFloat(Int a) { return _mm512_castsi512_ps(a); }
+
+  template <int kSize>
+  struct Lookup {
+    Vec table[kSize / 16];
+    explicit Lookup(const float* from) {
+      RIMC_UNROLL
+      for (int i = 0; i < kSize / 16; ++i) table[i] = Load(from + i * 16);
+    }
+    Vec operator()(Vec magnitude) const {
+      const Int index = _mm512_cvtps_epi32(magnitude);
+      Vec found[kSize / 32];
+      RIMC_UNROLL
+      for (int i = 0; i < kSize / 32; ++i) {
+        found[i] = _mm512_permutex2var_ps(table[2 * i], index, table[2 * i + 1]);
+      }
+      int bit = 32;
+      RIMC_UNROLL
+      for (int half = kSize / 64; half > 0; half /= 2) {
+        const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(bit));
+        RIMC_UNROLL
+        for (int i = 0; i < half; ++i) {
+          found[i] = _mm512_mask_mov_ps(found[2 * i], upper, found[2 * i + 1]);
+        }
+        bit *= 2;
+      }
+      const __mmask16 nan = _mm512_cmp_ps_mask(magnitude, magnitude, _CMP_UNORD_Q);
+      return _mm512_mask_mov_ps(found[0], nan, magnitude);
+    }
+  };
 
   // Words 0 to 7 and 8 to 15.
   struct Wide {
