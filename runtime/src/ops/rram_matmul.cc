@@ -21,7 +21,7 @@ constexpr Index kMaxTasks = 24;
 constexpr Index kTaskRows = 48;
 // Word lines, or draws, that a task makes at a time, and sums that it stores: they should stay in
 // the L2 cache.
-constexpr Index kChunkFloats = 3 << 13;
+constexpr Index kChunkFloats = 3 << 15;
 constexpr Index kStoredFloats = Index{1} << 14;
 
 }  // namespace
@@ -55,8 +55,7 @@ struct RramMatMul::Work {
 struct RramMatMul::Chunk {
   Range rows;
   Range columns;
-  const float* line;  // word lines of the pass [rows, line_row]
-  Index line_row;
+  const float* line;  // word lines of the pass, rows K apart
   float* made_lines;
   float* z;      // [rows, columns]
   float* sigma;  // [rows] root of the sum of squares of a tile's word lines
@@ -194,7 +193,7 @@ void RramMatMul::PlanTasks(Work* work) const {
 
   // Where several tasks share rows, their word lines come first.
   work->task_lines = periphery_.has_line && work->panel_tasks == 1;
-  const Index line_row = work->task_lines ? (tiled_ ? passes_[0].k.size() : depth_) : Index{0};
+  const Index line_row = work->task_lines ? depth_ : Index{0};
   const Index z_row =
       periphery_.noise.on ? task_panels * kernels_.panel_vecs * kernels_.lanes : Index{0};
   work->chunk_rows = CeilDiv(work->rows, work->row_tasks);
@@ -257,17 +256,13 @@ void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) con
   const Index row = chunk->rows.begin * depth_;
   if (!work.task_lines) {
     chunk->line = work.Line(0, depth_) + row + pass.k.begin;
-    chunk->line_row = depth_;
     return;
   }
-  const Index width = tiled_ ? pass.k.size() : depth_;
-  if (tiled_ || pass.k.begin == 0) {
-    const kernels::Quantizer line = periphery_.Line(0);
-    const float* const x = work.x + row + pass.k.begin;
-    kernels_.copy_rows({x, depth_, 1, chunk->made_lines, width, chunk->rows.size(), width, &line});
+  if (pass.k.begin == 0) {
+    kernels_.quantize(work.x + row, chunk->made_lines, chunk->rows.size() * depth_,
+                      periphery_.Line(0));
   }
-  chunk->line = chunk->made_lines + (tiled_ ? 0 : pass.k.begin);
-  chunk->line_row = width;
+  chunk->line = chunk->made_lines + pass.k.begin;
 }
 
 // Draws for all sums of a tile.
@@ -283,7 +278,7 @@ void RramMatMul::DrawNoise(const Work& work, const Pass& pass, const Chunk& chun
   const float* const line = tiled_ ? chunk.line : chunk.line - pass.k.begin;
   for (Index i = 0; i < chunk.rows.size(); ++i) {
     chunk.sigma[i] =
-        std::sqrt(kernels_.sum_squares(line + i * chunk.line_row, tiled_ ? pass.k.size() : depth_));
+        std::sqrt(kernels_.sum_squares(line + i * depth_, tiled_ ? pass.k.size() : depth_));
   }
 }
 
@@ -294,7 +289,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   const Index width = num_vecs_ * kernels_.lanes;
   kernels::BlockArgs args{};
   args.b[0] = panels_.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
-  args.a_row = chunk.line_row;
+  args.a_row = depth_;
   args.depth = pass.k.size();
   args.c_row = columns_;
   for (Index v = 0; v < vecs.size(); ++v) {
@@ -317,7 +312,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   const Index num_blocks = CeilDiv(chunk.rows.size(), kernels_.PanelRows(vecs.size()));
   for (Index block = 0; block < num_blocks; ++block) {
     const Range rows = Part(chunk.rows.size(), num_blocks, block);
-    args.a = chunk.line + rows.begin * chunk.line_row;
+    args.a = chunk.line + rows.begin * depth_;
     if (noisy) {
       args.z = chunk.z + rows.begin * args.z_row + n0 - chunk.columns.begin;
       args.sigma = chunk.sigma + rows.begin;
