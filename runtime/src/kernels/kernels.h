@@ -122,6 +122,31 @@ struct CodeBlockArgs {
   const float* rank_step;
 };
 
+// Codes of rows as bytes: to[i * to_row + k] = code(from[i * width + k]) + 128, k < width, and 128
+// from there to to_row. code as in PackArgs. Pre: to_row is a multiple of the table's lanes.
+struct CodeRowsArgs {
+  const float* from;
+  ptrdiff_t width;
+  ptrdiff_t rows;
+  uint8_t* to;
+  ptrdiff_t to_row;
+  float step;
+};
+
+// u[i, r] = clip(rint((start[r] + sum over k < row_words of the four products of x[i, k] and
+// a[r, k]) / rank_step[r]), -127, 127); words of x hold codes plus 128, those of a codes.
+// Pre: as in CodeBlockArgs; row_words is a multiple of the table's lanes.
+struct RankWordsArgs {
+  const uint32_t* x;  // [rows, row_words]
+  const uint32_t* a;  // [rank, row_words]
+  ptrdiff_t row_words;
+  ptrdiff_t rows;
+  ptrdiff_t rank;
+  const int32_t* start;
+  const float* rank_step;
+  float* u;  // [rows, rank]
+};
+
 // u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
 // where code(x) = clip(rint(x / x_scale), -127, 127), or x itself where that is a code already.
 // Pre: sums are integers below 2^24, so their order is free. a: [rank, a_row], a_row a multiple of
@@ -283,6 +308,9 @@ struct CodeTable {
   CodeBlockFunction code_block[kMaxRows][kMaxVecs];
   // False where a value is NaN, for which there is no code.
   bool (*pack_codes)(const PackArgs& args);
+  // Likewise.
+  bool (*code_rows)(const CodeRowsArgs& args);
+  void (*rank_words)(const RankWordsArgs& args);
 };
 
 struct KernelTable {

@@ -25,15 +25,6 @@ constexpr Index kDenseTaskRows = 48;
 
 }  // namespace
 
-struct DoraMatMul::Run {
-  const Layout& layout;
-  const float* packed;
-  float x_scale;
-  const float* x;
-  const float* h;
-  float* y;
-};
-
 DoraMatMul::DoraMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto adapter = ConstantAdapter(node);
   if (!adapter) return;
@@ -41,6 +32,7 @@ DoraMatMul::DoraMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   layout_ = Check(*adapter);
   packed_ = AlignedFloats(layout_.size());
   Pack(*adapter, layout_, packed_.data());
+  words_ = PackWords(*adapter, layout_);
   x_scale_ = (*adapter)[kXScale].Floats()[0];
 }
 
@@ -141,14 +133,27 @@ void DoraMatMul::Compute(const Context& context) const {
                                                   : 1;
   const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
                                      std::min(kMaxTasks, CeilDiv(rows, least_rows)));
-  const Index packed_floats = is_constant_ ? 0 : RoundUp(layout.size(), 16);
-  const Index task_floats = RoundUp(TaskFloats(layout, CeilDiv(rows, num_tasks)), 16);
-  const Scratch scratch(context, packed_floats + num_tasks * task_floats);
-  if (!is_constant_) Pack(adapter, layout, scratch.data());
-  const float* const packed = is_constant_ ? packed_.data() : scratch.data();
-  const Run run{layout, packed, x_scale, x.Floats(), h.Floats(), y};
+  const Scratch memory(context, is_constant_ ? 0 : layout.size());
+  if (!is_constant_) Pack(adapter, layout, memory.data());
+  const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
+  const Run run{layout,
+                is_constant_ ? packed_.data() : memory.data(),
+                is_constant_ ? words_ : words,
+                x_scale,
+                x.Floats(),
+                h.Floats(),
+                y};
+  const bool silent = rank == 0 && layout.num_cells == 0;
+  if (kernels_.codes != nullptr && !silent && RunWords(context, run, rows, num_tasks)) return;
+  RunFloats(context, run, rows, num_tasks);
+}
+
+void DoraMatMul::RunFloats(const Context& context, const Run& run, Index rows,
+                           Index num_tasks) const {
+  const Index task_floats = RoundUp(TaskFloats(run.layout, CeilDiv(rows, num_tasks)), 16);
+  const Scratch scratch(context, num_tasks * task_floats);
   context.ParallelFor(num_tasks, [&](Index task) {
-    RunTask(run, Part(rows, num_tasks, task), scratch.data() + packed_floats + task * task_floats);
+    RunTask(run, Part(rows, num_tasks, task), scratch.data() + task * task_floats);
   });
 }
 
