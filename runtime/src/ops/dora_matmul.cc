@@ -94,12 +94,11 @@ void DoraMatMul::PackPanels(const DoraTensors& adapter, const Layout& layout, fl
     const Index first = vecs.begin * kernels_.lanes * layout.depth;
     for (Index n = 0; n < width; ++n) places.push_back({first + n, width});
   }
-  const CellGrid grid = layout.Grid();
+  CellPlaces cells(layout.Grid());
   for (Index e = 0; e < layout.num_cells; ++e) {
-    const std::int64_t index = adapter[kSparseIndex].Int64s()[e];
-    const auto [first, width] = places[static_cast<std::size_t>(grid.Column(index))];
-    panels[first + grid.Step(index) * width] =
-        static_cast<float>(adapter[kSparseValues].Int8s()[e]);
+    const auto [column, step] = cells.Find(adapter[kSparseIndex].Int64s()[e]);
+    const auto [first, width] = places[static_cast<std::size_t>(column)];
+    panels[first + step * width] = static_cast<float>(adapter[kSparseValues].Int8s()[e]);
   }
 }
 

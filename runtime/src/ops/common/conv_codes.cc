@@ -2,6 +2,7 @@
 #include "ops/common/conv_codes.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace rimc {
 namespace {
@@ -9,6 +10,18 @@ namespace {
 // Blocks do two products in the time of one from a list, which loads more per product.
 constexpr Index kListProducts = 1;
 constexpr Index kBlockProducts = 2;
+
+// The order in which indices rise; empty where they do.
+std::vector<std::size_t> ByIndex(const Tensor& tensor) {
+  const std::int64_t* const index = tensor.Int64s();
+  const auto count = static_cast<std::size_t>(tensor.dims.Count());
+  if (std::is_sorted(index, index + count)) return {};
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return index[a] < index[b]; });
+  return order;
+}
 
 }  // namespace
 
@@ -34,60 +47,81 @@ ConvWords::ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Sha
     : shape_(shape), steps_(CeilDiv(shape.depth, kWordChannels) * shape.window) {
   const Index columns = shape.groups * shape.columns;
   start_.resize(static_cast<std::size_t>(columns));
-  std::vector<Word> words;
-  for (Index e = 0; e < adapter[kSparseIndex].dims.Count(); ++e) {
-    const std::int64_t index = adapter[kSparseIndex].Int64s()[e];
-    const std::int8_t cell = adapter[kSparseValues].Int8s()[e];
-    if (cell == 0) continue;
-    const Index column = grid.Column(index);
-    const Index channel = grid.Step(index) / shape.window;
-    const Index step = channel / kWordChannels * shape.window + grid.Step(index) % shape.window;
-    const std::uint32_t byte = std::uint32_t{static_cast<std::uint8_t>(cell)}
-                               << (8 * (channel % kWordChannels));
-    words.push_back({column * steps_ + step, static_cast<std::int32_t>(byte)});
-    start_[static_cast<std::size_t>(column)] -= 128 * cell;
+  const std::vector<std::size_t> order = ByIndex(adapter[kSparseIndex]);
+  const auto count = static_cast<std::size_t>(adapter[kSparseIndex].dims.Count());
+  const std::int64_t* const index = adapter[kSparseIndex].Int64s();
+  std::vector<std::size_t> ends(static_cast<std::size_t>(columns));
+  CellPlaces places(grid);
+  for (std::size_t e = 0; e < count; ++e) {
+    ++ends[static_cast<std::size_t>(places.Find(index[e]).column)];
   }
-  std::sort(words.begin(), words.end(),
-            [](const Word& a, const Word& b) { return a.place < b.place; });
-  std::size_t used = 0;
-  for (const Word& word : words) {
-    if (used > 0 && words[used - 1].place == word.place) {
-      words[used - 1].word |= word.word;
-    } else {
-      words[used++] = word;
-    }
+  std::exclusive_scan(ends.begin(), ends.end(), ends.begin(), std::size_t{0});
+  // Bytes by column, in the order of their cells.
+  std::vector<std::int32_t> steps(count);
+  std::vector<std::int32_t> bytes(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t e = order.empty() ? i : order[i];
+    const auto [column, cell] = places.Find(index[e]);
+    const std::int8_t value = adapter[kSparseValues].Int8s()[e];
+    const Index channel = cell / shape.window;
+    const std::size_t at = ends[static_cast<std::size_t>(column)]++;
+    steps[at] =
+        static_cast<std::int32_t>(channel / kWordChannels * shape.window + cell % shape.window);
+    bytes[at] = static_cast<std::int32_t>(std::uint32_t{static_cast<std::uint8_t>(value)}
+                                          << (8 * (channel % kWordChannels)));
+    start_[static_cast<std::size_t>(column)] -= 128 * value;
   }
-  words.resize(used);
-  is_lists_ = static_cast<Index>(used) * kBlockProducts < columns * steps_ * kListProducts;
-  if (is_lists_) {
-    PackLists(words);
+  list_starts_.push_back(0);
+  std::size_t i = 0;
+  for (const std::size_t end : ends) {
+    const std::size_t begin = packed_.size();
+    for (; i < end; ++i) AddByte(steps[i], bytes[i], begin);
+    list_starts_.push_back(static_cast<std::int32_t>(packed_.size()));
+  }
+  const auto used = static_cast<Index>(packed_.size());
+  is_lists_ = used * kBlockProducts < columns * steps_ * kListProducts;
+  if (!is_lists_) {
+    PackBlocks(FullWords());
     return;
   }
-  std::vector<std::int32_t> all(static_cast<std::size_t>(columns * steps_));
-  for (const Word& word : words) all[static_cast<std::size_t>(word.place)] = word.word;
-  PackBlocks(all);
+  for (Index g = 0; g < shape_.groups; ++g) {
+    const auto begin = list_starts_[static_cast<std::size_t>(g * shape_.columns)];
+    const auto end = list_starts_[static_cast<std::size_t>((g + 1) * shape_.columns)];
+    max_group_words_ = std::max<Index>(max_group_words_, end - begin);
+  }
+}
+
+// Adds to the word of a step of the column whose words start at `begin`. Few words are beyond it,
+// those of the same four channels.
+void ConvWords::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin) {
+  std::size_t at = packed_.size();
+  while (at > begin && list_steps_[at - 1] > step) --at;
+  if (at > begin && list_steps_[at - 1] == step) {
+    packed_[at - 1] |= byte;
+    return;
+  }
+  packed_.insert(packed_.begin() + static_cast<std::ptrdiff_t>(at), byte);
+  list_steps_.insert(list_steps_.begin() + static_cast<std::ptrdiff_t>(at), step);
+}
+
+// The words of the lists and the zeros between them.
+std::vector<std::int32_t> ConvWords::FullWords() const {
+  const Index columns = shape_.groups * shape_.columns;
+  std::vector<std::int32_t> words(static_cast<std::size_t>(columns * steps_));
+  for (Index m = 0; m < columns; ++m) {
+    const auto end = static_cast<std::size_t>(list_starts_[static_cast<std::size_t>(m + 1)]);
+    for (auto i = static_cast<std::size_t>(list_starts_[static_cast<std::size_t>(m)]); i < end;
+         ++i) {
+      words[static_cast<std::size_t>(m * steps_ + list_steps_[i])] = packed_[i];
+    }
+  }
+  return words;
 }
 
 void ConvWords::PackBlocks(const std::vector<std::int32_t>& words) {
   packed_.resize(words.size());
   PackConvWeights(words.data(), shape_.groups, shape_.columns, steps_,
                   CeilDiv(shape_.columns, shape_.max_rows), packed_.data());
-}
-
-void ConvWords::PackLists(const std::vector<Word>& words) {
-  const Index columns = shape_.groups * shape_.columns;
-  list_starts_.assign(static_cast<std::size_t>(columns + 1), 0);
-  for (const Word& word : words) {
-    ++list_starts_[static_cast<std::size_t>(word.place / steps_ + 1)];
-    packed_.push_back(word.word);
-    list_steps_.push_back(static_cast<std::int32_t>(word.place % steps_));
-  }
-  for (std::size_t m = 1; m < list_starts_.size(); ++m) list_starts_[m] += list_starts_[m - 1];
-  for (Index g = 0; g < shape_.groups; ++g) {
-    const auto begin = list_starts_[static_cast<std::size_t>(g * shape_.columns)];
-    const auto end = list_starts_[static_cast<std::size_t>((g + 1) * shape_.columns)];
-    max_group_words_ = std::max<Index>(max_group_words_, end - begin);
-  }
 }
 
 CodeCells ConvWords::Blocks(Index group) const {

@@ -41,12 +41,8 @@ class ConvWords {
   Index max_group_words() const { return max_group_words_; }
 
  private:
-  // A word that is not 0, and its place: column * steps + step.
-  struct Word {
-    Index place;
-    std::int32_t word;
-  };
-  void PackLists(const std::vector<Word>& words);
+  void AddByte(std::int32_t step, std::int32_t byte, std::size_t begin);
+  std::vector<std::int32_t> FullWords() const;
   void PackBlocks(const std::vector<std::int32_t>& words);
 
   Shape shape_{};
