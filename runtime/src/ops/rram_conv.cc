@@ -81,6 +81,12 @@ void RramConv::Pack(const float* w) {
   }
 }
 
+Dims RramConv::OutputDims(const Tensor& x) const {
+  Dims y_dims;
+  ShapeOf(conv_, x, &y_dims);
+  return y_dims;
+}
+
 Output RramConv::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   Dims y_dims;

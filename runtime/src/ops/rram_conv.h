@@ -29,6 +29,8 @@ class RramConv {
   // One array of any height per group, with ideal converters.
   RramConv(const ConvNode& conv, const Tensor& w);
   Output Compute(const Context& context) const;
+  // Dimensions of the output for an input. Throws where they don't fit.
+  Dims OutputDims(const Tensor& x) const;
 
  private:
   struct Run;
