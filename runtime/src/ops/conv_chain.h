@@ -21,11 +21,23 @@ class ConvChain {
   void Compute(const Context& context) const;
 
  private:
+  struct Run;
+
+  void PackB();
+  Index ExtraFloats(const ConvPlan& plan) const;
+  bool ComputeFused(const Context& context, const Run& run) const;
+  void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
+                  ConvBranch* branch) const noexcept;
+  void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                  ConvFinish* finish) const noexcept;
   void ComputeApart(const Context& context, const Tensor& x, const Dims& y_dims, float* y) const;
   void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
 
   RramConv crossbar_;
   std::optional<DoraConv> adapter_;
+  // B in blocks of columns, of the kernels of floats or of words.
+  AlignedFloats b_;
+  ConvWords b_words_;
   std::vector<float> bias_;
   Tail tail_;
 };

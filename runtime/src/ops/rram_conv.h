@@ -33,10 +33,14 @@ class RramConv {
   Dims OutputDims(const Tensor& x) const;
 
  private:
+  friend class ConvChain;
   struct Run;
   struct Memory;
 
   void Pack(const float* w);
+  ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
+  ConvOutput OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
+                      float* y) const noexcept;
   void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y) const;
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
   void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
