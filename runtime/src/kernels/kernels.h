@@ -60,6 +60,29 @@ struct CopyArgs {
   const Quantizer* quantizer;
 };
 
+// What follows a complete sum c[i, v] of a convolution:
+//   y = ((c + v * scale) + sums * sums_scale) * magnitude + bias + residual
+//   y = min(max(y, low), high) where `activates`; a NaN stays
+// A term whose values are null is left out. v and sums are [rows, vecs * lanes]; scales, magnitude
+// and bias are per row; residual[v] is indexed like c[v]. In the conv_block of a CodeTable v may be
+// b_start[i] + the four products of b[i] and u [vecs * lanes] instead, words as in CodeBlockArgs.
+struct FinishArgs {
+  const float* v;
+  const int32_t* b;
+  const int32_t* b_start;
+  const uint32_t* u;
+  const float* scale;
+  const float* sums;
+  const float* sums_scale;
+  const float* magnitude;
+  const float* bias;
+  const float* residual[kMaxVecs];
+  bool has_residual;
+  bool activates;
+  float low;
+  float high;
+};
+
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
@@ -67,6 +90,7 @@ struct CopyArgs {
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
+//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
 struct BlockArgs {
@@ -89,6 +113,7 @@ struct BlockArgs {
   bool resume;
   bool first;
   bool last;
+  const FinishArgs* finish;
 };
 
 // Four channels of a position as the bytes of a word, each a code plus 128:
@@ -311,6 +336,8 @@ struct CodeTable {
   // Likewise.
   bool (*code_rows)(const CodeRowsArgs& args);
   void (*rank_words)(const RankWordsArgs& args);
+  // conv_block of the table, which can multiply words in what follows the sums.
+  BlockFunction conv_block[kMaxRows][kMaxVecs];
 };
 
 struct KernelTable {

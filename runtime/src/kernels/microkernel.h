@@ -11,6 +11,99 @@
 
 namespace rimc::kernels {
 
+// Whether a SIMD type has the integer operations of codes.h.
+template <class S, class = void>
+struct HasWords {
+  static constexpr bool value = false;
+};
+template <class S>
+struct HasWords<S, decltype(static_cast<void>(sizeof(typename S::Words)))> {
+  static constexpr bool value = true;
+};
+
+// The converter behind the sums of a block. Each step is done for all of them, which stay in
+// registers.
+template <class S, int kRows, int kVecs, bool kConv>
+inline void ReadSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  const auto each = [&](const auto& step) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) step(i, v);
+    }
+  };
+  const auto of_column = [](const float* values, int i, int v) {
+    return kConv ? S::Set1(values[i]) : S::Load(values + v * S::kLanes);
+  };
+  each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], of_column(args.gain, i, v)); });
+  if (args.offset != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Add(acc[i][v], of_column(args.offset, i, v)); });
+  }
+  const Vec top = S::Set1(args.top);
+  const Vec bottom = S::Set1(-args.top);
+  each([&](int i, int v) { acc[i][v] = S::Clip(S::Rint(acc[i][v]), bottom, top); });
+  if (!args.first) {
+    each([&](int i, int v) {
+      acc[i][v] = S::Add(LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]), acc[i][v]);
+    });
+  }
+  if (args.last) {
+    each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], of_column(args.back, i, v)); });
+  }
+}
+
+// What follows the sums of a block of a convolution, in the same way.
+template <class S, int kRows, int kVecs>
+inline void FinishSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  const FinishArgs& finish = *args.finish;
+  const auto each = [&](const auto& step) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) step(i, v);
+    }
+  };
+  const auto add = [&](const float* values, const float* scale) {
+    each([&](int i, int v) {
+      const Vec value = S::Load(values + (i * kVecs + v) * S::kLanes);
+      acc[i][v] = S::Add(acc[i][v], S::Mul(value, S::Set1(scale[i])));
+    });
+  };
+  if constexpr (HasWords<S>::value) {
+    if (finish.b != nullptr) {
+      typename S::Words u[kVecs];
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) u[v] = S::LoadWords(finish.u + v * S::kLanes);
+      each([&](int i, int v) {
+        const auto start = S::Set1Words(finish.b_start[i]);
+        const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(finish.b[i])));
+        acc[i][v] = S::Add(acc[i][v], S::Mul(value, S::Set1(finish.scale[i])));
+      });
+    }
+  }
+  if (finish.v != nullptr) add(finish.v, finish.scale);
+  if (finish.sums != nullptr) add(finish.sums, finish.sums_scale);
+  if (finish.magnitude != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], S::Set1(finish.magnitude[i])); });
+  }
+  if (finish.bias != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Add(acc[i][v], S::Set1(finish.bias[i])); });
+  }
+  if (finish.has_residual) {
+    each([&](int i, int v) {
+      const float* const residual = finish.residual[v] + i * args.c_row;
+      acc[i][v] = S::Add(acc[i][v], LoadLanes<S>(residual, args.lanes[v]));
+    });
+  }
+  if (finish.activates) {
+    const Vec low = S::Set1(finish.low);
+    const Vec high = S::Set1(finish.high);
+    each([&](int i, int v) { acc[i][v] = S::Clip(acc[i][v], low, high); });
+  }
+}
+
 template <class S, int kRows, int kVecs, bool kConv>
 void Block(const BlockArgs& args) {
   using Vec = typename S::Vec;
@@ -58,35 +151,15 @@ void Block(const BlockArgs& args) {
       }
     }
   }
-  if (args.gain == nullptr) {
-    RIMC_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) {
-        StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], acc[i][v]);
-      }
-    }
-    return;
+  if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
+  if constexpr (kConv) {
+    if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
   }
-  const Vec top = S::Set1(args.top);
-  const Vec bottom = S::Set1(-args.top);
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      float* c = args.c[v] + i * args.c_row;
-      const Vec gain = kConv ? S::Set1(args.gain[i]) : S::Load(args.gain + v * S::kLanes);
-      Vec total = S::Mul(acc[i][v], gain);
-      if (args.offset != nullptr) {
-        total =
-            S::Add(total, kConv ? S::Set1(args.offset[i]) : S::Load(args.offset + v * S::kLanes));
-      }
-      total = S::Clip(S::Rint(total), bottom, top);
-      if (!args.first) total = S::Add(LoadLanes<S>(c, args.lanes[v]), total);
-      if (args.last) {
-        total = S::Mul(total, kConv ? S::Set1(args.back[i]) : S::Load(args.back + v * S::kLanes));
-      }
-      StoreLanes<S>(c, args.lanes[v], total);
+      StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], acc[i][v]);
     }
   }
 }
