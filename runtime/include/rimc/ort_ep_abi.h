@@ -21,14 +21,16 @@ struct KeyValuePairs;
 struct Logger;
 struct Node;
 struct NodeComputeContext;
+struct TypeInfo;
 struct ValueInfo;
 
 constexpr std::uint32_t kEpApiVersion = 24;
 
 enum HardwareDeviceType : int { kCpuDevice = 0 };
 enum LogLevel : int { kLogInfo = 1 };
-enum EpAttrType : int { kAttrString = 5 };
+enum EpAttrType : int { kAttrFloats = 4, kAttrString = 5 };
 
+using TensorTypeOf = Slot<55, Status*, const TypeInfo*, const Shape**>;  // belongs to it
 using LoggerMessage =
 #if defined(_WIN32)
     Slot<247, Status*, const Logger*, int, const char*, const wchar_t*, int, const char*>;
@@ -40,8 +42,16 @@ using GetKeyValuePairs =
 using ReleaseKeyValuePairs = Slot<300, void, KeyValuePairs*>;
 using DeviceType = Slot<307, int, const HardwareDevice*>;
 using GetEpApi = Slot<317, const EpApi*>;
+using ValueName = Slot<289, Status*, const ValueInfo*, const char**>;
+using ValueTypeInfo = Slot<290, Status*, const ValueInfo*, const TypeInfo**>;
+using ValueNumConsumers = Slot<324, Status*, const ValueInfo*, std::size_t*>;
+using ValueConsumers =
+    Slot<325, Status*, const ValueInfo*, const Node**, std::int64_t*, std::size_t>;
 using GetInitializerValue = Slot<326, Status*, const ValueInfo*, const Value**>;
+using IsGraphOutput = Slot<330, Status*, const ValueInfo*, bool*>;
 using IsConstantInitializer = Slot<331, Status*, const ValueInfo*, bool*>;
+using GraphNumInputs = Slot<338, Status*, const Graph*, std::size_t*>;
+using GraphInputs = Slot<339, Status*, const Graph*, const ValueInfo**, std::size_t>;
 using GraphNumNodes = Slot<344, Status*, const Graph*, std::size_t*>;
 using GraphNodes = Slot<345, Status*, const Graph*, const Node**, std::size_t>;
 using GraphParentNode = Slot<346, Status*, const Graph*, const Node**>;
@@ -50,6 +60,8 @@ using NodeOperatorType = Slot<350, Status*, const Node*, const char**>;
 using NodeDomain = Slot<351, Status*, const Node*, const char**>;
 using NodeNumInputs = Slot<353, Status*, const Node*, std::size_t*>;
 using NodeInputs = Slot<354, Status*, const Node*, const ValueInfo**, std::size_t>;
+using NodeNumOutputs = Slot<355, Status*, const Node*, std::size_t*>;
+using NodeOutputs = Slot<356, Status*, const Node*, const ValueInfo**, std::size_t>;
 using NodeAttribute = Slot<361, Status*, const Node*, const char*, const OpAttr**>;
 using OpAttrType = Slot<363, Status*, const OpAttr*, int*>;
 using SessionConfigEntries = Slot<379, Status*, const SessionOptions*, KeyValuePairs**>;

@@ -4,10 +4,13 @@
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
 //   ShiftWords<bits>(left), Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the
-//   signed ones of a, exact), ToFloat, ToWords(v) (rint), Nans(v) (not 0 where a value is NaN).
+//   signed ones of a, exact), ToFloat, ToWords(v) (rint), SumWords,
+//   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN).
 #pragma once
 
+#include "kernels/code_rows.h"
 #include "kernels/kernels.h"
+#include "kernels/microkernel.h"
 #include "kernels/unroll.h"
 
 namespace rimc::kernels {
@@ -57,6 +60,14 @@ void CodeBlock(const CodeBlockArgs& args) {
   }
 }
 
+// Whether the quotient of PackCodesOf is the rounded one: a step whose reciprocal is a normal
+// number and not next to a power of two.
+inline bool QuotientIsExact(float step) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &step, sizeof(bits));
+  return step > 1e-30f && step < 1e30f && (bits & 0x7fffffu) != 0x7fffffu;
+}
+
 template <class S, int kStride>
 bool PackCodesOf(const PackArgs& args) {
   using Vec = typename S::Vec;
@@ -64,6 +75,15 @@ bool PackCodesOf(const PackArgs& args) {
   const Vec step = S::Set1(args.step);
   const Vec high = S::Set1(127.0f);
   const Vec low = S::Set1(-127.0f);
+  // x / step, rounded once, without a division: a step of Newton's from the rounded reciprocal
+  // (Markstein, IBM J. Res. Dev. 34, 1990, theorem 2). Codes beyond 127 are cut before, so that
+  // nothing overflows; quotients whose remainders underflow are 0 as codes.
+  const bool divides = !QuotientIsExact(args.step);
+  const float reciprocal = 1.0f / args.step;
+  const Vec inverse = S::Set1(reciprocal);
+  const Vec most = S::Set1(128.0f * args.step);
+  const Vec least = S::Set1(-128.0f * args.step);
+  const Vec minus_step = S::Set1(-args.step);
   unsigned nans = 0;
   const auto codes = [&](const float* from, int lanes) {
     Vec x;
@@ -77,7 +97,11 @@ bool PackCodesOf(const PackArgs& args) {
       x = S::LoadN(picked, lanes);
     }
     nans |= S::Nans(x);
-    return S::ToWords(S::Clip(S::Div(x, step), low, high));
+    if (divides) return S::ToWords(S::Clip(S::Div(x, step), low, high));
+    const Vec cut = S::Clip(x, least, most);
+    const Vec near = S::Mul(cut, inverse);
+    const Vec quotient = S::Fma(S::Fma(near, minus_step, cut), inverse, near);
+    return S::ToWords(S::Clip(quotient, low, high));
   };
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
@@ -133,7 +157,10 @@ template <class S>
 constexpr CodeTable MakeCodeTable() {
   return {{RIMC_CODE_ROW(S, 1), RIMC_CODE_ROW(S, 2), RIMC_CODE_ROW(S, 3), RIMC_CODE_ROW(S, 4),
            RIMC_CODE_ROW(S, 5), RIMC_CODE_ROW(S, 6), RIMC_CODE_ROW(S, 7), RIMC_CODE_ROW(S, 8)},
-          &PackCodes<S>};
+          &PackCodes<S>,
+          &CodeRows<S>,
+          &RankWords<S>,
+          RIMC_BLOCK_TABLE(S, true)};
 }
 
 }  // namespace rimc::kernels

@@ -11,6 +11,99 @@
 
 namespace rimc::kernels {
 
+// Whether a SIMD type has the integer operations of codes.h.
+template <class S, class = void>
+struct HasWords {
+  static constexpr bool value = false;
+};
+template <class S>
+struct HasWords<S, decltype(static_cast<void>(sizeof(typename S::Words)))> {
+  static constexpr bool value = true;
+};
+
+// The converter behind the sums of a block. Each step is done for all of them, which stay in
+// registers.
+template <class S, int kRows, int kVecs, bool kConv>
+inline void ReadSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  const auto each = [&](const auto& step) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) step(i, v);
+    }
+  };
+  const auto of_column = [](const float* values, int i, int v) {
+    return kConv ? S::Set1(values[i]) : S::Load(values + v * S::kLanes);
+  };
+  each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], of_column(args.gain, i, v)); });
+  if (args.offset != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Add(acc[i][v], of_column(args.offset, i, v)); });
+  }
+  const Vec top = S::Set1(args.top);
+  const Vec bottom = S::Set1(-args.top);
+  each([&](int i, int v) { acc[i][v] = S::Clip(S::Rint(acc[i][v]), bottom, top); });
+  if (!args.first) {
+    each([&](int i, int v) {
+      acc[i][v] = S::Add(LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]), acc[i][v]);
+    });
+  }
+  if (args.last) {
+    each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], of_column(args.back, i, v)); });
+  }
+}
+
+// What follows the sums of a block of a convolution, in the same way.
+template <class S, int kRows, int kVecs>
+inline void FinishSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  const FinishArgs& finish = *args.finish;
+  const auto each = [&](const auto& step) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) step(i, v);
+    }
+  };
+  const auto add = [&](const float* values, const float* scale) {
+    each([&](int i, int v) {
+      const Vec value = S::Load(values + (i * kVecs + v) * S::kLanes);
+      acc[i][v] = S::Add(acc[i][v], S::Mul(value, S::Set1(scale[i])));
+    });
+  };
+  if constexpr (HasWords<S>::value) {
+    if (finish.b != nullptr) {
+      typename S::Words u[kVecs];
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) u[v] = S::LoadWords(finish.u + v * S::kLanes);
+      each([&](int i, int v) {
+        const auto start = S::Set1Words(finish.b_start[i]);
+        const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(finish.b[i])));
+        acc[i][v] = S::Add(acc[i][v], S::Mul(value, S::Set1(finish.scale[i])));
+      });
+    }
+  }
+  if (finish.v != nullptr) add(finish.v, finish.scale);
+  if (finish.sums != nullptr) add(finish.sums, finish.sums_scale);
+  if (finish.magnitude != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Mul(acc[i][v], S::Set1(finish.magnitude[i])); });
+  }
+  if (finish.bias != nullptr) {
+    each([&](int i, int v) { acc[i][v] = S::Add(acc[i][v], S::Set1(finish.bias[i])); });
+  }
+  if (finish.has_residual) {
+    each([&](int i, int v) {
+      const float* const residual = finish.residual[v] + i * args.c_row;
+      acc[i][v] = S::Add(acc[i][v], LoadLanes<S>(residual, args.lanes[v]));
+    });
+  }
+  if (finish.activates) {
+    const Vec low = S::Set1(finish.low);
+    const Vec high = S::Set1(finish.high);
+    each([&](int i, int v) { acc[i][v] = S::Clip(acc[i][v], low, high); });
+  }
+}
+
 template <class S, int kRows, int kVecs, bool kConv>
 void Block(const BlockArgs& args) {
   using Vec = typename S::Vec;
@@ -44,35 +137,29 @@ void Block(const BlockArgs& args) {
     }
   }
 
-  if (args.gain == nullptr) {
-    RIMC_UNROLL
-    for (int i = 0; i < kRows; ++i) {
+  if constexpr (!kConv) {
+    if (args.z != nullptr) {
       RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) {
-        StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], acc[i][v]);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec sigma = S::Set1(args.sigma[i]);
+        RIMC_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec deviation = S::Mul(sigma, S::Load(args.deviation + v * S::kLanes));
+          const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
+          acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
+        }
       }
     }
-    return;
   }
-  const Vec top = S::Set1(args.top);
-  const Vec bottom = S::Set1(-args.top);
+  if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
+  if constexpr (kConv) {
+    if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
+  }
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      float* c = args.c[v] + i * args.c_row;
-      const Vec gain = kConv ? S::Set1(args.gain[i]) : S::Load(args.gain + v * S::kLanes);
-      Vec total = S::Mul(acc[i][v], gain);
-      if (args.offset != nullptr) {
-        total =
-            S::Add(total, kConv ? S::Set1(args.offset[i]) : S::Load(args.offset + v * S::kLanes));
-      }
-      total = S::Clip(S::Rint(total), bottom, top);
-      if (!args.first) total = S::Add(LoadLanes<S>(c, args.lanes[v]), total);
-      if (args.last) {
-        total = S::Mul(total, kConv ? S::Set1(args.back[i]) : S::Load(args.back + v * S::kLanes));
-      }
-      StoreLanes<S>(c, args.lanes[v], total);
+      StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], acc[i][v]);
     }
   }
 }
@@ -88,8 +175,9 @@ constexpr BlockFunction PickBlock() {
   }
 }
 
-// What is done with the values of a word line: nothing, the converter alone, or all of Quantizer.
-enum class Drive { kNone, kConvert, kFull };
+// What is done with the values of a word line: nothing, the converter alone, all of Quantizer, or
+// that with values from its table.
+enum class Drive { kNone, kConvert, kFull, kTable128, kTable256 };
 
 // A template so that every ISA has its own.
 template <class S>
@@ -97,11 +185,29 @@ Drive DriveOf(const Quantizer* quantizer) {
   if (quantizer == nullptr) return Drive::kNone;
   const bool plain =
       quantizer->quantize && !(quantizer->base > 0.0f) && quantizer->curve == nullptr;
-  return plain ? Drive::kConvert : Drive::kFull;
+  if (plain) return Drive::kConvert;
+  if (!S::kHasLookup || quantizer->table == nullptr) return Drive::kFull;
+  return quantizer->table_size == 128 ? Drive::kTable128 : Drive::kTable256;
 }
 
+// Tables in registers, where there are some.
 template <class S, Drive kDrive>
-inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) {
+struct LineTable {
+  explicit LineTable(const Quantizer&) {}
+  typename S::Vec operator()(typename S::Vec magnitude) const { return magnitude; }
+};
+template <class S>
+struct LineTable<S, Drive::kTable128> : S::template Lookup<128> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<128>(q.table) {}
+};
+template <class S>
+struct LineTable<S, Drive::kTable256> : S::template Lookup<256> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<256>(q.table) {}
+};
+
+template <class S, Drive kDrive>
+inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer,
+                                 const LineTable<S, kDrive>& table) {
   using Vec = typename S::Vec;
   if (kDrive == Drive::kNone) return v;
   const Vec out = S::Set1(quantizer.out);
@@ -118,6 +224,7 @@ inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) 
       const Vec digits = S::Floor(S::Mul(magnitude, S::Set1(quantizer.down)));
       v = S::CopySign(S::Sub(digits, S::Mul(S::Set1(quantizer.base), upper)), v);
     }
+    if (kDrive != Drive::kFull) return S::CopySign(table(S::Abs(v)), v);
     v = S::Mul(v, out);
   }
   if (quantizer.curve == nullptr) return v;
@@ -133,18 +240,29 @@ inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) 
 
 template <class S, Drive kDrive>
 void QuantizeOf(const float* x, float* y, ptrdiff_t count, Quantizer quantizer) {
+  const LineTable<S, kDrive> table(quantizer);
   for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
     const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
-    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer));
+    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer, table));
   }
 }
 
 template <class S>
 void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
-  if (DriveOf<S>(&quantizer) == Drive::kConvert) {
-    QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
-  } else {
-    QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
+  switch (DriveOf<S>(&quantizer)) {
+    case Drive::kConvert:
+      return QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (quantizer.table_size == 128) {
+          return QuantizeOf<S, Drive::kTable128>(x, y, count, quantizer);
+        }
+        return QuantizeOf<S, Drive::kTable256>(x, y, count, quantizer);
+      }
+      [[fallthrough]];
+    default:
+      return QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
   }
 }
 
@@ -153,6 +271,7 @@ void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
   const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
   const Quantizer quantizer = kDrive == Drive::kNone ? none : *args.quantizer;
+  const LineTable<S, kDrive> table(quantizer);
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     const float* from = args.from + r * args.from_row;
     float* to = args.to + r * args.to_row;
@@ -168,7 +287,7 @@ void CopyRowsOf(const CopyArgs& args) {
         for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
         v = S::LoadN(picked, lanes);
       }
-      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer));
+      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer, table));
     }
   }
 }
@@ -196,6 +315,13 @@ void CopyRows(const CopyArgs& args) {
       return CopyRowsStride<S, Drive::kNone>(flat);
     case Drive::kConvert:
       return CopyRowsStride<S, Drive::kConvert>(flat);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (flat.quantizer->table_size == 128) return CopyRowsStride<S, Drive::kTable128>(flat);
+        return CopyRowsStride<S, Drive::kTable256>(flat);
+      }
+      [[fallthrough]];
     case Drive::kFull:
       return CopyRowsStride<S, Drive::kFull>(flat);
   }

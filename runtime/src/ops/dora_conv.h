@@ -25,6 +25,7 @@ class DoraConv {
   void Compute(const Context& context) const;
 
  private:
+  friend class ConvChain;
   // Sizes of an adapter.
   struct Layout {
     ConvAttributes conv;  // columns: as many as cost as much as the branch

@@ -98,34 +98,48 @@ void RramConv::Pack(const float* w) {
   }
 }
 
+Dims RramConv::OutputDims(const Tensor& x) const {
+  Dims y_dims;
+  ShapeOf(conv_, x, &y_dims);
+  return y_dims;
+}
+
 Output RramConv::Compute(const Context& context) const {
   const Tensor x = context.Input(0);
   Dims y_dims;
   const ConvShape shape = ShapeOf(conv_, x, &y_dims);
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return {y, y_dims};
-  const bool stored = periphery_.stored_sums();
-  // Items that share their input can't have the planes of a bit-serial one in turn.
-  const ConvPlan plan(conv_, shape, periphery_.num_planes() == 1, kernels_);
-  if (stored) {
+  if (periphery_.stored_sums()) {
+    // Items that share their input can't have the planes of a bit-serial one in turn.
+    const ConvPlan plan(conv_, shape, periphery_.num_planes() == 1, kernels_);
     ComputeStored(context, plan, x.Floats(), y);
     return {y, y_dims};
   }
 
+  const ConvPlan plan(conv_, shape, true, kernels_, 0, false, true);
   const kernels::Quantizer line = periphery_.Line(0);
   const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
-  const Index volume = shape.OutVolume();
-  engine.Run(context, 0, [&](const ConvEngine::Place& place) {
-    const Index column0 = place.group * plan.columns();
-    const Index image0 = place.item.images.begin;
-    float* const data =
-        y + (image0 * conv_.columns + column0) * volume + plan.BandOffset(place.item);
-    const ConvCells cells{packed_.data() + column0 * plan.num_offsets(), plan.columns(),
-                          plan.num_blocks()};
-    engine.Compute(place, cells, place.item.blocks, readout_, column0,
-                   {data, volume, conv_.columns * volume});
-  });
+  const std::vector<ConvPass> passes = PlanPasses(plan, readout_);
+  engine.RunFused(
+      context, 0, static_cast<Index>(passes.size()), nullptr, [&](const ConvEngine::Place& place) {
+        engine.ComputeFused(place, CellsOf(plan, place.group), readout_, passes,
+                            place.group * plan.columns(), OutputOf(plan, place, y), nullptr);
+      });
   return {y, y_dims};
+}
+
+ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {
+  return {packed_.data() + group * plan.columns() * plan.num_offsets(), plan.columns(),
+          plan.num_blocks()};
+}
+
+// Where what an item has of a group goes in y.
+ConvOutput RramConv::OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
+                              float* y) const noexcept {
+  const Index volume = plan.shape().OutVolume();
+  const Index column = place.item.images.begin * conv_.columns + place.group * plan.columns();
+  return {y + column * volume + plan.BandOffset(place.item), volume, conv_.columns * volume};
 }
 
 // Floats that a task needs for Memory.

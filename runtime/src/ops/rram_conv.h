@@ -29,12 +29,18 @@ class RramConv {
   // By default one array of any height per group, with ideal converters.
   RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery = {});
   Output Compute(const Context& context) const;
+  // Dimensions of the output for an input. Throws where they don't fit.
+  Dims OutputDims(const Tensor& x) const;
 
  private:
+  friend class ConvChain;
   struct Run;
   struct Memory;
 
   void Pack(const float* w);
+  ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
+  ConvOutput OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
+                      float* y) const noexcept;
   void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y) const;
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
   void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,

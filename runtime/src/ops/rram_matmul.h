@@ -14,8 +14,8 @@ namespace rimc {
 
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
-// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
-// first.
+// Sums are read as they leave the registers; only relative read noise and bit-serial inputs store
+// them first.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";
@@ -39,6 +39,7 @@ class RramMatMul {
     bool last;
   };
   struct Work;
+  struct Chunk;
   struct Stored;
 
   void TakeShape(const Tensor& w);
@@ -46,10 +47,20 @@ class RramMatMul {
   AlignedFloats PackPanels(const float* w) const;
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
+  bool HasStoredSums() const {
+    return periphery_.num_planes() > 1 || periphery_.iv.on ||
+           (periphery_.noise.on && periphery_.noise.relative);
+  }
+  void PlanTasks(Work* work) const;
+  Range TaskColumns(Range panels) const;
   Index StoredRows() const;
   Index StoredFloats() const;
   void DriveLines(const Context& context, const Work& work) const;
   void RunTask(const Work& work, Index task) const;
+  // What a pass finds on the word lines of a chunk.
+  void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
+  void DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const;
+  void MultiplyPanel(const Work& work, const Pass& pass, const Chunk& chunk, Index panel) const;
   void RunStoredTask(const Work& work, Index task) const;
   void Multiply(const float* x, const AlignedFloats& panels, const Stored& part, const Pass& pass,
                 float* sums) const;
@@ -62,13 +73,15 @@ class RramMatMul {
   Index num_vecs_ = 0;    // vectors that hold the columns
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
+  bool tiled_ = false;  // a pass is a tile
   std::vector<Pass> passes_;
-  AlignedFloats panels_;    // panel after panel, each [K, vecs * lanes], zero beyond N
-  AlignedFloats squares_;   // of w, packed the same; with relative read noise
-  AlignedFloats terms_[2];  // cells of u^2 and u^3, packed the same; with an I-V curve of theirs
-  AlignedFloats gain_;      // [adc_tiles, num_vecs * lanes]
-  AlignedFloats offset_;    // the same
-  AlignedFloats back_;      // [num_vecs * lanes]
+  AlignedFloats panels_;     // panel after panel, each [K, vecs * lanes], zero beyond N
+  AlignedFloats squares_;    // of w, packed the same; with relative read noise
+  AlignedFloats terms_[2];   // cells of u^2 and u^3, the same; with an I-V curve of theirs
+  AlignedFloats gain_;       // [adc_tiles, num_vecs * lanes]
+  AlignedFloats offset_;     // the same
+  AlignedFloats back_;       // [num_vecs * lanes]
+  AlignedFloats deviation_;  // the same
   mutable std::atomic<std::uint64_t> runs_{0};
 };
 

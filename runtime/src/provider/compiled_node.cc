@@ -67,33 +67,35 @@ Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const
   return PeripheryOf(device.periphery, node.name, shape, std::move(w_max));
 }
 
-// y[n, m, p] += bias[m], [rows, columns, inner].
-void AddBias(const Context& context, const std::vector<float>& bias, Index inner, Index count,
-             float* y) {
+// y[n, m] += bias[m], [count / columns, columns].
+void AddBias(const Context& context, const std::vector<float>& bias, Index count, float* y) {
   const auto columns = static_cast<Index>(bias.size());
-  const Index rows = count / inner;  // of `inner` values, or of all columns where inner is 1
   constexpr Index kTaskFloats = Index{1} << 16;
-  const Index step = inner == 1 ? columns : inner;
-  const Index lines = inner == 1 ? count / columns : rows;
-  const Index tasks = std::clamp<Index>(count / kTaskFloats, 1, std::max<Index>(lines, 1));
+  const Index rows = count / columns;
+  const Index tasks = std::clamp<Index>(count / kTaskFloats, 1, std::max<Index>(rows, 1));
   context.ParallelFor(tasks, [&](Index task) {
-    const Range part = Part(lines, tasks, task);
-    for (Index line = part.begin; line < part.end; ++line) {
-      float* const to = y + line * step;
-      if (inner == 1) {
-        for (Index m = 0; m < columns; ++m) to[m] += bias[static_cast<std::size_t>(m)];
-      } else {
-        const float addend = bias[static_cast<std::size_t>(line % columns)];
-        for (Index i = 0; i < inner; ++i) to[i] += addend;
-      }
+    const Range part = Part(rows, tasks, task);
+    for (Index row = part.begin; row < part.end; ++row) {
+      float* const to = y + row * columns;
+      for (Index m = 0; m < columns; ++m) to[m] += bias[static_cast<std::size_t>(m)];
     }
   });
 }
 
+std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {
+  std::vector<float> bias;
+  if (!node.bias) return bias;
+  const bool one = node.bias->dims.Count() == 1;
+  for (std::size_t m = 0; m < columns; ++m) {
+    const float value = node.bias->Floats()[one ? 0 : m];
+    bias.push_back(node.beta == 1.0f ? value : value * node.beta);
+  }
+  return bias;
+}
+
 }  // namespace
 
-CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device)
-    : abi::NodeComputeInfo{}, api_(api) {
+CompiledNode::CompiledNode(const abi::Api* api) : abi::NodeComputeInfo{}, api_(api) {
   version = abi::kEpApiVersion;
   CreateState = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*,
                    void** state) -> abi::Status* {
@@ -106,25 +108,30 @@ CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const De
   };
   ReleaseState = [](abi::NodeComputeInfo*, void*) {};
 
+  Check(api_, abi::CreateCpuMemoryInfo::Call(api_, 0, 0, &memory_));
+}
+
+CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device,
+                           const Tail& tail)
+    : CompiledNode(api) {
   Tensor w = node.weight;
   if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
   std::vector<float> realised = CrossbarWeight(node);
   Periphery periphery = PeripheryOf(node, device, w.dims, Program(node, device, w.dims, &realised));
   w.data = realised.data();
+  std::vector<float> bias = BiasOf(node, static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]));
   if (node.is_conv) {
-    crossbar_.emplace<RramConv>(node.conv, w, std::move(periphery));
+    crossbar_.emplace<ConvChain>(node.conv, w, std::move(periphery), std::move(bias), tail);
   } else {
     crossbar_.emplace<RramMatMul>(w, std::move(periphery));
+    bias_ = std::move(bias);
   }
-  if (node.bias) {
-    const std::size_t columns = static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]);
-    const bool one = node.bias->dims.Count() == 1;
-    for (std::size_t m = 0; m < columns; ++m) {
-      const float value = node.bias->Floats()[one ? 0 : m];
-      bias_.push_back(node.beta == 1.0f ? value : value * node.beta);
-    }
-  }
-  Check(api_, abi::CreateCpuMemoryInfo::Call(api_, 0, 0, &memory_));
+}
+
+CompiledNode::CompiledNode(const abi::Api* api, const Chain& chain) : CompiledNode(api) {
+  const NodeInfo crossbar(api, chain.crossbar);
+  const NodeInfo adapter(api, chain.adapter);
+  crossbar_.emplace<ConvChain>(crossbar, chain.adapter == nullptr ? nullptr : &adapter, chain.tail);
 }
 
 CompiledNode::~CompiledNode() {
@@ -135,13 +142,9 @@ void CompiledNode::Run(abi::KernelContext* kernel_context) const {
   const Context context(api_, kernel_context, memory_);
   if (const auto* matmul = std::get_if<RramMatMul>(&crossbar_)) {
     const Output y = matmul->Compute(context);
-    if (!bias_.empty()) AddBias(context, bias_, 1, y.dims.Count(), y.data);
-  } else if (const auto* conv = std::get_if<RramConv>(&crossbar_)) {
-    const Output y = conv->Compute(context);
-    const Index count = y.dims.Count();
-    if (bias_.empty() || count == 0) return;
-    const Index planes = static_cast<Index>(y.dims[0] * y.dims[1]);
-    AddBias(context, bias_, count / planes, count, y.data);
+    if (!bias_.empty()) AddBias(context, bias_, y.dims.Count(), y.data);
+  } else if (const auto* conv = std::get_if<ConvChain>(&crossbar_)) {
+    conv->Compute(context);
   }
 }
 

@@ -5,30 +5,36 @@
 #include <variant>
 #include <vector>
 
-#include "ops/rram_conv.h"
+#include "ops/conv_chain.h"
 #include "ops/rram_matmul.h"
+#include "provider/chain.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
 #include "rimc/ort_ep_abi.h"
 
 namespace rimc {
 
-// A node of an ordinary model that runs on crossbars: programmed when it is made.
+// A node of an ordinary model that runs on crossbars, programmed when it is made, or a crossbar of
+// a converted model; and what follows it.
 class CompiledNode : public abi::NodeComputeInfo {
  public:
-  // Throws Error where the weight can't be programmed.
-  CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device);
+  // Throws Error where the weight can't be programmed. The tail is of a Conv.
+  CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device,
+               const Tail& tail);
+  // Of a converted model. Throws Error where a node is not as its operator asks.
+  CompiledNode(const abi::Api* api, const Chain& chain);
   ~CompiledNode();
   CompiledNode(const CompiledNode&) = delete;
   CompiledNode& operator=(const CompiledNode&) = delete;
 
  private:
+  explicit CompiledNode(const abi::Api* api);
   void Run(abi::KernelContext* context) const;
 
   const abi::Api* api_;
   abi::MemoryInfo* memory_ = nullptr;
-  std::variant<std::monostate, RramMatMul, RramConv> crossbar_;
-  std::vector<float> bias_;  // [M], or empty
+  std::variant<std::monostate, RramMatMul, ConvChain> crossbar_;
+  std::vector<float> bias_;  // of a RramMatMul, [N] or empty
 };
 
 }  // namespace rimc

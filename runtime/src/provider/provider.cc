@@ -9,6 +9,7 @@
 
 #include "dispatch.h"
 #include "ops/common/op.h"
+#include "provider/chain.h"
 #include "provider/compiled_node.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
@@ -101,35 +102,64 @@ class Provider : public abi::Ep {
     const abi::Node* parent = nullptr;
     Check(api_, abi::GraphParentNode::Call(api_, graph, &parent));
     if (parent != nullptr) return;  // bodies of control flow stay digital, as in a conversion
+    if (!device_) {
+      ClaimChains(graph, info);
+      last_mapping = "[]";
+      return;
+    }
     std::vector<Decision> decisions;
-    if (device_) {
-      for (const abi::Node* node : NodesOf(api_, graph)) {
-        if (DomainOf(api_, node) == kOwnDomain) {
-          // ONNX Runtime logs an error of this function and goes on; one of Compile ends the
-          // session, so there has to be something to compile.
-          converted_ = true;
-          AddNode(node, info);
-          return;
-        }
+    std::vector<const abi::Node*> taken;
+    const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
+    for (const abi::Node* node : nodes) {
+      if (DomainOf(api_, node) == kOwnDomain) {
+        // ONNX Runtime logs an error of this function and goes on; one of Compile ends the
+        // session, so there has to be something to compile.
+        converted_ = true;
+        AddNodes({node}, info);
+        return;
       }
-      for (const abi::Node* node : NodesOf(api_, graph)) {
-        auto decision = Decide(api_, node, *device_);
-        if (!decision) continue;
-        if (decision->mapped) {
-          AddNode(node, info);
-        } else {
-          Log(*decision);
-        }
-        decisions.push_back(std::move(*decision));
+    }
+    for (const abi::Node* node : nodes) {
+      auto decision = Decide(api_, node, *device_);
+      if (!decision) continue;
+      if (decision->mapped) {
+        const bool is_conv = decision->mapped->is_conv;
+        AddNodes(is_conv ? Take(node, &taken).nodes : std::vector{node}, info);
+      } else {
+        Log(*decision);
       }
+      decisions.push_back(std::move(*decision));
     }
     last_mapping = ToJson(decisions);
   }
 
-  void AddNode(const abi::Node* node, abi::EpGraphSupportInfo* info) const {
+  // Of a converted model: each crossbar with an adapter and what follows it is one node. Others
+  // stay with the CPU provider, which has the operators.
+  void ClaimChains(const abi::Graph* graph, abi::EpGraphSupportInfo* info) const {
+    std::vector<const abi::Node*> taken;
+    for (const abi::Node* node : NodesOf(api_, graph)) {
+      if (!IsChainStart(node)) continue;
+      const Chain chain = FindChain(api_, node, taken);
+      if (chain.nodes.size() < 2) continue;
+      taken.insert(taken.end(), chain.nodes.begin(), chain.nodes.end());
+      AddNodes(chain.nodes, info);
+    }
+  }
+
+  bool IsChainStart(const abi::Node* node) const {
+    return DomainOf(api_, node) == kOwnDomain && OperatorOf(api_, node) == RramConv::kName;
+  }
+
+  Chain Take(const abi::Node* node, std::vector<const abi::Node*>* taken) const {
+    Chain chain = FindChain(api_, node, *taken);
+    taken->insert(taken->end(), chain.nodes.begin(), chain.nodes.end());
+    return chain;
+  }
+
+  void AddNodes(const std::vector<const abi::Node*>& nodes, abi::EpGraphSupportInfo* info) const {
     const abi::EpApi* const ep_api = abi::GetEpApi::Call(api_);
     const abi::NodeFusionOptions fusion{abi::kEpApiVersion, true};
-    Check(api_, abi::AddNodesToFuse::Call(ep_api, info, &node, 1, &fusion));
+    Check(api_, abi::AddNodesToFuse::Call(ep_api, info, nodes.data(), nodes.size(), &fusion));
   }
 
   void CompileAll(const abi::Graph** graphs, std::size_t count,
@@ -139,22 +169,30 @@ class Provider : public abi::Ep {
              " nodes, whose arrays are programmed already. Leave the options out");
     }
     std::vector<std::unique_ptr<CompiledNode>> compiled;
-    for (std::size_t i = 0; i < count; ++i) {
-      const auto nodes = NodesOf(api_, graphs[i]);
-      const auto decision = nodes.size() == 1 && device_ ? Decide(api_, nodes[0], *device_)
-                                                         : std::optional<Decision>();
-      if (!decision || !decision->mapped) {
-        throw Error(abi::kFail, "ONNX Runtime asks for a node that was not claimed");
-      }
-      try {
-        compiled.push_back(std::make_unique<CompiledNode>(api_, *decision->mapped, *device_));
-      } catch (const Error& error) {
-        throw Error(error.code(),
-                    "node '" + decision->name + "' (" + decision->op_type + "): " + error.what());
-      }
-    }
+    for (std::size_t i = 0; i < count; ++i) compiled.push_back(CompileOne(graphs[i]));
     for (std::size_t i = 0; i < count; ++i) infos[i] = compiled[i].release();
     kernels_created += static_cast<std::int64_t>(count);
+  }
+
+  std::unique_ptr<CompiledNode> CompileOne(const abi::Graph* graph) const {
+    for (const abi::Node* node : NodesOf(api_, graph)) {
+      auto decision = device_ ? Decide(api_, node, *device_) : std::optional<Decision>();
+      if (!IsChainStart(node) && !(decision && decision->mapped)) continue;
+      try {
+        Chain chain = FindChain(api_, node, {});
+        if (!decision) {
+          FindInputs(api_, graph, &chain);
+          return std::make_unique<CompiledNode>(api_, chain);
+        }
+        if (decision->mapped->is_conv) FindInputs(api_, graph, &chain);
+        return std::make_unique<CompiledNode>(api_, *decision->mapped, *device_, chain.tail);
+      } catch (const Error& error) {
+        const std::string name = decision ? decision->name : NameOf(api_, node);
+        throw Error(error.code(),
+                    "node '" + name + "' (" + OperatorOf(api_, node) + "): " + error.what());
+      }
+    }
+    throw Error(abi::kFail, "ONNX Runtime asks for a node that was not claimed");
   }
 
   void Log(const Decision& decision) const {

@@ -5,12 +5,6 @@
 
 namespace rimc {
 
-// Vectors [vecs.begin, vecs.end) of an item's positions, for one block of columns.
-struct ConvEngine::Block {
-  Range vecs;
-  Range columns;
-};
-
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   Axes out = plan_.shape().out;
   out[static_cast<std::size_t>(plan_.band_axis())] = item.band.size();
@@ -198,7 +192,7 @@ void ConvEngine::ForBlocks(const Place& place, Index columns, Index num_blocks, 
       }
       body(block, aim);
       if (!plan_.by_rows()) {
-        Drop(place, block,
+        Drop(place, block, place.local,
              {output.data + block.columns.begin * output.column, output.column, output.image});
       }
     }
@@ -309,7 +303,7 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
     kernel(args);
     for (Index v = 0; v < num_vecs; ++v) args.c[v] += args.c_row;
   }
-  if (!plan_.by_rows()) Drop(place, block, first);
+  if (!plan_.by_rows()) Drop(place, block, place.local, first);
 }
 
 namespace {
@@ -364,14 +358,14 @@ void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Ra
       kernel(args);
       for (Index v = 0; v < block.vecs.size(); ++v) args.c[v] += args.c_row;
     }
-    if (!plan_.by_rows()) Drop(place, block, first);
+    if (!plan_.by_rows()) Drop(place, block, place.local, first);
   });
 }
 
-// Copies what belongs to the output from a block of positions that run on over rows and images.
-// `output` is of the block's first column.
-void ConvEngine::Drop(const Place& place, const Block& block,
-                      const ConvOutput& output) const noexcept {
+// Copies what belongs to the output from a block `local` of positions that run on over rows and
+// images. `output` is of the block's first column.
+void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
+                      const ConvOutput& output, const ConvFinish* finish) const noexcept {
   const ConvItem& item = place.item;
   const Index rows = block.columns.size();
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
@@ -386,12 +380,24 @@ void ConvEngine::Drop(const Place& place, const Block& block,
     const Index n = line / extent[1] / extent[0];
     if (w < out[2] && h < out[1] && d < out[0] && n < item.images.size()) {
       const Index count = std::min(next - p, out[2] - w);
-      const float* from = place.local + p - positions.begin;
-      float* to = output.data + n * output.image + (d * out[1] + h) * out[2] + w;
+      const float* from = local + p - positions.begin;
+      const Index at = n * output.image + (d * out[1] + h) * out[2] + w;
       for (Index i = 0; i < rows; ++i) {
+        float* const to = output.data + at + i * output.column;
         for (Index j = 0; j < count; ++j) to[j] = from[j];
+        if (finish != nullptr && finish->residual != nullptr) {
+          const float* const residual =
+              finish->residual + at + (block.columns.begin + i) * output.column;
+          for (Index j = 0; j < count; ++j) to[j] += residual[j];
+        }
+        if (finish != nullptr && finish->args.activates) {
+          const auto [low, high] = std::pair(finish->args.low, finish->args.high);
+          for (Index j = 0; j < count; ++j) {
+            const float raised = to[j] < low ? low : to[j];
+            to[j] = raised > high ? high : raised;
+          }
+        }
         from += positions.size();
-        to += output.column;
       }
     }
     p = next;

@@ -66,6 +66,57 @@ struct CodeLists {
   const std::int32_t* start;
 };
 
+// A matrix of an adapter for one group: words where there are integer kernels, floats elsewhere; in
+// blocks of columns, or in lists.
+struct BranchCells {
+  Index columns = 0;
+  Index num_blocks = 0;
+  Index depth = 0;                        // of a column; of a list, its own
+  const float* floats = nullptr;          // PackConvWeights, or the values of lists
+  const std::int32_t* words = nullptr;    // the same
+  const std::int32_t* start = nullptr;    // [columns] of words
+  const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
+  const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
+};
+
+// The adapter's part of one group of an item (DoraConv): its matrices, and memory.
+struct ConvBranch {
+  const class ConvEngine* engine = nullptr;  // copies the codes; its plan is of the same tasks
+  float* codes = nullptr;                    // of the input
+  BranchCells a;                             // of `columns` ranks, 0 for none
+  BranchCells b;                             // over the codes of the ranks
+  const float* rank_step = nullptr;
+  BranchCells cells;      // S, of 0 columns for none
+  float* u = nullptr;     // UFloats()
+  float* v = nullptr;     // one block of outputs
+  float* sums = nullptr;  // the same
+
+  // Floats of the codes of `rank` ranks, as floats and as words.
+  static Index UFloats(const ConvPlan& plan, Index rank) {
+    return (rank + CeilDiv(rank, 4)) * plan.panel_row();
+  }
+};
+
+// What follows the sums of a group's columns: FinishArgs, whose pointers are those of the group's
+// first column. The residual lies as the output does.
+struct ConvFinish {
+  ConvBranch branch;
+  kernels::FinishArgs args{};
+  const float* residual = nullptr;
+};
+
+// Word lines that one pass over a group's columns takes.
+struct ConvPass {
+  Range k;
+  Index tile;
+  bool resume;  // sums continue those of the pass before
+  bool reads;   // sums are those of a tile
+  bool first;   // tile
+  bool last;
+};
+// Passes that find the inputs they need in the L1 cache.
+std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout);
+
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
 // `w` is [M, depth * window], `out` of the same size.
 template <class T, class Out>
@@ -113,8 +164,10 @@ class ConvEngine {
     Index group;
     float* input;                 // of the group
     const std::int32_t* offsets;  // ConvPlan::FillOffsets
-    float* local;                 // one block of outputs
+    float* local;                 // one block of outputs; of RunFused, all whose sums go on
     float* extra;                 // `extra_floats` for the caller
+    float* codes;                 // the same as input and offsets of the branch, in RunFused
+    const std::int32_t* code_offsets;
   };
 
   // Calls body(place) for every group of every item of the plan, on the threads of the session.
@@ -132,6 +185,19 @@ class ConvEngine {
   void Compute(const Place& place, const ConvCells& cells, Range blocks, const ConvReadout& readout,
                Index column0, const ConvOutput& output) const noexcept;
 
+  // Compute for what an item has of a group, and what follows. `output` is of the group's first
+  // column.
+  void ComputeFused(const Place& place, const ConvCells& cells, const ConvReadout& readout,
+                    const std::vector<ConvPass>& passes, Index column0, const ConvOutput& output,
+                    const ConvFinish* finish) const noexcept;
+
+  // Runs body(place) for every group of every item of the plan, as Run, for ComputeFused: the input
+  // of a group is copied once for consecutive items that share it. `branch`: an engine of the
+  // adapter's codes, or null.
+  template <class Body>
+  void RunFused(const Context& context, Index extra_floats, Index num_passes,
+                const ConvEngine* branch, const Body& body) const;
+
   // Computes the columns of a group from lists of cells, without an ADC. `columns`: which of
   // `cells` these are. `cell_offsets`: place.offsets of every cell, from the first one of the group
   // on.
@@ -145,12 +211,24 @@ class ConvEngine {
                         const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
  private:
-  struct Block;
+  // Vectors [vecs.begin, vecs.end) of an item's positions, for one block of columns.
+  struct Block {
+    Range vecs;
+    Range columns;
+  };
   // The channels that go to one plane of scratch memory: one, or four of codes.
   struct Channels {
     const float* from[4];
   };
 
+  void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
+  void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
+  void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
+  void ComputeRanks(const ConvBranch& branch, const float* const* codes, Index vecs) const noexcept;
+  void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
+                     const float* rank_step, float* to, Index to_row) const noexcept;
+  void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
+                   kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
@@ -185,7 +263,9 @@ class ConvEngine {
   // Calls body(block) for all vectors of a group whose columns go in lists.
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
-  void Drop(const Place& place, const Block& block, const ConvOutput& output) const noexcept;
+  // `finish`: whose residual and activation follow, or null.
+  void Drop(const Place& place, const Block& block, const float* local, const ConvOutput& output,
+            const ConvFinish* finish = nullptr) const noexcept;
   // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
   Axes Extent() const;
@@ -257,10 +337,58 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats};
+      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
+        body(place);
+      }
+    }
+    slots.Return(slot);
+  });
+}
+
+template <class Body>
+void ConvEngine::RunFused(const Context& context, Index extra_floats, Index num_passes,
+                          const ConvEngine* branch, const Body& body) const {
+  constexpr Index kMaxTasks = 64;
+  const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
+  const Index input_floats = plan_.scratch_floats();
+  const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
+  const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
+  const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
+  const Index columns = num_passes > 1 && !plan_.by_rows() ? plan_.columns() : kernels_.max_rows;
+  const Index local_floats = RoundUp(columns * plan_.panel_row(), 16);
+  const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
+  const Scratch scratch(context, offset_floats + code_offsets + num_tasks * task_floats);
+  auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());
+  plan_.FillOffsets(offsets);
+  if (branch != nullptr) branch->plan_.FillOffsets(offsets + offset_floats);
+  float* const memory = scratch.data() + offset_floats + code_offsets;
+
+  SlotPool slots;
+  std::array<Index, kMaxTasks> copied;  // which input a slot has
+  copied.fill(-1);
+  context.ParallelFor(num_tasks, [&](Index task) {
+    const int slot = slots.Take();
+    float* const input = memory + slot * task_floats;
+    float* const local = input + input_floats + code_floats;
+    const Range items = Part(plan_.num_items(), num_tasks, task);
+    for (Index i = items.begin; i < items.end; ++i) {
+      Place place{plan_.Item(i),
+                  0,
+                  input,
+                  offsets,
+                  local,
+                  local + local_floats,
+                  input + input_floats,
+                  offsets + offset_floats};
+      for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
+        place.group = g;
+        const Index wanted = i / plan_.sharers() * plan_.conv().group + g;
+        Index& has = copied[static_cast<std::size_t>(slot)];
+        if (has != wanted) CopyInputs(place, branch);
+        has = wanted;
         body(place);
       }
     }

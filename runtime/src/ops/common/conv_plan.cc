@@ -10,13 +10,16 @@ namespace {
 // Multiplications of a task: several microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 20;
 // Tasks that are worth cutting an image for.
-constexpr Index kManyTasks = 32;
+constexpr Index kManyTasks = 16;
 // Scratch memory of a task should stay in the L2 cache of a core.
 constexpr Index kMaxTaskFloats = Index{1} << 17;
 // Vectors that make a task of several small images.
 constexpr Index kImageVecs = 12;
+constexpr Index kPanelImageVecs = 24;
 // Products of vectors that take as long as copying a row's vector.
 constexpr Index kCopyWork = 12;
+// And as copying a vector of outputs from where positions run on over rows.
+constexpr Index kDropWork = 6;
 
 void CheckCount(const char* name, std::size_t got, std::size_t want) {
   if (got != want) Refuse(name, " must have ", want, " values, got ", got);
@@ -53,6 +56,14 @@ void CheckWeightDims(const char* name, const Dims& w, Index least_columns) {
     }
     steps *= static_cast<Index>(w[i]);
   }
+}
+
+// Whether each output position reads the input position of its own number.
+bool IsPointwise(const ConvAttributes& conv) {
+  const Axes ones{1, 1, 1};
+  const Axes none{0, 0, 0};
+  return conv.kernel == ones && conv.strides == ones && conv.pads_begin == none &&
+         conv.pads_end == none;
 }
 
 }  // namespace
@@ -115,12 +126,19 @@ ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
 }
 
 ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-                   const kernels::KernelTable& kernels, Index other_columns, bool align)
+                   const kernels::KernelTable& kernels, Index other_columns, bool align,
+                   bool panels)
     : conv_(conv),
       shape_(shape),
       columns_(conv.GroupColumns()),
       lanes_(kernels.lanes),
-      num_blocks_(CeilDiv(columns_, kernels.max_rows)) {
+      num_blocks_(CeilDiv(columns_, kernels.max_rows)),
+      block_vecs_(std::min<Index>(kernels::kMaxVecs,
+                                  kernels.max_accumulators / CeilDiv(columns_, num_blocks_))) {
+  if (panels && IsPointwise(conv)) {
+    is_panels_ = true;
+    shape_.in = shape_.out = {1, 1, shape.OutVolume()};
+  }
   band_axis_ = shape_.out[0] > 1 ? 0 : shape_.out[1] > 1 ? 1 : 2;
   for (std::size_t axis = static_cast<std::size_t>(band_axis_) + 1; axis < kAxes; ++axis) {
     band_inner_ *= shape_.out[axis];
@@ -161,15 +179,20 @@ Index ConvPlan::RunOnPositions(const Axes& out) const {
 
 // Weaving pays where the positions that it saves cost more than the copies that it makes.
 void ConvPlan::ChooseWeave(bool align) {
+  if (is_panels_) return;
   const Axes& out = shape_.out;
   Index positions = std::min(RowPositions(out), RunOnPositions(out));
   if (shape_.batch > 1) positions = std::min(positions, plane());
-  const Index saved = positions - out[0] * RoundUp(out[1] * out[2], lanes_);
+  const Index woven = out[0] * RoundUp(out[1] * out[2], lanes_);
+  const Index saved = positions - woven;
+  // Positions that run on over rows are copied.
+  const Index dropped = RunOnPositions(out) < RowPositions(out) ? kDropWork * woven : 0;
   const Index copies = NumPhases() / static_cast<Index>(phases_[2].size()) *
                        (conv_.kernel[2] - static_cast<Index>(phases_[2].size()));
   const Index copied = copies * extent_[0] * extent_[1] * CeilDiv(out[2], lanes_);
   const bool aligns = align && out[2] % lanes_ == 0 && conv_.kernel[2] > 1 && conv_.strides[2] == 1;
-  if (!aligns && saved / lanes_ * conv_.Window() * columns_ <= kCopyWork * copied) return;
+  const Index won = (saved * conv_.Window() + dropped) / lanes_ * columns_;
+  if (!aligns && won <= kCopyWork * copied) return;
   is_woven_ = true;
   phases_[2].clear();
   for (Index k = 0; k < conv_.kernel[2]; ++k) phases_[2].push_back(k * conv_.dilations[2]);
@@ -182,20 +205,25 @@ void ConvPlan::ChooseImages() {
   if (is_woven_) return;
   const Index alone = std::min(RowPositions(shape_.out), RunOnPositions(shape_.out));
   if (plane() >= alone || shape_.batch < 2) return;
-  images_per_item_ = std::min(shape_.batch, CeilDiv(kImageVecs * lanes_, plane()));
+  const Index vecs = is_panels_ ? kPanelImageVecs : kImageVecs;
+  images_per_item_ = std::min(shape_.batch, CeilDiv(vecs * lanes_, plane()));
 }
 
 void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
   const Index columns = conv_.columns + other_columns;
   const Index work = shape_.batch * columns * num_offsets() * shape_.OutVolume();
-  const Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
+  Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
+  // Threads get the same number of tasks each, and their number is even.
+  if (wanted > 2) wanted = RoundUp(wanted, 4);
   const auto axis = static_cast<std::size_t>(band_axis_);
   images_parts_ = CeilDiv(shape_.batch, images_per_item_);
   group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
   if (images_per_item_ == 1) {
     const Index floats = NumPhases() * conv_.depth * plane();
     // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
-    const Index least = std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+    const Index least =
+        is_panels_ ? panel_row()
+                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
     const Index parts =
         std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
@@ -204,7 +232,8 @@ void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
     block_parts_ = std::min(CeilDiv(wanted, images_parts_ * group_parts_ * band_parts_),
                             CeilDiv(num_blocks_, 2));
   }
-  max_band_ = CeilDiv(max_band_, band_parts_);
+  band_step_ = is_panels_ && images_per_item_ == 1 ? panel_row() : 1;
+  max_band_ = CeilDiv(CeilDiv(max_band_, band_step_), band_parts_) * band_step_;
   extent_[axis] = max_band_ + reach_[axis];
 }
 
@@ -219,8 +248,20 @@ void ConvPlan::ChooseLanes() {
   // Dropping positions costs a copy, so running on over rows has to save more than that.
   by_rows_ =
       is_woven_ || (images_per_item_ == 1 && RowPositions(out) * 15 <= RunOnPositions(out) * 16);
-  scratch_floats_ =
-      RoundUp(NumPhases() * conv_.depth * images_per_item_ * plane() + 2 * lanes_, 16);
+  MeasureScratch();
+}
+
+ConvPlan ConvPlan::WithDepth(Index depth) const {
+  ConvPlan plan = *this;
+  plan.conv_.depth = depth;
+  plan.MeasureScratch();
+  return plan;
+}
+
+void ConvPlan::MeasureScratch() {
+  Index channel = images_per_item_ * plane();
+  if (is_panels_) channel = RoundUp(channel, panel_row());
+  scratch_floats_ = RoundUp(NumPhases() * conv_.depth * channel + 2 * lanes_, 16);
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
     Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
   }
@@ -234,14 +275,15 @@ ConvItem ConvPlan::Item(Index i) const {
   const Index band = i % band_parts_;
   i /= band_parts_;
   const Index out = shape_.out[static_cast<std::size_t>(band_axis_)];
+  const Range steps = Part(CeilDiv(out, band_step_), band_parts_, band);
   return {{i * images_per_item_, std::min((i + 1) * images_per_item_, shape_.batch)},
-          Part(out, band_parts_, band),
+          {steps.begin * band_step_, std::min(steps.end * band_step_, out)},
           Part(conv_.group, group_parts_, group),
           Part(num_blocks_, block_parts_, block)};
 }
 
 void ConvPlan::FillOffsets(std::int32_t* offsets) const {
-  const Index channel = images_per_item_ * plane();
+  const Index channel = is_panels_ ? panel_row() : images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];
     if (is_woven_ && axis == 2) return std::pair<Index, Index>(k, 0);

@@ -81,9 +81,13 @@ struct ConvItem {
 class ConvPlan {
  public:
   // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
-  // cost as much as what else the tasks do. `align`: most time goes into reading vectors.
+  // cost as much as what else the tasks do. `align`: most time goes into reading vectors. `panels`:
+  // a pointwise convolution may be one of panels.
   ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
-           const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false);
+           const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false,
+           bool panels = false);
+  // The plan of the same tasks with `depth` channels in a group.
+  ConvPlan WithDepth(Index depth) const;
 
   Index num_items() const { return images_parts_ * band_parts_ * group_parts_ * block_parts_; }
   ConvItem Item(Index i) const;
@@ -118,6 +122,11 @@ class ConvPlan {
   // (and images) and what lies between is dropped. The h and w of a woven plan are one row.
   bool by_rows() const { return by_rows_; }
   bool is_woven() const { return is_woven_; }
+  // Positions are one row, and their inputs lie in panels [depth, panel_row] of a block of vectors.
+  bool is_panels() const { return is_panels_; }
+  Index panel_row() const { return block_vecs_ * lanes_; }
+  // Vectors of a block of columns, at most.
+  Index block_vecs() const { return block_vecs_; }
 
  private:
   void FindPhases();
@@ -128,6 +137,7 @@ class ConvPlan {
   void ChooseImages();
   void ChooseParts(bool split_columns, Index other_columns);
   void ChooseLanes();
+  void MeasureScratch();
   Axes BandOut() const;  // output positions of the largest band
 
   ConvAttributes conv_;
@@ -135,10 +145,12 @@ class ConvPlan {
   Index columns_;
   Index lanes_;
   Index num_blocks_;
+  Index block_vecs_;
   int band_axis_ = 2;
   Index band_inner_ = 1;  // output positions of one step along the band axis
   Index images_per_item_ = 1;
   Index max_band_ = 1;
+  Index band_step_ = 1;  // bands are cut at multiples of it
   Index images_parts_ = 1;
   Index band_parts_ = 1;
   Index group_parts_ = 1;
@@ -148,6 +160,7 @@ class ConvPlan {
   Axes extent_{1, 1, 1};
   bool by_rows_ = false;
   bool is_woven_ = false;
+  bool is_panels_ = false;
   Index scratch_floats_ = 0;
 };
 

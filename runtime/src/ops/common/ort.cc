@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "rimc/ort_ep_abi.h"
+
 namespace rimc {
 namespace {
 
@@ -88,7 +90,35 @@ void CheckDims(const char* name, const Tensor& tensor, const Dims& want) {
   }
 }
 
+// The values of an attribute of a node that a provider compiles.
+template <class T>
+std::vector<T> NodeInfo::NodeAttribute(const char* name, int type, const char* type_name) const {
+  const abi::OpAttr* attribute = nullptr;
+  abi::Status* status = abi::NodeAttribute::Call(api_, node_, name, &attribute);
+  if (status != nullptr) abi::ReleaseStatus::Call(api_, status);
+  int found = 0;
+  if (status == nullptr && attribute != nullptr) {
+    Check(api_, abi::OpAttrType::Call(api_, attribute, &found));
+  }
+  if (found != type) Refuse("attribute ", name, " is missing or is not of type ", type_name);
+  // Asked with no room it gives the size, and an error with it.
+  std::size_t bytes = 0;
+  T none{};
+  status = abi::ReadOpAttr::Call(api_, attribute, type, &none, 0, &bytes);
+  if (status != nullptr) abi::ReleaseStatus::Call(api_, status);
+  std::vector<T> values(bytes / sizeof(T));
+  if (!values.empty()) {
+    Check(api_, abi::ReadOpAttr::Call(api_, attribute, type, values.data(), bytes, &bytes));
+  }
+  return values;
+}
+
 std::string NodeInfo::Name() const {
+  if (node_ != nullptr) {
+    const char* name = nullptr;
+    Check(api_, abi::NodeName::Call(api_, node_, &name));
+    return name == nullptr ? "" : name;
+  }
   std::size_t size = 0;
   abi::Status* status = abi::KernelInfoNodeName::Call(api_, info_, nullptr, &size);
   if (status != nullptr) abi::ReleaseStatus::Call(api_, status);
@@ -100,18 +130,26 @@ std::string NodeInfo::Name() const {
 }
 
 Index NodeInfo::Int(const char* name) const {
+  if (node_ != nullptr) {
+    return static_cast<Index>(NodeAttribute<std::int64_t>(name, abi::kAttrInt, "int").at(0));
+  }
   std::int64_t value = 0;
   ReadAttribute<abi::KernelInfoInt>(api_, info_, name, "int", &value);
   return static_cast<Index>(value);
 }
 
 float NodeInfo::Float(const char* name) const {
+  if (node_ != nullptr) return NodeAttribute<float>(name, abi::kAttrFloat, "float").at(0);
   float value = 0.0f;
   ReadAttribute<abi::KernelInfoFloat>(api_, info_, name, "float", &value);
   return value;
 }
 
 std::vector<Index> NodeInfo::Ints(const char* name) const {
+  if (node_ != nullptr) {
+    const auto values = NodeAttribute<std::int64_t>(name, abi::kAttrInts, "ints");
+    return {values.begin(), values.end()};
+  }
   std::size_t count = 0;
   ReadAttribute<abi::KernelInfoInts>(api_, info_, name, "ints", nullptr, &count);
   std::vector<std::int64_t> values(count);
@@ -120,6 +158,7 @@ std::vector<Index> NodeInfo::Ints(const char* name) const {
 }
 
 std::vector<float> NodeInfo::Floats(const char* name) const {
+  if (node_ != nullptr) return NodeAttribute<float>(name, abi::kAttrFloats, "floats");
   std::size_t count = 0;
   ReadAttribute<abi::KernelInfoFloats>(api_, info_, name, "floats", nullptr, &count);
   std::vector<float> values(count);
@@ -128,6 +167,20 @@ std::vector<float> NodeInfo::Floats(const char* name) const {
 }
 
 std::optional<Tensor> NodeInfo::Constant(std::size_t input) const {
+  if (node_ != nullptr) {
+    std::size_t count = 0;
+    Check(api_, abi::NodeNumInputs::Call(api_, node_, &count));
+    std::vector<const abi::ValueInfo*> inputs(count, nullptr);
+    Check(api_, abi::NodeInputs::Call(api_, node_, inputs.data(), count));
+    bool constant = false;
+    if (input >= count || inputs[input] == nullptr) return std::nullopt;
+    Check(api_, abi::IsConstantInitializer::Call(api_, inputs[input], &constant));
+    if (!constant) return std::nullopt;
+    const abi::Value* value = nullptr;
+    Check(api_, abi::GetInitializerValue::Call(api_, inputs[input], &value));
+    if (value == nullptr) return std::nullopt;
+    return ReadTensor(api_, value);
+  }
   int is_constant = 0;
   const abi::Value* value = nullptr;
   Check(api_, abi::KernelInfoConstantInput::Call(api_, info_, input, &is_constant, &value));
@@ -136,6 +189,7 @@ std::optional<Tensor> NodeInfo::Constant(std::size_t input) const {
 }
 
 Tensor Context::Input(std::size_t index) const {
+  if (inputs_ != nullptr) return inputs_->at(index);
   const abi::Value* value = nullptr;
   Check(api_, abi::ContextInput::Call(api_, context_, index, &value));
   if (value == nullptr) Refuse("input ", index, " is missing");
@@ -143,6 +197,7 @@ Tensor Context::Input(std::size_t index) const {
 }
 
 float* Context::Output(std::size_t index, const Dims& dims) const {
+  if (output_ != nullptr) return output_;
   abi::Value* value = nullptr;
   Check(api_, abi::ContextOutput::Call(api_, context_, index, dims.size.data(), dims.rank, &value));
   void* data = nullptr;

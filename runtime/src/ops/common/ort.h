@@ -16,6 +16,10 @@
 
 #include "rimc/ort_abi.h"
 
+namespace rimc::abi {
+struct Node;
+}
+
 namespace rimc {
 
 using Index = std::ptrdiff_t;
@@ -98,10 +102,12 @@ void CheckWeights(const Tensor& w);
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
-// What a kernel may read when it is made.
+// What a kernel may read when it is made: of a node that becomes a custom op, or of one that a
+// provider compiles.
 class NodeInfo {
  public:
   NodeInfo(const abi::Api* api, const abi::KernelInfo* info) : api_(api), info_(info) {}
+  NodeInfo(const abi::Api* api, const abi::Node* node) : api_(api), node_(node) {}
 
   std::string Name() const;  // name of the node, may be empty
   // Attributes; a missing one throws, since kernels don't see the defaults of a function.
@@ -113,8 +119,12 @@ class NodeInfo {
   std::optional<Tensor> Constant(std::size_t input) const;
 
  private:
+  template <class T>
+  std::vector<T> NodeAttribute(const char* name, int type, const char* type_name) const;
+
   const abi::Api* api_;
-  const abi::KernelInfo* info_;
+  const abi::KernelInfo* info_ = nullptr;
+  const abi::Node* node_ = nullptr;
 };
 
 // What a kernel has written.
@@ -128,6 +138,14 @@ class Context {
  public:
   Context(const abi::Api* api, abi::KernelContext* context, const abi::MemoryInfo* memory)
       : api_(api), context_(context), memory_(memory) {}
+  // The same run as `other`, for a kernel that is a part of a node: its inputs are `inputs`, its
+  // output goes to `output`.
+  Context(const Context& other, const std::vector<Tensor>& inputs, float* output)
+      : api_(other.api_),
+        context_(other.context_),
+        memory_(other.memory_),
+        inputs_(&inputs),
+        output_(output) {}
 
   Tensor Input(std::size_t index) const;
   float* Output(std::size_t index, const Dims& dims) const;
@@ -149,6 +167,8 @@ class Context {
   const abi::Api* api_;
   abi::KernelContext* context_;
   const abi::MemoryInfo* memory_;
+  const std::vector<Tensor>* inputs_ = nullptr;
+  float* output_ = nullptr;
 };
 
 // Working memory from the allocator of the session, aligned to 64 bytes, uninitialised.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dispatch.h"
 #include "ops/common/attributes.h"
 
 namespace rimc {
@@ -145,6 +146,21 @@ void ReadWordLines(const Node& node, Periphery* p) {
   }
 }
 
+// What a word line carries for each code, or each digit of a plane.
+std::vector<float> TabulateCurve(const Periphery& p) {
+  kernels::Quantizer line = p.Line(0);
+  const Index most =
+      p.serial_bits > 0 ? Index{1} << p.serial_bits : static_cast<Index>(line.high) + 1;
+  if (p.curve.empty() || !line.quantize || most > 256) return {};
+  std::vector<float> values(most > 128 ? 256 : 128);
+  for (Index i = 0; i < most; ++i) {
+    values[static_cast<std::size_t>(i)] = static_cast<float>(i) * line.out;
+  }
+  line.quantize = false;
+  ActiveKernels().quantize(values.data(), values.data(), static_cast<Index>(values.size()), line);
+  return values;
+}
+
 // One value, or one per tile and bit line.
 template <class Node>
 std::vector<float> ReadConverters(const Node& node, const char* name, Index columns,
@@ -258,6 +274,10 @@ void Periphery::DriveTerms(Index plane, const float* x, Index count, float* squa
 kernels::Quantizer Periphery::Line(Index plane) const {
   kernels::Quantizer q = line;
   if (!curve.empty()) q.curve = curve.data();
+  if (!curve_table.empty()) {
+    q.table = curve_table.data();
+    q.table_size = static_cast<int>(curve_table.size());
+  }
   if (serial_bits == 0) return q;
   const Index shift = plane_shifts[static_cast<std::size_t>(plane)];
   q.base = PowerOfTwo(serial_bits);
@@ -299,6 +319,7 @@ Periphery ReadPeriphery(const Node& node, Index columns, Index depth, Index rows
     p.serial_bits = 0;
     p.plane_shifts = {0};
   }
+  p.curve_table = TabulateCurve(p);
   return p;
 }
 

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ConvEngine::ComputeFused: sums of a crossbar, and what follows them while they are in registers.
+#include <algorithm>
+
+#include "ops/common/conv_engine.h"
+
+namespace rimc {
+namespace {
+
+// Inputs of a pass, in floats: half of an L1 cache of 48 KiB.
+constexpr Index kPassFloats = 12288;
+// Fewer word lines would not pay for the sums that are stored and loaded again.
+constexpr Index kPassSteps = 96;
+// Positions of an item from which on its channels are copied one by one.
+constexpr Index kLongRow = 512;
+constexpr Index kChannelsOfWord = 4;
+
+// The products of a low-rank part that adds nothing.
+constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
+
+// Floats of a channel that a block of `positions` reads.
+Index ChannelFloats(const ConvPlan& plan, Index positions) {
+  if (plan.is_panels()) return positions;
+  const Axes& kernel = plan.conv().kernel;
+  const Index rows = kernel[0] * kernel[1];
+  const Index copies = plan.is_woven() ? kernel[2] : 1;
+  const Index reach = plan.is_woven() ? 0 : kernel[2] - 1;
+  const Index apart = rows * (positions + reach);
+  const Index joined = kernel[0] * (positions + (kernel[1] - 1) * plan.extent()[2] + reach);
+  return copies * std::min(apart, joined);
+}
+
+}  // namespace
+
+std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout) {
+  std::vector<ConvPass> passes;
+  const auto num_tiles = static_cast<Index>(readout.tiles.size());
+  if (num_tiles > 1) {
+    for (Index t = 0; t < num_tiles; ++t) {
+      const ConvTile& tile = readout.tiles[static_cast<std::size_t>(t)];
+      passes.push_back({tile.k, t, false, true, tile.first, tile.last});
+    }
+    return passes;
+  }
+  const Index steps = plan.num_offsets();
+  const Index channel = ChannelFloats(plan, plan.panel_row());
+  const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
+  const Index parts = CeilDiv(steps, most);
+  for (Index i = 0; i < parts; ++i) {
+    passes.push_back({Part(steps, parts, i), 0, i > 0, i + 1 == parts, true, true});
+  }
+  return passes;
+}
+
+// The input of a group, and the codes of the branch.
+void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const noexcept {
+  if (plan_.is_panels()) {
+    CopyPanels(place, branch);
+    return;
+  }
+  CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer_, place.input);
+  if (branch == nullptr) return;
+  branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
+                    place.codes);
+}
+
+void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
+  const Index depth = plan_.conv().depth;
+  const Index positions = place.item.images.size() * place.item.band.size();
+  const Index panel = plan_.panel_row();
+  if (positions < kLongRow || place.item.images.size() > 1) {
+    // Whole panels, whose rows are near each other in the input.
+    for (Index p = 0; p < positions; p += panel) {
+      const Range part{p, std::min(p + panel, positions)};
+      CopyPanelRows(place, {0, depth}, part, place.input);
+      if (branch == nullptr) continue;
+      branch->CopyPanelRows(place, {0, branch->plan_.conv().depth}, part, place.codes);
+    }
+    return;
+  }
+  // Few channels at a time, of which the codes are made while they are in the cache.
+  const Index step = branch == nullptr ? depth : CeilDiv(depth, branch->plan_.conv().depth);
+  for (Index c = 0; c < depth; c += step) {
+    CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
+    if (branch != nullptr) {
+      branch->CopyPanelRows(place, {c / step, c / step + 1}, {0, positions}, place.codes);
+    }
+  }
+}
+
+// Positions of an item, from the first of a panel on, to their panels.
+void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positions,
+                               float* to) const noexcept {
+  const Index volume = plan_.shape().OutVolume();
+  const Index depth = plan_.conv().depth;
+  const Index panel = plan_.panel_row();
+  const Index band = place.item.band.size();
+  const Index inputs = code_channels_ == 0 ? depth : code_channels_;
+  const Index each = code_channels_ == 0 ? 1 : kChannelsOfWord;
+  const auto copy = [&](Index p, Index count, Range part, kernels::CopyArgs args) {
+    const Index image = place.item.images.begin + p / band;
+    const Index row = (image * plan_.conv().group + place.group) * inputs + part.begin * each;
+    Channels from{};
+    for (Index j = 0; j < std::min(each, inputs - part.begin * each); ++j) {
+      from.from[j] = x_ + (row + j) * volume + place.item.band.begin + p % band;
+    }
+    args.stride = 1;
+    args.to = to + (p / panel * depth + part.begin) * panel + p % panel;
+    args.width = count;
+    CopyRows(from, 0, quantizer_, args);
+  };
+  kernels::CopyArgs args{};
+  if (positions.size() > panel) {
+    // Channel by channel: rows of the copy are panels.
+    args.from_row = panel;
+    args.to_row = depth * panel;
+    args.rows = positions.size() / panel;
+    const Index whole = args.rows * panel;
+    for (Index c = channels.begin; c < channels.end; ++c) {
+      copy(positions.begin, panel, {c, c + 1}, args);
+      if (whole == positions.size()) continue;
+      kernels::CopyArgs rest = args;
+      rest.rows = 1;
+      copy(positions.begin + whole, positions.size() - whole, {c, c + 1}, rest);
+    }
+    return;
+  }
+  // A panel, whose positions may be of several images: rows of the copy are channels, of which the
+  // last word may have less than four.
+  args.from_row = volume * each;
+  args.to_row = panel;
+  const Index full = std::min(channels.end, inputs / each);
+  for (Index p = positions.begin; p < positions.end;) {
+    const Index count = std::min(positions.end - p, band - p % band);
+    args.rows = full - channels.begin;
+    if (args.rows > 0) copy(p, count, {channels.begin, full}, args);
+    args.rows = 1;
+    for (Index c = full; c < channels.end; ++c) copy(p, count, {c, c + 1}, args);
+    p += count;
+  }
+}
+
+// Columns of a matrix of the branch, from the vectors b on, to `to`.
+void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
+                               Range vecs, const float* rank_step, float* to,
+                               Index to_row) const noexcept {
+  const Index num_vecs = vecs.size();
+  const Index rows = cells.lists == nullptr ? columns.size() : 1;
+  kernels::CodeBlockArgs words{};
+  kernels::BlockArgs floats{};
+  for (Index v = 0; v < num_vecs; ++v) {
+    floats.b[v] = b[vecs.begin + v];
+    words.b[v] = reinterpret_cast<const std::uint32_t*>(floats.b[v]);
+    words.lanes[v] = floats.lanes[v] = static_cast<int>(kernels_.lanes);
+  }
+  words.c_row = floats.c_row = to_row;
+  floats.last = true;
+  for (Index m = columns.begin; m < columns.end; m += rows) {
+    const Index cell = cells.lists == nullptr ? m * cells.depth : cells.lists[m] - cells.lists[0];
+    const Index depth = cells.lists == nullptr ? cells.depth : cells.lists[m + 1] - cells.lists[m];
+    const std::int32_t* const offsets = cells.offsets + (cells.lists == nullptr ? 0 : cell);
+    for (Index v = 0; v < num_vecs; ++v) {
+      words.c[v] = floats.c[v] =
+          to + (m - columns.begin) * to_row + (vecs.begin + v) * kernels_.lanes;
+    }
+    if (cells.words != nullptr) {
+      words.a = cells.words + cell;
+      words.start = cells.start + m;
+      words.b_offset = offsets;
+      words.depth = depth;
+      words.rank_step = rank_step == nullptr ? nullptr : rank_step + m;
+      kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
+    } else {
+      floats.a = cells.floats + cell;
+      floats.b_offset = offsets;
+      floats.depth = depth;
+      kernels_.conv_block[rows - 1][num_vecs - 1](floats);
+    }
+  }
+}
+
+// The codes of the ranks, branch.u [ranks, panel_row]; words of four ranks follow them.
+void ConvEngine::ComputeRanks(const ConvBranch& branch, const float* const* codes,
+                              Index vecs) const noexcept {
+  const BranchCells& a = branch.a;
+  const Index u_row = plan_.panel_row();
+  const Index most = kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks);
+  for (Index i = 0; i < a.num_blocks; ++i) {
+    const Range ranks = Part(a.columns, a.num_blocks, i);
+    for (Index v = 0; v < vecs; v += most) {
+      ComputeBranch(a, ranks, codes, {v, std::min(v + most, vecs)}, branch.rank_step,
+                    branch.u + ranks.begin * u_row, u_row);
+    }
+  }
+  const Index count = vecs * kernels_.lanes;
+  if (a.words == nullptr) {
+    for (Index r = 0; r < a.columns; ++r) {
+      float* const u = branch.u + r * u_row;
+      kernels_.quantize(u, u, count, {branch.rank_step[r], -127.0f, 127.0f, 1.0f});
+    }
+    return;
+  }
+  for (Index r = 0; r < a.columns; r += 4) {
+    kernels::PackArgs args{};
+    for (Index j = 0; j < std::min<Index>(4, a.columns - r); ++j) {
+      args.from[j] = branch.u + (r + j) * u_row;
+    }
+    args.stride = 1;
+    args.to = reinterpret_cast<std::uint32_t*>(branch.u + (a.columns + r / 4) * u_row);
+    args.rows = 1;
+    args.width = count;
+    args.step = 1.0f;
+    kernels_.codes->pack_codes(args);
+  }
+}
+
+// What follows the sums of a block, for the kernel.
+void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
+                             const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
+  const ConvBranch& branch = finish.branch;
+  const Index column = block.columns.begin;
+  const Range vecs{0, block.vecs.size()};
+  const Index row = vecs.size() * kernels_.lanes;
+  *args = finish.args;
+  for (const float** values : {&args->scale, &args->sums_scale, &args->magnitude, &args->bias}) {
+    if (*values != nullptr) *values += column;
+  }
+  const float* const words = branch.u + branch.a.columns * plan_.panel_row();
+  if (branch.b.words != nullptr && branch.b.depth == 1) {
+    args->b = branch.b.words + column;
+    args->b_start = branch.b.start + column;
+    args->u = reinterpret_cast<const std::uint32_t*>(words);
+  } else if (branch.b.columns > 0) {
+    const float* u[kernels::kMaxVecs];
+    for (Index v = 0; v < vecs.end; ++v) {
+      u[v] = (branch.b.words == nullptr ? branch.u : words) + v * kernels_.lanes;
+    }
+    ComputeBranch(branch.b, block.columns, u, vecs, nullptr, branch.v, row);
+    args->v = branch.v;
+  } else if (args->scale != nullptr) {
+    args->v = kNothing;
+  }
+  if (branch.cells.columns > 0) {
+    ComputeBranch(branch.cells, block.columns, codes, vecs, nullptr, branch.sums, row);
+    args->sums = branch.sums;
+  }
+}
+
+void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
+                              const ConvReadout& readout, const std::vector<ConvPass>& passes,
+                              Index column0, const ConvOutput& output,
+                              const ConvFinish* finish) const noexcept {
+  const Index lanes = kernels_.lanes;
+  const Index num_vecs = NumVecs(place.item);
+  const Index block_vecs = plan_.block_vecs();
+  const Index parts = CeilDiv(num_vecs, block_vecs);
+  const Range blocks = place.item.blocks;
+  const Index first_column = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
+  const ConvBranch* const branch =
+      finish != nullptr && finish->branch.engine != nullptr ? &finish->branch : nullptr;
+  for (Index part = 0; part < parts; ++part) {
+    Block block{Part(num_vecs, parts, part), {0, 0}};
+    if (plan_.is_panels()) {
+      block.vecs = {part * block_vecs, std::min((part + 1) * block_vecs, num_vecs)};
+    }
+    const Index vecs = block.vecs.size();
+    kernels::BlockArgs aim{};
+    AimAt(place, block.vecs, output, &aim);
+    const float* codes[kernels::kMaxVecs];
+    for (Index v = 0; v < vecs; ++v) {
+      const Index panel = part * plan_.panel_row();
+      if (plan_.is_panels()) aim.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
+      if (branch == nullptr) continue;
+      codes[v] = branch->codes + (aim.b[v] - place.input);
+      if (plan_.is_panels()) {
+        codes[v] = branch->codes + panel * branch->engine->plan_.conv().depth + v * lanes;
+      }
+    }
+    if (branch != nullptr) {
+      if (branch->a.columns > 0) ComputeRanks(*branch, codes, vecs);
+    }
+    for (const ConvPass& pass : passes) {
+      const bool ends = &pass == &passes.back();
+      for (Index b = blocks.begin; b < blocks.end; ++b) {
+        block.columns = Part(cells.columns, cells.num_blocks, b);
+        const Index rows = block.columns.size();
+        const Index column = block.columns.begin;
+        kernels::BlockArgs args = aim;
+        float* const local =
+            place.local + (passes.size() > 1 ? (column - first_column) * vecs * lanes : 0);
+        for (Index v = 0; v < vecs; ++v) {
+          args.c[v] = plan_.by_rows() ? aim.c[v] + column * output.column : local + v * lanes;
+        }
+        args.a = cells.packed + column * plan_.num_offsets() + pass.k.begin * rows;
+        args.b_offset = place.offsets + pass.k.begin;
+        args.depth = pass.k.size();
+        args.resume = pass.resume;
+        args.first = pass.first;
+        args.last = pass.last;
+        args.top = readout.top;
+        if (pass.reads && readout.gain != nullptr) {
+          const Index at = column0 + column;
+          args.gain = readout.gain + pass.tile * readout.tile_columns + at;
+          args.back = readout.back + at;
+          if (readout.offset != nullptr) {
+            args.offset = readout.offset + pass.tile * readout.tile_columns + at;
+          }
+        }
+        kernels::FinishArgs follows{};
+        if (ends && finish != nullptr) {
+          FinishBlock(block, codes, *finish, &follows);
+          follows.activates = follows.activates && plan_.by_rows();
+          follows.has_residual = finish->residual != nullptr && plan_.by_rows();
+          for (Index v = 0; v < vecs && follows.has_residual; ++v) {
+            follows.residual[v] = finish->residual + (args.c[v] - output.data);
+          }
+          args.finish = &follows;
+        }
+        const auto& blocks_of = args.finish != nullptr && follows.b != nullptr
+                                    ? kernels_.codes->conv_block
+                                    : kernels_.conv_block;
+        blocks_of[rows - 1][vecs - 1](args);
+        if (ends && !plan_.by_rows()) {
+          Drop(place, block, local,
+               {output.data + column * output.column, output.column, output.image}, finish);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace rimc

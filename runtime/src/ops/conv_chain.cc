@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/conv_chain.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace rimc {
+
+// One run that does everything in one pass.
+struct ConvChain::Run {
+  const Tensor& x;
+  const ConvShape& shape;
+  const float* residual;
+  float* y;
+};
+
+ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
+    : crossbar_(crossbar), tail_(tail) {
+  if (adapter == nullptr) return;
+  adapter_.emplace(*adapter);
+  if (adapter_->layout_.active_rank > 0) PackB();
+}
+
+ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
+                     std::vector<float> bias, const Tail& tail)
+    : crossbar_(conv, w, std::move(periphery)), bias_(std::move(bias)), tail_(tail) {}
+
+void ConvChain::Compute(const Context& context) const {
+  const Tensor x = context.Input(tail_.x);
+  const Dims y_dims = crossbar_.OutputDims(x);
+  const float* residual = nullptr;
+  if (tail_.residual) {
+    const Tensor added = context.Input(*tail_.residual);
+    CheckDims("residual", added, y_dims);
+    residual = added.Floats();
+  }
+  float* const y = context.Output(0, y_dims);
+  if (y_dims.Count() == 0) return;
+  if (!crossbar_.periphery_.stored_sums()) {
+    Dims dims;
+    const ConvShape shape = ShapeOf(crossbar_.conv_, x, &dims);
+    if (ComputeFused(context, {x, shape, residual, y})) return;
+  }
+  ComputeApart(context, x, y_dims, y);
+  Finish(context, y_dims, residual, y);
+}
+
+void ConvChain::PackB() {
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const float* const b = adapter_->packed_.data() + layout.b();
+  const Index count = layout.columns * layout.rank;
+  const Index columns = layout.GroupColumns();
+  const Index max_rows = crossbar_.kernels_.max_rows;
+  if (crossbar_.kernels_.codes != nullptr) {
+    const std::vector<std::int8_t> codes(b, b + count);
+    b_words_ =
+        ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
+    return;
+  }
+  b_ = AlignedFloats(count);
+  PackConvWeights(b, layout.conv.group, columns, layout.rank, CeilDiv(columns, max_rows),
+                  b_.data());
+}
+
+// What a task has for its branch: the offsets of B and of the cells of lists, u, v and sums.
+Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
+  if (!adapter_) return 0;
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
+  const Index cells = adapter_->words_.cells.is_lists()
+                          ? adapter_->words_.cells.max_group_words()
+                          : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
+  return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
+         ConvBranch::UFloats(plan, layout.rank);
+}
+
+// Whether x has codes; without (a NaN) y is not complete.
+bool ConvChain::ComputeFused(const Context& context, const Run& run) const {
+  const kernels::KernelTable& kernels = crossbar_.kernels_;
+  const float* const x = run.x.Floats();
+  const ConvPlan plan(crossbar_.conv_, run.shape, true, kernels, 0, false, true);
+  const kernels::Quantizer line = crossbar_.periphery_.Line(0);
+  const ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
+  const std::vector<ConvPass> passes = PlanPasses(plan, crossbar_.readout_);
+
+  const bool has_branch =
+      adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
+  const bool words = kernels.codes != nullptr;
+  const Index depth = crossbar_.conv_.depth;
+  const ConvPlan codes_plan = plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth);
+  const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
+  std::optional<ConvEngine> codes;
+  if (has_branch && words) {
+    codes.emplace(codes_plan, kernels, depth, x_codes.step, x);
+  } else if (has_branch) {
+    codes.emplace(codes_plan, kernels, &x_codes, x);
+  }
+  engine.RunFused(context, has_branch ? ExtraFloats(plan) : 0, static_cast<Index>(passes.size()),
+                  codes ? &*codes : nullptr, [&](const ConvEngine::Place& place) {
+                    ConvFinish finish;
+                    FillFinish(run, plan, place, &finish);
+                    if (codes) FillBranch(plan, *codes, place, &finish.branch);
+                    engine.ComputeFused(place, crossbar_.CellsOf(plan, place.group),
+                                        crossbar_.readout_, passes, place.group * plan.columns(),
+                                        crossbar_.OutputOf(plan, place, run.y), &finish);
+                  });
+  return !codes || !codes->has_nan();
+}
+
+void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                           ConvFinish* finish) const noexcept {
+  kernels::FinishArgs& args = finish->args;
+  const Index column0 = place.group * plan.columns();
+  if (adapter_) {
+    const DoraConv::Layout& layout = adapter_->layout_;
+    const float* const packed = adapter_->packed_.data() + column0;
+    args.scale = layout.rank > 0 ? packed + layout.scale() : nullptr;
+    args.sums_scale = layout.num_cells > 0 ? packed + layout.sparse_scale() : nullptr;
+    args.magnitude = packed + layout.magnitude();
+    args.bias = packed + layout.bias();
+  } else if (!bias_.empty()) {
+    args.bias = bias_.data() + column0;
+  }
+  args.activates = tail_.activates;
+  args.low = tail_.low;
+  args.high = tail_.high;
+  if (run.residual != nullptr) {
+    finish->residual = run.residual + (crossbar_.OutputOf(plan, place, run.y).data - run.y);
+  }
+}
+
+void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
+                           const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const DoraConv::Words& words = adapter_->words_;
+  const float* const packed = adapter_->packed_.data();
+  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const Index columns = plan.columns();
+  const Index column0 = place.group * columns;
+  const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
+  auto* const b_offsets = reinterpret_cast<std::int32_t*>(place.extra);
+  auto* const cell_offsets = b_offsets + RoundUp(layout.rank, 16);
+  branch->engine = &codes;
+  branch->codes = place.codes;
+  branch->v = place.extra + ExtraFloats(plan) - 2 * block;
+  branch->sums = branch->v + block;
+  branch->u = branch->v - ConvBranch::UFloats(plan, layout.rank);
+  if (layout.active_rank > 0) {
+    const Index rank = layout.rank;
+    const Index blocks = CeilDiv(rank, crossbar_.kernels_.max_rows);
+    branch->rank_step = packed + layout.rank_step() + place.group * rank;
+    for (Index r = 0; r < rank; ++r) b_offsets[r] = static_cast<std::int32_t>(r * plan.panel_row());
+    if (has_words) {
+      const CodeCells a = words.a.Blocks(place.group);
+      const CodeCells b = b_words_.Blocks(place.group);
+      branch->a = {rank,     blocks,  words.a.steps(), nullptr,
+                   a.packed, a.start, nullptr,         place.code_offsets};
+      branch->b = {columns,  plan.num_blocks(), b_words_.steps(), nullptr,
+                   b.packed, b.start,           nullptr,          b_offsets};
+    } else {
+      const Index steps = layout.Steps();
+      branch->a = {rank,    blocks,  steps,   packed + layout.a() + place.group * rank * steps,
+                   nullptr, nullptr, nullptr, place.code_offsets};
+      branch->b = {columns, plan.num_blocks(), rank,    b_.data() + column0 * rank,
+                   nullptr, nullptr,           nullptr, b_offsets};
+    }
+  }
+  if (layout.num_cells == 0) return;
+  BranchCells& cells = branch->cells;
+  cells.columns = columns;
+  cells.num_blocks = plan.num_blocks();
+  cells.offsets = place.code_offsets;
+  const std::int32_t* steps = nullptr;
+  if (has_words && !words.cells.is_lists()) {
+    const CodeCells dense = words.cells.Blocks(place.group);
+    cells.depth = words.cells.steps();
+    cells.words = dense.packed;
+    cells.start = dense.start;
+  } else if (has_words) {
+    const CodeLists lists = words.cells.Lists();
+    cells.lists = lists.starts + column0;
+    cells.words = lists.words + *cells.lists;
+    cells.start = lists.start + column0;
+    steps = lists.steps + *cells.lists;
+  } else if (layout.dense) {
+    cells.depth = layout.Steps();
+    cells.floats = packed + layout.cells() + column0 * layout.Steps();
+  } else {
+    const SparseColumns lists = SparseIn(packed + layout.cells(), layout.columns, layout.num_cells);
+    cells.lists = lists.starts + column0;
+    cells.floats = lists.values + *cells.lists;
+    steps = lists.steps + *cells.lists;
+  }
+  if (steps == nullptr) return;
+  const Index count = cells.lists[columns] - cells.lists[0];
+  std::transform(steps, steps + count, cell_offsets,
+                 [&](std::int32_t step) { return place.code_offsets[step]; });
+  cells.offsets = cell_offsets;
+}
+
+// The crossbar and its adapter one after the other.
+void ConvChain::ComputeApart(const Context& context, const Tensor& x, const Dims& y_dims,
+                             float* y) const {
+  const std::vector<Tensor> inputs{x};
+  if (!adapter_) {
+    crossbar_.Compute(Context(context, inputs, y));
+    return;
+  }
+  const Scratch h(context, y_dims.Count());
+  crossbar_.Compute(Context(context, inputs, h.data()));
+  adapter_->Compute(Context(context, {x, {abi::kFloat, y_dims, h.data()}}, y));
+}
+
+// Bias, residual and activation, in place.
+void ConvChain::Finish(const Context& context, const Dims& y_dims, const float* residual,
+                       float* y) const {
+  if (bias_.empty() && residual == nullptr && !tail_.activates) return;
+  constexpr Index kTaskFloats = Index{1} << 16;
+  const auto columns = static_cast<Index>(y_dims[1]);
+  const Index lines = static_cast<Index>(y_dims[0]) * columns;
+  const Index volume = y_dims.Count() / lines;
+  const Index tasks = std::clamp<Index>(y_dims.Count() / kTaskFloats, 1, lines);
+  context.ParallelFor(tasks, [&](Index task) {
+    const Range part = Part(lines, tasks, task);
+    for (Index line = part.begin; line < part.end; ++line) {
+      const float bias = bias_.empty() ? 0.0f : bias_[static_cast<std::size_t>(line % columns)];
+      for (Index i = line * volume; i < (line + 1) * volume; ++i) {
+        float value = y[i];
+        if (!bias_.empty()) value += bias;
+        if (residual != nullptr) value += residual[i];
+        if (tail_.activates) value = Activate(tail_, value);
+        y[i] = value;
+      }
+    }
+  });
+}
+
+}  // namespace rimc

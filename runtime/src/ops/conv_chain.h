@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "ops/common/tail.h"
+#include "ops/dora_conv.h"
+#include "ops/rram_conv.h"
+
+namespace rimc {
+
+// A crossbar, its adapter or bias, and its tail as one node: what the nodes give one by one, bit
+// for bit.
+class ConvChain {
+ public:
+  // `adapter`: a DoraConv of constants beside the crossbar, or null.
+  ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail);
+  // `bias` [M] or empty.
+  ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery, std::vector<float> bias,
+            const Tail& tail);
+  void Compute(const Context& context) const;
+
+ private:
+  struct Run;
+
+  void PackB();
+  Index ExtraFloats(const ConvPlan& plan) const;
+  bool ComputeFused(const Context& context, const Run& run) const;
+  void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
+                  ConvBranch* branch) const noexcept;
+  void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                  ConvFinish* finish) const noexcept;
+  void ComputeApart(const Context& context, const Tensor& x, const Dims& y_dims, float* y) const;
+  void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
+
+  RramConv crossbar_;
+  std::optional<DoraConv> adapter_;
+  // B in blocks of columns, of the kernels of floats or of words.
+  AlignedFloats b_;
+  ConvWords b_words_;
+  std::vector<float> bias_;
+  Tail tail_;
+};
+
+}  // namespace rimc

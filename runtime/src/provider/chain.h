@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A crossbar and what follows it in the graph and can be done while its outputs are at hand:
+//   crossbar -> Dora node -> Add of a residual -> Relu or Clip
+// each but the first where there is one. The values in between have no other reader.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ops/common/ort.h"
+#include "ops/common/tail.h"
+#include "rimc/ort_ep_abi.h"
+
+namespace rimc {
+
+// Operators of the domain that stand in a chain.
+struct ChainKind {
+  const char* crossbar;
+  const char* adapter;
+};
+
+struct Chain {
+  std::vector<const abi::Node*> nodes;
+  const abi::Node* crossbar = nullptr;
+  const abi::Node* adapter = nullptr;  // of constants
+  std::string x;
+  std::string residual;  // empty where nothing is added
+  Tail tail;             // its inputs are not set
+};
+
+// The chain that starts at the node `crossbar`. Nodes in `taken` are others'.
+Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
+                const std::vector<const abi::Node*>& taken);
+
+// Name of an input of a node, empty where it has none.
+std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index);
+
+// Sets the inputs of chain.tail: places of its values among the inputs of the compiled graph.
+void FindInputs(const abi::Api* api, const abi::Graph* graph, Chain* chain);
+
+}  // namespace rimc
