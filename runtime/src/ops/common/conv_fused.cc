@@ -261,7 +261,7 @@ struct ConvEngine::Aim {
   kernels::BlockArgs args;                // of the first column
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
-  float* local;                           // sums of its columns, where positions run on
+  float* local;                           // sums of column 0 of those, where positions run on
 };
 
 // Aims at part number `part` of the positions; `i`: which of those that are computed together.
@@ -272,7 +272,8 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
   aim->vecs = vecs;
   aim->args = {};
   AimAt(place, vecs, output, &aim->args);
-  aim->local = place.local + i * plan_.columns() * plan_.panel_row();
+  const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
+  aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
   if (finish != nullptr) aim->finish = *finish;
   ConvBranch& branch = aim->finish.branch;
   const Index panel = part * plan_.panel_row();
@@ -298,6 +299,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Range blocks = place.item.blocks;
   const Index together = PartsTogether(plan_);
+  const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
   for (Index part = 0; part < parts; part += together) {
     Aim aims[kPartsTogether];
     const Index count = std::min(together, parts - part);
@@ -308,9 +310,10 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
     }
     for (const ConvPass& pass : passes) {
       const bool ends = &pass == &passes.back();
+      Range next = first;
       for (Index b = blocks.begin; b < blocks.end; ++b) {
-        const Range columns = Part(cells.columns, cells.num_blocks, b);
-        const Range next = Part(cells.columns, cells.num_blocks, std::min(b + 1, blocks.end - 1));
+        const Range columns = next;
+        if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
           args.a =
@@ -348,8 +351,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOut
   const Index lanes = kernels_.lanes;
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
-  const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
-  float* const local = aim->local + (columns.begin - first) * local_row;
+  float* const local = aim->local + columns.begin * local_row;
   float* c[kernels::kMaxVecs];  // of the first column
   for (Index v = 0; v < vecs; ++v) {
     c[v] = args.c[v];

@@ -222,13 +222,15 @@ void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
   group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
   if (images_per_item_ == 1) {
     const Index floats = NumPhases() * conv_.depth * plane();
-    // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
+    // A band reads `reach` steps that its neighbour reads too, so it should be longer than
+    // that.
     const Index least =
         is_panels_ ? panel_row()
-                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+                   : std::max<Index>({1, 3 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
     const Index parts =
         std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
+    if (band_parts_ > 2) band_parts_ -= band_parts_ % 2;
     const auto vecs = [&](Index bands) {
       return bands * CeilDiv(CeilDiv(max_band_, bands) * band_inner_, lanes_);
     };
