@@ -4,9 +4,11 @@
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
 //   ShiftWords<bits>(left), Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the
-//   signed ones of a, exact), ToFloat, ToWords(v) (rint), Nans(v) (not 0 where a value is NaN).
+//   signed ones of a, exact), ToFloat, ToWords(v) (rint), SumWords,
+//   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN).
 #pragma once
 
+#include "kernels/code_rows.h"
 #include "kernels/kernels.h"
 #include "kernels/microkernel.h"
 #include "kernels/unroll.h"
@@ -156,6 +158,8 @@ constexpr CodeTable MakeCodeTable() {
   return {{RIMC_CODE_ROW(S, 1), RIMC_CODE_ROW(S, 2), RIMC_CODE_ROW(S, 3), RIMC_CODE_ROW(S, 4),
            RIMC_CODE_ROW(S, 5), RIMC_CODE_ROW(S, 6), RIMC_CODE_ROW(S, 7), RIMC_CODE_ROW(S, 8)},
           &PackCodes<S>,
+          &CodeRows<S>,
+          &RankWords<S>,
           RIMC_BLOCK_TABLE(S, true)};
 }
 

@@ -29,6 +29,8 @@ constexpr int kCurveTerms = 14;
 //              of two
 //   curve:     with u = clip(v / range, -1, 1) of the value v so far,
 //              u * (sum over n of curve[n] * (u * u)^n, by Horner's rule) * range
+//   table:     with `quantize` and a curve, what the line makes of codes or digits 0, 1, ..: the
+//              same values, which a kernel may look up; `table_size` of them, 128 or 256
 struct Quantizer {
   float step;
   float low;
@@ -40,6 +42,8 @@ struct Quantizer {
   float base = 0.0f;
   const float* curve = nullptr;
   float range = 0.0f;
+  const float* table = nullptr;
+  int table_size = 0;
 };
 
 // Rows of one channel to scratch memory:
@@ -82,8 +86,9 @@ struct FinishArgs {
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
-//   without ADC (gain null):  c[i, v] = partial
-//   with ADC:  code = clip(rint(partial * gain + offset), -top, top); no sum where offset is null
+//   value = partial + (sigma[i] * deviation) * z; in matmul_block only, partial where z is null
+//   without ADC (gain null):  c[i, v] = value
+//   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
 //   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y
 //
@@ -97,6 +102,10 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
+  const float* z;  // as many values as c has, and whole vectors of them readable
+  ptrdiff_t z_row;
+  const float* sigma;      // [rows]
+  const float* deviation;  // like gain
   const float* gain;
   const float* offset;
   const float* back;
@@ -137,6 +146,31 @@ struct CodeBlockArgs {
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
   const float* rank_step;
+};
+
+// Codes of rows as bytes: to[i * to_row + k] = code(from[i * width + k]) + 128, k < width, and 128
+// from there to to_row. code as in PackArgs. Pre: to_row is a multiple of the table's lanes.
+struct CodeRowsArgs {
+  const float* from;
+  ptrdiff_t width;
+  ptrdiff_t rows;
+  uint8_t* to;
+  ptrdiff_t to_row;
+  float step;
+};
+
+// u[i, r] = clip(rint((start[r] + sum over k < row_words of the four products of x[i, k] and
+// a[r, k]) / rank_step[r]), -127, 127); words of x hold codes plus 128, those of a codes.
+// Pre: as in CodeBlockArgs; row_words is a multiple of the table's lanes.
+struct RankWordsArgs {
+  const uint32_t* x;  // [rows, row_words]
+  const uint32_t* a;  // [rank, row_words]
+  ptrdiff_t row_words;
+  ptrdiff_t rows;
+  ptrdiff_t rank;
+  const int32_t* start;
+  const float* rank_step;
+  float* u;  // [rows, rank]
 };
 
 // u[i, r] = clip(rint((sum over k of code(x[i, k]) * a[r, k]) / rank_step[r]), -127, 127)
@@ -300,6 +334,9 @@ struct CodeTable {
   CodeBlockFunction code_block[kMaxRows][kMaxVecs];
   // False where a value is NaN, for which there is no code.
   bool (*pack_codes)(const PackArgs& args);
+  // Likewise.
+  bool (*code_rows)(const CodeRowsArgs& args);
+  void (*rank_words)(const RankWordsArgs& args);
   // conv_block of the table, which can multiply words in what follows the sums.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
 };
@@ -311,8 +348,15 @@ struct KernelTable {
   int max_accumulators;  // rows * vecs of a block, at most
   int panel_vecs;        // vectors of a panel of matmul_block, at most
 
+  // Rows of a block of a panel, at most.
+  int PanelRows(ptrdiff_t vecs) const {
+    const int rows = max_accumulators / static_cast<int>(vecs);
+    return rows < max_rows ? rows : max_rows;
+  }
+
   // a[i, k] = a[i * a_row + k]; b[k, v] = b[0][(k * vecs + v) * lanes]; gain and back per lane,
-  // at v * lanes. Indexed [rows - 1][vecs - 1], vecs <= panel_vecs.
+  // at v * lanes. Indexed [rows - 1][vecs - 1], vecs <= panel_vecs, rows * vecs <=
+  // max_accumulators.
   BlockFunction matmul_block[kMaxRows][kMaxVecs];
   // a[i, k] = a[k * rows + i]; b[k, v] = b[v] + b_offset[k]; gain and back per row.
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.

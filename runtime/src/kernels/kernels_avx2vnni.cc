@@ -22,6 +22,19 @@ struct Avx2Vnni : Avx2 {
   }
   static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
   static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
+  static int32_t SumWords(Words v) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+  }
+  static void StoreBytes(uint8_t* p, Words v) {
+    const __m256i lowest = _mm256_and_si256(v, _mm256_set1_epi32(255));
+    const __m256i halves = _mm256_packus_epi32(lowest, lowest);
+    const __m256i bytes = _mm256_packus_epi16(halves, halves);
+    _mm_storel_epi64(
+        reinterpret_cast<__m128i*>(p),
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
   static unsigned Nans(Vec v) {
     return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
   }

@@ -20,6 +20,10 @@ struct Avx512Vnni : Avx512 {
   static Words ToWords(Vec v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
+  static int32_t SumWords(Words v) { return _mm512_reduce_add_epi32(v); }
+  static void StoreBytes(uint8_t* p, Words v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  }
   static unsigned Nans(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
 };
 

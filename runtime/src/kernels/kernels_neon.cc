@@ -12,6 +12,7 @@ struct Neon {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kHasLookup = false;
 
   static Vec Load(const float* p) { return vld1q_f32(p); }
   static Vec LoadN(const float* p, int n) {
@@ -71,32 +72,42 @@ struct Neon {
 
   using Int = uint32x4_t;
   static Int SetInt(uint32_t x) { return vdupq_n_u32(x); }
-  static Int Lanes() {
-    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
-    return vld1q_u32(lanes);
-  }
   static Int AddInt(Int a, Int b) { return vaddq_u32(a, b); }
   static Int SubInt(Int a, Int b) { return vsubq_u32(a, b); }
   static Int Xor(Int a, Int b) { return veorq_u32(a, b); }
   static Int And(Int a, Int b) { return vandq_u32(a, b); }
   template <int kBits>
-  static Int ShiftLeft(Int a) {
-    return vshlq_n_u32(a, kBits);
-  }
-  template <int kBits>
   static Int ShiftRight(Int a) {
     return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), kBits));
-  }
-  static Int Mul64(Int a, Int b, Int* high) {
-    // Products of lanes 0 and 1, then of 2 and 3; lower halves are the even words.
-    const Int first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
-    const Int second = vreinterpretq_u32_u64(vmull_high_u32(a, b));
-    *high = vuzp2q_u32(first, second);
-    return vuzp1q_u32(first, second);
   }
   static Vec ToFloat(Int a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
   static Int FloatBits(Vec v) { return vreinterpretq_u32_f32(v); }
   static Vec BitsFloat(Int a) { return vreinterpretq_f32_u32(a); }
+
+  // Words 0, 1 and 2, 3.
+  struct Wide {
+    uint64x2_t low, high;
+  };
+  static Wide SetWide(uint32_t x) {
+    const uint64x2_t word = vreinterpretq_u64_u32(SetInt(x));
+    return {word, word};
+  }
+  static Wide CountWide(uint32_t first) {
+    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
+    const Int words = vaddq_u32(SetInt(first), vld1q_u32(lanes));
+    return {vmovl_u32(vget_low_u32(words)), vmovl_u32(vget_high_u32(words))};
+  }
+  static Wide MulWide(Wide a, uint32_t word) {
+    const uint32x2_t factor = vdup_n_u32(word);
+    return {vmull_u32(vmovn_u64(a.low), factor), vmull_u32(vmovn_u64(a.high), factor)};
+  }
+  static Wide UpperWide(Wide a) { return {vshrq_n_u64(a.low, 32), vshrq_n_u64(a.high, 32)}; }
+  static Wide XorWide(Wide a, Wide b, uint32_t word) {
+    const Wide third = SetWide(word);
+    return {veorq_u64(veorq_u64(a.low, b.low), third.low),
+            veorq_u64(veorq_u64(a.high, b.high), third.high)};
+  }
+  static Int Narrow(Wide a) { return vcombine_u32(vmovn_u64(a.low), vmovn_u64(a.high)); }
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ struct Scalar {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 16;
   static constexpr int kPanelVecs = 4;
+  static constexpr bool kHasLookup = false;
 
   static Vec Load(const float* p) { return *p; }
   static Vec LoadN(const float* p, int n) { return n > 0 ? *p : 0.0f; }
@@ -46,24 +47,14 @@ struct Scalar {
 
   using Int = uint32_t;
   static Int SetInt(uint32_t x) { return x; }
-  static Int Lanes() { return 0; }
   static Int AddInt(Int a, Int b) { return a + b; }
   static Int SubInt(Int a, Int b) { return a - b; }
   static Int Xor(Int a, Int b) { return a ^ b; }
   static Int And(Int a, Int b) { return a & b; }
   template <int kBits>
-  static Int ShiftLeft(Int a) {
-    return a << kBits;
-  }
-  template <int kBits>
   static Int ShiftRight(Int a) {
     // Of a negative word: ones from the left, without the shift that C++17 leaves open.
     return a >> kBits | (0u - (a >> 31)) << (32 - kBits);
-  }
-  static Int Mul64(Int a, Int b, Int* high) {
-    const uint64_t product = uint64_t{a} * b;
-    *high = static_cast<Int>(product >> 32);
-    return static_cast<Int>(product);
   }
   static Vec ToFloat(Int a) {
     int32_t number;
@@ -80,6 +71,14 @@ struct Scalar {
     ::memcpy(&v, &a, sizeof(v));
     return v;
   }
+
+  using Wide = uint64_t;
+  static Wide SetWide(uint32_t x) { return x; }
+  static Wide CountWide(uint32_t first) { return first; }
+  static Wide MulWide(Wide a, uint32_t word) { return uint64_t{Narrow(a)} * word; }
+  static Wide UpperWide(Wide a) { return a >> 32; }
+  static Wide XorWide(Wide a, Wide b, uint32_t word) { return a ^ b ^ word; }
+  static Int Narrow(Wide a) { return static_cast<uint32_t>(a); }
 };
 
 }  // namespace

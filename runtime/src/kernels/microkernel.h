@@ -139,6 +139,20 @@ void Block(const BlockArgs& args) {
     }
   }
 
+  if constexpr (!kConv) {
+    if (args.z != nullptr) {
+      RIMC_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const Vec sigma = S::Set1(args.sigma[i]);
+        RIMC_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec deviation = S::Mul(sigma, S::Load(args.deviation + v * S::kLanes));
+          const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
+          acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
+        }
+      }
+    }
+  }
   if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
   if constexpr (kConv) {
     if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
@@ -163,8 +177,9 @@ constexpr BlockFunction PickBlock() {
   }
 }
 
-// What is done with the values of a word line: nothing, the converter alone, or all of Quantizer.
-enum class Drive { kNone, kConvert, kFull };
+// What is done with the values of a word line: nothing, the converter alone, all of Quantizer, or
+// that with values from its table.
+enum class Drive { kNone, kConvert, kFull, kTable128, kTable256 };
 
 // A template so that every ISA has its own.
 template <class S>
@@ -172,11 +187,29 @@ Drive DriveOf(const Quantizer* quantizer) {
   if (quantizer == nullptr) return Drive::kNone;
   const bool plain =
       quantizer->quantize && !(quantizer->base > 0.0f) && quantizer->curve == nullptr;
-  return plain ? Drive::kConvert : Drive::kFull;
+  if (plain) return Drive::kConvert;
+  if (!S::kHasLookup || quantizer->table == nullptr) return Drive::kFull;
+  return quantizer->table_size == 128 ? Drive::kTable128 : Drive::kTable256;
 }
 
+// Tables in registers, where there are some.
 template <class S, Drive kDrive>
-inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) {
+struct LineTable {
+  explicit LineTable(const Quantizer&) {}
+  typename S::Vec operator()(typename S::Vec magnitude) const { return magnitude; }
+};
+template <class S>
+struct LineTable<S, Drive::kTable128> : S::template Lookup<128> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<128>(q.table) {}
+};
+template <class S>
+struct LineTable<S, Drive::kTable256> : S::template Lookup<256> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<256>(q.table) {}
+};
+
+template <class S, Drive kDrive>
+inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer,
+                                 const LineTable<S, kDrive>& table) {
   using Vec = typename S::Vec;
   if (kDrive == Drive::kNone) return v;
   const Vec out = S::Set1(quantizer.out);
@@ -193,6 +226,7 @@ inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) 
       const Vec digits = S::Floor(S::Mul(magnitude, S::Set1(quantizer.down)));
       v = S::CopySign(S::Sub(digits, S::Mul(S::Set1(quantizer.base), upper)), v);
     }
+    if (kDrive != Drive::kFull) return S::CopySign(table(S::Abs(v)), v);
     v = S::Mul(v, out);
   }
   if (quantizer.curve == nullptr) return v;
@@ -208,18 +242,29 @@ inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer) 
 
 template <class S, Drive kDrive>
 void QuantizeOf(const float* x, float* y, ptrdiff_t count, Quantizer quantizer) {
+  const LineTable<S, kDrive> table(quantizer);
   for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
     const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
-    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer));
+    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer, table));
   }
 }
 
 template <class S>
 void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
-  if (DriveOf<S>(&quantizer) == Drive::kConvert) {
-    QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
-  } else {
-    QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
+  switch (DriveOf<S>(&quantizer)) {
+    case Drive::kConvert:
+      return QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (quantizer.table_size == 128) {
+          return QuantizeOf<S, Drive::kTable128>(x, y, count, quantizer);
+        }
+        return QuantizeOf<S, Drive::kTable256>(x, y, count, quantizer);
+      }
+      [[fallthrough]];
+    default:
+      return QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
   }
 }
 
@@ -228,6 +273,7 @@ void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
   const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
   const Quantizer quantizer = kDrive == Drive::kNone ? none : *args.quantizer;
+  const LineTable<S, kDrive> table(quantizer);
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     const float* from = args.from + r * args.from_row;
     float* to = args.to + r * args.to_row;
@@ -243,7 +289,7 @@ void CopyRowsOf(const CopyArgs& args) {
         for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
         v = S::LoadN(picked, lanes);
       }
-      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer));
+      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer, table));
     }
   }
 }
@@ -271,6 +317,13 @@ void CopyRows(const CopyArgs& args) {
       return CopyRowsStride<S, Drive::kNone>(flat);
     case Drive::kConvert:
       return CopyRowsStride<S, Drive::kConvert>(flat);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (flat.quantizer->table_size == 128) return CopyRowsStride<S, Drive::kTable128>(flat);
+        return CopyRowsStride<S, Drive::kTable256>(flat);
+      }
+      [[fallthrough]];
     case Drive::kFull:
       return CopyRowsStride<S, Drive::kFull>(flat);
   }

@@ -6,11 +6,14 @@
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
 //   NaN), Sum (any order), Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude,
-//   sign), AnyAtLeast(v, bound), SelectLess(a, b, x, y) = a < b ? x : y,
+//   sign), AnyAtLeast(v, bound), SelectLess(a, b, x, y) = a < b ? x : y, kHasLookup and, where
+//   true, Lookup<n>(p), a function of p[i] for whole numbers i < n (NaN stays NaN),
 // and over words of 32 bits:
-//   Int, SetInt, Lanes() (0, 1, ..), AddInt, SubInt, Xor, And, ShiftLeft<n>, ShiftRight<n>
-//   (arithmetic), Mul64(a, b, &high) (low half returned), ToFloat (of a signed word), FloatBits,
-//   BitsFloat.
+//   Int, SetInt, AddInt, SubInt, Xor, And, ShiftRight<n> (arithmetic), ToFloat (of a signed word),
+//   FloatBits, BitsFloat,
+// and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:
+//   Wide, SetWide, CountWide(first) (first, first + 1, ..), MulWide(a, word) (all 64 bits of the
+//   products), UpperWide (upper halves to the lower), XorWide(a, b, word), Narrow (to an Int).
 #pragma once
 
 #include "kernels/kernels.h"

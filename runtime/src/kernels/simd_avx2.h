@@ -20,6 +20,7 @@ struct Avx2 {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 12;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kHasLookup = false;
 
   static __m256i Mask(int n) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
@@ -68,28 +69,42 @@ struct Avx2 {
 
   using Int = __m256i;
   static Int SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
-  static Int Lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   static Int AddInt(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static Int SubInt(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static Int Xor(Int a, Int b) { return _mm256_xor_si256(a, b); }
   static Int And(Int a, Int b) { return _mm256_and_si256(a, b); }
   template <int kBits>
-  static Int ShiftLeft(Int a) {
-    return _mm256_slli_epi32(a, kBits);
-  }
-  template <int kBits>
   static Int ShiftRight(Int a) {
     return _mm256_srai_epi32(a, kBits);
-  }
-  static Int Mul64(Int a, Int b, Int* high) {
-    const Int even = _mm256_mul_epu32(a, b);
-    const Int odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), b);
-    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
   }
   static Vec ToFloat(Int a) { return _mm256_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm256_castps_si256(v); }
   static Vec BitsFloat(Int a) { return _mm256_castsi256_ps(a); }
+
+  // Words 0, 2, 4, 6 and 1, 3, 5, 7.
+  struct Wide {
+    __m256i even, odd;
+  };
+  static Wide SetWide(uint32_t x) { return {SetInt(x), SetInt(x)}; }
+  static Wide CountWide(uint32_t first) {
+    const Int word = SetInt(first);
+    return {AddInt(word, _mm256_setr_epi32(0, 0, 2, 0, 4, 0, 6, 0)),
+            AddInt(word, _mm256_setr_epi32(1, 0, 3, 0, 5, 0, 7, 0))};
+  }
+  static Wide MulWide(Wide a, uint32_t word) {
+    const Int factor = SetInt(word);
+    return {_mm256_mul_epu32(a.even, factor), _mm256_mul_epu32(a.odd, factor)};
+  }
+  static Wide UpperWide(Wide a) {
+    return {_mm256_srli_epi64(a.even, 32), _mm256_srli_epi64(a.odd, 32)};
+  }
+  static Wide XorWide(Wide a, Wide b, uint32_t word) {
+    const Int third = SetInt(word);
+    return {Xor(Xor(a.even, b.even), third), Xor(Xor(a.odd, b.odd), third)};
+  }
+  static Int Narrow(Wide a) {
+    return _mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa);
+  }
 
   static void Transpose(Vec* v) {
     // Within quarters of the tile first, then the quarters among themselves.

@@ -16,7 +16,8 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
-  static constexpr int kPanelVecs = 3;
+  static constexpr int kPanelVecs = 4;
+  static constexpr bool kHasLookup = true;
 
   static __mmask16 Mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static Vec Load(const float* p) { return _mm512_loadu_ps(p); }
@@ -60,31 +61,74 @@ struct Avx512 {
 
   using Int = __m512i;
   static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
-  static Int Lanes() {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  }
   static Int AddInt(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static Int SubInt(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static Int Xor(Int a, Int b) { return _mm512_xor_si512(a, b); }
   static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
   template <int kBits>
-  static Int ShiftLeft(Int a) {
-    return _mm512_slli_epi32(a, kBits);
-  }
-  template <int kBits>
   static Int ShiftRight(Int a) {
     return _mm512_srai_epi32(a, kBits);
-  }
-  static Int Mul64(Int a, Int b, Int* high) {
-    constexpr __mmask16 kOdd = 0xaaaa;
-    const Int even = _mm512_mul_epu32(a, b);
-    const Int odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), b);
-    *high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), kOdd, odd);
-    return _mm512_mask_mov_epi32(even, kOdd, _mm512_slli_epi64(odd, 32));
   }
   static Vec ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
   static Vec BitsFloat(Int a) { return _mm512_castsi512_ps(a); }
+
+  template <int kSize>
+  struct Lookup {
+    Vec table[kSize / 16];
+    explicit Lookup(const float* from) {
+      RIMC_UNROLL
+      for (int i = 0; i < kSize / 16; ++i) table[i] = Load(from + i * 16);
+    }
+    Vec operator()(Vec magnitude) const {
+      const Int index = _mm512_cvtps_epi32(magnitude);
+      Vec found[kSize / 32];
+      RIMC_UNROLL
+      for (int i = 0; i < kSize / 32; ++i) {
+        found[i] = _mm512_permutex2var_ps(table[2 * i], index, table[2 * i + 1]);
+      }
+      int bit = 32;
+      RIMC_UNROLL
+      for (int half = kSize / 64; half > 0; half /= 2) {
+        const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(bit));
+        RIMC_UNROLL
+        for (int i = 0; i < half; ++i) {
+          found[i] = _mm512_mask_mov_ps(found[2 * i], upper, found[2 * i + 1]);
+        }
+        bit *= 2;
+      }
+      const __mmask16 nan = _mm512_cmp_ps_mask(magnitude, magnitude, _CMP_UNORD_Q);
+      return _mm512_mask_mov_ps(found[0], nan, magnitude);
+    }
+  };
+
+  // Words 0 to 7 and 8 to 15.
+  struct Wide {
+    __m512i low, high;
+  };
+  static Wide SetWide(uint32_t x) { return {SetInt(x), SetInt(x)}; }
+  static Wide CountWide(uint32_t first) {
+    const Int word = SetInt(first);
+    return {AddInt(word, _mm512_setr_epi32(0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0)),
+            AddInt(word, _mm512_setr_epi32(8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15, 0))};
+  }
+  static Wide MulWide(Wide a, uint32_t word) {
+    const Int factor = SetInt(word);
+    return {_mm512_mul_epu32(a.low, factor), _mm512_mul_epu32(a.high, factor)};
+  }
+  static Wide UpperWide(Wide a) {
+    return {_mm512_srli_epi64(a.low, 32), _mm512_srli_epi64(a.high, 32)};
+  }
+  static Wide XorWide(Wide a, Wide b, uint32_t word) {
+    constexpr int kXor3 = 0x96;
+    const Int third = SetInt(word);
+    return {_mm512_ternarylogic_epi32(a.low, b.low, third, kXor3),
+            _mm512_ternarylogic_epi32(a.high, b.high, third, kXor3)};
+  }
+  static Int Narrow(Wide a) {
+    const Int even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(a.low, even, a.high);
+  }
 
   static void Transpose(Vec* v) {
     // Within 4 x 4 blocks of the tile first, then the blocks among themselves.

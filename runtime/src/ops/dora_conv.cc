@@ -107,12 +107,12 @@ DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& la
   const Index window = conv.Window();
   if (layout.active_rank > 0) {
     words.a = ConvWords(adapter[kLoraA].Int8s(),
-                        {conv.group, layout.rank, conv.depth, window, kernels_.max_rows}, false);
+                        {conv.group, layout.rank, conv.depth, window, kernels_.max_rows});
   }
   if (layout.num_cells > 0) {
     words.cells =
-        ConvWords(FullMatrix(adapter, layout.Grid()).data(),
-                  {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows}, true);
+        ConvWords(adapter, layout.Grid(),
+                  {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows});
   }
   const Index steps = CeilDiv(conv.depth, kWordChannels) * window;
   const Index cells = words.cells.is_lists() ? CeilDiv(words.cells.max_group_words(), steps)

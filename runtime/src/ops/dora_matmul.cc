@@ -20,19 +20,10 @@ constexpr Index kChunkRows = 16;
 // at a time, although the codes then lie in the L2 cache.
 constexpr Index kChunkVecs = 4;
 // Word lines of a pass over a panel, and rows of a task that reads panels, as in RramMatMul.
-constexpr Index kPassRows = 256;
+constexpr Index kPassRows = 384;
 constexpr Index kDenseTaskRows = 48;
 
 }  // namespace
-
-struct DoraMatMul::Run {
-  const Layout& layout;
-  const float* packed;
-  float x_scale;
-  const float* x;
-  const float* h;
-  float* y;
-};
 
 DoraMatMul::DoraMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto adapter = ConstantAdapter(node);
@@ -41,6 +32,7 @@ DoraMatMul::DoraMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   layout_ = Check(*adapter);
   packed_ = AlignedFloats(layout_.size());
   Pack(*adapter, layout_, packed_.data());
+  words_ = PackWords(*adapter, layout_);
   x_scale_ = (*adapter)[kXScale].Floats()[0];
 }
 
@@ -102,12 +94,11 @@ void DoraMatMul::PackPanels(const DoraTensors& adapter, const Layout& layout, fl
     const Index first = vecs.begin * kernels_.lanes * layout.depth;
     for (Index n = 0; n < width; ++n) places.push_back({first + n, width});
   }
-  const CellGrid grid = layout.Grid();
+  CellPlaces cells(layout.Grid());
   for (Index e = 0; e < layout.num_cells; ++e) {
-    const std::int64_t index = adapter[kSparseIndex].Int64s()[e];
-    const auto [first, width] = places[static_cast<std::size_t>(grid.Column(index))];
-    panels[first + grid.Step(index) * width] =
-        static_cast<float>(adapter[kSparseValues].Int8s()[e]);
+    const auto [column, step] = cells.Find(adapter[kSparseIndex].Int64s()[e]);
+    const auto [first, width] = places[static_cast<std::size_t>(column)];
+    panels[first + step * width] = static_cast<float>(adapter[kSparseValues].Int8s()[e]);
   }
 }
 
@@ -141,14 +132,27 @@ void DoraMatMul::Compute(const Context& context) const {
                                                   : 1;
   const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
                                      std::min(kMaxTasks, CeilDiv(rows, least_rows)));
-  const Index packed_floats = is_constant_ ? 0 : RoundUp(layout.size(), 16);
-  const Index task_floats = RoundUp(TaskFloats(layout, CeilDiv(rows, num_tasks)), 16);
-  const Scratch scratch(context, packed_floats + num_tasks * task_floats);
-  if (!is_constant_) Pack(adapter, layout, scratch.data());
-  const float* const packed = is_constant_ ? packed_.data() : scratch.data();
-  const Run run{layout, packed, x_scale, x.Floats(), h.Floats(), y};
+  const Scratch memory(context, is_constant_ ? 0 : layout.size());
+  if (!is_constant_) Pack(adapter, layout, memory.data());
+  const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
+  const Run run{layout,
+                is_constant_ ? packed_.data() : memory.data(),
+                is_constant_ ? words_ : words,
+                x_scale,
+                x.Floats(),
+                h.Floats(),
+                y};
+  const bool silent = rank == 0 && layout.num_cells == 0;
+  if (kernels_.codes != nullptr && !silent && RunWords(context, run, rows, num_tasks)) return;
+  RunFloats(context, run, rows, num_tasks);
+}
+
+void DoraMatMul::RunFloats(const Context& context, const Run& run, Index rows,
+                           Index num_tasks) const {
+  const Index task_floats = RoundUp(TaskFloats(run.layout, CeilDiv(rows, num_tasks)), 16);
+  const Scratch scratch(context, num_tasks * task_floats);
   context.ParallelFor(num_tasks, [&](Index task) {
-    RunTask(run, Part(rows, num_tasks, task), scratch.data() + packed_floats + task * task_floats);
+    RunTask(run, Part(rows, num_tasks, task), scratch.data() + task * task_floats);
   });
 }
 
@@ -197,13 +201,13 @@ void DoraMatMul::SumDense(const Run& run, Range rows, const float* codes) const 
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_panels = NumPanels(layout);
-  const Index num_blocks = CeilDiv(rows.size(), kernels_.max_rows);
   kernels::BlockArgs args{};
   args.a_row = layout.depth;
   args.c_row = layout.columns;
   for (Index panel = 0; panel < num_panels; ++panel) {
     const Range vecs = Part(layout.b_row / lanes, num_panels, panel);
     const Index n0 = vecs.begin * lanes;
+    const Index num_blocks = CeilDiv(rows.size(), kernels_.PanelRows(vecs.size()));
     for (Index v = 0; v < vecs.size(); ++v) {
       args.lanes[v] = static_cast<int>(std::min(lanes, layout.columns - n0 - v * lanes));
     }

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
 #include "kernels/kernels.h"
+#include "ops/common/conv_codes.h"
 #include "ops/common/dora.h"
 #include "ops/common/ort.h"
 #include "ops/common/shape_inference.h"
@@ -49,11 +54,28 @@ class DoraMatMul {
       return cells() + (dense ? depth * b_row : SparseFloats(columns, num_cells));
     }
   };
+  // Both matrices once more, for the integer kernels of processors that have them.
+  struct Words {
+    Index row_words = 0;              // of the codes of a row
+    std::vector<std::uint32_t> a;     // [R, row_words]
+    std::vector<std::int32_t> start;  // [R] -128 times the sum of a
+    ConvWords cells;
+    std::vector<std::int32_t> offsets;  // of the words of `cells` in turned codes
+  };
   struct Run;
 
   Layout Check(const DoraTensors& adapter) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
   void PackPanels(const DoraTensors& adapter, const Layout& layout, float* panels) const;
+  Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
+  // Whether x has codes; without (a NaN) y is not complete.
+  bool RunWords(const Context& context, const Run& run, Index rows, Index num_tasks) const;
+  bool RunWordTask(const Run& run, Range rows, float* memory) const noexcept;
+  // X S of a chunk of rows, to y. `sums`: memory [N, chunk_rows], or of a vector of columns where
+  // cells are lists.
+  void SumWordLists(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
+  void SumWordBlocks(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
+  void RunFloats(const Context& context, const Run& run, Index rows, Index num_tasks) const;
   Index NumPanels(const Layout& layout) const {
     return CeilDiv(layout.b_row / kernels_.lanes, kernels_.panel_vecs);
   }
@@ -73,6 +95,17 @@ class DoraMatMul {
   Layout layout_{};
   float x_scale_ = 1.0f;
   AlignedFloats packed_;
+  Words words_;
+};
+
+struct DoraMatMul::Run {
+  const Layout& layout;
+  const float* packed;
+  const Words& words;
+  float x_scale;
+  const float* x;
+  const float* h;
+  float* y;
 };
 
 }  // namespace rimc

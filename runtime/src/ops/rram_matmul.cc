@@ -2,15 +2,16 @@
 #include "ops/rram_matmul.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "dispatch.h"
 
 namespace rimc {
 namespace {
 
-// Word lines of a pass without ADC: 256 rows of a panel of three AVX-512 vectors fill the L1
-// cache. Passes are resumed, so the sums don't depend on it.
-constexpr Index kPassRows = 256;
+// Word lines of a pass without tiles: those of a panel stay in the L2 cache. Passes are resumed, so
+// the sums don't depend on it.
+constexpr Index kPassRows = 384;
 // Multiplications of a task: a few microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 18;
 // Fewer rows take as long as these: reading the panels costs more than the products.
@@ -18,7 +19,9 @@ constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
-// Sums that a task stores at a time: they should stay in the L2 cache.
+// Word lines, or draws, that a task makes at a time, and sums that it stores: they should stay in
+// the L2 cache.
+constexpr Index kChunkFloats = 3 << 15;
 constexpr Index kStoredFloats = Index{1} << 14;
 
 }  // namespace
@@ -28,16 +31,34 @@ struct RramMatMul::Work {
   const float* x;
   float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
   float* squares;  // of it; null without relative read noise
-  float* sums;     // of tasks that store sums
   float* y;
   Index rows;
   Index row_tasks;
   Index panel_tasks;
   std::uint64_t run;
+  bool task_lines;    // tasks drive word lines for themselves
+  Index chunk_rows;   // rows that a task takes at a time
+  Index line_floats;  // of a task's memory: word lines of a chunk,
+  Index z_floats;     // and draws for it
+  float* memory;      // of tasks: word lines, draws, [chunk_rows] of Chunk::sigma
+
+  Index TaskFloats() const {
+    return line_floats + z_floats + (z_floats > 0 ? RoundUp(chunk_rows, 16) : 0);
+  }
 
   const float* Line(Index plane, Index depth) const {
     return x_line == nullptr ? x : x_line + plane * rows * depth;
   }
+};
+
+// Rows that a task takes at a time, and what it has made for them.
+struct RramMatMul::Chunk {
+  Range rows;
+  Range columns;
+  const float* line;  // word lines of the pass, rows K apart
+  float* made_lines;
+  float* z;      // [rows, columns]
+  float* sigma;  // [rows] root of the sum of squares of a tile's word lines
 };
 
 // The part of the output that a task stores sums of, and where.
@@ -61,6 +82,7 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
     squares_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
     kernels_.square(panels_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
   }
+  if (periphery_.noise.on) deviation_ = PadColumns(periphery_.noise.deviation);
   if (!periphery_.has_adc) return;
   gain_ = PadColumns(periphery_.adc_gain);
   back_ = PadColumns(periphery_.adc_back);
@@ -110,16 +132,16 @@ AlignedFloats RramMatMul::PadColumns(const std::vector<float>& values) const {
 }
 
 void RramMatMul::PlanPasses() {
-  const bool tiled = periphery_.has_adc && periphery_.num_tiles > 1;
-  const Index rows = tiled ? CeilDiv(depth_, periphery_.num_tiles) : kPassRows;
+  tiled_ = periphery_.has_adc && periphery_.num_tiles > 1;
+  const Index rows = tiled_ ? CeilDiv(depth_, periphery_.num_tiles) : kPassRows;
   for (Index k = 0; k < depth_; k += rows) {
     const bool first = k == 0;
     const bool last = k + rows >= depth_;
     passes_.push_back({{k, std::min(k + rows, depth_)},
-                       tiled ? k / rows : 0,
-                       !tiled && !first,
-                       tiled || last,
-                       !tiled || first,
+                       tiled_ ? k / rows : 0,
+                       !tiled_ && !first,
+                       tiled_ || last,
+                       !tiled_ || first,
                        last});
   }
 }
@@ -137,26 +159,19 @@ Output RramMatMul::Compute(const Context& context) const {
   work.rows = x.dims.Count() / depth_;
   if (work.rows == 0) return {work.y, y_dims};
 
-  const Index num_products = std::max(work.rows, kLeastRows) * depth_ * columns_;
-  const Index tasks = std::clamp(num_products / kTaskWork, Index{1}, kMaxTasks);
-  work.row_tasks = std::min(tasks, CeilDiv(work.rows, kTaskRows));
-  work.panel_tasks = std::min(CeilDiv(tasks, work.row_tasks), num_panels_);
-
-  const bool stored = periphery_.stored_sums();
-  const Index line_floats =
-      periphery_.has_line ? periphery_.num_planes() * work.rows * depth_ : Index{0};
-  const Index square_floats =
-      squares_.size() == 0 ? 0 : periphery_.num_planes() * work.rows * depth_;
-  const Index sum_floats = stored ? work.row_tasks * work.panel_tasks * StoredFloats() : 0;
-  const Scratch scratch(context, line_floats + square_floats + sum_floats);
+  PlanTasks(&work);
+  const bool stored = HasStoredSums();
+  const Index all_lines = periphery_.num_planes() * work.rows * depth_;
+  const Index line_floats = periphery_.has_line && !work.task_lines ? all_lines : 0;
+  const Index square_floats = squares_.size() == 0 ? 0 : all_lines;
+  const Index task_floats = stored ? StoredFloats() : work.TaskFloats();
+  const Scratch scratch(
+      context, line_floats + square_floats + work.row_tasks * work.panel_tasks * task_floats);
   if (line_floats > 0) work.x_line = scratch.data();
   if (square_floats > 0) work.squares = scratch.data() + line_floats;
-  if (stored) {
-    work.sums = scratch.data() + line_floats + square_floats;
-    work.run = runs_.fetch_add(1, std::memory_order_relaxed);
-  }
-  // Where several tasks share rows, their word lines come first.
-  if (stored || (work.x_line != nullptr && work.panel_tasks > 1)) DriveLines(context, work);
+  work.memory = scratch.data() + line_floats + square_floats;
+  if (stored || periphery_.noise.on) work.run = runs_.fetch_add(1, std::memory_order_relaxed);
+  DriveLines(context, work);
   context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) {
     if (stored) {
       RunStoredTask(work, task);
@@ -165,6 +180,36 @@ Output RramMatMul::Compute(const Context& context) const {
     }
   });
   return {work.y, y_dims};
+}
+
+void RramMatMul::PlanTasks(Work* work) const {
+  const Index num_products = std::max(work->rows, kLeastRows) * depth_ * columns_;
+  const Index tasks = std::clamp(num_products / kTaskWork, Index{1}, kMaxTasks);
+  work->row_tasks = std::min(tasks, CeilDiv(work->rows, kTaskRows));
+  const Index task_panels =
+      CeilDiv(num_panels_, std::min(CeilDiv(tasks, work->row_tasks), num_panels_));
+  work->panel_tasks = CeilDiv(num_panels_, task_panels);
+  if (HasStoredSums()) return;
+
+  // Where several tasks share rows, their word lines come first.
+  work->task_lines = periphery_.has_line && work->panel_tasks == 1;
+  const Index line_row = work->task_lines ? depth_ : Index{0};
+  const Index z_row =
+      periphery_.noise.on ? task_panels * kernels_.panel_vecs * kernels_.lanes : Index{0};
+  work->chunk_rows = CeilDiv(work->rows, work->row_tasks);
+  const Index widest = std::max(line_row, z_row);
+  if (widest > 0) {
+    const Index most = std::max(kChunkFloats / widest, Index{kernels_.max_rows});
+    work->chunk_rows = std::min(work->chunk_rows, most);
+  }
+  work->line_floats = RoundUp(work->chunk_rows * line_row, 16);
+  // Kernels read whole vectors of draws.
+  if (z_row > 0) work->z_floats = RoundUp(work->chunk_rows * z_row + kernels_.lanes, 16);
+}
+
+Range RramMatMul::TaskColumns(Range panels) const {
+  return {PanelVecs(panels.begin).begin * kernels_.lanes,
+          std::min(PanelVecs(panels.end - 1).end * kernels_.lanes, columns_)};
 }
 
 // Word lines of all planes, and their squares where these are wanted.
@@ -188,46 +233,94 @@ void RramMatMul::DriveLines(const Context& context, const Work& work) const {
 void RramMatMul::RunTask(const Work& work, Index task) const {
   const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
-  const float* x = work.Line(0, depth_);
-  if (work.x_line != nullptr && work.panel_tasks == 1) {
-    kernels_.quantize(work.x + rows.begin * depth_, work.x_line + rows.begin * depth_,
-                      rows.size() * depth_, periphery_.Line(0));
+  Chunk chunk{};
+  chunk.columns = TaskColumns(panels);
+  chunk.made_lines = work.memory + task * work.TaskFloats();
+  if (work.z_floats > 0) {
+    chunk.z = chunk.made_lines + work.line_floats;
+    chunk.sigma = chunk.z + work.z_floats;
   }
-  const Index num_blocks = CeilDiv(rows.size(), kernels_.max_rows);
-  const Index width = num_vecs_ * kernels_.lanes;
-
-  kernels::BlockArgs args{};
-  args.a_row = depth_;
-  args.c_row = columns_;
-  args.top = periphery_.adc_top;
-  for (Index panel = panels.begin; panel < panels.end; ++panel) {
-    const Range vecs = PanelVecs(panel);
-    const Index n0 = vecs.begin * kernels_.lanes;
-    for (Index v = 0; v < vecs.size(); ++v) {
-      args.lanes[v] =
-          static_cast<int>(std::min<Index>(kernels_.lanes, columns_ - n0 - v * kernels_.lanes));
-    }
+  for (Index row = rows.begin; row < rows.end; row += work.chunk_rows) {
+    chunk.rows = {row, std::min(row + work.chunk_rows, rows.end)};
     for (const Pass& pass : passes_) {
-      args.b[0] = panels_.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
-      args.depth = pass.k.size();
-      const bool adc = periphery_.has_adc && pass.whole;
-      const Index converter = (periphery_.adc_tiles == 1 ? 0 : pass.tile) * width + n0;
-      args.gain = adc ? gain_.data() + converter : nullptr;
-      args.offset = adc && offset_.size() > 0 ? offset_.data() + converter : nullptr;
-      args.back = adc ? back_.data() + n0 : nullptr;
-      args.resume = pass.resume;
-      args.first = pass.first;
-      args.last = pass.last;
-      for (Index block = 0; block < num_blocks; ++block) {
-        const Range part = Part(rows.size(), num_blocks, block);
-        const Index row = rows.begin + part.begin;
-        args.a = x + row * depth_ + pass.k.begin;
-        for (Index v = 0; v < vecs.size(); ++v) {
-          args.c[v] = work.y + row * columns_ + n0 + v * kernels_.lanes;
-        }
-        kernels_.matmul_block[part.size() - 1][vecs.size() - 1](args);
+      TakeLines(work, pass, &chunk);
+      if (chunk.z != nullptr && pass.whole) DrawNoise(work, pass, chunk);
+      for (Index panel = panels.begin; panel < panels.end; ++panel) {
+        MultiplyPanel(work, pass, chunk, panel);
       }
     }
+  }
+}
+
+void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const {
+  const Index row = chunk->rows.begin * depth_;
+  if (!work.task_lines) {
+    chunk->line = work.Line(0, depth_) + row + pass.k.begin;
+    return;
+  }
+  if (pass.k.begin == 0) {
+    kernels_.quantize(work.x + row, chunk->made_lines, chunk->rows.size() * depth_,
+                      periphery_.Line(0));
+  }
+  chunk->line = chunk->made_lines + pass.k.begin;
+}
+
+// Draws for all sums of a tile.
+void RramMatMul::DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const {
+  const Index width = chunk.columns.size();
+  const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
+  // Rows of all columns lie one after the other in the output.
+  const Index joined = width == columns_ ? chunk.rows.size() : 1;
+  for (Index i = 0; i < chunk.rows.size(); i += joined) {
+    const Index start = (chunk.rows.begin + i) * columns_ + chunk.columns.begin;
+    kernels_.normals({key, static_cast<std::uint64_t>(start), joined * width, chunk.z + i * width});
+  }
+  const float* const line = tiled_ ? chunk.line : chunk.line - pass.k.begin;
+  for (Index i = 0; i < chunk.rows.size(); ++i) {
+    chunk.sigma[i] =
+        std::sqrt(kernels_.sum_squares(line + i * depth_, tiled_ ? pass.k.size() : depth_));
+  }
+}
+
+void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& chunk,
+                               Index panel) const {
+  const Range vecs = PanelVecs(panel);
+  const Index n0 = vecs.begin * kernels_.lanes;
+  const Index width = num_vecs_ * kernels_.lanes;
+  kernels::BlockArgs args{};
+  args.b[0] = panels_.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
+  args.a_row = depth_;
+  args.depth = pass.k.size();
+  args.c_row = columns_;
+  for (Index v = 0; v < vecs.size(); ++v) {
+    args.lanes[v] =
+        static_cast<int>(std::min<Index>(kernels_.lanes, columns_ - n0 - v * kernels_.lanes));
+  }
+  if (periphery_.has_adc && pass.whole) {
+    const Index converter = (periphery_.adc_tiles == 1 ? 0 : pass.tile) * width + n0;
+    args.gain = gain_.data() + converter;
+    args.offset = offset_.size() > 0 ? offset_.data() + converter : nullptr;
+    args.back = back_.data() + n0;
+    args.top = periphery_.adc_top;
+  }
+  const bool noisy = chunk.z != nullptr && pass.whole;
+  if (noisy) args.deviation = deviation_.data() + n0;
+  args.z_row = chunk.columns.size();
+  args.resume = pass.resume;
+  args.first = pass.first;
+  args.last = pass.last;
+  const Index num_blocks = CeilDiv(chunk.rows.size(), kernels_.PanelRows(vecs.size()));
+  for (Index block = 0; block < num_blocks; ++block) {
+    const Range rows = Part(chunk.rows.size(), num_blocks, block);
+    args.a = chunk.line + rows.begin * depth_;
+    if (noisy) {
+      args.z = chunk.z + rows.begin * args.z_row + n0 - chunk.columns.begin;
+      args.sigma = chunk.sigma + rows.begin;
+    }
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
+    }
+    kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
   }
 }
 
@@ -245,10 +338,9 @@ void RramMatMul::RunStoredTask(const Work& work, Index task) const {
   const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
   Stored part{};
   part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
-  part.columns = {PanelVecs(part.panels.begin).begin * kernels_.lanes,
-                  std::min(PanelVecs(part.panels.end - 1).end * kernels_.lanes, columns_)};
+  part.columns = TaskColumns(part.panels);
   const Index floats = StoredRows() * columns_;
-  part.partial = work.sums + task * StoredFloats();
+  part.partial = work.memory + task * StoredFloats();
   part.z = periphery_.noise.on ? part.partial + floats : nullptr;
   part.variance = work.squares != nullptr ? part.partial + 2 * floats : nullptr;
   for (Index row = rows.begin; row < rows.end; row += StoredRows()) {
@@ -268,7 +360,6 @@ void RramMatMul::RunStoredTask(const Work& work, Index task) const {
 // sums [rows, columns] of a part, for the word lines of a pass.
 void RramMatMul::Multiply(const float* x, const AlignedFloats& packed, const Stored& part,
                           const Pass& pass, float* sums) const {
-  const Index num_blocks = CeilDiv(part.rows.size(), kernels_.max_rows);
   const Index width = part.columns.size();
   kernels::BlockArgs args{};
   args.a_row = depth_;
@@ -278,6 +369,7 @@ void RramMatMul::Multiply(const float* x, const AlignedFloats& packed, const Sto
   for (Index panel = part.panels.begin; panel < part.panels.end; ++panel) {
     const Range vecs = PanelVecs(panel);
     const Index n0 = vecs.begin * kernels_.lanes;
+    const Index num_blocks = CeilDiv(part.rows.size(), kernels_.PanelRows(vecs.size()));
     args.b[0] = packed.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
     for (Index v = 0; v < vecs.size(); ++v) {
       args.lanes[v] =

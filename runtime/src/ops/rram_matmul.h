@@ -14,8 +14,8 @@ namespace rimc {
 
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
-// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
-// first.
+// Sums are read as they leave the registers; only relative read noise and bit-serial inputs store
+// them first.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";
@@ -39,16 +39,26 @@ class RramMatMul {
     bool last;
   };
   struct Work;
+  struct Chunk;
   struct Stored;
 
   void TakeShape(const Tensor& w);
   AlignedFloats PackPanels(const float* w) const;
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
+  bool HasStoredSums() const {
+    return periphery_.num_planes() > 1 || (periphery_.noise.on && periphery_.noise.relative);
+  }
+  void PlanTasks(Work* work) const;
+  Range TaskColumns(Range panels) const;
   Index StoredRows() const;
   Index StoredFloats() const;
   void DriveLines(const Context& context, const Work& work) const;
   void RunTask(const Work& work, Index task) const;
+  // What a pass finds on the word lines of a chunk.
+  void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
+  void DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const;
+  void MultiplyPanel(const Work& work, const Pass& pass, const Chunk& chunk, Index panel) const;
   void RunStoredTask(const Work& work, Index task) const;
   void Multiply(const float* x, const AlignedFloats& panels, const Stored& part, const Pass& pass,
                 float* sums) const;
@@ -61,12 +71,14 @@ class RramMatMul {
   Index num_vecs_ = 0;    // vectors that hold the columns
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
+  bool tiled_ = false;  // a pass is a tile
   std::vector<Pass> passes_;
-  AlignedFloats panels_;   // panel after panel, each [K, vecs * lanes], zero beyond N
-  AlignedFloats squares_;  // of w, packed the same; with relative read noise
-  AlignedFloats gain_;     // [adc_tiles, num_vecs * lanes]
-  AlignedFloats offset_;   // the same
-  AlignedFloats back_;     // [num_vecs * lanes]
+  AlignedFloats panels_;     // panel after panel, each [K, vecs * lanes], zero beyond N
+  AlignedFloats squares_;    // of w, packed the same; with relative read noise
+  AlignedFloats gain_;       // [adc_tiles, num_vecs * lanes]
+  AlignedFloats offset_;     // the same
+  AlignedFloats back_;       // [num_vecs * lanes]
+  AlignedFloats deviation_;  // the same
   mutable std::atomic<std::uint64_t> runs_{0};
 };
 

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "ops/common/conv_engine.h"
+#include "ops/common/dora.h"
+#include "ops/common/sparse.h"
 
 namespace rimc {
 
@@ -26,7 +28,9 @@ class ConvWords {
     Index window;
     Index max_rows;  // of a block
   };
-  ConvWords(const std::int8_t* cells, const Shape& shape, bool may_be_lists);
+  ConvWords(const std::int8_t* cells, const Shape& shape);
+  // Of the sparse part of an adapter; lists where that is faster.
+  ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Shape& shape);
 
   // Words of a column.
   Index steps() const { return steps_; }
@@ -37,7 +41,9 @@ class ConvWords {
   Index max_group_words() const { return max_group_words_; }
 
  private:
-  void PackLists(const std::vector<std::int32_t>& words);
+  void AddByte(std::int32_t step, std::int32_t byte, std::size_t begin);
+  std::vector<std::int32_t> FullWords() const;
+  void PackBlocks(const std::vector<std::int32_t>& words);
 
   Shape shape_{};
   Index steps_ = 0;

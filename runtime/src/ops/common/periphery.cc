@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "dispatch.h"
+
 namespace rimc {
 namespace {
 
@@ -116,6 +118,21 @@ void ReadWordLines(const NodeInfo& node, Periphery* p) {
   }
 }
 
+// What a word line carries for each code, or each digit of a plane.
+std::vector<float> TabulateCurve(const Periphery& p) {
+  kernels::Quantizer line = p.Line(0);
+  const Index most =
+      p.serial_bits > 0 ? Index{1} << p.serial_bits : static_cast<Index>(line.high) + 1;
+  if (p.curve.empty() || !line.quantize || most > 256) return {};
+  std::vector<float> values(most > 128 ? 256 : 128);
+  for (Index i = 0; i < most; ++i) {
+    values[static_cast<std::size_t>(i)] = static_cast<float>(i) * line.out;
+  }
+  line.quantize = false;
+  ActiveKernels().quantize(values.data(), values.data(), static_cast<Index>(values.size()), line);
+  return values;
+}
+
 // One value, or one per tile and bit line.
 std::vector<float> ReadConverters(const NodeInfo& node, const char* name, Index columns,
                                   Index num_tiles) {
@@ -193,6 +210,10 @@ void ReadReadNoise(const NodeInfo& node, Index columns, Periphery* p) {
 kernels::Quantizer Periphery::Line(Index plane) const {
   kernels::Quantizer q = line;
   if (!curve.empty()) q.curve = curve.data();
+  if (!curve_table.empty()) {
+    q.table = curve_table.data();
+    q.table_size = static_cast<int>(curve_table.size());
+  }
   if (serial_bits == 0) return q;
   const Index shift = plane_shifts[static_cast<std::size_t>(plane)];
   q.base = PowerOfTwo(serial_bits);
@@ -233,6 +254,7 @@ Periphery ReadPeriphery(const NodeInfo& node, Index columns, Index depth, Index 
     p.serial_bits = 0;
     p.plane_shifts = {0};
   }
+  p.curve_table = TabulateCurve(p);
   return p;
 }
 

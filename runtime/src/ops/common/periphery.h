@@ -27,6 +27,7 @@ struct Periphery {
 
   bool has_line = false;               // word lines change x
   std::vector<float> curve;            // of the word lines, kCurveTerms or none
+  std::vector<float> curve_table;      // what it makes of codes or digits; none if these are many
   kernels::Quantizer line{};           // of all bits at once; see Line()
   std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
   Index serial_bits = 0;               // bits of a plane, 0 is all of them

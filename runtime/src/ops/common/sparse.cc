@@ -45,8 +45,9 @@ Index CheckSparse(const DoraTensors& adapter, const CellGrid& grid) {
   }
   CheckIndices(index, grid);
   std::vector<Index> sums(static_cast<std::size_t>(grid.columns));
+  CellPlaces places(grid);
   for (Index e = 0; e < count; ++e) {
-    const Index column = grid.Column(index.Int64s()[e]);
+    const Index column = places.Find(index.Int64s()[e]).column;
     Index& sum = sums[static_cast<std::size_t>(column)];
     sum += std::abs(int{values.Int8s()[e]});
     if (sum > kMaxCodeSum) {
@@ -74,12 +75,14 @@ void PackSparse(const DoraTensors& adapter, const CellGrid& grid, Index step_fac
   auto* const steps = starts + grid.columns + 1;
   float* const values = memory + grid.columns + 1 + count;
   std::fill_n(starts, grid.columns + 1, 0);
-  for (Index e = 0; e < count; ++e) ++starts[grid.Column(index[e])];
+  CellPlaces places(grid);
+  for (Index e = 0; e < count; ++e) ++starts[places.Find(index[e]).column];
   // Ends of the columns; filling each from its end leaves the starts.
   for (Index m = 0; m < grid.columns; ++m) starts[m + 1] += starts[m];
   for (Index e = count - 1; e >= 0; --e) {
-    const std::int32_t at = --starts[grid.Column(index[e])];
-    steps[at] = static_cast<std::int32_t>(grid.Step(index[e]) * step_factor);
+    const auto [column, step] = places.Find(index[e]);
+    const std::int32_t at = --starts[column];
+    steps[at] = static_cast<std::int32_t>(step * step_factor);
     values[at] = static_cast<float>(adapter[kSparseValues].Int8s()[e]);
   }
 }

@@ -13,7 +13,8 @@
 namespace rimc {
 
 // The matrix that sparse_index points into: a column has `steps` cells, and cell (column, step) has
-// the index column * column_stride + step * step_stride.
+// the index column * column_stride + step * step_stride. One stride is 1, the other the number of
+// cells of the inner dimension.
 struct CellGrid {
   Index columns;
   Index steps;
@@ -21,10 +22,34 @@ struct CellGrid {
   Index step_stride;
 
   Index Count() const { return columns * steps; }
-  Index Column(std::int64_t index) const {
-    return static_cast<Index>(index) / column_stride % columns;
+};
+
+// Columns and steps of indices: one after the other, since most follow the one before by less than
+// what a division would be needed for.
+class CellPlaces {
+ public:
+  explicit CellPlaces(const CellGrid& grid)
+      : by_columns_(grid.column_stride > 1 || grid.step_stride != grid.columns),
+        inner_(by_columns_ ? grid.column_stride : grid.step_stride) {}
+
+  struct Place {
+    Index column;
+    Index step;
+  };
+  Place Find(std::int64_t index) {
+    const auto at = static_cast<Index>(index);
+    if (at < base_ || at >= base_ + inner_) {
+      outer_ = at / inner_;
+      base_ = outer_ * inner_;
+    }
+    return by_columns_ ? Place{outer_, at - base_} : Place{at - base_, outer_};
   }
-  Index Step(std::int64_t index) const { return static_cast<Index>(index) / step_stride % steps; }
+
+ private:
+  bool by_columns_;  // the cells of a column lie side by side
+  Index inner_;
+  Index outer_ = 0;
+  Index base_ = 0;
 };
 
 // Checks sparse_values [E], sparse_index [E] and sparse_scale: one scale or one per column, indices
