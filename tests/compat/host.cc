@@ -315,10 +315,10 @@ class Reader {
     const std::vector<char> bytes = Bytes();
     if (attribute.type == 1 || attribute.type == 6) {
       attribute.floats.resize(bytes.size() / sizeof(float));
-      std::memcpy(attribute.floats.data(), bytes.data(), bytes.size());
+      if (!bytes.empty()) std::memcpy(attribute.floats.data(), bytes.data(), bytes.size());
     } else {
       attribute.ints.resize(bytes.size() / sizeof(std::int64_t));
-      std::memcpy(attribute.ints.data(), bytes.data(), bytes.size());
+      if (!bytes.empty()) std::memcpy(attribute.ints.data(), bytes.data(), bytes.size());
     }
     return attribute;
   }

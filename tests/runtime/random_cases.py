@@ -101,9 +101,7 @@ def _floats(values: Any) -> list[float]:
     return [float(v) for v in np.atleast_1d(np.asarray(values, _F32))]
 
 
-def _periphery(
-    rng: np.random.Generator, *, columns: int, depth: int, window: int
-) -> dict[str, Any]:
+def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int) -> dict[str, Any]:
     """Converters, tiles and noise; each is absent as often as not."""
     tile_rows = 0
     if rng.random() < 0.6:
@@ -220,7 +218,7 @@ def _rram_matmul(rng: np.random.Generator, number: int) -> RandomNode:
     depth, columns = log_uniform(rng, 700), log_uniform(rng, 250)
     x = _values(rng, [*_lead(rng, depth * columns), depth])
     w = _values(rng, [depth, columns], finite=True)
-    attributes = ANNOTATIONS | _periphery(rng, columns=columns, depth=depth, window=1)
+    attributes = ANNOTATIONS | periphery(rng, columns=columns, depth=depth, window=1)
     return RandomNode(
         number=number,
         op=opset.RRAM_MATMUL,
@@ -233,7 +231,7 @@ def _rram_matmul(rng: np.random.Generator, number: int) -> RandomNode:
 def _rram_conv(rng: np.random.Generator, number: int) -> RandomNode:
     g = geometry(rng)
     columns, window = g.group * g.columns, int(np.prod(g.kernel))
-    attributes = _periphery(rng, columns=columns, depth=g.depth, window=window) | g.attributes
+    attributes = periphery(rng, columns=columns, depth=g.depth, window=window) | g.attributes
     attributes["tile_group"] = g.group * attributes["num_tiles"]
     return RandomNode(
         number=number,
