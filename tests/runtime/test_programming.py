@@ -307,8 +307,10 @@ def test_cell_law_holds_every_number_of_the_device() -> None:
     measured = replace(plain, law=DriftLaw.MEASURED, drift_frac=0.0, programming_sigma_us=ONE)
     assert law_of(measured)["programming_sigma_us"] == 1.0
     tested = {*changes, "num_slices", "time_law", "programming_sigma_us"}
-    # scaling reaches the library as w_max; the others say where numbers come from, or are checks
+    # scaling reaches the library as w_max; the others say where numbers come from, or are checks,
+    # or belong to reads
     apart = {"preset", "source", "scaling", "g_range_us"}
+    apart |= {"read_noise_frac", "iv_sinh", "iv_polynomial"}
     assert set(DeviceConfig.__dataclass_fields__) == tested | apart
 
 

@@ -26,7 +26,7 @@ from provider_models import (
 )
 
 from rimc_onnx import convert, evaluate, opset, passes, runtime
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset, presets
 from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
 from rimc_onnx.runtime.provider import (
@@ -121,7 +121,9 @@ def test_every_preset_is_that_of_the_package_at_every_time(preset: str) -> None:
     for time_s in times:
         time = {} if time_s is None else {"time_s": repr(time_s)}
         session = provider_session(model, provider_options={"preset": preset, **time})
-        want = converted_weight(model, ConvertConfig(device=device, rank=1, time_s=time_s))
+        ideal = PeripheryConfig(device_reads=False)
+        config = ConvertConfig(device=device, rank=1, time_s=time_s, periphery=ideal)
+        want = converted_weight(model, config)
         np.testing.assert_array_equal(weight_of_matmul(session, 80), want, err_msg=str(time_s))
 
 
