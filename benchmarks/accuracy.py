@@ -27,6 +27,9 @@ _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
 
 
+_FIGURES = "{:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,14 +41,14 @@ def main() -> None:
     parser.add_argument("--drift", type=float, default=0.2)
     parser.add_argument("--device", default="gaussian-relative")
     parser.add_argument("--scaling", choices=[s.value for s in Scaling], default="node")
-    parser.add_argument("--solver", default="closed-form")
+    parser.add_argument("--solver", nargs="+", default=["closed-form"], help="one or more")
     parser.add_argument("--read-out", action="store_true", help="with a statistics file")
     parser.add_argument("--model", default="resnet20.onnx")
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / arguments.model
     print(f"teacher {_top1(teacher, native=False):.2f} %")
-    print("seed  drifted  (stock)  calibrated  (stock)  seconds  RRAM bytes kept")
-    rows = []
+    print("solver       seed  drifted  (stock)  calibrated  (stock)  seconds  RRAM bytes kept")
+    rows: dict[str, list[tuple[float, ...]]] = {solver: [] for solver in arguments.solver}
     with tempfile.TemporaryDirectory() as folder:
         known = None
         if arguments.read_out:
@@ -53,15 +56,16 @@ def main() -> None:
             rimc_onnx.write_statistics(teacher, known, data=_DATA)
         for seed in range(arguments.seeds):
             target = Path(folder) / f"{seed}.rimc.onnx"
-            rows.append(_row(teacher, target, seed, arguments, known))
-            print("{:4d}  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}  {}".format(*rows[-1]))
-    means = np.array([row[1:6] for row in rows], float).mean(axis=0)
-    print("mean  {:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}".format(*means))
+            converted = _convert(teacher, target, seed, arguments)
+            for solver, found in rows.items():
+                *figures, kept = _row(teacher, converted, solver, arguments, known)
+                found.append(tuple(figures))
+                print(f"{solver:12s} {seed:4d}  {_FIGURES.format(*figures)}  {kept}")
+    for solver, found in rows.items():
+        print(f"{solver:12s} mean  {_FIGURES.format(*np.mean(found, axis=0))}")
 
 
-def _row(
-    teacher: Path, target: Path, seed: int, arguments: argparse.Namespace, known: Path | None
-) -> tuple[int, float, float, float, float, float, bool]:
+def _convert(teacher: Path, target: Path, seed: int, arguments: argparse.Namespace) -> str:
     config = ConvertConfig(
         device=get_preset(
             arguments.device, drift_frac=arguments.drift, scaling=Scaling(arguments.scaling)
@@ -69,14 +73,20 @@ def _row(
         seed=seed,
         rank=arguments.rank,
     )
-    converted = str(rimc_onnx.convert(teacher, target, config=config).output)
+    return str(rimc_onnx.convert(teacher, target, config=config).output)
+
+
+def _row(
+    teacher: Path, converted: str, solver: str, arguments: argparse.Namespace, known: Path | None
+) -> tuple[float, float, float, float, float, bool]:
     report = rimc_onnx.calibrate(
         converted,
         data=_DATA,
         teacher=teacher,
         statistics=known,
+        force=True,
         config=CalibrateConfig(
-            solver=arguments.solver,
+            solver=solver,
             read_out=arguments.read_out,
             num_samples=arguments.samples,
             rank=None if arguments.budget else arguments.rank,
@@ -84,7 +94,6 @@ def _row(
         ),
     )
     return (
-        seed,
         _top1(converted, native=True),
         _top1(converted, native=False),
         _top1(report.output, native=True),
