@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.reference import im2col
+
+if TYPE_CHECKING:
+    from rimc_onnx.passes import RramUnit
 
 __all__ = ["Geometry", "SecondMoments", "rows_of"]
 
@@ -37,6 +40,21 @@ class Geometry:
     strides: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, unit: RramUnit) -> Geometry:
+        """Matrix shape and windows of a teacher's node."""
+        shape = tuple(unit.weight.shape)
+        if unit.geometry is None:
+            return cls(weight_shape=shape)
+        return cls(
+            weight_shape=shape,
+            conv=True,
+            group=unit.geometry.group,
+            strides=unit.geometry.strides,
+            pads=unit.geometry.pads,
+            dilations=unit.geometry.dilations,
+        )
 
     @property
     def depth(self) -> int:

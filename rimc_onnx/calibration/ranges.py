@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.moments import Geometry, rows_of
-from rimc_onnx.calibration.taps import SessionFactory, StagedRun
+from rimc_onnx.calibration.taps import SessionFactory
+from rimc_onnx.calibration.walk import teacher_run
 from rimc_onnx.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import largest_weight
 from rimc_onnx.reference import Periphery, iv_terms, word_lines
@@ -24,24 +25,9 @@ if TYPE_CHECKING:
 
     from rimc_onnx.passes import RramUnit
 
-__all__ = ["geometry_of", "measure_ranges"]
+__all__ = ["measure_ranges"]
 
 Array = npt.NDArray[Any]
-
-
-def geometry_of(unit: RramUnit) -> Geometry:
-    """The unit's matrix shape and windows."""
-    shape = tuple(unit.weight.shape)
-    if unit.geometry is None:
-        return Geometry(weight_shape=shape)
-    return Geometry(
-        weight_shape=shape,
-        conv=True,
-        group=unit.geometry.group,
-        strides=unit.geometry.strides,
-        pads=unit.geometry.pads,
-        dilations=unit.geometry.dilations,
-    )
 
 
 def measure_ranges(
@@ -54,19 +40,10 @@ def measure_ranges(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, NodeRanges]:
     """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
-    by_output = {unit.y.name or "": unit for unit in units}
-    run = StagedRun(
-        teacher,
-        [dict(f) for f in feeds],
-        list(by_output),
-        factory,
-        keep=[u.x.name or "" for u in units],
-    )
-    ranges = {}
-    for done, (name, _) in enumerate(run):
-        unit = by_output[name]
-        ranges[unit.name] = _unit_ranges(unit, run.values[unit.x.name or ""], config)
-        progress(done + 1, len(units))
+    ranges: dict[str, NodeRanges] = {}
+    for unit, x, _ in teacher_run(teacher, units, feeds, factory):
+        ranges[unit.name] = _unit_ranges(unit, x, config)
+        progress(len(ranges), len(units))
     return ranges
 
 
@@ -113,7 +90,7 @@ def _largest_sum(
     unit: RramUnit, products: Sequence[tuple[Array, Array]], percentile: float
 ) -> float:
     """Percentile of the partial sums of every tile over all (inputs, cells), the largest one."""
-    geometry = geometry_of(unit)
+    geometry = Geometry.of(unit)
     group, depth, columns = geometry.group, geometry.depth, geometry.columns
     window = int(np.prod(unit.weight.shape[2:])) if geometry.conv else 1
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.ranges import geometry_of
 from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, node_session
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
@@ -30,6 +29,7 @@ __all__ = [
     "teacher_features",
     "teacher_means",
     "teacher_moments",
+    "teacher_run",
 ]
 
 Array = npt.NDArray[Any]
@@ -48,7 +48,7 @@ class Pair:
     @property
     def geometry(self) -> Geometry:
         """The node's matrix and windows."""
-        return geometry_of(self.unit)
+        return Geometry.of(self.unit)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +100,7 @@ def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
     return pairs
 
 
-def _teacher_run(
+def teacher_run(
     teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
 ) -> Iterator[tuple[RramUnit, Chunks, Chunks]]:
     """Every unit with its inputs and its outputs without bias, in fp32, in graph order."""
@@ -123,8 +123,8 @@ def teacher_moments(
     teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
 ) -> Iterator[tuple[RramUnit, SecondMoments]]:
     """Moments of the teacher alone, in graph order."""
-    for unit, x_chunks, y_chunks in _teacher_run(teacher, units, feeds, factory):
-        moments = SecondMoments(geometry_of(unit))
+    for unit, x_chunks, y_chunks in teacher_run(teacher, units, feeds, factory):
+        moments = SecondMoments(Geometry.of(unit))
         for x, y in zip(x_chunks, y_chunks, strict=True):
             moments.update(x, y)
         yield unit, moments
@@ -136,7 +136,7 @@ def teacher_means(
     """Mean output of every unit for each sample, bias included, [n, m] by node name."""
     return {
         unit.name: sample_means(y, conv=unit.geometry is not None) + unit.bias
-        for unit, _, y in _teacher_run(teacher, units, feeds, factory)
+        for unit, _, y in teacher_run(teacher, units, feeds, factory)
     }
 
 
@@ -174,7 +174,7 @@ def teacher_features(
     """The device's answers to the teacher's inputs, node by node in graph order."""
     by_name = {pair.unit.name: pair for pair in pairs}
     units = [pair.unit for pair in pairs]
-    for unit, x, y in _teacher_run(teacher, units, feeds, sessions.digital):
+    for unit, x, y in teacher_run(teacher, units, feeds, sessions.digital):
         pair = by_name[unit.name]
         name = pair.branch.x.name or ""
         session = node_session(student, pair.branch.rram, [name], sessions.device)
@@ -200,7 +200,7 @@ def lockstep(
         keep=[pair.branch.x.name or "" for pair in pairs],
     )
     units = [pair.unit for pair in pairs]
-    walk = zip(_teacher_run(teacher, units, feeds, sessions.digital), run, strict=True)
+    walk = zip(teacher_run(teacher, units, feeds, sessions.digital), run, strict=True)
     for (unit, _, y), (h_name, h) in walk:
         pair = by_h[h_name]
         if pair is not by_name[unit.name]:
