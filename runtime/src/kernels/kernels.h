@@ -83,6 +83,27 @@ struct FinishArgs {
   float high;
 };
 
+// The same of a product x w: one row of c for each row of x. The terms of a scale or another
+// vector that is null are left out; these are per lane, at v * lanes.
+//   v = sum over r < rank of u[i * rank + r] * basis[r * basis_row + v * lanes]
+// sums and residual are at i * row + v * lanes, as many values as c has.
+struct PanelFinishArgs {
+  const float* u;
+  const float* basis;
+  ptrdiff_t basis_row;
+  ptrdiff_t rank;
+  const float* scale;
+  const float* sums;
+  const float* sums_scale;
+  const float* magnitude;
+  const float* bias;
+  const float* residual;
+  ptrdiff_t row;
+  bool activates;
+  float low;
+  float high;
+};
+
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
@@ -90,7 +111,8 @@ struct FinishArgs {
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
-//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y
+//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y; the
+//   same of `panel_finish` and matmul_block
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
 struct BlockArgs {
@@ -114,6 +136,7 @@ struct BlockArgs {
   bool first;
   bool last;
   const FinishArgs* finish;
+  const PanelFinishArgs* panel_finish;
 };
 
 // Four channels of a position as the bytes of a word, each a code plus 128:
@@ -209,8 +232,8 @@ struct MergeArgs {
   const float* basis;
   ptrdiff_t basis_row;
   ptrdiff_t rank;
-  const float* h;
-  const float* sums;  // may be y
+  const float* h;  // may be y, and so may
+  const float* sums;
   float* y;
   ptrdiff_t y_row;  // of h and sums too
   ptrdiff_t rows;

@@ -53,8 +53,7 @@ void ConvChain::PackB() {
   const Index max_rows = crossbar_.kernels_.max_rows;
   if (crossbar_.kernels_.codes != nullptr) {
     const std::vector<std::int8_t> codes(b, b + count);
-    b_words_ =
-        ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows}, false);
+    b_words_ = ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
     return;
   }
   b_ = AlignedFloats(count);
