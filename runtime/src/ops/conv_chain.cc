@@ -54,7 +54,7 @@ void ConvChain::PackB() {
   if (crossbar_.kernels_.codes != nullptr) {
     const std::vector<std::int8_t> codes(b, b + count);
     b_words_ =
-        ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows}, false);
+        ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
     return;
   }
   b_ = AlignedFloats(count);
