@@ -137,6 +137,7 @@ struct BlockArgs {
   bool last;
   const FinishArgs* finish;
   const PanelFinishArgs* panel_finish;
+  const float* ahead;  // what a next block of a convolution reads as `a`, or null
 };
 
 // Four channels of a position as the bytes of a word, each a code plus 128:

@@ -156,7 +156,9 @@ void Block(const BlockArgs& args) {
   for (int i = 0; i < kRows; ++i) a[i] = args.a + (kConv ? i : i * args.a_row);
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
+  const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    if (kConv) RIMC_PREFETCH(ahead + k * kRows);
     const ptrdiff_t a_at = kConv ? k * kRows : k;
     const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
     Vec b_k[kVecs];

@@ -8,3 +8,10 @@
 #else
 #define RIMC_UNROLL
 #endif
+
+// Asks for a cache line that is read soon.
+#if defined(__GNUC__) || defined(__clang__)
+#define RIMC_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define RIMC_PREFETCH(address) static_cast<void>(address)
+#endif

@@ -70,7 +70,7 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
                           ? adapter_->words_.cells.max_group_words()
                           : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
   return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
-         ConvBranch::UFloats(plan, layout.rank);
+         PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
@@ -94,8 +94,8 @@ bool ConvChain::ComputeFused(const Context& context, const Run& run) const {
   } else if (has_branch) {
     codes.emplace(codes_plan, kernels, &x_codes, x);
   }
-  engine.RunFused(context, has_branch ? ExtraFloats(plan) : 0, static_cast<Index>(passes.size()),
-                  codes ? &*codes : nullptr, [&](const ConvEngine::Place& place) {
+  engine.RunFused(context, has_branch ? ExtraFloats(plan) : 0, codes ? &*codes : nullptr,
+                  [&](const ConvEngine::Place& place) {
                     ConvFinish finish;
                     FillFinish(run, plan, place, &finish);
                     if (codes) FillBranch(plan, *codes, place, &finish.branch);
@@ -143,7 +143,7 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   branch->codes = place.codes;
   branch->v = place.extra + ExtraFloats(plan) - 2 * block;
   branch->sums = branch->v + block;
-  branch->u = branch->v - ConvBranch::UFloats(plan, layout.rank);
+  branch->u = branch->v - PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
   if (layout.active_rank > 0) {
     const Index rank = layout.rank;
     const Index blocks = CeilDiv(rank, crossbar_.kernels_.max_rows);

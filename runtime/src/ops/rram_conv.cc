@@ -104,11 +104,10 @@ Output RramConv::Compute(const Context& context) const {
   const kernels::Quantizer line = periphery_.Line(0);
   const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
   const std::vector<ConvPass> passes = PlanPasses(plan, readout_);
-  engine.RunFused(
-      context, 0, static_cast<Index>(passes.size()), nullptr, [&](const ConvEngine::Place& place) {
-        engine.ComputeFused(place, CellsOf(plan, place.group), readout_, passes,
-                            place.group * plan.columns(), OutputOf(plan, place, y), nullptr);
-      });
+  engine.RunFused(context, 0, nullptr, [&](const ConvEngine::Place& place) {
+    engine.ComputeFused(place, CellsOf(plan, place.group), readout_, passes,
+                        place.group * plan.columns(), OutputOf(plan, place, y), nullptr);
+  });
   return {y, y_dims};
 }
 

@@ -114,6 +114,10 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
+// Blocks of vectors whose sums are computed together, at most, and how many of a plan's are.
+constexpr Index kPartsTogether = 2;
+Index PartsTogether(const ConvPlan& plan);
+
 // Passes that find the inputs they need in the L1 cache.
 std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout);
 
@@ -195,8 +199,8 @@ class ConvEngine {
   // of a group is copied once for consecutive items that share it. `branch`: an engine of the
   // adapter's codes, or null.
   template <class Body>
-  void RunFused(const Context& context, Index extra_floats, Index num_passes,
-                const ConvEngine* branch, const Body& body) const;
+  void RunFused(const Context& context, Index extra_floats, const ConvEngine* branch,
+                const Body& body) const;
 
   // Computes the columns of a group from lists of cells, without an ADC. `columns`: which of
   // `cells` these are. `cell_offsets`: place.offsets of every cell, from the first one of the group
@@ -216,6 +220,7 @@ class ConvEngine {
     Range vecs;
     Range columns;
   };
+  struct Aim;
   // The channels that go to one plane of scratch memory: one, or four of codes.
   struct Channels {
     const float* from[4];
@@ -227,6 +232,12 @@ class ConvEngine {
   void ComputeRanks(const ConvBranch& branch, const float* const* codes, Index vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      const float* rank_step, float* to, Index to_row) const noexcept;
+  void AimPart(const Place& place, Range vecs, Index part, Index i, const ConvOutput& output,
+               const ConvFinish* finish, Aim* aim) const noexcept;
+  static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
+                         kernels::BlockArgs* args) noexcept;
+  void ComputeColumns(const Place& place, Range columns, const ConvOutput& output, bool finishes,
+                      bool ends, Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
@@ -349,16 +360,16 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
 }
 
 template <class Body>
-void ConvEngine::RunFused(const Context& context, Index extra_floats, Index num_passes,
-                          const ConvEngine* branch, const Body& body) const {
+void ConvEngine::RunFused(const Context& context, Index extra_floats, const ConvEngine* branch,
+                          const Body& body) const {
   constexpr Index kMaxTasks = 64;
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index input_floats = plan_.scratch_floats();
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
-  const Index columns = num_passes > 1 && !plan_.by_rows() ? plan_.columns() : kernels_.max_rows;
-  const Index local_floats = RoundUp(columns * plan_.panel_row(), 16);
+  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_) * plan_.columns();
+  const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Scratch scratch(context, offset_floats + code_offsets + num_tasks * task_floats);
   auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());

@@ -8,10 +8,13 @@
 namespace rimc {
 namespace {
 
-// Inputs of a pass, in floats: half of an L1 cache of 48 KiB.
-constexpr Index kPassFloats = 12288;
+// Inputs of a pass, in floats: two thirds of an L1 cache of 48 KiB.
+constexpr Index kPassFloats = 8192;
 // Fewer word lines would not pay for the sums that are stored and loaded again.
 constexpr Index kPassSteps = 96;
+// An item of so few blocks of vectors computes each block of columns for all of them: the cells of
+// large matrices come from far.
+constexpr Index kFewParts = kPartsTogether;
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
@@ -33,6 +36,11 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
 
 }  // namespace
 
+Index PartsTogether(const ConvPlan& plan) {
+  const Index positions = plan.images_per_item() * plan.MaxBandSize();
+  return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
+}
+
 std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout) {
   std::vector<ConvPass> passes;
   const auto num_tiles = static_cast<Index>(readout.tiles.size());
@@ -44,7 +52,7 @@ std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readou
     return passes;
   }
   const Index steps = plan.num_offsets();
-  const Index channel = ChannelFloats(plan, plan.panel_row());
+  const Index channel = ChannelFloats(plan, PartsTogether(plan) * plan.panel_row());
   const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
   const Index parts = CeilDiv(steps, most);
   for (Index i = 0; i < parts; ++i) {
@@ -247,87 +255,129 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
   }
 }
 
+// A block of vectors of an item while its columns are computed.
+struct ConvEngine::Aim {
+  Range vecs;
+  kernels::BlockArgs args;                // of the first column
+  const float* codes[kernels::kMaxVecs];  // where the branch reads
+  ConvFinish finish;                      // with memory of its own
+  float* local;                           // sums of column 0 of those, where positions run on
+};
+
+// Aims at part number `part` of the positions; `i`: which of those that are computed together.
+void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
+                         const ConvOutput& output, const ConvFinish* finish,
+                         Aim* aim) const noexcept {
+  const Index lanes = kernels_.lanes;
+  aim->vecs = vecs;
+  aim->args = {};
+  AimAt(place, vecs, output, &aim->args);
+  const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
+  aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
+  if (finish != nullptr) aim->finish = *finish;
+  ConvBranch& branch = aim->finish.branch;
+  const Index panel = part * plan_.panel_row();
+  for (Index v = 0; v < vecs.size(); ++v) {
+    if (plan_.is_panels()) {
+      aim->args.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
+    }
+    if (branch.engine == nullptr) continue;
+    aim->codes[v] = plan_.is_panels()
+                        ? branch.codes + panel * branch.engine->plan_.conv().depth + v * lanes
+                        : branch.codes + (aim->args.b[v] - place.input);
+  }
+  branch.u += i * ConvBranch::UFloats(plan_, branch.a.columns);
+  if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
+}
+
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output,
                               const ConvFinish* finish) const noexcept {
-  const Index lanes = kernels_.lanes;
   const Index num_vecs = NumVecs(place.item);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Range blocks = place.item.blocks;
-  const Index first_column = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
-  const ConvBranch* const branch =
-      finish != nullptr && finish->branch.engine != nullptr ? &finish->branch : nullptr;
-  for (Index part = 0; part < parts; ++part) {
-    Block block{Part(num_vecs, parts, part), {0, 0}};
-    if (plan_.is_panels()) {
-      block.vecs = {part * block_vecs, std::min((part + 1) * block_vecs, num_vecs)};
-    }
-    const Index vecs = block.vecs.size();
-    kernels::BlockArgs aim{};
-    AimAt(place, block.vecs, output, &aim);
-    const float* codes[kernels::kMaxVecs];
-    for (Index v = 0; v < vecs; ++v) {
-      const Index panel = part * plan_.panel_row();
-      if (plan_.is_panels()) aim.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
-      if (branch == nullptr) continue;
-      codes[v] = branch->codes + (aim.b[v] - place.input);
-      if (plan_.is_panels()) {
-        codes[v] = branch->codes + panel * branch->engine->plan_.conv().depth + v * lanes;
-      }
-    }
-    if (branch != nullptr) {
-      if (branch->a.columns > 0) ComputeRanks(*branch, codes, vecs);
+  const Index together = PartsTogether(plan_);
+  const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
+  for (Index part = 0; part < parts; part += together) {
+    Aim aims[kPartsTogether];
+    const Index count = std::min(together, parts - part);
+    for (Index i = 0; i < count; ++i) {
+      const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
+      AimPart(place, plan_.is_panels() ? panel : Part(num_vecs, parts, part + i), part + i, i,
+              output, finish, &aims[i]);
     }
     for (const ConvPass& pass : passes) {
       const bool ends = &pass == &passes.back();
+      Range next = first;
       for (Index b = blocks.begin; b < blocks.end; ++b) {
-        block.columns = Part(cells.columns, cells.num_blocks, b);
-        const Index rows = block.columns.size();
-        const Index column = block.columns.begin;
-        kernels::BlockArgs args = aim;
-        float* const local =
-            place.local + (passes.size() > 1 ? (column - first_column) * vecs * lanes : 0);
-        for (Index v = 0; v < vecs; ++v) {
-          args.c[v] = plan_.by_rows() ? aim.c[v] + column * output.column : local + v * lanes;
-        }
-        args.a = cells.packed + column * plan_.num_offsets() + pass.k.begin * rows;
-        args.b_offset = place.offsets + pass.k.begin;
-        args.depth = pass.k.size();
-        args.resume = pass.resume;
-        args.first = pass.first;
-        args.last = pass.last;
-        args.top = readout.top;
-        if (pass.reads && readout.gain != nullptr) {
-          const Index at = column0 + column;
-          args.gain = readout.gain + pass.tile * readout.tile_columns + at;
-          args.back = readout.back + at;
-          if (readout.offset != nullptr) {
-            args.offset = readout.offset + pass.tile * readout.tile_columns + at;
-          }
-        }
-        kernels::FinishArgs follows{};
-        if (ends && finish != nullptr) {
-          FinishBlock(block, codes, *finish, &follows);
-          follows.activates = follows.activates && plan_.by_rows();
-          follows.has_residual = finish->residual != nullptr && plan_.by_rows();
-          for (Index v = 0; v < vecs && follows.has_residual; ++v) {
-            follows.residual[v] = finish->residual + (args.c[v] - output.data);
-          }
-          args.finish = &follows;
-        }
-        const auto& blocks_of = args.finish != nullptr && follows.b != nullptr
-                                    ? kernels_.codes->conv_block
-                                    : kernels_.conv_block;
-        blocks_of[rows - 1][vecs - 1](args);
-        if (ends && !plan_.by_rows()) {
-          Drop(place, block, local,
-               {output.data + column * output.column, output.column, output.image}, finish);
+        const Range columns = next;
+        if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
+        for (Index i = 0; i < count; ++i) {
+          kernels::BlockArgs& args = aims[i].args;
+          args.a =
+              cells.packed + columns.begin * plan_.num_offsets() + pass.k.begin * columns.size();
+          args.ahead = cells.packed + next.begin * plan_.num_offsets() + pass.k.begin * next.size();
+          args.b_offset = place.offsets + pass.k.begin;
+          args.depth = pass.k.size();
+          args.resume = pass.resume;
+          args.first = pass.first;
+          args.last = pass.last;
+          SetReadout(readout, pass, column0 + columns.begin, &args);
+          ComputeColumns(place, columns, output, ends && finish != nullptr, ends, &aims[i]);
         }
       }
     }
   }
+}
+
+// The converter of the columns from `column` on, if the pass ends a tile.
+void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
+                            kernels::BlockArgs* args) noexcept {
+  args->gain = nullptr;
+  if (!pass.reads || readout.gain == nullptr) return;
+  const Index at = pass.tile * readout.tile_columns + column;
+  args->gain = readout.gain + at;
+  args->offset = readout.offset == nullptr ? nullptr : readout.offset + at;
+  args->back = readout.back + column;
+  args->top = readout.top;
+}
+
+// A block of columns of a part: the kernel, what follows its sums, and their way to the output.
+void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOutput& output,
+                                bool finishes, bool ends, Aim* aim) const noexcept {
+  const Index vecs = aim->vecs.size();
+  const Index lanes = kernels_.lanes;
+  kernels::BlockArgs& args = aim->args;
+  const Index local_row = vecs * lanes;
+  float* const local = aim->local + columns.begin * local_row;
+  float* c[kernels::kMaxVecs];  // of the first column
+  for (Index v = 0; v < vecs; ++v) {
+    c[v] = args.c[v];
+    args.c[v] = plan_.by_rows() ? c[v] + columns.begin * output.column : local + v * lanes;
+  }
+  kernels::FinishArgs follows;
+  const auto* table = &kernels_.conv_block;
+  args.finish = nullptr;
+  if (finishes) {
+    const Block block{aim->vecs, columns};
+    FinishBlock(block, aim->codes, aim->finish, &follows);
+    follows.activates = follows.activates && plan_.by_rows();
+    follows.has_residual = aim->finish.residual != nullptr && plan_.by_rows();
+    for (Index v = 0; v < vecs && follows.has_residual; ++v) {
+      follows.residual[v] = aim->finish.residual + (args.c[v] - output.data);
+    }
+    if (follows.b != nullptr) table = &kernels_.codes->conv_block;
+    args.finish = &follows;
+  }
+  (*table)[columns.size() - 1][vecs - 1](args);
+  if (ends && !plan_.by_rows()) {
+    Drop(place, {aim->vecs, columns}, local,
+         {output.data + columns.begin * output.column, output.column, output.image},
+         finishes ? &aim->finish : nullptr);
+  }
+  for (Index v = 0; v < vecs; ++v) args.c[v] = c[v];
 }
 
 }  // namespace rimc

@@ -11,11 +11,13 @@ namespace {
 constexpr Index kTaskWork = Index{1} << 20;
 // Tasks that are worth cutting an image for.
 constexpr Index kManyTasks = 16;
-// Scratch memory of a task should stay in the L2 cache of a core.
-constexpr Index kMaxTaskFloats = Index{1} << 17;
+// Scratch memory of a task should stay in the L2 cache of a core, or not be far larger.
+constexpr Index kMaxTaskFloats = Index{1} << 18;
 // Vectors that make a task of several small images.
 constexpr Index kImageVecs = 12;
 constexpr Index kPanelImageVecs = 24;
+// Blocks of columns of an item, at least: all items of some positions make the adapter's codes.
+constexpr Index kItemBlocks = 4;
 // Products of vectors that take as long as copying a row's vector.
 constexpr Index kCopyWork = 12;
 // And as copying a vector of outputs from where positions run on over rows.
@@ -220,17 +222,24 @@ void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
   group_parts_ = std::min(conv_.group, CeilDiv(wanted, images_parts_));
   if (images_per_item_ == 1) {
     const Index floats = NumPhases() * conv_.depth * plane();
-    // A band reads `reach` steps that its neighbour reads too, so it should be longer than that.
+    // A band reads `reach` steps that its neighbour reads too, so it should be longer than
+    // that.
     const Index least =
         is_panels_ ? panel_row()
-                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+                   : std::max<Index>({1, 3 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
     const Index parts =
         std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
+    if (band_parts_ > 2) band_parts_ -= band_parts_ % 2;
+    const auto vecs = [&](Index bands) {
+      return bands * CeilDiv(CeilDiv(max_band_, bands) * band_inner_, lanes_);
+    };
+    // The last vector of a band may be the smaller part of a vector.
+    while (is_woven_ && band_parts_ > 1 && vecs(band_parts_) * 24 > vecs(1) * 25) --band_parts_;
   }
   if (split_columns && group_parts_ == conv_.group) {
     block_parts_ = std::min(CeilDiv(wanted, images_parts_ * group_parts_ * band_parts_),
-                            CeilDiv(num_blocks_, 2));
+                            CeilDiv(num_blocks_, kItemBlocks));
   }
   band_step_ = is_panels_ && images_per_item_ == 1 ? panel_row() : 1;
   max_band_ = CeilDiv(CeilDiv(max_band_, band_step_), band_parts_) * band_step_;
