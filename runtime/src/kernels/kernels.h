@@ -83,18 +83,16 @@ struct FinishArgs {
   float high;
 };
 
-// The same of a product x w: one row of c for each row of x. The terms of a scale or another
-// vector that is null are left out; these are per lane, at v * lanes.
+// The same of a product x w, without `sums`: one row of c for each row of x. Terms whose scale or
+// vector is null are left out; these are per lane, at v * lanes.
 //   v = sum over r < rank of u[i * rank + r] * basis[r * basis_row + v * lanes]
-// sums and residual are at i * row + v * lanes, as many values as c has.
+// residual is at i * row + v * lanes, as many values as c has.
 struct PanelFinishArgs {
   const float* u;
   const float* basis;
   ptrdiff_t basis_row;
   ptrdiff_t rank;
   const float* scale;
-  const float* sums;
-  const float* sums_scale;
   const float* magnitude;
   const float* bias;
   const float* residual;

@@ -122,10 +122,6 @@ inline void FinishPanel(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVe
         }
         total = S::Add(total, S::Mul(branch, S::Load(finish.scale + at)));
       }
-      if (finish.sums_scale != nullptr) {
-        const Vec sum = LoadLanes<S>(finish.sums + i * finish.row + at, args.lanes[v]);
-        total = S::Add(total, S::Mul(sum, S::Load(finish.sums_scale + at)));
-      }
       if (finish.magnitude != nullptr) total = S::Mul(total, S::Load(finish.magnitude + at));
       if (finish.bias != nullptr) total = S::Add(total, S::Load(finish.bias + at));
       if (finish.residual != nullptr) {

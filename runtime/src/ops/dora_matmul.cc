@@ -128,14 +128,14 @@ void DoraMatMul::Compute(const Context& context) const {
   if (!is_constant_) Pack(adapter, layout, memory.data());
   const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
   const float* const packed = is_constant_ ? packed_.data() : memory.data();
-  const Run run{layout, packed, is_constant_ ? words_ : words, x_scale, x.Floats(), h.Floats(), y,
+  const Run run{layout, packed, is_constant_ ? words_ : words, x_scale, x.Floats(), h.Floats(),
                 y,      nullptr};
   ComputeRun(context, run, rows);
 }
 
-void DoraMatMul::ComputeBranch(const Context& context, const Tensor& x, float* u,
-                               float* sums) const {
-  const Run run{layout_, packed_.data(), words_, x_scale_, x.Floats(), nullptr, sums, nullptr, u};
+void DoraMatMul::ComputeBranch(const Context& context, const Tensor& x, float* u) const {
+  if (layout_.active_rank == 0) return;
+  const Run run{layout_, packed_.data(), words_, x_scale_, x.Floats(), nullptr, nullptr, u};
   ComputeRun(context, run, x.dims.Count() / layout_.depth);
 }
 
@@ -143,7 +143,6 @@ void DoraMatMul::ComputeRun(const Context& context, const Run& run, Index rows) 
   const Layout& layout = run.layout;
   const Index rank = layout.active_rank;
   const bool silent = rank == 0 && layout.num_cells == 0;
-  if (silent && run.y == nullptr) return;
   const Index row_work =
       layout.depth * (2 + rank) + layout.columns * (4 + rank) + 2 * layout.num_cells;
   const Index least_rows = layout.dense           ? kDenseTaskRows
@@ -228,7 +227,7 @@ void DoraMatMul::SumDense(const Run& run, Range rows, const float* codes) const 
         const Range part = Part(rows.size(), num_blocks, block);
         args.a = codes + part.begin * layout.depth + k;
         for (Index v = 0; v < vecs.size(); ++v) {
-          args.c[v] = run.sums + (rows.begin + part.begin) * layout.columns + n0 + v * lanes;
+          args.c[v] = run.y + (rows.begin + part.begin) * layout.columns + n0 + v * lanes;
         }
         kernels_.matmul_block[part.size() - 1][vecs.size() - 1](args);
       }
@@ -262,8 +261,8 @@ void DoraMatMul::SumLists(const Run& run, Range rows, float* codes, float* turne
     kernel(args);
     for (Index v = 0; v < num_vecs; ++v) args.c[v] += layout.chunk_rows;
   }
-  kernels_.transpose({sums, layout.chunk_rows, run.sums + rows.begin * layout.columns,
-                      layout.columns, layout.columns, rows.size()});
+  kernels_.transpose({sums, layout.chunk_rows, run.y + rows.begin * layout.columns, layout.columns,
+                      layout.columns, rows.size()});
 }
 
 void DoraMatMul::Merge(const Run& run, Range rows, const float* u) const noexcept {
@@ -275,7 +274,7 @@ void DoraMatMul::Merge(const Run& run, Range rows, const float* u) const noexcep
   args.basis_row = layout.b_row;
   args.rank = layout.active_rank;
   args.h = run.h + rows.begin * layout.columns;
-  args.sums = run.sums + rows.begin * layout.columns;
+  args.sums = run.y + rows.begin * layout.columns;
   args.y = run.y + rows.begin * layout.columns;
   args.y_row = layout.columns;
   args.rows = rows.size();

@@ -70,9 +70,8 @@ class DoraMatMul {
   void PackPanels(const DoraTensors& adapter, const Layout& layout, float* panels) const;
   Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
   // Whether x has codes; without (a NaN) y is not complete.
-  // Codes of the ranks u [rows, R] and sums X S [rows, N] of a constant adapter; either may be null
-  // where it has no such part.
-  void ComputeBranch(const Context& context, const Tensor& x, float* u, float* sums) const;
+  // Codes of the ranks u [rows, R] of a constant adapter without cells.
+  void ComputeBranch(const Context& context, const Tensor& x, float* u) const;
   void ComputeRun(const Context& context, const Run& run, Index rows) const;
   bool RunWords(const Context& context, const Run& run, Index rows, Index num_tasks) const;
   bool RunWordTask(const Run& run, Range rows, float* memory) const noexcept;
@@ -110,9 +109,8 @@ struct DoraMatMul::Run {
   float x_scale;
   const float* x;
   const float* h;
-  float* sums;  // X S of all rows: y itself where that is made
-  float* y;     // null: the branch alone is wanted, in sums and
-  float* u;     // [rows, R], otherwise null
+  float* y;  // null: the codes of ranks alone are wanted, in
+  float* u;  // [rows, R], otherwise null
 };
 
 }  // namespace rimc

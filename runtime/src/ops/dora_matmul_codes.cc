@@ -123,7 +123,7 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
   }
   for (Index n0 = 0; n0 < layout.columns; n0 += lanes) {
     const Index n1 = std::min(n0 + lanes, layout.columns);
-    float* const to = run.sums + rows.begin * layout.columns + n0;
+    float* const to = run.y + rows.begin * layout.columns + n0;
     if (lists.starts[n0] == lists.starts[n1]) {
       for (Index i = 0; i < rows.size(); ++i) std::fill_n(to + i * layout.columns, n1 - n0, 0.0f);
       continue;
@@ -168,8 +168,8 @@ void DoraMatMul::SumWordBlocks(const Run& run, Range rows, const float* turned,
     }
     kernels_.codes->code_block[columns.size() - 1][num_vecs - 1](args);
   }
-  kernels_.transpose({sums, layout.chunk_rows, run.sums + rows.begin * layout.columns,
-                      layout.columns, layout.columns, rows.size()});
+  kernels_.transpose({sums, layout.chunk_rows, run.y + rows.begin * layout.columns, layout.columns,
+                      layout.columns, rows.size()});
 }
 
 }  // namespace rimc

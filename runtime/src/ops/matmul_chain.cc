@@ -34,24 +34,30 @@ void MatMulChain::Compute(const Context& context) const {
   if (y_dims.Count() == 0) return;
 
   const Index rows = y_dims.Count() / crossbar_.columns_;
-  const Index rank = adapter_ ? adapter_->layout_.active_rank : 0;
-  const bool has_cells = adapter_ && adapter_->layout_.num_cells > 0;
-  const Index u_floats = RoundUp(rows * rank, 16);
-  const Scratch scratch(context, u_floats + (has_cells ? y_dims.Count() : 0));
-  float* const sums = has_cells ? scratch.data() + u_floats : nullptr;
-  if (adapter_) adapter_->ComputeBranch(context, x, scratch.data(), sums);
-  const MatMulFinish finish = FinishOf(scratch.data(), sums, residual);
   const std::vector<Tensor> inputs{x};
-  const Context crossbar(context, inputs, y);
-  if (crossbar_.HasStoredSums()) {
-    crossbar_.Compute(crossbar);
-    ComputeApart(context, finish, rows, y);
-  } else {
-    crossbar_.Compute(crossbar, &finish);
+  if (IsApart()) {
+    // Sums of cells are as large as h: they are merged while they are at hand, rows by rows.
+    const Scratch h(context, adapter_ ? y_dims.Count() : 0);
+    crossbar_.Compute(Context(context, inputs, adapter_ ? h.data() : y));
+    if (adapter_) {
+      const std::vector<Tensor> both{x, {abi::kFloat, y_dims, h.data()}};
+      adapter_->Compute(Context(context, both, y));
+    }
+    FinishRows(context, residual, rows, y);
+    return;
   }
+  const Index rank = adapter_ ? adapter_->layout_.active_rank : 0;
+  const Scratch u(context, rows * rank);
+  if (adapter_) adapter_->ComputeBranch(context, x, u.data());
+  const MatMulFinish finish = FinishOf(u.data(), residual);
+  crossbar_.Compute(Context(context, inputs, y), &finish);
 }
 
-MatMulFinish MatMulChain::FinishOf(const float* u, const float* sums, const float* residual) const {
+bool MatMulChain::IsApart() const {
+  return crossbar_.HasStoredSums() || (adapter_ && adapter_->layout_.num_cells > 0);
+}
+
+MatMulFinish MatMulChain::FinishOf(const float* u, const float* residual) const {
   MatMulFinish finish;
   finish.residual = residual;
   finish.activates = tail_.activates;
@@ -66,44 +72,22 @@ MatMulFinish MatMulChain::FinishOf(const float* u, const float* sums, const floa
   finish.basis = packed + layout.b();
   finish.basis_row = layout.b_row;
   if (layout.rank > 0) finish.scale = packed + layout.scale();
-  finish.sums = sums;
-  if (sums != nullptr) finish.sums_scale = packed + layout.sparse_scale();
   finish.magnitude = packed + layout.magnitude();
   finish.bias = packed + layout.bias();
   return finish;
 }
 
-// Finishes sums that are in y already.
-void MatMulChain::ComputeApart(const Context& context, const MatMulFinish& finish, Index rows,
-                               float* y) const {
-  const kernels::KernelTable& kernels = crossbar_.kernels_;
+// Residual and activation, in place.
+void MatMulChain::FinishRows(const Context& context, const float* residual, Index rows,
+                             float* y) const {
+  if (residual == nullptr && !tail_.activates) return;
   const Index columns = crossbar_.columns_;
   const Index tasks = std::clamp(rows * columns / kTaskFloats, Index{1}, rows);
   context.ParallelFor(tasks, [&](Index task) {
     const Range part = Part(rows, tasks, task);
-    const Index at = part.begin * columns;
-    if (finish.magnitude != nullptr) {
-      kernels::MergeArgs args{};
-      args.coef = finish.u + part.begin * finish.rank;
-      args.coef_row = finish.rank;
-      args.basis = finish.basis;
-      args.basis_row = finish.basis_row;
-      args.rank = finish.rank;
-      args.h = y + at;
-      args.sums = finish.sums == nullptr ? nullptr : finish.sums + at;
-      args.y = y + at;
-      args.y_row = columns;
-      args.rows = part.size();
-      args.columns = columns;
-      args.scale = finish.scale;
-      args.sums_scale = finish.sums_scale;
-      args.magnitude = finish.magnitude;
-      args.bias = finish.bias;
-      kernels.merge_columns(args);
-    }
-    for (Index i = at; i < part.end * columns; ++i) {
-      if (finish.residual != nullptr) y[i] += finish.residual[i];
-      if (finish.activates) y[i] = Activate(tail_, y[i]);
+    for (Index i = part.begin * columns; i < part.end * columns; ++i) {
+      if (residual != nullptr) y[i] += residual[i];
+      if (tail_.activates) y[i] = Activate(tail_, y[i]);
     }
   });
 }

@@ -11,7 +11,7 @@
 namespace rimc {
 
 // A crossbar, its adapter or bias, and its tail as one node: what the nodes give one by one, bit
-// for bit. Sums are finished in the registers that they were added in.
+// for bit. With ranks alone, sums are finished in the registers that they were added in.
 class MatMulChain {
  public:
   // `adapter`: a DoraMatMul of constants beside the crossbar, or null.
@@ -21,9 +21,11 @@ class MatMulChain {
   void Compute(const Context& context) const;
 
  private:
-  // u and sums: of the adapter; residual may be null.
-  MatMulFinish FinishOf(const float* u, const float* sums, const float* residual) const;
-  void ComputeApart(const Context& context, const MatMulFinish& finish, Index rows, float* y) const;
+  // Whether crossbar and adapter make their results one after the other.
+  bool IsApart() const;
+  // u: of the adapter; residual may be null.
+  MatMulFinish FinishOf(const float* u, const float* residual) const;
+  void FinishRows(const Context& context, const float* residual, Index rows, float* y) const;
 
   RramMatMul crossbar_;
   std::optional<DoraMatMul> adapter_;

@@ -6,17 +6,15 @@
 namespace rimc {
 
 // What follows the complete sums of a RramMatMul in one node with it:
-//   y = activation(((h + v * scale) + sums * sums_scale) * magnitude + bias + residual)
-// v [rows, N] = u [rows, rank] times basis [rank, basis_row]; sums and residual are [rows, N];
-// scales, magnitude and bias are [N], readable as whole vectors. Null is left out.
+//   y = activation((h + v * scale) * magnitude + bias + residual)
+// v [rows, N] = u [rows, rank] times basis [rank, basis_row]; residual is [rows, N]; scale,
+// magnitude and bias are [N], readable as whole vectors. Null is left out.
 struct MatMulFinish {
   const float* u = nullptr;
   Index rank = 0;
   const float* basis = nullptr;
   Index basis_row = 0;
   const float* scale = nullptr;
-  const float* sums = nullptr;
-  const float* sums_scale = nullptr;
   const float* magnitude = nullptr;
   const float* bias = nullptr;
   const float* residual = nullptr;

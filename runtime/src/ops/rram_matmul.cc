@@ -33,7 +33,6 @@ kernels::PanelFinishArgs PanelFinish(const MatMulFinish* finish, Index n0, Index
   args.basis_row = finish->basis_row;
   args.rank = finish->rank;
   args.scale = at(finish->scale);
-  args.sums_scale = at(finish->sums_scale);
   args.magnitude = at(finish->magnitude);
   args.bias = at(finish->bias);
   args.row = columns;
@@ -45,10 +44,8 @@ kernels::PanelFinishArgs PanelFinish(const MatMulFinish* finish, Index n0, Index
 
 // What is of a block whose first row and column these are.
 void AimAt(const MatMulFinish& finish, Index row, Index n0, kernels::PanelFinishArgs* args) {
-  const Index at = row * args->row + n0;
   args->u = finish.u == nullptr ? nullptr : finish.u + row * finish.rank;
-  args->sums = finish.sums == nullptr ? nullptr : finish.sums + at;
-  args->residual = finish.residual == nullptr ? nullptr : finish.residual + at;
+  if (finish.residual != nullptr) args->residual = finish.residual + row * args->row + n0;
 }
 
 }  // namespace
