@@ -181,6 +181,8 @@ def test_chain_gives_the_same_bits_with_every_isa(
     )
     for seed in (31, 32, 33):
         model, feeds = _chain(cases, seed, ("absolute", "sinh"), rows=50)
+        if seed == 33:
+            feeds["x"][7, 0] = np.nan
         path = tmp_path / f"{seed}.onnx"
         path.write_bytes(model)
         np.savez(tmp_path / "feeds.npz", **feeds)
