@@ -102,7 +102,11 @@ def converted_nodes(
         ),
     ]
     for i, op in enumerate(tail):
-        inputs = {"Add": ["r", values[1 + i]], "AddX": [values[1 + i], "x"], "Relu": [values[1 + i]]}
+        inputs = {
+            "Add": ["r", values[1 + i]],
+            "AddX": [values[1 + i], "x"],
+            "Relu": [values[1 + i]],
+        }
         inputs["Clip"] = [values[1 + i], "low", "high"]
         name = op.removesuffix("X")
         nodes.append(helper.make_node(name, inputs[op], [values[2 + i]], f"n{i}"))
