@@ -105,7 +105,7 @@ struct PanelFinishArgs {
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
-//   value = partial + (sigma[i] * deviation) * z; in matmul_block only, partial where z is null
+//   value = partial + (sigma * deviation) * z; partial where z is null
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
@@ -122,10 +122,15 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
-  const float* z;  // as many values as c has, and whole vectors of them readable
+  // In matmul_block sigma is [rows], deviation is like gain, and z has as many values as c, whole
+  // vectors of them readable. In conv_block deviation is like gain, sigma is sqrt(variance), and
+  // variance and z + i * z_row are both read at z_at[v], lanes[v] values.
+  const float* z;
   ptrdiff_t z_row;
-  const float* sigma;      // [rows]
-  const float* deviation;  // like gain
+  ptrdiff_t z_at[kMaxVecs];
+  const float* sigma;
+  const float* variance;
+  const float* deviation;
   const float* gain;
   const float* offset;
   const float* back;

@@ -168,7 +168,24 @@ void Block(const BlockArgs& args) {
     }
   }
 
-  if constexpr (!kConv) {
+  if constexpr (kConv) {
+    if (args.z != nullptr) {
+      Vec sigma[kVecs];
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        sigma[v] = S::Sqrt(LoadLanes<S>(args.variance + args.z_at[v], args.lanes[v]));
+      }
+      RIMC_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const Vec deviation = S::Set1(args.deviation[i]);
+        RIMC_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec z = LoadLanes<S>(args.z + i * args.z_row + args.z_at[v], args.lanes[v]);
+          acc[i][v] = S::Add(acc[i][v], S::Mul(S::Mul(sigma[v], deviation), z));
+        }
+      }
+    }
+  } else {
     if (args.z != nullptr) {
       RIMC_UNROLL
       for (int i = 0; i < kRows; ++i) {
