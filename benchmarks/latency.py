@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latency and peak memory of converted models against their fp32 teachers in the same process.
 
-    python -m benchmarks.latency [--rounds 31] [--threads 2] [--rank R]
+    python -m benchmarks.latency [--rounds 31] [--threads 2] [--rank R] [--networks ResNet-20 ...]
+        [--kinds ideal tiled all] [--paths provider native stock] [--adapters]
 
-Every model is calibrated first (10 samples, default SRAM or one rank): its branches do real work.
+Every model is calibrated first (10 samples, default SRAM or one rank; ResNet-50's shape: rank 4):
+its branches do real work. ``twin`` is the ideal model with its adapters folded in, float32 in stock
+ONNX Runtime. ``--adapters`` prints instead, for the convolutions of ResNet-50's shape, what the
+low-rank part of an adapter of rank 4 costs on top of its node.
+
 Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. Peak
 memory is that of a process of its own that loads the model and runs it.
 """
@@ -21,29 +26,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 import rimc_onnx
+from benchmarks import resnet50
 from benchmarks.datasets import DATA
-from rimc_onnx import runtime
+from rimc_onnx import passes, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.files import load_model, save_model
+from rimc_onnx.runtime.provider import provider_session
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 _TURN_S = 0.05
 
-_TILED = PeripheryConfig(tile_rows=128, dac_bits=8, adc_bits=8)
-_VARIANTS = {
-    "ideal, native": ("ideal", True),
-    "8-bit tiles, native": ("tiled", True),
-    "ideal, stock function body": ("ideal", False),
-    "8-bit tiles, stock function body": ("tiled", False),
+_TILED = {"tile_rows": 128, "dac_bits": 8, "adc_bits": 8}
+_KINDS = {
+    "ideal": PeripheryConfig(),
+    "tiled": PeripheryConfig(**_TILED),
+    "all": PeripheryConfig(**_TILED, read_noise_frac=0.01, iv_sinh=2.0),
 }
+"""Drift only; 8-bit converters and tiles of 128 rows; read noise and sinh word lines too."""
+_PATHS = ("provider", "native", "stock")
+"""The library as a provider, its custom ops, and the function bodies without it."""
+
+_SHAPES = [
+    (64, 64, 1, 56),
+    (64, 256, 1, 56),
+    (256, 64, 1, 56),
+    (64, 64, 3, 56),
+    (128, 512, 1, 28),
+    (512, 128, 1, 28),
+    (128, 128, 3, 28),
+    (256, 1024, 1, 14),
+    (1024, 256, 1, 14),
+    (256, 256, 3, 14),
+    (512, 2048, 1, 7),
+    (2048, 512, 1, 7),
+    (512, 512, 3, 7),
+]
+"""Input and output channels, kernel and image size of ResNet-50's convolutions of stride 1."""
 
 
-def _images(batch: int) -> Callable[[], Feeds]:
+def _images(batch: int, size: int = 32) -> Callable[[], Feeds]:
     return lambda: {
-        "input": np.random.default_rng(0).normal(size=(batch, 3, 32, 32)).astype(np.float32)
+        "input": np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32)
     }
 
 
@@ -66,6 +95,11 @@ _NETWORKS: dict[str, tuple[Path, str, dict[str, Callable[[], Feeds]]]] = {
         "benchmarks.datasets:sts14_calibration",
         {"batch 8 x 32 tokens": _tokens(8, 32)},
     ),
+    "ResNet-50": (
+        Path("resnet50.onnx"),  # made here
+        "benchmarks.resnet50:images",
+        {"batch 1": _images(1, 224), "batch 8": _images(8, 224)},
+    ),
 }
 
 
@@ -75,58 +109,135 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rank", type=int, help="one rank for all nodes, not the default SRAM")
+    parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=["ResNet-20", "MiniLM"])
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=list(_KINDS))
+    parser.add_argument("--paths", nargs="+", choices=_PATHS, default=list(_PATHS))
+    parser.add_argument("--adapters", action="store_true", help="what an adapter costs its node")
     arguments = parser.parse_args()
     info = runtime.build_info()
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds; {info}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, (teacher, data, feeds) in _NETWORKS.items():
-            files = _prepare(teacher, data, Path(folder) / name, arguments.rank)
+        if arguments.adapters:
+            _measure_adapters(Path(folder), arguments)
+            return
+        for name in arguments.networks:
+            teacher, data, feeds = _NETWORKS[name]
+            rank = arguments.rank
+            if name == "ResNet-50":
+                teacher, rank = Path(folder) / teacher, rank or 4
+                resnet50.make_model(teacher)
+            files = _prepare(teacher, data, Path(folder) / name, arguments.kinds, rank)
             for what, make in feeds.items():
                 _measure(f"{name}, {what}", teacher, files, make(), arguments)
 
 
-def _prepare(teacher: Path, data: str, folder: Path, rank: int | None) -> dict[str, Path]:
+def _prepare(
+    teacher: Path, data: str, folder: Path, kinds: list[str], rank: int | None
+) -> dict[str, Path]:
     folder.mkdir()
     files = {}
-    for kind, periphery in (("ideal", PeripheryConfig()), ("tiled", _TILED)):
+    for kind in kinds:
         converted = rimc_onnx.convert(
             teacher,
             folder / f"{kind}.rimc.onnx",
-            config=ConvertConfig(periphery=periphery),
+            config=ConvertConfig(periphery=_KINDS[kind]),
             data=data,
         )
         report = rimc_onnx.calibrate(
             str(converted.output), data=data, teacher=teacher, config=CalibrateConfig(rank=rank)
         )
         files[kind] = Path(report.output)
+    if "ideal" in kinds:
+        twin = load_model(files["ideal"])
+        passes.FoldAdaptersPass()(twin)
+        files["twin"] = folder / "twin.onnx"
+        save_model(twin, files["twin"], force=False)
     return files
+
+
+def _session(path: Path, how: str, threads: int) -> Any:
+    if how == "provider":
+        return provider_session(path, num_threads=threads)
+    return runtime.make_session(path, native=how == "native", num_threads=threads)
 
 
 def _measure(
     title: str, teacher: Path, files: dict[str, Path], feeds: Feeds, arguments: argparse.Namespace
 ) -> None:
-    runs: dict[str, tuple[Path, bool]] = {"fp32 teacher": (teacher, False)}
-    runs |= {name: (files[kind], native) for name, (kind, native) in _VARIANTS.items()}
-    sessions = {
-        name: runtime.make_session(path, native=native, num_threads=arguments.threads)
-        for name, (path, native) in runs.items()
-    }
+    runs = {"fp32 teacher": (teacher, "stock")}
+    if "twin" in files:
+        runs["twin"] = (files["twin"], "stock")
+    for kind in arguments.kinds:
+        runs |= {f"{kind}, {how}": (files[kind], how) for how in arguments.paths}
+    sessions = {name: _session(path, how, arguments.threads) for name, (path, how) in runs.items()}
+    times = _take_turns(sessions, feeds, arguments.rounds)
+    reference = times["fp32 teacher"]
+    print(f"\n{title}: fp32 teacher {1e3 * statistics.median(reference):.2f} ms")
+    print(f"  {'':20s} ratio (25-75 %)        peak memory")
+    for name, (path, how) in runs.items():
+        low, middle, high = _ratios(times[name], reference)
+        peak = _peak_mib(path, how, feeds, arguments.threads)
+        print(f"  {name:20s} {middle:5.2f} ({low:.2f}-{high:.2f})     {peak:8.0f} MiB", flush=True)
+
+
+def _take_turns(sessions: dict[str, Any], feeds: Feeds, rounds: int) -> dict[str, list[float]]:
     for session in sessions.values():
         _seconds(session, feeds, 3)
     # A turn lasts long enough that waking the threads of the next session does not show.
     repeats = {n: max(1, round(_TURN_S / _seconds(s, feeds, 3))) for n, s in sessions.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
         for name, session in sessions.items():
             times[name].append(_seconds(session, feeds, repeats[name]))
-    reference = times["fp32 teacher"]
-    print(f"\n{title}: fp32 teacher {1e3 * statistics.median(reference):.2f} ms")
-    print(f"  {'':34s} ratio (25-75 %)        peak memory")
-    for name, (path, native) in runs.items():
-        ratios = [t / r for t, r in zip(times[name], reference, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        peak = _peak_mib(path, native, feeds, arguments.threads)
-        print(f"  {name:34s} {middle:5.2f} ({low:.2f}-{high:.2f})     {peak:8.0f} MiB", flush=True)
+    return times
+
+
+def _ratios(times: list[float], reference: list[float]) -> tuple[float, float, float]:
+    ratios = [t / r for t, r in zip(times, reference, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return low, middle, high
+
+
+def _measure_adapters(folder: Path, arguments: argparse.Namespace) -> None:
+    print(f"\nrank {arguments.rank or 4}, provider: time of the node with its adapter over without")
+    for shape in _SHAPES:
+        channels, columns, kernel, size = shape
+        teacher = folder / "conv.onnx"
+        onnx.save(_convolution(*shape), teacher)
+        converted = folder / "conv.rimc.onnx"
+        config = ConvertConfig(rank=arguments.rank or 4)
+        rimc_onnx.convert(teacher, converted, config=config, force=True)
+        # As converted B is zero, and its kernels don't run.
+        model = onnx.load(converted)
+        files = {"without": converted, "with": folder / "with.rimc.onnx"}
+        for tensor in model.graph.initializer:
+            if tensor.name.endswith("/lora_b"):
+                ones = np.ones_like(numpy_helper.to_array(tensor))
+                tensor.CopyFrom(numpy_helper.from_array(ones, tensor.name))
+        onnx.save(model, files["with"])
+        sessions = {n: _session(f, "provider", arguments.threads) for n, f in files.items()}
+        x = np.random.default_rng(0).normal(size=(1, channels, size, size)).astype(np.float32)
+        times = _take_turns(sessions, {"x": x}, arguments.rounds)
+        low, middle, high = _ratios(times["with"], times["without"])
+        name = f"{channels} -> {columns}, {kernel} x {kernel}, {size} x {size}"
+        print(f"  {name:32s} {middle:5.3f} ({low:.3f}-{high:.3f})", flush=True)
+
+
+def _convolution(channels: int, columns: int, kernel: int, size: int) -> onnx.ModelProto:
+    random = np.random.default_rng(0)
+    w = random.normal(size=(columns, channels, kernel, kernel)).astype(np.float32)
+    bias = np.zeros(columns, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["h"], "conv", pads=[kernel // 2] * 4),
+            helper.make_node("Relu", ["h"], ["y"], "relu"),
+        ],
+        "convolution",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", channels, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", columns, size, size])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def _seconds(session: Any, feeds: Feeds, repeats: int) -> float:
@@ -136,13 +247,13 @@ def _seconds(session: Any, feeds: Feeds, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _peak_mib(path: Path, native: bool, feeds: Feeds, threads: int) -> float:
+def _peak_mib(path: Path, how: str, feeds: Feeds, threads: int) -> float:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_run_alone, (path, native, feeds, threads))
+        return pool.apply(_run_alone, (path, how, feeds, threads))
 
 
-def _run_alone(path: Path, native: bool, feeds: Feeds, threads: int) -> float:
-    session = runtime.make_session(path, native=native, num_threads=threads)
+def _run_alone(path: Path, how: str, feeds: Feeds, threads: int) -> float:
+    session = _session(path, how, threads)
     for _ in range(5):
         session.run(None, feeds)
     # Not ru_maxrss, which a process inherits from the one that started it.

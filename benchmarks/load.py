@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import rimc_onnx
-from benchmarks.resnet50 import images, make_model
+from benchmarks.resnet50 import make_model
 from rimc_onnx import runtime
 from rimc_onnx.calibration.config import CalibrateConfig
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import runtime
+from rimc_onnx import opset, runtime
 from rimc_onnx.runtime.provider import provider_session
 
 NUM_SEEDS = 40
@@ -92,6 +92,11 @@ def write(folder: Path) -> None:
         for op, maker in cases.MAKERS.items():
             case = maker(np.random.default_rng(seed))
             add(f"{op}-{seed}", "custom", case.model(), case.feeds)
+        for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
+            rng = np.random.default_rng(100 + seed)
+            names = [name for name in cases.EXTRAS if rng.integers(2)]
+            case = cases.MAKERS[op](rng, names=names)
+            add(f"{op}-extras-{seed}", "custom", case.model(), case.feeds)
         for kind in OPTIONS:
             add(f"{kind}-{seed}", kind, *_simulated(seed))
     (folder / "list.txt").write_text("\n".join(lines) + "\n")

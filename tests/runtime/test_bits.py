@@ -113,6 +113,51 @@ def test_large_shape_splits_into_tasks_without_changing_bits(
     assert np.mean(np.abs(one - oracle()) > 0.5 * step) <= 1e-4
 
 
+@pytest.mark.parametrize("adc_bits", [0, 8])
+@pytest.mark.parametrize("shape", [*MATMULS, (130, 384, 1000), (1030, 140, 70)])
+def test_large_noisy_matmul_splits_into_tasks_without_changing_bits(
+    cases: ModuleType, shape: tuple[int, int, int], adc_bits: int
+) -> None:
+    # Catches draws of another row or panel: chunks of rows, panels that tasks share, columns that
+    # do not fill a group of draws, and word lines that a task drives for itself.
+    rows, depth, columns = shape
+    rng = np.random.default_rng(8)
+    attributes = {
+        **cases.ANNOTATIONS,
+        **cases.NO_EXTRAS,
+        "tile_rows": 128,
+        "num_tiles": opset.num_tiles(depth, 1, 128),
+        "dac_bits": 8,
+        "dac_range": 3.0,
+        "dac_signed": 1,
+        "adc_bits": adc_bits,
+        "adc_range": [40.0],
+        "iv_sinh": 2.0,
+        "read_noise": 0.05,
+        "read_key": 12345678901,
+    }
+    x = rng.standard_normal((rows, depth), dtype=np.float32)
+    w = rng.standard_normal((depth, columns), dtype=np.float32)
+    oracle = cases.rram_oracle(opset.RRAM_MATMUL, x, w, attributes)
+    case = cases.Case(
+        op=opset.RRAM_MATMUL,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=oracle,
+    )
+    one = case.run(num_threads=1)
+    assert case.run(num_threads=3).tobytes() == one.tobytes()
+    if adc_bits == 0:
+        # Sums of K products and K squares, whose root is taken: 8 K eps of their size.
+        size = np.abs(x) @ np.abs(w)
+        assert np.all(np.abs(one - oracle()) <= 8 * depth * cases.EPS * size)
+    else:
+        # One ADC code at a tie, seldom.
+        step = attributes["adc_range"][0] / 127
+        assert np.mean(np.abs(one - oracle()) > 0.5 * step) <= 1e-3
+
+
 @pytest.mark.parametrize("sparse_frac", [0.03, 1.0])
 @pytest.mark.parametrize("shape", [*MATMULS, *CONVS])
 def test_large_adapter_splits_into_tasks_without_changing_bits(

@@ -83,14 +83,34 @@ struct FinishArgs {
   float high;
 };
 
+// The same of a product x w, without `sums`: one row of c for each row of x. Terms whose scale or
+// vector is null are left out; these are per lane, at v * lanes.
+//   v = sum over r < rank of u[i * rank + r] * basis[r * basis_row + v * lanes]
+// residual is at i * row + v * lanes, as many values as c has.
+struct PanelFinishArgs {
+  const float* u;
+  const float* basis;
+  ptrdiff_t basis_row;
+  ptrdiff_t rank;
+  const float* scale;
+  const float* magnitude;
+  const float* bias;
+  const float* residual;
+  ptrdiff_t row;
+  bool activates;
+  float low;
+  float high;
+};
+
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
-//   value = partial + (sigma[i] * deviation) * z; in matmul_block only, partial where z is null
+//   value = partial + (sigma * deviation) * z; partial where z is null
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
-//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y
+//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y; the
+//   same of `panel_finish` and matmul_block
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
 struct BlockArgs {
@@ -102,10 +122,15 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
-  const float* z;  // as many values as c has, and whole vectors of them readable
+  // In matmul_block sigma is [rows], deviation is like gain, and z has as many values as c, whole
+  // vectors of them readable. In conv_block deviation is like gain, sigma is sqrt(variance), and
+  // variance and z + i * z_row are both read at z_at[v], lanes[v] values.
+  const float* z;
   ptrdiff_t z_row;
-  const float* sigma;      // [rows]
-  const float* deviation;  // like gain
+  ptrdiff_t z_at[kMaxVecs];
+  const float* sigma;
+  const float* variance;
+  const float* deviation;
   const float* gain;
   const float* offset;
   const float* back;
@@ -114,6 +139,7 @@ struct BlockArgs {
   bool first;
   bool last;
   const FinishArgs* finish;
+  const PanelFinishArgs* panel_finish;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
 };
 
@@ -210,8 +236,8 @@ struct MergeArgs {
   const float* basis;
   ptrdiff_t basis_row;
   ptrdiff_t rank;
-  const float* h;
-  const float* sums;  // may be y
+  const float* h;  // may be y, and so may
+  const float* sums;
   float* y;
   ptrdiff_t y_row;  // of h and sums too
   ptrdiff_t rows;

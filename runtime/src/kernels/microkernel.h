@@ -104,6 +104,35 @@ inline void FinishSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVec
   }
 }
 
+template <class S, int kRows, int kVecs>
+inline void FinishPanel(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  const PanelFinishArgs& finish = *args.panel_finish;
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    const int at = v * S::kLanes;
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      Vec total = acc[i][v];
+      if (finish.scale != nullptr) {
+        Vec branch = S::Set1(0.0f);
+        for (ptrdiff_t r = 0; r < finish.rank; ++r) {
+          const Vec basis = S::Load(finish.basis + r * finish.basis_row + at);
+          branch = S::Fma(S::Set1(finish.u[i * finish.rank + r]), basis, branch);
+        }
+        total = S::Add(total, S::Mul(branch, S::Load(finish.scale + at)));
+      }
+      if (finish.magnitude != nullptr) total = S::Mul(total, S::Load(finish.magnitude + at));
+      if (finish.bias != nullptr) total = S::Add(total, S::Load(finish.bias + at));
+      if (finish.residual != nullptr) {
+        total = S::Add(total, LoadLanes<S>(finish.residual + i * finish.row + at, args.lanes[v]));
+      }
+      if (finish.activates) total = S::Clip(total, S::Set1(finish.low), S::Set1(finish.high));
+      acc[i][v] = total;
+    }
+  }
+}
+
 template <class S, int kRows, int kVecs, bool kConv>
 void Block(const BlockArgs& args) {
   using Vec = typename S::Vec;
@@ -139,7 +168,24 @@ void Block(const BlockArgs& args) {
     }
   }
 
-  if constexpr (!kConv) {
+  if constexpr (kConv) {
+    if (args.z != nullptr) {
+      Vec sigma[kVecs];
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        sigma[v] = S::Sqrt(LoadLanes<S>(args.variance + args.z_at[v], args.lanes[v]));
+      }
+      RIMC_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const Vec deviation = S::Set1(args.deviation[i]);
+        RIMC_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec z = LoadLanes<S>(args.z + i * args.z_row + args.z_at[v], args.lanes[v]);
+          acc[i][v] = S::Add(acc[i][v], S::Mul(S::Mul(sigma[v], deviation), z));
+        }
+      }
+    }
+  } else {
     if (args.z != nullptr) {
       RIMC_UNROLL
       for (int i = 0; i < kRows; ++i) {
@@ -156,6 +202,8 @@ void Block(const BlockArgs& args) {
   if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
   if constexpr (kConv) {
     if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
+  } else {
+    if (args.panel_finish != nullptr) FinishPanel<S, kRows, kVecs>(args, acc);
   }
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {

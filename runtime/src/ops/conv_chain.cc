@@ -9,9 +9,9 @@ namespace rimc {
 // One run that does everything in one pass.
 struct ConvChain::Run {
   const Tensor& x;
-  const ConvShape& shape;
   const float* residual;
   float* y;
+  std::uint64_t number;  // of the crossbar
 };
 
 ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
@@ -36,12 +36,13 @@ void ConvChain::Compute(const Context& context) const {
   }
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
-  if (!crossbar_.periphery_.stored_sums()) {
-    Dims dims;
-    const ConvShape shape = ShapeOf(crossbar_.conv_, x, &dims);
-    if (ComputeFused(context, {x, shape, residual, y})) return;
-  }
-  ComputeApart(context, x, y_dims, y);
+  Dims dims;
+  const ConvShape shape = ShapeOf(crossbar_.conv_, x, &dims);
+  const ConvPlan plan(crossbar_.conv_, shape, true, crossbar_.kernels_, 0, false, true);
+  const std::uint64_t number = crossbar_.NextRun();
+  const Run run{x, residual, y, number};
+  if (crossbar_.ReadsAtOnce(plan) && ComputeFused(context, plan, run)) return;
+  ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
 }
 
@@ -53,8 +54,7 @@ void ConvChain::PackB() {
   const Index max_rows = crossbar_.kernels_.max_rows;
   if (crossbar_.kernels_.codes != nullptr) {
     const std::vector<std::int8_t> codes(b, b + count);
-    b_words_ =
-        ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
+    b_words_ = ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
     return;
   }
   b_ = AlignedFloats(count);
@@ -71,14 +71,14 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
                           ? adapter_->words_.cells.max_group_words()
                           : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
   return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
-         PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
+         PartsTogether(plan, crossbar_.periphery_.noise.on) *
+             ConvBranch::UFloats(plan, layout.rank);
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
-bool ConvChain::ComputeFused(const Context& context, const Run& run) const {
+bool ConvChain::ComputeFused(const Context& context, const ConvPlan& plan, const Run& run) const {
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
-  const ConvPlan plan(crossbar_.conv_, run.shape, true, kernels, 0, false, true);
   const kernels::Quantizer line = crossbar_.periphery_.Line(0);
   const ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
   const std::vector<ConvPass> passes = PlanPasses(plan, crossbar_.readout_);
@@ -95,14 +95,14 @@ bool ConvChain::ComputeFused(const Context& context, const Run& run) const {
   } else if (has_branch) {
     codes.emplace(codes_plan, kernels, &x_codes, x);
   }
-  engine.RunFused(context, has_branch ? ExtraFloats(plan) : 0, codes ? &*codes : nullptr,
+  const Index extra = has_branch ? ExtraFloats(plan) : 0;
+  engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
                   [&](const ConvEngine::Place& place) {
                     ConvFinish finish;
                     FillFinish(run, plan, place, &finish);
                     if (codes) FillBranch(plan, *codes, place, &finish.branch);
-                    engine.ComputeFused(place, crossbar_.CellsOf(plan, place.group),
-                                        crossbar_.readout_, passes, place.group * plan.columns(),
-                                        crossbar_.OutputOf(plan, place, run.y), &finish);
+                    crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish, run.number,
+                                           place.extra + extra);
                   });
   return !codes || !codes->has_nan();
 }
@@ -144,7 +144,8 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   branch->codes = place.codes;
   branch->v = place.extra + ExtraFloats(plan) - 2 * block;
   branch->sums = branch->v + block;
-  branch->u = branch->v - PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
+  branch->u = branch->v - PartsTogether(plan, crossbar_.periphery_.noise.on) *
+                              ConvBranch::UFloats(plan, layout.rank);
   if (layout.active_rank > 0) {
     const Index rank = layout.rank;
     const Index blocks = CeilDiv(rank, crossbar_.kernels_.max_rows);
@@ -199,16 +200,15 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
 }
 
 // The crossbar and its adapter one after the other.
-void ConvChain::ComputeApart(const Context& context, const Tensor& x, const Dims& y_dims,
-                             float* y) const {
-  const std::vector<Tensor> inputs{x};
+void ConvChain::ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const {
+  const std::vector<Tensor> inputs{run.x};
   if (!adapter_) {
-    crossbar_.Compute(Context(context, inputs, y));
+    crossbar_.ComputeRun(Context(context, inputs, run.y), run.number);
     return;
   }
   const Scratch h(context, y_dims.Count());
-  crossbar_.Compute(Context(context, inputs, h.data()));
-  adapter_->Compute(Context(context, {x, {abi::kFloat, y_dims, h.data()}}, y));
+  crossbar_.ComputeRun(Context(context, inputs, h.data()), run.number);
+  adapter_->Compute(Context(context, {run.x, {abi::kFloat, y_dims, h.data()}}, run.y));
 }
 
 // Bias, residual and activation, in place.

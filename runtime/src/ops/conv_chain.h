@@ -26,12 +26,12 @@ class ConvChain {
 
   void PackB();
   Index ExtraFloats(const ConvPlan& plan) const;
-  bool ComputeFused(const Context& context, const Run& run) const;
+  bool ComputeFused(const Context& context, const ConvPlan& plan, const Run& run) const;
   void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
                   ConvBranch* branch) const noexcept;
   void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
                   ConvFinish* finish) const noexcept;
-  void ComputeApart(const Context& context, const Tensor& x, const Dims& y_dims, float* y) const;
+  void ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const;
   void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
 
   RramConv crossbar_;

@@ -125,7 +125,25 @@ void DoraMatMul::Compute(const Context& context) const {
   const Index rows = x.dims.Count() / layout.depth;
   if (rows == 0) return;
 
+  const Scratch memory(context, is_constant_ ? 0 : layout.size());
+  if (!is_constant_) Pack(adapter, layout, memory.data());
+  const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
+  const float* const packed = is_constant_ ? packed_.data() : memory.data();
+  const Run run{layout, packed, is_constant_ ? words_ : words, x_scale, x.Floats(), h.Floats(),
+                y,      nullptr};
+  ComputeRun(context, run, rows);
+}
+
+void DoraMatMul::ComputeBranch(const Context& context, const Tensor& x, float* u) const {
+  if (layout_.active_rank == 0) return;
+  const Run run{layout_, packed_.data(), words_, x_scale_, x.Floats(), nullptr, nullptr, u};
+  ComputeRun(context, run, x.dims.Count() / layout_.depth);
+}
+
+void DoraMatMul::ComputeRun(const Context& context, const Run& run, Index rows) const {
+  const Layout& layout = run.layout;
   const Index rank = layout.active_rank;
+  const bool silent = rank == 0 && layout.num_cells == 0;
   const Index row_work =
       layout.depth * (2 + rank) + layout.columns * (4 + rank) + 2 * layout.num_cells;
   const Index least_rows = layout.dense           ? kDenseTaskRows
@@ -133,17 +151,6 @@ void DoraMatMul::Compute(const Context& context) const {
                                                   : 1;
   const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
                                      std::min(kMaxTasks, CeilDiv(rows, least_rows)));
-  const Scratch memory(context, is_constant_ ? 0 : layout.size());
-  if (!is_constant_) Pack(adapter, layout, memory.data());
-  const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
-  const Run run{layout,
-                is_constant_ ? packed_.data() : memory.data(),
-                is_constant_ ? words_ : words,
-                x_scale,
-                x.Floats(),
-                h.Floats(),
-                y};
-  const bool silent = rank == 0 && layout.num_cells == 0;
   if (kernels_.codes != nullptr && !silent && RunWords(context, run, rows, num_tasks)) return;
   RunFloats(context, run, rows, num_tasks);
 }
@@ -191,10 +198,11 @@ void DoraMatMul::RunTask(const Run& run, Range rows, float* memory) const noexce
     }
     if (rank > 0) {
       kernels_.rank_codes({x, run.packed + layout.a(), layout.a_row, chunk.size(), depth, rank,
-                           run.x_scale, layout.num_cells > 0, run.packed + layout.rank_step(), u});
+                           run.x_scale, layout.num_cells > 0, run.packed + layout.rank_step(),
+                           run.u == nullptr ? u : run.u + row * rank});
     }
     if (has_lists) SumLists(run, chunk, codes, turned);
-    Merge(run, chunk, u);
+    if (run.y != nullptr) Merge(run, chunk, u);
   }
 }
 

@@ -27,6 +27,7 @@ class DoraMatMul {
   void Compute(const Context& context) const;
 
  private:
+  friend class MatMulChain;
   // Sizes of an adapter and where its parts lie in the memory it is packed into.
   struct Layout {
     Index depth;        // K
@@ -69,6 +70,9 @@ class DoraMatMul {
   void PackPanels(const DoraTensors& adapter, const Layout& layout, float* panels) const;
   Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
   // Whether x has codes; without (a NaN) y is not complete.
+  // Codes of the ranks u [rows, R] of a constant adapter without cells.
+  void ComputeBranch(const Context& context, const Tensor& x, float* u) const;
+  void ComputeRun(const Context& context, const Run& run, Index rows) const;
   bool RunWords(const Context& context, const Run& run, Index rows, Index num_tasks) const;
   bool RunWordTask(const Run& run, Range rows, float* memory) const noexcept;
   // X S of a chunk of rows, to y. `sums`: memory [N, chunk_rows], or of a vector of columns where
@@ -105,7 +109,8 @@ struct DoraMatMul::Run {
   float x_scale;
   const float* x;
   const float* h;
-  float* y;
+  float* y;  // null: the codes of ranks alone are wanted, in
+  float* u;  // [rows, R], otherwise null
 };
 
 }  // namespace rimc

@@ -90,7 +90,8 @@ bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const no
     if (rank > 0) {
       kernels_.codes->rank_words({reinterpret_cast<const std::uint32_t*>(codes), words.a.data(),
                                   row_words, chunk.size(), rank, words.start.data(),
-                                  run.packed + layout.rank_step(), u});
+                                  run.packed + layout.rank_step(),
+                                  run.u == nullptr ? u : run.u + row * rank});
     }
     if (has_cells) {
       // A vector of turned codes holds a word of several rows; whole vectors of rows are read.
@@ -103,7 +104,7 @@ bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const no
         SumWordBlocks(run, chunk, turned, sums);
       }
     }
-    Merge(run, chunk, u);
+    if (run.y != nullptr) Merge(run, chunk, u);
   }
   return true;
 }
@@ -122,9 +123,9 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
   }
   for (Index n0 = 0; n0 < layout.columns; n0 += lanes) {
     const Index n1 = std::min(n0 + lanes, layout.columns);
-    float* const y = run.y + rows.begin * layout.columns + n0;
+    float* const to = run.y + rows.begin * layout.columns + n0;
     if (lists.starts[n0] == lists.starts[n1]) {
-      for (Index i = 0; i < rows.size(); ++i) std::fill_n(y + i * layout.columns, n1 - n0, 0.0f);
+      for (Index i = 0; i < rows.size(); ++i) std::fill_n(to + i * layout.columns, n1 - n0, 0.0f);
       continue;
     }
     for (Index n = n0; n < n1; ++n) {
@@ -140,7 +141,7 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
       args.b_offset = run.words.offsets.data() + lists.starts[n];
       kernel(args);
     }
-    kernels_.transpose({sums, layout.chunk_rows, y, layout.columns, n1 - n0, rows.size()});
+    kernels_.transpose({sums, layout.chunk_rows, to, layout.columns, n1 - n0, rows.size()});
   }
 }
 

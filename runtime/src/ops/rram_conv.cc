@@ -104,28 +104,108 @@ Dims RramConv::OutputDims(const Tensor& x) const {
   return y_dims;
 }
 
-Output RramConv::Compute(const Context& context) const {
+Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const {
   const Tensor x = context.Input(0);
   Dims y_dims;
   const ConvShape shape = ShapeOf(conv_, x, &y_dims);
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return {y, y_dims};
-  if (periphery_.stored_sums()) {
+  const ConvPlan plan(conv_, shape, true, kernels_, 0, false, true);
+  if (!ReadsAtOnce(plan)) {
     // Items that share their input can't have the planes of a bit-serial one in turn.
-    const ConvPlan plan(conv_, shape, periphery_.num_planes() == 1, kernels_);
-    ComputeStored(context, plan, x.Floats(), y);
+    const ConvPlan stored(conv_, shape, periphery_.num_planes() == 1, kernels_);
+    ComputeStored(context, stored, x.Floats(), y, number);
     return {y, y_dims};
   }
-
-  const ConvPlan plan(conv_, shape, true, kernels_, 0, false, true);
   const kernels::Quantizer line = periphery_.Line(0);
   const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
   const std::vector<ConvPass> passes = PlanPasses(plan, readout_);
-  engine.RunFused(context, 0, nullptr, [&](const ConvEngine::Place& place) {
-    engine.ComputeFused(place, CellsOf(plan, place.group), readout_, passes,
-                        place.group * plan.columns(), OutputOf(plan, place, y), nullptr);
+  engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
+    ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
   });
   return {y, y_dims};
+}
+
+// Noise of one group of an item: the same variances and draws as of stored sums.
+class RramConv::NoiseOf : public ConvEngine::Noise {
+ public:
+  NoiseOf(const RramConv& node, const ConvEngine& engine, const ConvPlan& plan,
+          const ConvEngine::Place& place, std::uint64_t number, float* memory)
+      : node_(node), engine_(engine), plan_(plan), number_(number) {
+    const Index band = RoundUp(plan.MaxBandSize(), plan.panel_row());
+    variance = memory;
+    z = variance + band;
+    squares_ = z + node.kernels_.max_rows * band;
+    offsets_ = reinterpret_cast<std::int32_t*>(squares_ + plan.scratch_floats());
+    deviation = node.periphery_.noise.deviation.data() + place.group * plan.columns();
+  }
+
+  void FillVariance(const ConvEngine::Place& place, Range k) const noexcept override {
+    const Index window = node_.conv_.Window();
+    const Range channels{k.begin / window, k.end / window};
+    if (!plan_.is_panels()) {
+      Memory memory{};
+      memory.variance = variance;
+      memory.squares = squares_;
+      memory.offsets = offsets_;
+      node_.ChannelSquares({plan_, engine_, nullptr, number_}, place, channels, memory);
+      return;
+    }
+    const Index panel = plan_.panel_row();
+    const Index band = plan_.BandSize(place.item);
+    std::fill_n(variance, RoundUp(band, panel), 0.0f);
+    for (Index p = 0; p < band; p += panel) {
+      for (Index c = channels.begin; c < channels.end; ++c) {
+        node_.kernels_.add_squares(place.input + (p / panel * node_.conv_.depth + c) * panel,
+                                   variance + p, std::min(panel, band - p));
+      }
+    }
+  }
+
+  void FillNormals(const ConvEngine::Place& place, Index tile,
+                   Range columns) const noexcept override {
+    const Index volume = plan_.shape().OutVolume();
+    const Index band = plan_.BandSize(place.item);
+    const Index column = place.group * plan_.columns() + columns.begin;
+    const Index start = (place.item.images.begin * node_.conv_.columns + column) * volume +
+                        plan_.BandOffset(place.item);
+    const kernels::DrawKey key = node_.periphery_.Draws(number_, 0, tile);
+    // Whole channels lie one after the other in the output.
+    const Index joined = band == volume ? columns.size() : 1;
+    for (Index i = 0; i < columns.size(); i += joined) {
+      const auto first = static_cast<std::uint64_t>(start + i * volume);
+      node_.kernels_.normals({key, first, joined * band, z + i * band});
+    }
+  }
+
+ private:
+  const RramConv& node_;
+  const ConvEngine& engine_;
+  const ConvPlan& plan_;
+  std::uint64_t number_;
+  float* squares_;
+  std::int32_t* offsets_;
+};
+
+Index RramConv::NoiseFloats(const ConvPlan& plan) const {
+  if (!periphery_.noise.on) return 0;
+  const Index band = RoundUp(plan.MaxBandSize(), plan.panel_row());
+  return (1 + kernels_.max_rows) * band + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+}
+
+void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
+                            const ConvEngine::Place& place, const std::vector<ConvPass>& passes,
+                            float* y, const ConvFinish* finish, std::uint64_t number,
+                            float* memory) const noexcept {
+  const ConvCells cells = CellsOf(plan, place.group);
+  const ConvOutput output = OutputOf(plan, place, y);
+  const Index column0 = place.group * plan.columns();
+  if (!periphery_.noise.on) {
+    engine.ComputeFused(place, cells, readout_, passes, column0, output, finish);
+    return;
+  }
+  const NoiseOf noise(*this, engine, plan, place, number, memory);
+  engine.ComputeFused(place, cells, readout_, passes, column0, output, finish, &noise);
 }
 
 ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {
@@ -149,11 +229,11 @@ Index RramConv::TaskFloats(const ConvPlan& plan) const {
   return 3 * block + plan.scratch_floats() + RoundUp(conv_.Window(), 16) + terms;
 }
 
-void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x,
-                             float* y) const {
+void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
+                             std::uint64_t number) const {
   const kernels::Quantizer line = periphery_.Line(0);
   const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
-  const Run run{plan, engine, y, runs_.fetch_add(1, std::memory_order_relaxed)};
+  const Run run{plan, engine, y, number};
   engine.Run(context, TaskFloats(plan),
              [&](const ConvEngine::Place& place) { StoreTask(run, place); });
 }

@@ -16,8 +16,8 @@ namespace rimc {
 // RramConv: x [N, C, *S] and the crossbar w [M, C / group, *kernel] give [N, M, *S_out], one to
 // three spatial dimensions. w has to be a constant.
 //
-// Sums are read as they leave the registers; only read noise and bit-serial inputs store them
-// first.
+// Sums are read as they leave the registers; only bit-serial inputs, noise that is relative to each
+// device, and noise of small images store them first.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -28,7 +28,7 @@ class RramConv {
   explicit RramConv(const NodeInfo& node);
   // By default one array of any height per group, with ideal converters.
   RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery = {});
-  Output Compute(const Context& context) const;
+  Output Compute(const Context& context) const { return ComputeRun(context, NextRun()); }
   // Dimensions of the output for an input. Throws where they don't fit.
   Dims OutputDims(const Tensor& x) const;
 
@@ -36,18 +36,34 @@ class RramConv {
   friend class ConvChain;
   struct Run;
   struct Memory;
+  class NoiseOf;
 
   void Pack(const float* w);
   ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
   ConvOutput OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
                       float* y) const noexcept;
-  void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y) const;
+  // Number of a run, which the draws of its noise depend on.
+  std::uint64_t NextRun() const { return runs_.fetch_add(1, std::memory_order_relaxed); }
+  Output ComputeRun(const Context& context, std::uint64_t number) const;
+  void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
+                     std::uint64_t number) const;
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
   void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
                       const Memory& memory) const noexcept;
   void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
                  Range columns, Index plane, Index tile) const noexcept;
   Index TaskFloats(const ConvPlan& plan) const;
+  // Whether the reads of a plan can follow the sums while they are in registers, and memory that a
+  // task needs then.
+  bool ReadsAtOnce(const ConvPlan& plan) const {
+    return !periphery_.stored_sums() ||
+           (periphery_.num_planes() == 1 && !periphery_.noise.relative && plan.by_rows());
+  }
+  Index NoiseFloats(const ConvPlan& plan) const;
+  // ComputeFused with the noise of run `number`, in `memory`.
+  void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
+                    const std::vector<ConvPass>& passes, float* y, const ConvFinish* finish,
+                    std::uint64_t number, float* memory) const noexcept;
 
   const kernels::KernelTable& kernels_;
   ConvAttributes conv_;

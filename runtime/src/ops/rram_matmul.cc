@@ -25,6 +25,30 @@ constexpr Index kTaskRows = 48;
 constexpr Index kChunkFloats = 3 << 15;
 constexpr Index kStoredFloats = Index{1} << 14;
 
+// What is of all rows of a panel whose first column is n0.
+kernels::PanelFinishArgs PanelFinish(const MatMulFinish* finish, Index n0, Index columns) {
+  kernels::PanelFinishArgs args{};
+  if (finish == nullptr) return args;
+  const auto at = [n0](const float* values) { return values == nullptr ? nullptr : values + n0; };
+  args.basis = at(finish->basis);
+  args.basis_row = finish->basis_row;
+  args.rank = finish->rank;
+  args.scale = at(finish->scale);
+  args.magnitude = at(finish->magnitude);
+  args.bias = at(finish->bias);
+  args.row = columns;
+  args.activates = finish->activates;
+  args.low = finish->low;
+  args.high = finish->high;
+  return args;
+}
+
+// What is of a block whose first row and column these are.
+void AimAt(const MatMulFinish& finish, Index row, Index n0, kernels::PanelFinishArgs* args) {
+  args->u = finish.u == nullptr ? nullptr : finish.u + row * finish.rank;
+  if (finish.residual != nullptr) args->residual = finish.residual + row * args->row + n0;
+}
+
 }  // namespace
 
 // One run: rows of x are cut into row_tasks parts, panels into panel_tasks parts.
@@ -38,6 +62,7 @@ struct RramMatMul::Work {
   Index row_tasks;
   Index panel_tasks;
   std::uint64_t run;
+  const MatMulFinish* finish;
   bool task_lines;    // tasks drive word lines for themselves
   Index chunk_rows;   // rows that a task takes at a time
   Index line_floats;  // of a task's memory: word lines of a chunk,
@@ -165,14 +190,20 @@ void RramMatMul::PlanPasses() {
   }
 }
 
-Output RramMatMul::Compute(const Context& context) const {
-  const Tensor x = context.Input(0);
+Dims RramMatMul::OutputDims(const Tensor& x) const {
   if (x.dims.rank == 0 || x.dims[x.dims.rank - 1] != depth_) {
     Refuse("input x must have the shape [..., ", depth_, "], got ", x.dims);
   }
   Dims y_dims = x.dims;
   y_dims.size[x.dims.rank - 1] = columns_;
+  return y_dims;
+}
+
+Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) const {
+  const Tensor x = context.Input(0);
+  const Dims y_dims = OutputDims(x);
   Work work{};
+  work.finish = finish;
   work.x = x.Floats();
   work.y = context.Output(0, y_dims);
   work.rows = x.dims.Count() / depth_;
@@ -332,6 +363,9 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   }
   const bool noisy = chunk.z != nullptr && pass.whole;
   if (noisy) args.deviation = deviation_.data() + n0;
+  const MatMulFinish* const finish = pass.last ? work.finish : nullptr;
+  kernels::PanelFinishArgs panel_finish = PanelFinish(finish, n0, columns_);
+  if (finish != nullptr) args.panel_finish = &panel_finish;
   args.z_row = chunk.columns.size();
   args.resume = pass.resume;
   args.first = pass.first;
@@ -344,6 +378,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       args.z = chunk.z + rows.begin * args.z_row + n0 - chunk.columns.begin;
       args.sigma = chunk.sigma + rows.begin;
     }
+    if (finish != nullptr) AimAt(*finish, chunk.rows.begin + rows.begin, n0, &panel_finish);
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }

@@ -9,6 +9,7 @@
 #include "ops/common/ort.h"
 #include "ops/common/periphery.h"
 #include "ops/common/shape_inference.h"
+#include "ops/matmul_finish.h"
 
 namespace rimc {
 
@@ -26,9 +27,11 @@ class RramMatMul {
   explicit RramMatMul(const NodeInfo& node);
   // By default one array of any height with ideal converters.
   explicit RramMatMul(const Tensor& w, Periphery periphery = {});
-  Output Compute(const Context& context) const;
+  Output Compute(const Context& context) const { return Compute(context, nullptr); }
 
  private:
+  friend class MatMulChain;
+
   // Word lines [begin, end) that one pass over a panel takes, and what happens to the sums.
   struct Pass {
     Range k;
@@ -42,6 +45,9 @@ class RramMatMul {
   struct Chunk;
   struct Stored;
 
+  // `finish` (or null) is done with the sums. Pre: it is null with HasStoredSums.
+  Output Compute(const Context& context, const MatMulFinish* finish) const;
+  Dims OutputDims(const Tensor& x) const;
   void TakeShape(const Tensor& w);
   void Pack(const float* w);
   AlignedFloats PackPanels(const float* w) const;

@@ -111,7 +111,12 @@ bool IsBranch(const abi::Api* api, const abi::Node* crossbar, const abi::Node* a
   const auto tensors = ConstantAdapter(of_adapter);
   const auto w = of_crossbar.Constant(1);
   if (!tensors || !w) return false;
-  if (OperatorOf(api, crossbar) != kKinds[0].crossbar) return true;
+  if (OperatorOf(api, crossbar) != kKinds[0].crossbar) {
+    const Dims& b = (*tensors)[kLoraB].dims;
+    const Dims& a_dims = (*tensors)[kLoraA].dims;
+    return w->dims.rank == 2 && a_dims.rank == 2 && b.rank == 2 && a_dims[0] == w->dims[0] &&
+           b[1] == w->dims[1];
+  }
   for (const char* name : {"strides", "pads", "dilations"}) {
     if (of_crossbar.Ints(name) != of_adapter.Ints(name)) return false;
   }

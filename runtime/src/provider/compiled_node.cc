@@ -67,21 +67,6 @@ Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const
   return PeripheryOf(device.periphery, node.name, shape, std::move(w_max));
 }
 
-// y[n, m] += bias[m], [count / columns, columns].
-void AddBias(const Context& context, const std::vector<float>& bias, Index count, float* y) {
-  const auto columns = static_cast<Index>(bias.size());
-  constexpr Index kTaskFloats = Index{1} << 16;
-  const Index rows = count / columns;
-  const Index tasks = std::clamp<Index>(count / kTaskFloats, 1, std::max<Index>(rows, 1));
-  context.ParallelFor(tasks, [&](Index task) {
-    const Range part = Part(rows, tasks, task);
-    for (Index row = part.begin; row < part.end; ++row) {
-      float* const to = y + row * columns;
-      for (Index m = 0; m < columns; ++m) to[m] += bias[static_cast<std::size_t>(m)];
-    }
-  });
-}
-
 std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {
   std::vector<float> bias;
   if (!node.bias) return bias;
@@ -123,15 +108,19 @@ CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const De
   if (node.is_conv) {
     crossbar_.emplace<ConvChain>(node.conv, w, std::move(periphery), std::move(bias), tail);
   } else {
-    crossbar_.emplace<RramMatMul>(w, std::move(periphery));
-    bias_ = std::move(bias);
+    crossbar_.emplace<MatMulChain>(w, std::move(periphery), bias, tail);
   }
 }
 
 CompiledNode::CompiledNode(const abi::Api* api, const Chain& chain) : CompiledNode(api) {
   const NodeInfo crossbar(api, chain.crossbar);
   const NodeInfo adapter(api, chain.adapter);
-  crossbar_.emplace<ConvChain>(crossbar, chain.adapter == nullptr ? nullptr : &adapter, chain.tail);
+  const NodeInfo* const beside = chain.adapter == nullptr ? nullptr : &adapter;
+  if (OperatorOf(api, chain.crossbar) == RramMatMul::kName) {
+    crossbar_.emplace<MatMulChain>(crossbar, beside, chain.tail);
+  } else {
+    crossbar_.emplace<ConvChain>(crossbar, beside, chain.tail);
+  }
 }
 
 CompiledNode::~CompiledNode() {
@@ -140,9 +129,8 @@ CompiledNode::~CompiledNode() {
 
 void CompiledNode::Run(abi::KernelContext* kernel_context) const {
   const Context context(api_, kernel_context, memory_);
-  if (const auto* matmul = std::get_if<RramMatMul>(&crossbar_)) {
-    const Output y = matmul->Compute(context);
-    if (!bias_.empty()) AddBias(context, bias_, y.dims.Count(), y.data);
+  if (const auto* matmul = std::get_if<MatMulChain>(&crossbar_)) {
+    matmul->Compute(context);
   } else if (const auto* conv = std::get_if<ConvChain>(&crossbar_)) {
     conv->Compute(context);
   }

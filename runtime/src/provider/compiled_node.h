@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "ops/conv_chain.h"
-#include "ops/rram_matmul.h"
+#include "ops/matmul_chain.h"
 #include "provider/chain.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
@@ -18,7 +18,7 @@ namespace rimc {
 // a converted model; and what follows it.
 class CompiledNode : public abi::NodeComputeInfo {
  public:
-  // Throws Error where the weight can't be programmed. The tail is of a Conv.
+  // Throws Error where the weight can't be programmed.
   CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device,
                const Tail& tail);
   // Of a converted model. Throws Error where a node is not as its operator asks.
@@ -33,8 +33,7 @@ class CompiledNode : public abi::NodeComputeInfo {
 
   const abi::Api* api_;
   abi::MemoryInfo* memory_ = nullptr;
-  std::variant<std::monostate, RramMatMul, ConvChain> crossbar_;
-  std::vector<float> bias_;  // of a RramMatMul, [N] or empty
+  std::variant<std::monostate, MatMulChain, ConvChain> crossbar_;
 };
 
 }  // namespace rimc

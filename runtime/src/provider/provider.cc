@@ -123,8 +123,7 @@ class Provider : public abi::Ep {
       auto decision = Decide(api_, node, *device_);
       if (!decision) continue;
       if (decision->mapped) {
-        const bool is_conv = decision->mapped->is_conv;
-        AddNodes(is_conv ? Take(node, &taken).nodes : std::vector{node}, info);
+        AddNodes(Take(node, &taken).nodes, info);
       } else {
         Log(*decision);
       }
@@ -147,7 +146,9 @@ class Provider : public abi::Ep {
   }
 
   bool IsChainStart(const abi::Node* node) const {
-    return DomainOf(api_, node) == kOwnDomain && OperatorOf(api_, node) == RramConv::kName;
+    if (DomainOf(api_, node) != kOwnDomain) return false;
+    const std::string op_type = OperatorOf(api_, node);
+    return op_type == RramConv::kName || op_type == RramMatMul::kName;
   }
 
   Chain Take(const abi::Node* node, std::vector<const abi::Node*>* taken) const {
@@ -184,7 +185,7 @@ class Provider : public abi::Ep {
           FindInputs(api_, graph, &chain);
           return std::make_unique<CompiledNode>(api_, chain);
         }
-        if (decision->mapped->is_conv) FindInputs(api_, graph, &chain);
+        FindInputs(api_, graph, &chain);
         return std::make_unique<CompiledNode>(api_, *decision->mapped, *device_, chain.tail);
       } catch (const Error& error) {
         const std::string name = decision ? decision->name : NameOf(api_, node);

@@ -114,9 +114,10 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors whose sums are computed together, at most, and how many of a plan's are.
+// Blocks of vectors whose sums are computed together: few of large matrices, or all of an item
+// where reads have noise.
 constexpr Index kPartsTogether = 2;
-Index PartsTogether(const ConvPlan& plan);
+Index PartsTogether(const ConvPlan& plan, bool noisy);
 
 // Passes that find the inputs they need in the L1 cache.
 std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout);
@@ -174,6 +175,19 @@ class ConvEngine {
     const std::int32_t* code_offsets;
   };
 
+  // Noise of the reads of a group's sums, of a plan whose vectors hold positions of one row.
+  class Noise {
+   public:
+    virtual ~Noise() = default;
+    // Variances of an item's positions, over a deviation of 1.
+    virtual void FillVariance(const Place& place, Range k) const noexcept = 0;
+    // Normals of an item's positions for some of a group's columns.
+    virtual void FillNormals(const Place& place, Index tile, Range columns) const noexcept = 0;
+    float* variance = nullptr;         // [positions]
+    float* z = nullptr;                // [columns of a block, positions]
+    const float* deviation = nullptr;  // [columns of the group]
+  };
+
   // Calls body(place) for every group of every item of the plan, on the threads of the session.
   // `body` must not throw.
   template <class Body>
@@ -193,7 +207,7 @@ class ConvEngine {
   // column.
   void ComputeFused(const Place& place, const ConvCells& cells, const ConvReadout& readout,
                     const std::vector<ConvPass>& passes, Index column0, const ConvOutput& output,
-                    const ConvFinish* finish) const noexcept;
+                    const ConvFinish* finish, const Noise* noise = nullptr) const noexcept;
 
   // Runs body(place) for every group of every item of the plan, as Run, for ComputeFused: the input
   // of a group is copied once for consecutive items that share it. `branch`: an engine of the
@@ -368,7 +382,7 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
-  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_) * plan_.columns();
+  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_, false) * plan_.columns();
   const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Scratch scratch(context, offset_floats + code_offsets + num_tasks * task_floats);

@@ -36,8 +36,10 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
 
 }  // namespace
 
-Index PartsTogether(const ConvPlan& plan) {
+Index PartsTogether(const ConvPlan& plan, bool noisy) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
+  // Rows that don't fill vectors need twice as many at most.
+  if (noisy) return CeilDiv(2 * positions, plan.panel_row()) + 1;
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
@@ -52,7 +54,7 @@ std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readou
     return passes;
   }
   const Index steps = plan.num_offsets();
-  const Index channel = ChannelFloats(plan, PartsTogether(plan) * plan.panel_row());
+  const Index channel = ChannelFloats(plan, PartsTogether(plan, false) * plan.panel_row());
   const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
   const Index parts = CeilDiv(steps, most);
   for (Index i = 0; i < parts; ++i) {
@@ -223,6 +225,11 @@ void ConvEngine::ComputeRanks(const ConvBranch& branch, const float* const* code
   }
 }
 
+// The word lines of the tile that a pass ends.
+Range TileOf(const ConvReadout& readout, const ConvPass& pass) {
+  return readout.tiles[static_cast<std::size_t>(pass.tile)].k;
+}
+
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -292,16 +299,18 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
-                              Index column0, const ConvOutput& output,
-                              const ConvFinish* finish) const noexcept {
+                              Index column0, const ConvOutput& output, const ConvFinish* finish,
+                              const Noise* noise) const noexcept {
   const Index num_vecs = NumVecs(place.item);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Range blocks = place.item.blocks;
-  const Index together = PartsTogether(plan_);
+  const Index together = noise == nullptr ? PartsTogether(plan_, false) : parts;
   const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
+  Aim few[kPartsTogether];
+  std::vector<Aim> many(static_cast<std::size_t>(noise == nullptr ? 0 : parts));
+  Aim* const aims = noise == nullptr ? few : many.data();
   for (Index part = 0; part < parts; part += together) {
-    Aim aims[kPartsTogether];
     const Index count = std::min(together, parts - part);
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
@@ -310,9 +319,12 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
     }
     for (const ConvPass& pass : passes) {
       const bool ends = &pass == &passes.back();
+      const bool has_noise = noise != nullptr && pass.reads;
+      if (has_noise) noise->FillVariance(place, TileOf(readout, pass));
       Range next = first;
       for (Index b = blocks.begin; b < blocks.end; ++b) {
         const Range columns = next;
+        if (has_noise) noise->FillNormals(place, pass.tile, columns);
         if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
@@ -325,6 +337,15 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.first = pass.first;
           args.last = pass.last;
           SetReadout(readout, pass, column0 + columns.begin, &args);
+          args.z = has_noise ? noise->z : nullptr;
+          if (has_noise) {
+            args.z_row = plan_.BandSize(place.item);
+            args.variance = noise->variance;
+            args.deviation = noise->deviation + columns.begin;
+            for (Index v = 0; v < aims[i].vecs.size(); ++v) {
+              args.z_at[v] = args.c[v] - output.data;
+            }
+          }
           ComputeColumns(place, columns, output, ends && finish != nullptr, ends, &aims[i]);
         }
       }

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The provider's fused convolutions: the bits of the operators one by one, and when not to fuse."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import helper
+
+from rimc_onnx import runtime
+from rimc_onnx.runtime.provider import provider_session
+
+HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and tuple(
+    int(part) for part in onnxruntime.__version__.split(".")[:2]
+) >= (1, 24)
+pytestmark = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
+
+ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
+NUM_SEEDS = 24
+_PATH = Path(__file__).with_name("chain_cases.py")
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rimc_chain_cases", _PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = _load()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_fused_node_gives_the_bits_of_its_operators(isa: str) -> None:
+    # Catches a merge in another order, sums that a pass forgets, codes of another position, a
+    # residual of another image, an activation that changes NaN or -0, noise of another draw, tasks
+    # that share memory.
+    if isa not in runtime.build_info()["available_isas"]:
+        pytest.skip(f"this machine has no {isa}")
+    result = subprocess.run(
+        [sys.executable, str(_PATH), "0", str(NUM_SEEDS)],
+        check=False,
+        env={**os.environ, "RIMC_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def _kernels_of(model: bytes) -> int:
+    before = runtime.kernels_created()
+    provider_session(model)
+    return runtime.kernels_created() - before
+
+
+def _with_tail(*tail: str) -> object:
+    """A case whose nodes end with ``tail``."""
+    for seed in range(1000):
+        case = CASES.chain_case(seed)
+        if tuple(node.op_type for node in case.nodes[2:]) == tail and "r" in case.feeds:
+            return case
+    raise AssertionError(tail)
+
+
+def test_crossbar_to_activation_is_one_node() -> None:
+    # Catches a chain that silently falls apart: two kernels of the library would be left.
+    assert _kernels_of(_with_tail("Add", "Relu").model()) == 1
+
+
+def test_value_that_someone_else_reads_is_not_fused_away() -> None:
+    case = _with_tail("Add", "Relu")
+    # The crossbar's sums, and the adapter's result, as outputs of the graph.
+    assert _kernels_of(replace(case, outputs=("y", "h")).model()) == 2
+    with_d = replace(case, outputs=("y", "d"))
+    assert _kernels_of(with_d.model()) == 1
+    assert with_d.differences() == []
+    # A second reader of the adapter's result.
+    nodes = [*case.nodes, helper.make_node("Neg", ["d"], ["z"])]
+    both = replace(case, nodes=nodes, outputs=("y", "z"))
+    assert _kernels_of(both.model()) == 1
+    assert both.differences() == []
+
+
+def test_residual_that_may_be_broadcast_is_added_by_onnx_runtime() -> None:
+    # A fused Add has no broadcast: shapes that may differ stay apart.
+    case = _with_tail("Add", "Relu")
+    case = replace(case, feeds={**case.feeds, "r": case.feeds["r"][:1]})
+    shapes = {name: list(x.shape) for name, x in case.feeds.items()}
+    session = provider_session(case.model({**shapes, "x": ["N", *shapes["x"][1:]]}))
+    want = runtime.make_session(case.model(shapes)).run(None, case.feeds)
+    assert session.run(None, case.feeds)[0].tobytes() == want[0].tobytes()
+
+
+def test_other_convolution_beside_the_crossbar_stays_apart() -> None:
+    # A DoraConv that reads something else is no branch of the crossbar.
+    case = _with_tail("Add", "Relu")
+    changed = type(case.nodes[1])()
+    changed.CopyFrom(case.nodes[1])
+    changed.input[0] = "x2"
+    abs_x = helper.make_node("Abs", ["x"], ["x2"])
+    nodes = [abs_x, case.nodes[0], changed, *case.nodes[2:]]
+    apart = replace(case, nodes=nodes)
+    assert _kernels_of(apart.model()) == 2
+    assert apart.differences() == []
+
+
+def test_ordinary_convolution_with_residual_is_one_node() -> None:
+    # The same for a Conv that the provider programs: with and without the residual's fusion (the
+    # value is an output too) it gives the same bits.
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((24, 16, 3, 3), dtype=np.float32)
+    constants = {"w": w, "b": rng.standard_normal(24, dtype=np.float32)}
+    x = rng.standard_normal((3, 16, 9, 9), dtype=np.float32)
+    feeds = {"x": x, "r": rng.standard_normal((3, 24, 9, 9), dtype=np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["h"], "conv", pads=[1] * 4),
+        helper.make_node("Add", ["h", "r"], ["s"], "add"),
+        helper.make_node("Relu", ["s"], ["y"], "relu"),
+    ]
+    case = CASES.ChainCase(nodes=nodes, constants=constants, feeds=feeds)
+    options = {"preset": "gaussian-relative"}
+    fused = provider_session(case.model(), provider_options=options)
+    apart = provider_session(replace(case, outputs=("y", "h")).model(), provider_options=options)
+    assert fused.run(None, feeds)[0].tobytes() == apart.run(None, feeds)[0].tobytes()
