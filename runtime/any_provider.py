@@ -79,9 +79,7 @@ class ProviderDevice:
             )
         if not _is_used(session, model, self.name):
             if self.name == PROVIDER_NAME:
-                raise _nothing_runs(
-                    model, programs=bool({"preset", "device"} & self.options.keys())
-                )
+                raise _nothing_runs(model, self.options)
             raise ModelError(
                 f"{self.name} takes none of the model's nodes, all would run on {_CPU}. Of a "
                 f"converted model it has to take {opset.DOMAIN} {' and '.join(_RRAM)}, or "
