@@ -123,7 +123,8 @@ def blame_model(path: Path) -> Iterator[None]:
 
 def _check_nodes(model: ir.Model, path: Path) -> None:
     """Refuse what reading a graph lets pass: inputs that nobody makes, attributes of no type."""
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         for node in ir.traversal.RecursiveGraphIterator(graph):
             where = f"{path}: node '{node.name}' ({node.op_type})"
             for value in node.inputs:
