@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from rimc_onnx.passes.age_rram import AgeRramPass
 from rimc_onnx.passes.attach_adapters import AttachAdaptersPass
-from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass
+from rimc_onnx.passes.canonicalize_conv_transpose import (
+    CanonicalizeConvTransposePass,
+    is_transposed_product,
+)
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
@@ -70,6 +73,7 @@ __all__ = [
     "find_units",
     "folded_weight",
     "is_swappable",
+    "is_transposed_product",
     "prepare_pipeline",
     "require_mapped",
     "rram_branches",

@@ -19,7 +19,7 @@ from rimc_onnx.passes._graph import (
 )
 from rimc_onnx.passes.constants import Constant, find_constant
 
-__all__ = ["CanonicalizeConvTransposePass", "is_overlap_add"]
+__all__ = ["CanonicalizeConvTransposePass", "is_overlap_add", "is_transposed_product"]
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 _METADATA = {PASS_KEY: "CanonicalizeConvTransposePass"}
@@ -78,6 +78,11 @@ def is_overlap_add(node: ir.Node) -> bool:
     if weight.shape[0] != group * taps:
         return False
     return bool((weight.numpy().reshape(group, taps, taps) == np.eye(taps)).all())
+
+
+def is_transposed_product(node: ir.Node) -> bool:
+    """True for the Conv that the pass made of a ConvTranspose."""
+    return node.op_type == "Conv" and node.metadata_props.get(PASS_KEY) == _METADATA[PASS_KEY]
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, weight: Constant, names: Names) -> None:

@@ -57,6 +57,13 @@ def provider_options(
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
     passes.require_mapped(decisions)
+    for decision in decisions:
+        if decision.unit is not None and passes.is_transposed_product(decision.unit.node):
+            raise UsageError(
+                f"node '{decision.name}' (ConvTranspose): the provider leaves it to ONNX Runtime, "
+                f"a conversion doesn't. Convert the model, or use --keep-digital "
+                f"'{decision.name}'."
+            )
     options = {"device": config.device.to_json(), "seed": str(config.seed)}
     if config.device.time_law is not None:
         options["time_s"] = repr(config.device.resolve_time(config.time_s))

@@ -203,6 +203,8 @@ def _periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool | No
         # As it was typed: a file holds the nearest float32.
         found[name] = None if value == ideal else float(str(np.float32(value)))
     gain, offset = (list(attributes[name].as_floats()) for name in ("adc_gain", "adc_offset"))
+    terms = [*attributes["iv_square"].as_floats(), *attributes["iv_cube"].as_floats()]
+    found["iv_polynomial"] = True if any(terms) else None
     found["adc_errors"] = None if gain == [1.0] and offset == [0.0] else True
     return found
 

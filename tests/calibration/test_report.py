@@ -31,6 +31,7 @@ from rimc_onnx.calibration.report import (
     write_report,
 )
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import get_preset
 from rimc_onnx.errors import CalibrationError, OutputError
 from rimc_onnx.files import load_model
 from rimc_onnx.passes import rram_branches
@@ -215,6 +216,7 @@ def test_report_says_what_surrounded_the_arrays_and_what_ran_them(digits_folder:
         "input_shrink": 0.7,
         "read_noise": 0.01,
         "wire_ohm": 0.25,
+        "iv_polynomial": None,
         "adc_errors": True,
     }
 
@@ -222,6 +224,16 @@ def test_report_says_what_surrounded_the_arrays_and_what_ran_them(digits_folder:
         return native_session(content)
 
     assert report_of(my_chip)["runs_on"] == "my_chip"
+
+
+def test_report_says_that_a_preset_bends_its_currents(digits_folder: Path) -> None:
+    # The curve is no number that was asked for, so nothing else in the report would show it.
+    config = ConvertConfig(device=get_preset("milo2021"))
+    api.convert(digits_folder / "model.onnx", config=config)
+    bias = CalibrateConfig(num_samples=1, adapter="bias")
+    found = api.calibrate(digits_folder / "model.rimc.onnx", config=bias)
+    periphery = json.loads(Path(str(found.report)).read_text("utf-8"))["periphery"]
+    assert (periphery["iv_polynomial"], periphery["iv_sinh"]) == (True, None)
 
 
 def test_bytes_of_the_parts_are_those_of_the_file(job: Callable[..., Job]) -> None:

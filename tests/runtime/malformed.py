@@ -36,6 +36,8 @@ _PERIPHERY: dict[str, Any] = {
     "dac_serial_bits": 0,
     "iv_sinh": 0.0,
     "input_shrink": 1.0,
+    "iv_square": [0.0] * opset.IV_TERMS,
+    "iv_cube": [0.0] * opset.IV_TERMS,
     "adc_bits": 8,
     "adc_range": [4.0],
     "adc_gain": [1.0],

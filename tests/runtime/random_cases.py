@@ -121,6 +121,8 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
         "dac_serial_bits": 0,
         "iv_sinh": 0.0,
         "input_shrink": 1.0,
+        "iv_square": [0.0] * opset.IV_TERMS,
+        "iv_cube": [0.0] * opset.IV_TERMS,
         "adc_bits": _bits(rng, 2),
         "adc_range": _floats(ranges * far),
         "adc_gain": [1.0],

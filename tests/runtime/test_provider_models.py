@@ -359,3 +359,41 @@ def test_what_the_provider_cannot_do_is_refused_when_options_are_made(tmp_path: 
         provider_options(model, config=long, periphery_file=tmp_path / "there.json")
     with pytest.raises(UsageError, match="node 'fc;1' stays digital, and keep_digital can't name"):
         provider_options(model, config=ConvertConfig(keep_digital=("fc*",)))
+
+
+@pytest.mark.parametrize("scaling", Scaling)
+@pytest.mark.parametrize("device", ["milo2021", "wan2022-aihwkit"])
+def test_reads_of_a_preset_are_those_of_a_conversion(
+    tmp_path: Path, device: str, scaling: Scaling
+) -> None:
+    # A preset's noise or I-V curve that a conversion has and a session does not; W_max of the
+    # wrong bit line in the curve's cells.
+    model = small_model(tmp_path)
+    config = ConvertConfig(device=get_preset(device, scaling=scaling), seed=2)
+    options = provider_options(model, config=config, periphery_file=tmp_path / "periphery.json")
+    assert_as_converted(model, config, options)
+    ideal = ConvertConfig(device=config.device, periphery=PeripheryConfig(device_reads=False))
+    assert "periphery" not in provider_options(model, config=ideal)
+
+
+def test_transposed_convolution_is_refused_when_options_are_made(tmp_path: Path) -> None:
+    # Options of a conversion that has it in an array, for a session that has not.
+    constants = {"w1": normal(1, 8, 4, 2, 2), "w2": normal(2, 3, 4, 1, 1)}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w1"], ["u"], name="up", strides=[2, 2]),
+        helper.make_node("Conv", ["u", "w2"], ["y"], name="out"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match=r"'up' \(ConvTranspose\): the provider leaves it to ONNX"):
+        provider_options(tmp_path / "model.onnx", config=ConvertConfig())
+    options = provider_options(tmp_path / "model.onnx", config=ConvertConfig(keep_digital=("up",)))
+    provider_session(tmp_path / "model.onnx", provider_options=options)
+    assert {m.name: m.reason for m in last_mapping()} == {"out": None}

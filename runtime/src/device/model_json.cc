@@ -289,7 +289,10 @@ DeviceModel ReadModel(const std::string& where, const std::string& text) {
     if (pair.size() != 2) Refuse(fields.Where("g_range_us"), " must be two numbers");
     model.g_range_us = {pair[0], pair[1]};
   }
-  fields.Optional("source");
+  // What goes with the model in every read: the option periphery says what is used of it.
+  for (const char* name : {"source", "read_noise_frac", "iv_sinh", "iv_polynomial"}) {
+    fields.Optional(name);
+  }
   fields.Finish();
   CheckModel(where + ": ", model);
   return model;
