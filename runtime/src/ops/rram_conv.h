@@ -57,7 +57,8 @@ class RramConv {
   // task needs then.
   bool ReadsAtOnce(const ConvPlan& plan) const {
     return !periphery_.stored_sums() ||
-           (periphery_.num_planes() == 1 && !periphery_.noise.relative && plan.by_rows());
+           (periphery_.num_planes() == 1 && !periphery_.noise.relative && !periphery_.iv.on &&
+            plan.by_rows());
   }
   Index NoiseFloats(const ConvPlan& plan) const;
   // ComputeFused with the noise of run `number`, in `memory`.
