@@ -33,7 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         teacher = Path(folder) / "model.onnx"
         make_model(teacher)
-        converted = rimc_onnx.convert(teacher).output
+        converted = teacher.with_suffix(".rimc.onnx")
+        rimc_onnx.convert(teacher, converted)
         calibrated = rimc_onnx.calibrate(
             converted,
             data="benchmarks.resnet50:images",
@@ -42,7 +43,7 @@ def main() -> None:
         ).output
         runs = {
             "fp32 teacher": (teacher, False),
-            "converted, native": (Path(converted), True),
+            "converted, native": (converted, True),
             "calibrated, native": (Path(calibrated), True),
             "calibrated, stock function body": (Path(calibrated), False),
         }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What converters and devices make of the values on word lines, and copies of rows with it, over
+// the SIMD type S of simd.h.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "kernels/simd.h"
+
+namespace rimc::kernels {
+
+// What is done with the values of a word line: nothing, the converter alone, all of Quantizer, or
+// that with values from its table.
+enum class Drive { kNone, kConvert, kFull, kTable128, kTable256 };
+
+// A template so that every ISA has its own.
+template <class S>
+Drive DriveOf(const Quantizer* quantizer) {
+  if (quantizer == nullptr) return Drive::kNone;
+  const bool plain =
+      quantizer->quantize && !(quantizer->base > 0.0f) && quantizer->curve == nullptr;
+  if (plain) return Drive::kConvert;
+  if (!S::kHasLookup || quantizer->table == nullptr) return Drive::kFull;
+  return quantizer->table_size == 128 ? Drive::kTable128 : Drive::kTable256;
+}
+
+// Tables in registers, where there are some.
+template <class S, Drive kDrive>
+struct LineTable {
+  explicit LineTable(const Quantizer&) {}
+  typename S::Vec operator()(typename S::Vec magnitude) const { return magnitude; }
+};
+template <class S>
+struct LineTable<S, Drive::kTable128> : S::template Lookup<128> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<128>(q.table) {}
+};
+template <class S>
+struct LineTable<S, Drive::kTable256> : S::template Lookup<256> {
+  explicit LineTable(const Quantizer& q) : S::template Lookup<256>(q.table) {}
+};
+
+template <class S, Drive kDrive>
+inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer,
+                                 const LineTable<S, kDrive>& table) {
+  using Vec = typename S::Vec;
+  if (kDrive == Drive::kNone) return v;
+  const Vec out = S::Set1(quantizer.out);
+  const auto code = [&](Vec x) {
+    return S::Clip(S::Rint(S::Div(x, S::Set1(quantizer.step))), S::Set1(quantizer.low),
+                   S::Set1(quantizer.high));
+  };
+  if (kDrive == Drive::kConvert) return S::Mul(code(v), out);
+  if (quantizer.quantize) {
+    v = code(v);
+    if (quantizer.base > 0.0f) {
+      const Vec magnitude = S::Abs(v);
+      const Vec upper = S::Floor(S::Mul(magnitude, S::Set1(quantizer.next)));
+      const Vec digits = S::Floor(S::Mul(magnitude, S::Set1(quantizer.down)));
+      v = S::CopySign(S::Sub(digits, S::Mul(S::Set1(quantizer.base), upper)), v);
+    }
+    if (kDrive != Drive::kFull) return S::CopySign(table(S::Abs(v)), v);
+    v = S::Mul(v, out);
+  }
+  if (quantizer.curve == nullptr) return v;
+  const Vec range = S::Set1(quantizer.range);
+  const Vec u = S::Clip(S::Div(v, range), S::Set1(-1.0f), S::Set1(1.0f));
+  const Vec square = S::Mul(u, u);
+  Vec sum = S::Set1(quantizer.curve[kCurveTerms - 1]);
+  for (int n = kCurveTerms - 2; n >= 0; --n) {
+    sum = S::Add(S::Mul(sum, square), S::Set1(quantizer.curve[n]));
+  }
+  return S::Mul(S::Mul(u, sum), range);
+}
+
+template <class S, Drive kDrive>
+void QuantizeOf(const float* x, float* y, ptrdiff_t count, Quantizer quantizer) {
+  const LineTable<S, kDrive> table(quantizer);
+  for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
+    const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
+    StoreLanes<S>(y + i, lanes, DriveLine<S, kDrive>(LoadLanes<S>(x + i, lanes), quantizer, table));
+  }
+}
+
+template <class S>
+void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer) {
+  switch (DriveOf<S>(&quantizer)) {
+    case Drive::kConvert:
+      return QuantizeOf<S, Drive::kConvert>(x, y, count, quantizer);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (quantizer.table_size == 128) {
+          return QuantizeOf<S, Drive::kTable128>(x, y, count, quantizer);
+        }
+        return QuantizeOf<S, Drive::kTable256>(x, y, count, quantizer);
+      }
+      [[fallthrough]];
+    default:
+      return QuantizeOf<S, Drive::kFull>(x, y, count, quantizer);
+  }
+}
+
+template <class S, Drive kDrive, int kStride>
+void CopyRowsOf(const CopyArgs& args) {
+  using Vec = typename S::Vec;
+  const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
+  const Quantizer quantizer = kDrive == Drive::kNone ? none : *args.quantizer;
+  const LineTable<S, kDrive> table(quantizer);
+  for (ptrdiff_t r = 0; r < args.rows; ++r) {
+    const float* from = args.from + r * args.from_row;
+    float* to = args.to + r * args.to_row;
+    for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
+      const int lanes = args.width - i < S::kLanes ? static_cast<int>(args.width - i) : S::kLanes;
+      Vec v;
+      if constexpr (kStride == 1) {
+        v = LoadLanes<S>(from + i, lanes);
+      } else if constexpr (kStride == 2) {
+        v = S::LoadEven(from + 2 * i, lanes);
+      } else {
+        float picked[S::kLanes];
+        for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
+        v = S::LoadN(picked, lanes);
+      }
+      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer, table));
+    }
+  }
+}
+
+template <class S, Drive kDrive>
+void CopyRowsStride(const CopyArgs& args) {
+  if (args.stride == 1) {
+    CopyRowsOf<S, kDrive, 1>(args);
+  } else if (args.stride == 2) {
+    CopyRowsOf<S, kDrive, 2>(args);
+  } else {
+    CopyRowsOf<S, kDrive, 0>(args);
+  }
+}
+
+template <class S>
+void CopyRows(const CopyArgs& args) {
+  CopyArgs flat = args;
+  if (args.stride == 1 && args.from_row == args.width && args.to_row == args.width) {
+    flat.width *= args.rows;
+    flat.rows = 1;
+  }
+  switch (DriveOf<S>(args.quantizer)) {
+    case Drive::kNone:
+      return CopyRowsStride<S, Drive::kNone>(flat);
+    case Drive::kConvert:
+      return CopyRowsStride<S, Drive::kConvert>(flat);
+    case Drive::kTable128:
+    case Drive::kTable256:
+      if constexpr (S::kHasLookup) {
+        if (flat.quantizer->table_size == 128) return CopyRowsStride<S, Drive::kTable128>(flat);
+        return CopyRowsStride<S, Drive::kTable256>(flat);
+      }
+      [[fallthrough]];
+    case Drive::kFull:
+      return CopyRowsStride<S, Drive::kFull>(flat);
+  }
+}
+
+}  // namespace rimc::kernels
