@@ -2,7 +2,7 @@
 """Latency and peak memory of converted models against their fp32 teachers in the same process.
 
     python -m benchmarks.latency [--rounds 31] [--threads 2] [--rank R] [--networks ResNet-20 ...]
-        [--kinds ideal tiled all] [--paths provider native stock] [--adapters]
+        [--kinds ideal tiled all] [--paths provider native stock] [--adapters] [--cpu-time]
 
 Every model is calibrated first (10 samples, default SRAM or one rank; ResNet-50's shape: rank 4):
 its branches do real work. ``twin`` is the ideal model with its adapters folded in, float32 in stock
@@ -112,8 +112,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=["ResNet-20", "MiniLM"])
     parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=list(_KINDS))
     parser.add_argument("--paths", nargs="+", choices=_PATHS, default=list(_PATHS))
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread, on a busy machine")
     parser.add_argument("--adapters", action="store_true", help="what an adapter costs its node")
     arguments = parser.parse_args()
+    if arguments.cpu_time:
+        arguments.threads = 1
     info = runtime.build_info()
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds; {info}")
     with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +173,7 @@ def _measure(
     for kind in arguments.kinds:
         runs |= {f"{kind}, {how}": (files[kind], how) for how in arguments.paths}
     sessions = {name: _session(path, how, arguments.threads) for name, (path, how) in runs.items()}
-    times = _take_turns(sessions, feeds, arguments.rounds)
+    times = _take_turns(sessions, feeds, arguments)
     reference = times["fp32 teacher"]
     print(f"\n{title}: fp32 teacher {1e3 * statistics.median(reference):.2f} ms")
     print(f"  {'':20s} ratio (25-75 %)        peak memory")
@@ -180,15 +183,20 @@ def _measure(
         print(f"  {name:20s} {middle:5.2f} ({low:.2f}-{high:.2f})     {peak:8.0f} MiB", flush=True)
 
 
-def _take_turns(sessions: dict[str, Any], feeds: Feeds, rounds: int) -> dict[str, list[float]]:
+def _take_turns(
+    sessions: dict[str, Any], feeds: Feeds, arguments: argparse.Namespace
+) -> dict[str, list[float]]:
+    clock = time.thread_time if arguments.cpu_time else time.perf_counter
     for session in sessions.values():
-        _seconds(session, feeds, 3)
+        _seconds(session, feeds, 3, clock)
     # A turn lasts long enough that waking the threads of the next session does not show.
-    repeats = {n: max(1, round(_TURN_S / _seconds(s, feeds, 3))) for n, s in sessions.items()}
+    repeats = {
+        n: max(1, round(_TURN_S / _seconds(s, feeds, 3, clock))) for n, s in sessions.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds):
+    for _ in range(arguments.rounds):
         for name, session in sessions.items():
-            times[name].append(_seconds(session, feeds, repeats[name]))
+            times[name].append(_seconds(session, feeds, repeats[name], clock))
     return times
 
 
@@ -217,7 +225,7 @@ def _measure_adapters(folder: Path, arguments: argparse.Namespace) -> None:
         onnx.save(model, files["with"])
         sessions = {n: _session(f, "provider", arguments.threads) for n, f in files.items()}
         x = np.random.default_rng(0).normal(size=(1, channels, size, size)).astype(np.float32)
-        times = _take_turns(sessions, {"x": x}, arguments.rounds)
+        times = _take_turns(sessions, {"x": x}, arguments)
         low, middle, high = _ratios(times["with"], times["without"])
         name = f"{channels} -> {columns}, {kernel} x {kernel}, {size} x {size}"
         print(f"  {name:32s} {middle:5.3f} ({low:.3f}-{high:.3f})", flush=True)
@@ -240,11 +248,11 @@ def _convolution(channels: int, columns: int, kernel: int, size: int) -> onnx.Mo
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
-def _seconds(session: Any, feeds: Feeds, repeats: int) -> float:
-    start = time.perf_counter()
+def _seconds(session: Any, feeds: Feeds, repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(repeats):
         session.run(None, feeds)
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def _peak_mib(path: Path, how: str, feeds: Feeds, threads: int) -> float:

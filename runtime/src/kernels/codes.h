@@ -76,15 +76,16 @@ bool PackCodesOf(const PackArgs& args) {
   const Vec high = S::Set1(127.0f);
   const Vec low = S::Set1(-127.0f);
   // x / step, rounded once, without a division: a step of Newton's from the rounded reciprocal
-  // (Markstein, IBM J. Res. Dev. 34, 1990, theorem 2). Codes beyond 127 are cut before, so that
-  // nothing overflows; quotients whose remainders underflow are 0 as codes.
+  // (Markstein, IBM J. Res. Dev. 34, 1990, theorem 2). Values beyond the code 127 are cut before,
+  // so that nothing overflows; quotients whose remainders underflow are 0 as codes.
   const bool divides = !QuotientIsExact(args.step);
   const float reciprocal = 1.0f / args.step;
   const Vec inverse = S::Set1(reciprocal);
-  const Vec most = S::Set1(128.0f * args.step);
-  const Vec least = S::Set1(-128.0f * args.step);
+  const Vec most = S::Set1(127.0f * args.step);
+  const Vec least = S::Set1(-127.0f * args.step);
   const Vec minus_step = S::Set1(-args.step);
   unsigned nans = 0;
+  Vec total = step;  // of the channels of a word: a NaN where one is
   const auto codes = [&](const float* from, int lanes) {
     Vec x;
     if constexpr (kStride == 1) {
@@ -96,12 +97,15 @@ bool PackCodesOf(const PackArgs& args) {
       for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[lane * args.stride];
       x = S::LoadN(picked, lanes);
     }
-    nans |= S::Nans(x);
-    if (divides) return S::ToWords(S::Clip(S::Div(x, step), low, high));
+    if (divides) {
+      const Vec quotient = S::Clip(S::Div(x, step), low, high);
+      total = S::Add(total, quotient);
+      return S::ToWords(quotient);
+    }
     const Vec cut = S::Clip(x, least, most);
+    total = S::Add(total, cut);
     const Vec near = S::Mul(cut, inverse);
-    const Vec quotient = S::Fma(S::Fma(near, minus_step, cut), inverse, near);
-    return S::ToWords(S::Clip(quotient, low, high));
+    return S::ToWords(S::Fma(S::Fma(near, minus_step, cut), inverse, near));
   };
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
@@ -119,6 +123,8 @@ bool PackCodesOf(const PackArgs& args) {
       if (args.from[3] != nullptr) {
         words = S::AddWords(words, S::template ShiftWords<24>(codes(args.from[3] + at, lanes)));
       }
+      nans |= S::Nans(total);
+      total = step;
       S::StoreWords(args.to + r * args.to_row + i, lanes, words);
     }
   }

@@ -247,7 +247,7 @@ class ConvEngine {
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      const float* rank_step, float* to, Index to_row) const noexcept;
   void AimPart(const Place& place, Range vecs, Index part, Index i, const ConvOutput& output,
-               const ConvFinish* finish, Aim* aim) const noexcept;
+               Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
   void ComputeColumns(const Place& place, Range columns, const ConvOutput& output, bool finishes,

@@ -273,16 +273,14 @@ struct ConvEngine::Aim {
 
 // Aims at part number `part` of the positions; `i`: which of those that are computed together.
 void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
-                         const ConvOutput& output, const ConvFinish* finish,
-                         Aim* aim) const noexcept {
+                         const ConvOutput& output, Aim* aim) const noexcept {
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
   aim->args = {};
   AimAt(place, vecs, output, &aim->args);
   const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
-  if (finish != nullptr) aim->finish = *finish;
-  ConvBranch& branch = aim->finish.branch;
+  const ConvBranch& branch = aim->finish.branch;
   const Index panel = part * plan_.panel_row();
   for (Index v = 0; v < vecs.size(); ++v) {
     if (plan_.is_panels()) {
@@ -293,7 +291,6 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
                         ? branch.codes + panel * branch.engine->plan_.conv().depth + v * lanes
                         : branch.codes + (aim->args.b[v] - place.input);
   }
-  branch.u += i * ConvBranch::UFloats(plan_, branch.a.columns);
   if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
 }
 
@@ -310,12 +307,16 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   Aim few[kPartsTogether];
   std::vector<Aim> many(static_cast<std::size_t>(noise == nullptr ? 0 : parts));
   Aim* const aims = noise == nullptr ? few : many.data();
+  for (Index i = 0; i < together && finish != nullptr; ++i) {
+    aims[i].finish = *finish;
+    aims[i].finish.branch.u += i * ConvBranch::UFloats(plan_, finish->branch.a.columns);
+  }
   for (Index part = 0; part < parts; part += together) {
     const Index count = std::min(together, parts - part);
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
       AimPart(place, plan_.is_panels() ? panel : Part(num_vecs, parts, part + i), part + i, i,
-              output, finish, &aims[i]);
+              output, &aims[i]);
     }
     for (const ConvPass& pass : passes) {
       const bool ends = &pass == &passes.back();

@@ -226,7 +226,7 @@ void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
     // that.
     const Index least =
         is_panels_ ? panel_row()
-                   : std::max<Index>({1, 3 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
     const Index parts =
         std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
