@@ -28,12 +28,7 @@ ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
 void ConvChain::Compute(const Context& context) const {
   const Tensor x = context.Input(tail_.x);
   const Dims y_dims = crossbar_.OutputDims(x);
-  const float* residual = nullptr;
-  if (tail_.residual) {
-    const Tensor added = context.Input(*tail_.residual);
-    CheckDims("residual", added, y_dims);
-    residual = added.Floats();
-  }
+  const float* const residual = ResidualOf(tail_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
   Dims dims;

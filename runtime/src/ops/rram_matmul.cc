@@ -217,8 +217,7 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
   const Index term_floats = periphery_.iv.on ? 2 * all_lines : Index{0};
   const Index task_floats = stored ? StoredFloats() : work.TaskFloats();
   const Index shared_floats = line_floats + square_floats + term_floats;
-  const Scratch scratch(context,
-                        shared_floats + work.row_tasks * work.panel_tasks * task_floats);
+  const Scratch scratch(context, shared_floats + work.row_tasks * work.panel_tasks * task_floats);
   if (line_floats > 0) work.x_line = scratch.data();
   if (square_floats > 0) work.squares = scratch.data() + line_floats;
   if (term_floats > 0) work.terms = scratch.data() + line_floats + square_floats;

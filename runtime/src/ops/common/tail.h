@@ -5,6 +5,8 @@
 #include <limits>
 #include <optional>
 
+#include "ops/common/ort.h"
+
 namespace rimc {
 
 // What a node that a provider made of several does after its crossbar and adapter:
@@ -16,6 +18,14 @@ struct Tail {
   float low = -std::numeric_limits<float>::infinity();
   float high = std::numeric_limits<float>::infinity();
 };
+
+// What is added to an output of `y_dims`, or null. Throws where the shapes differ.
+inline const float* ResidualOf(const Tail& tail, const Context& context, const Dims& y_dims) {
+  if (!tail.residual) return nullptr;
+  const Tensor added = context.Input(*tail.residual);
+  CheckDims("residual", added, y_dims);
+  return added.Floats();
+}
 
 inline float Activate(const Tail& tail, float y) {
   const float raised = y < tail.low ? tail.low : y;
