@@ -137,10 +137,11 @@ def problem_from_device(
 ) -> NodeProblem:
     """Bayesian regression of Y - H on X, where H is the device's answer.
 
-    As a black box a cell errs a priori as much as it holds. Where W_r was ``measured`` (like
-    ``target``), the error is that up to ``noise_frac`` of the weight, and the answers refine it.
+    As a black box a cell has a priori lost the share that the node's outputs have, and errs beside
+    that as much as it holds. Where W_r was ``measured`` (like ``target``), the error is that up to
+    ``noise_frac`` of the weight, and the answers refine it.
     """
-    known = np.zeros_like(target) if measured is None else target - measured
+    known = _lost_share(moments, target) * target if measured is None else target - measured
     spread = target if measured is None else np.float32(noise_frac) * measured
     error = known.copy()
     for g in range(moments.geometry.group if spread.any() else 0):
@@ -154,6 +155,15 @@ def problem_from_device(
         error=error,
         bias_frac=bias_frac,
     )
+
+
+def _lost_share(moments: SecondMoments, target: F32) -> np.float32:
+    """The share of Y that H lacks, by least squares over all rows and bit lines.
+
+    Where conductances decay, all do; directions that no sample showed must not count as whole.
+    """
+    power = float(moments.y_y.sum())
+    return np.float32(float((target * moments.x_e).sum()) / power if power > 0 else 0.0)
 
 
 def _regress(x_x: F64, x_e: F64, spread: F32) -> F64:

@@ -55,15 +55,31 @@ def test_enough_rows_give_the_error_to_the_prior(d: int, m: int) -> None:
 @pytest.mark.usefixtures("by_line")
 def test_few_rows_are_explained_and_not_more() -> None:
     # Rows that are fewer than word lines: the answers are met, and where nothing was seen the
-    # error stays at its prior mean of 0.
+    # error stays at its prior mean, the share that the outputs lack.
     x = np.zeros((6, 24))
     x[:, :16] = rng(1).standard_normal((6, 16))
+    target = rng(2).standard_normal((24, 10))
     error = 0.2 * rng(3).standard_normal((24, 10))
-    found = asked(x, rng(2).standard_normal((24, 10)), error).error[0]
-    assert not found[16:].any()
+    found = asked(x, target, error).error[0]
+    share = ((x @ target) * (x @ error)).sum() / np.square(x @ target).sum()
+    # The sums are those of float32 rows.
+    np.testing.assert_allclose(found[16:], share * target[16:], rtol=1e-5)
     # 6 rows among 16 word lines, each sees a prior of 1e-3: answers within a few percent.
     assert np.linalg.norm(x @ (found - error)) < 0.05 * np.linalg.norm(x @ error)
     assert np.linalg.norm(found) < np.linalg.norm(error[:16])
+
+
+@pytest.mark.usefixtures("by_line")
+def test_decay_of_all_cells_is_seen_in_any_row() -> None:
+    # Conductances decay by half: word lines that three samples never drove taken for whole, and an
+    # adapter that takes from them what M gives to all.
+    x = np.zeros((3, 24))
+    x[:, :5] = rng(1).standard_normal((3, 5))
+    target = rng(2).standard_normal((24, 10))
+    found = asked(x, target, 0.5 * target)
+    # float32 of the answers, over the ridge of 1e-3: 1e3 * 2^-24 and some.
+    off = np.abs(found.error[0] - 0.5 * target).max()
+    assert off < 2e-4 * np.abs(target).max()
 
 
 def test_knowing_the_target_weight_saves_samples() -> None:
@@ -155,7 +171,8 @@ def test_degenerate_answers_give_a_finite_error(name: str) -> None:
     if name in {"zero inputs", "no row", "zero weights"}:
         assert not found.error.any()
     if name == "dead input":
-        assert not found.error[0, 2].any()
+        share = ((x @ target) * (x @ error)).sum() / np.square(x @ target).sum()
+        np.testing.assert_allclose(found.error[0, 2], share * target[2], rtol=1e-5)
     if name == "dead bit line":
         assert not found.error[0, :, 1].any()
 
