@@ -131,16 +131,15 @@ def _refusals() -> Callable[[], bytes]:
     return once
 
 
-def _threads() -> Callable[[], bytes]:
+def _at_once(make: Callable[[], Any]) -> Callable[[], bytes]:
     """Four threads open, run and close sessions at once, while one session serves all of them."""
-    model = converted(read_noise=0.0)
-    shared = runtime.make_session(model, num_threads=2)
+    shared = make()
 
     def once() -> bytes:
         outputs: list[bytes] = []
 
         def work() -> None:
-            session = runtime.make_session(model, num_threads=2)
+            session = make()
             for each in (session, shared):
                 outputs.append(each.run(None, {"x": _X})[0].tobytes())
 
@@ -149,10 +148,24 @@ def _threads() -> Callable[[], bytes]:
             worker.start()
         for worker in workers:
             worker.join()
+        assert len(outputs) == 8
         (output,) = set(outputs)
         return output
 
     return once
+
+
+def _threads() -> Callable[[], bytes]:
+    model = converted(read_noise=0.0)
+    return _at_once(lambda: runtime.make_session(model, num_threads=2))
+
+
+def _provider_threads() -> Callable[[], bytes]:
+    from rimc_onnx.runtime.provider import provider_session
+
+    model = ordinary()
+    options = {"preset": "gaussian-relative", "seed": 1}
+    return _at_once(lambda: provider_session(model, provider_options=options, num_threads=2))
 
 
 def _provider() -> Callable[[], bytes]:
@@ -186,6 +199,7 @@ JOBS = {
     "threads": _threads,
     "provider": _provider,
     "provider_converted": _provider_converted,
+    "provider_threads": _provider_threads,
 }
 
 

@@ -106,7 +106,8 @@ std::optional<Tensor> BiasOf(const NodeView& node, std::int64_t columns) {
   const Dims& dims = bias->dims;
   const bool is_row = dims.rank > 0 && dims[dims.rank - 1] == columns && dims.Count() == columns;
   // More axes than the output has are not ONNX.
-  if (dims.rank > 2 || (!is_row && dims.Count() != 1)) StayDigital("the bias of shape ", dims, " is no row");
+  if (dims.rank > 2 || (!is_row && dims.Count() != 1))
+    StayDigital("the bias of shape ", dims, " is no row");
   return bias;
 }
 
