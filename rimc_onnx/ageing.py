@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rimc_onnx import passes
-from rimc_onnx.errors import UsageError
-from rimc_onnx.files import blame_model, check_output, load_model, save_model
+from rimc_onnx.files import blame_model, check_output, load_model, output_of, save_model
 from rimc_onnx.reports import AgeReport
 from rimc_onnx.runtime.programming import native_realise
 from rimc_onnx.teacher import TEACHER_PATH, check_converted, teacher_of
@@ -45,9 +44,7 @@ def age(
     start = time.perf_counter()
     source = Path(model)
     student = load_model(source)
-    target = Path(output) if output else source.with_suffix(".aged.onnx")
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    target = output_of(source, output, ".aged.onnx")
     check_converted(student, source)
     passes.check_rimc_model(student)
     check_output(target, force=force)

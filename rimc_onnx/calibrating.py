@@ -31,7 +31,7 @@ from rimc_onnx.calibration.walk import Sessions, teacher_moments
 from rimc_onnx.data import load_samples
 from rimc_onnx.errors import ModelError, UsageError
 from rimc_onnx.feeds import CHUNK_SAMPLES, Data, data_beside, graph_inputs
-from rimc_onnx.files import check_output, load_model, save_model, sha256_of
+from rimc_onnx.files import check_output, load_model, output_of, save_model, sha256_of
 from rimc_onnx.reports import CalibratedNodeReport, CalibrateReport, StatisticsReport
 from rimc_onnx.sessions import digital_session, native_session
 from rimc_onnx.teacher import check_converted, teacher_of
@@ -85,9 +85,7 @@ def calibrate(
         raise UsageError("no samples: give --statistics with --read-out, or --samples 1 or more.")
     source = Path(model)
     student = load_model(source)
-    target = Path(output) if output else source.with_suffix(".calibrated.onnx")
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    target = output_of(source, output, ".calibrated.onnx")
     check_converted(student, source)
     check_output(target, force=force)
     extras = [Path(extra) for extra in (adapter_file, twin) if extra is not None]

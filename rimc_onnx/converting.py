@@ -15,9 +15,15 @@ import numpy as np
 from rimc_onnx import passes
 from rimc_onnx.calibration.ranges import measure_ranges
 from rimc_onnx.config import ConvertConfig
-from rimc_onnx.errors import UsageError
 from rimc_onnx.feeds import CHUNK_SAMPLES, Data, range_samples
-from rimc_onnx.files import blame_model, check_output, load_model, save_model, sha256_of
+from rimc_onnx.files import (
+    blame_model,
+    check_output,
+    load_model,
+    output_of,
+    save_model,
+    sha256_of,
+)
 from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import ConvertReport, InspectReport, NodeReport
 from rimc_onnx.runtime.programming import native_realise
@@ -64,9 +70,7 @@ def convert(
     config = config or ConvertConfig()
     source = Path(model)
     graph = load_model(source)
-    target = Path(output) if output else source.with_suffix(".rimc.onnx")
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    target = output_of(source, output, ".rimc.onnx")
     digest = sha256_of(source)
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)

@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnxscript import ir
 
-from rimc_onnx.errors import ModelError, OutputError, RimcError
+from rimc_onnx.errors import ModelError, OutputError, RimcError, UsageError
 
 __all__ = [
     "blame_model",
@@ -24,6 +24,7 @@ __all__ = [
     "load_model",
     "model_bytes",
     "output_folder",
+    "output_of",
     "save_model",
     "sha256_of",
 ]
@@ -218,6 +219,18 @@ def save_model(
             if isinstance(cause, RimcError):
                 raise cause from None
             raise
+
+
+def output_of(source: Path, output: str | Path | None, suffix: str) -> Path:
+    """The file to write: ``output``, or ``source`` with another suffix.
+
+    Raises:
+        UsageError: that is ``source`` itself.
+    """
+    target = Path(output) if output else source.with_suffix(suffix)
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the model itself. Give another file with -o.")
+    return target
 
 
 def check_output(path: Path, *, force: bool) -> None:

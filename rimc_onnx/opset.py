@@ -7,7 +7,10 @@ function. ``docs/ops/`` has a page per operator; :mod:`rimc_onnx.reference` is i
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "TIME_KEY",
     "VERSION",
     "OpSpec",
+    "has_rimc_node",
     "num_tiles",
 ]
 
@@ -152,3 +156,13 @@ def num_tiles(depth: int, rows_per_step: int, tile_rows: int | None) -> int:
     if steps == 0:
         raise ValueError(f"{rows_per_step} word lines do not fit in a tile of {tile_rows}")
     return -(-depth // steps)
+
+
+def has_rimc_node(model: Path | bytes, ops: Iterable[str] = OPS) -> bool:
+    """Whether a file, or its bytes, has a node of one of ``ops``."""
+    # A NodeProto writes its op type as field 4: tag, length, name.
+    marks = [b"\x22" + bytes([len(op)]) + op.encode() for op in ops]
+    if isinstance(model, bytes):
+        return any(mark in model for mark in marks)
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(mark) >= 0 for mark in marks)

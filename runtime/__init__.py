@@ -11,9 +11,8 @@ from __future__ import annotations
 import ctypes
 import importlib.resources
 import json
-import mmap
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -93,15 +92,6 @@ def kernels_created() -> int:
     return int(_library().RimcKernelsCreated())
 
 
-def _has_rimc_node(model: Path | bytes, ops: Iterable[str] = opset.OPS) -> bool:
-    # A NodeProto writes its op type as field 4: tag, length, name.
-    marks = [b"\x22" + bytes([len(op)]) + op.encode() for op in ops]
-    if isinstance(model, bytes):
-        return any(mark in model for mark in marks)
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return any(data.find(mark) >= 0 for mark in marks)
-
-
 def make_session(
     model: str | Path | bytes,
     *,
@@ -137,7 +127,7 @@ def make_session(
     register(session_options)
     before = kernels_created()
     session = onnxruntime.InferenceSession(source, session_options, providers=list(providers))
-    if kernels_created() == before and _has_rimc_node(
+    if kernels_created() == before and opset.has_rimc_node(
         model if isinstance(model, bytes) else Path(model)
     ):
         name = "the model" if isinstance(model, bytes) else str(model)

@@ -13,15 +13,14 @@ import numpy.typing as npt
 
 from rimc_onnx import opset
 from rimc_onnx.errors import ConfigError, ModelError, UsageError
-from rimc_onnx.runtime import _has_rimc_node
 from rimc_onnx.runtime.provider import (
     PROVIDER_NAME,
-    _devices,
-    _has_plugins,
-    _nothing_runs,
-    _register,
-    _translated,
+    devices_of,
+    has_plugins,
+    nothing_runs,
+    register_plugin,
     register_provider,
+    translated,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class ProviderDevice:
             )
         if not _is_used(session, model, self.name):
             if self.name == PROVIDER_NAME:
-                raise _nothing_runs(model, self.options)
+                raise nothing_runs(model, self.options)
             raise ModelError(
                 f"{self.name} takes none of the model's nodes, all would run on {_CPU}. Of a "
                 f"converted model it has to take {opset.DOMAIN} {' and '.join(_RRAM)}, or "
@@ -127,9 +126,9 @@ def _find(name: str, library: str | Path | None) -> Sequence[onnxruntime.OrtEpDe
     if name == _CPU:
         return []
     known = set(onnxruntime.get_available_providers())
-    devices = _devices(name) if _has_plugins() else []
+    devices = devices_of(name) if has_plugins() else []
     if not devices and name not in known:
-        known |= {PROVIDER_NAME} if _has_plugins() else set()
+        known |= {PROVIDER_NAME} if has_plugins() else set()
         raise UsageError(
             f"ONNX Runtime {onnxruntime.__version__} has no provider {name!r}, but "
             f"{', '.join(sorted(known))}. Name the file of a plugin provider with "
@@ -141,7 +140,7 @@ def _find(name: str, library: str | Path | None) -> Sequence[onnxruntime.OrtEpDe
 def _find_plugin(name: str, library: Path) -> Sequence[onnxruntime.OrtEpDevice]:
     import onnxruntime
 
-    if not _has_plugins():
+    if not has_plugins():
         raise UsageError(
             f"a provider's library needs ONNX Runtime 1.24 or newer, got "
             f"{onnxruntime.__version__}. Update onnxruntime."
@@ -150,7 +149,7 @@ def _find_plugin(name: str, library: Path) -> Sequence[onnxruntime.OrtEpDevice]:
         raise UsageError(f"{library}: no such file. Give the library of provider {name!r}.")
     before = {device.ep_name for device in onnxruntime.get_ep_devices()}
     try:
-        devices = _register(name, library.resolve())
+        devices = register_plugin(name, library.resolve())
     except Exception as error:
         raise UsageError(
             f"{library}: ONNX Runtime can't register it as a provider ({_brief(error)})."
@@ -183,7 +182,7 @@ def _open(
         # The fallback of the Python binding would run a refused model on the CPU provider instead.
         return onnxruntime.InferenceSession(model, session_options, enable_fallback=0, **chosen)
     except Exception as error:
-        own = _translated(error)
+        own = translated(error)
         if isinstance(own, ConfigError | ModelError):
             raise own from error
         raise ModelError(f"{name} can't load the model ({_brief(error)}).") from error
@@ -196,7 +195,7 @@ def _is_used(session: onnxruntime.InferenceSession, model: bytes, name: str) -> 
     """
     if name == _CPU or not hasattr(session, "get_provider_graph_assignment_info"):
         return True
-    if _has_rimc_node(model) and not _has_rimc_node(model, _RRAM):
+    if opset.has_rimc_node(model) and not opset.has_rimc_node(model, _RRAM):
         return True
     # A node of the domain is a kernel: an operator that the provider brings.
     return any(

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
-from rimc_onnx.opset import DOMAIN
+from rimc_onnx.opset import DOMAIN, has_rimc_node
 from rimc_onnx.runtime import (
     NativeLibraryError,
-    _has_rimc_node,
     _library,
     kernels_created,
     library_path,
@@ -30,9 +29,14 @@ if TYPE_CHECKING:
 __all__ = [
     "PROVIDER_NAME",
     "NodeMapping",
+    "devices_of",
+    "has_plugins",
     "last_mapping",
+    "nothing_runs",
     "provider_session",
+    "register_plugin",
     "register_provider",
+    "translated",
 ]
 
 PROVIDER_NAME: Final = "RimcExecutionProvider"
@@ -61,14 +65,14 @@ def register_provider() -> Sequence[onnxruntime.OrtEpDevice]:
     """
     import onnxruntime  # here, since `rimc-onnx --help` must not load it
 
-    if not _has_plugins():
+    if not has_plugins():
         raise NativeLibraryError(
             f"{PROVIDER_NAME} needs ONNX Runtime 1.24 or newer, got {onnxruntime.__version__}. "
             "Update onnxruntime, or run a converted model with make_session."
         )
     path = library_path()
     try:
-        devices = _register(PROVIDER_NAME, path)
+        devices = register_plugin(PROVIDER_NAME, path)
     except Exception as error:  # the bindings have no common base class for statuses
         raise NativeLibraryError(
             f"ONNX Runtime can't register {path}: {_last_line(error)}"
@@ -78,24 +82,25 @@ def register_provider() -> Sequence[onnxruntime.OrtEpDevice]:
     return devices
 
 
-def _has_plugins() -> bool:
+def has_plugins() -> bool:
     """True where ONNX Runtime takes this library, and others built for 1.24, as providers."""
     import onnxruntime
 
     return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= _OLDEST
 
 
-def _register(name: str, library: Path) -> list[onnxruntime.OrtEpDevice]:
+def register_plugin(name: str, library: Path) -> list[onnxruntime.OrtEpDevice]:
     """Devices of a provider, its library registered unless a provider of the name is already."""
     import onnxruntime
 
     with _registering:
-        if not _devices(name):
+        if not devices_of(name):
             onnxruntime.register_execution_provider_library(name, str(library))
-        return _devices(name)
+        return devices_of(name)
 
 
-def _devices(name: str) -> list[onnxruntime.OrtEpDevice]:
+def devices_of(name: str) -> list[onnxruntime.OrtEpDevice]:
+    """What ONNX Runtime has for a provider; nothing where it is not registered."""
     import onnxruntime
 
     return [d for d in onnxruntime.get_ep_devices() if d.ep_name == name]
@@ -149,9 +154,9 @@ def provider_session(
         # The fallback of the Python binding would run a refused model on the CPU provider instead.
         session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
     except Exception as error:
-        raise _translated(error) from error
+        raise translated(error) from error
     if kernels_created() == before:
-        raise _nothing_runs(model, texts)
+        raise nothing_runs(model, texts)
     return session
 
 
@@ -171,14 +176,15 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _nothing_runs(model: str | Path | bytes, options: Mapping[str, str]) -> Exception:
+def nothing_runs(model: str | Path | bytes, options: Mapping[str, str]) -> Exception:
+    """The error where no node of the calling thread's last session runs on the provider."""
     name = "the model" if isinstance(model, bytes) else str(model)
     if "preset" in options or "device" in options:
         reasons = [f"'{m.name}': {m.reason}" for m in last_mapping()]
         more = f"; {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
         why = "; ".join(reasons[:_MAX_REASONS]) + more or "it has no Conv, Gemm or MatMul"
         return NodeMappingError(f"{name}: no node can go to a crossbar ({why}).")
-    if _has_rimc_node(model if isinstance(model, bytes) else Path(model)):
+    if has_rimc_node(model if isinstance(model, bytes) else Path(model)):
         return NativeLibraryError(
             f"{name} has {DOMAIN} nodes but runs none on {PROVIDER_NAME}. Run it with make_session."
         )
@@ -191,7 +197,7 @@ def _last_line(error: Exception) -> str:
     return str(error).rpartition("] : ")[2].rpartition(" : ")[2].strip()
 
 
-def _translated(error: Exception) -> Exception:
+def translated(error: Exception) -> Exception:
     """The error of ours that ONNX Runtime wrapped, or its own."""
     text = str(error)
     if "): option periphery: " in text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rimc_onnx.device.normal import Float64Array
+from rimc_onnx.device.normal import SQRT_HALF, Float64Array, horner
 
 __all__ = ["exp", "log", "scalar_log"]
 
@@ -18,7 +18,6 @@ _LN_2 = 0.6931471805599453
 # ln 2 in two parts: the upper one has 21 zero bits at its end, so k * _LN_2_HIGH is exact.
 _LN_2_HIGH = 0.6931471803691238
 _LN_2_LOW = 1.9082149292705877e-10
-_SQRT_HALF = 0.7071067811865476
 # 2 atanh(s) = s (2 + 2/3 s^2 + ... + 2/23 s^22); |s| <= 0.172.
 _ATANH = (2 / 23, 2 / 21, 2 / 19, 2 / 17, 2 / 15, 2 / 13, 2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0)
 # 1/13!, ..., 1/1!, 1; |r| <= 0.347.
@@ -28,23 +27,14 @@ _EXP = (
 )
 
 
-def _horner(coefficients: tuple[float, ...], x: Float64Array) -> Float64Array:
-    value = coefficients[0] * x
-    for coefficient in coefficients[1:-1]:
-        value += coefficient
-        value *= x
-    value += coefficients[-1]
-    return value
-
-
 def log(x: Float64Array) -> Float64Array:
     """Ln x of positive, normal numbers; relative error under 1e-15, and 0 at 1."""
     # x = m 2^k with m in [sqrt(1/2), sqrt(2))
     m, k = np.frexp(x)
-    is_small = m < _SQRT_HALF
+    is_small = m < SQRT_HALF
     m = m + m * is_small
     s = (m - 1.0) / (m + 1.0)
-    return (k - is_small.astype(np.int32)) * _LN_2 + s * _horner(_ATANH, s * s)
+    return (k - is_small.astype(np.int32)) * _LN_2 + s * horner(_ATANH, s * s)
 
 
 def scalar_log(x: float) -> float:
@@ -57,4 +47,4 @@ def exp(x: Float64Array) -> Float64Array:
     k = np.rint(x * (1.0 / _LN_2))
     r = x - k * _LN_2_HIGH
     r -= k * _LN_2_LOW
-    return np.ldexp(_horner(_EXP, r), k.astype(np.int32))
+    return np.ldexp(horner(_EXP, r), k.astype(np.int32))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rimc_onnx.device.philox import Words
 
-__all__ = ["Float64Array", "normal_from_words"]
+__all__ = ["SQRT_HALF", "Float64Array", "horner", "normal_from_words"]
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -30,12 +30,12 @@ _C = (1.7023821103e-01, 1.3067284816e00, 2.7568153900e00, 1.4234372777e00)
 _D = (1.2021132975e-01, 7.3700164250e-01, 1.0)
 
 _LN_2 = 0.6931471805599453
-_SQRT_HALF = 0.7071067811865476
+SQRT_HALF = 0.7071067811865476
 # 2 atanh(s) = s (2 + 2/3 s^2 + ... ); |s| <= 0.172 leaves a relative error under 1e-11.
 _ATANH = (2 / 13, 2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0)
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Float64Array) -> Float64Array:
+def horner(coefficients: tuple[float, ...], x: Float64Array) -> Float64Array:
     """Horner's rule, highest power first; every product and sum is rounded by itself."""
     value = coefficients[0] * x
     for coefficient in coefficients[1:-1]:
@@ -49,8 +49,8 @@ def _minus_log(p: Float64Array) -> Float64Array:
     """-ln p for 2^-33 <= p < 1 without a library logarithm; relative error under 1e-10."""
     # p = mantissa * 2^exponent, mantissa / sqrt(1/2) in [0.707, 1.414)
     mantissa, exponent = np.frexp(p)
-    s = (mantissa - _SQRT_HALF) / (mantissa + _SQRT_HALF)
-    return (0.5 - exponent) * _LN_2 - s * _polynomial(_ATANH, s * s)
+    s = (mantissa - SQRT_HALF) / (mantissa + SQRT_HALF)
+    return (0.5 - exponent) * _LN_2 - s * horner(_ATANH, s * s)
 
 
 def normal_from_words(words: Words) -> Float64Array:
@@ -64,14 +64,14 @@ def normal_from_words(words: Words) -> Float64Array:
     q -= 2.0**31 - 0.5
     q *= 2.0**-32
     r = _CENTRE_SQUARED - q * q
-    value = _polynomial(_A, r)
+    value = horner(_A, r)
     value *= q
-    value /= _polynomial(_B, r)
+    value /= horner(_B, r)
 
     q = q.reshape(-1)
     tail = np.flatnonzero(np.abs(q) > _CENTRE)
     q_tail = q[tail]
     t = np.sqrt(_minus_log(0.5 - np.abs(q_tail)))
     t -= 1.6
-    value.reshape(-1)[tail] = np.copysign(_polynomial(_C, t) / _polynomial(_D, t), q_tail)
+    value.reshape(-1)[tail] = np.copysign(horner(_C, t) / horner(_D, t), q_tail)
     return value

@@ -2,15 +2,15 @@
 """Models for run_arm.sh with what this machine makes of them, and the comparison.
 
 Usage: arm_cases.py write FOLDER, then arm_cases.py compare FOLDER TAG...: exit code 1 where a byte
-differs.
+differs. Needs tests/helpers on the path.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
+import cases
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -31,17 +31,6 @@ OPTIONS: dict[str, dict[str, object]] = {
     },
 }
 """Those of run_models.cc."""
-
-
-def _cases() -> object:
-    path = Path(__file__).resolve().parents[1] / "runtime" / "cases.py"
-    spec = importlib.util.spec_from_file_location("rimc_runtime_cases", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _simulated(seed: int) -> tuple[bytes, dict[str, np.ndarray]]:
@@ -71,7 +60,6 @@ def _simulated(seed: int) -> tuple[bytes, dict[str, np.ndarray]]:
 
 def write(folder: Path) -> None:
     """Models, inputs, and outputs of this machine."""
-    cases = _cases()
     lines = []
 
     def add(name: str, kind: str, model: bytes, feeds: dict[str, np.ndarray]) -> None:

@@ -1,36 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes random nodes and what this machine's library makes of them, for host.cc.
 
-``python host_cases.py OUT COUNT``
+``python host_cases.py OUT COUNT``, with tests/helpers and tests/runtime on the path.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
+import random_cases
+import test_random_cases
 
 from rimc_onnx import opset, runtime
 
 RUNS = 4
 """Of one session, all at once."""
-
-
-def _load(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "runtime" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def _number(value: int) -> bytes:
@@ -73,14 +62,13 @@ def node_bytes(node: Any, outputs: list[np.ndarray], *, constant_adapter: bool) 
 
 def main(out: str, count: str) -> None:
     """Write the first ``count`` random nodes."""
-    random_cases, tests = _load("random_cases"), _load("test_random_cases")
     with Path(out).open("wb") as file:
         for number in range(int(count)):
             node = random_cases.random_node(number)
-            session = runtime.make_session(tests.model_of([node]), num_threads=1)
-            feeds = tests.feeds_of([node])
+            session = runtime.make_session(test_random_cases.model_of([node]), num_threads=1)
+            feeds = test_random_cases.feeds_of([node])
             outputs = [session.run(None, feeds)[0] for _ in range(RUNS)]
-            constant = not tests.is_runtime_adapter(node)
+            constant = not test_random_cases.is_runtime_adapter(node)
             file.write(node_bytes(node, outputs, constant_adapter=constant))
 
 

@@ -31,6 +31,7 @@ cmake --build "$work/build" -j2 >"$work/build.log"
 # Outside the checkout, the installed package is what runs.
 cd "$work"
 mkdir cases
+export PYTHONPATH="$here/../helpers${PYTHONPATH:+:$PYTHONPATH}"
 "$python" "$here/arm_cases.py" write cases
 for isa in neon scalar; do
   RIMC_ISA=$isa qemu-aarch64 -L "$prefix" ./run_models wheel/onnxruntime/capi/libonnxruntime.so.* \

@@ -89,7 +89,8 @@ run_memory() {
 }
 
 case " $* " in *" thread "* | *" memory "*)
-  "$python" "$here/host_cases.py" "$work/cases.bin" "$nodes"
+  PYTHONPATH="$root/tests/helpers:$root/tests/runtime${PYTHONPATH:+:$PYTHONPATH}" \
+    "$python" "$here/host_cases.py" "$work/cases.bin" "$nodes"
   ;;
 esac
 for checker in "$@"; do "run_$checker"; done

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import malformed
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -18,19 +15,6 @@ from rimc_onnx import opset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes import check_rimc_model
 
-
-def _load() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "runtime" / "malformed.py"
-    spec = importlib.util.spec_from_file_location("rimc_malformed_nodes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-MALFORMED = _load()
 PARTNER = {
     opset.RRAM_MATMUL: opset.DORA_MATMUL,
     opset.RRAM_CONV: opset.DORA_CONV,
@@ -43,7 +27,7 @@ SEEN_IN_A_RUN = ("input x ", "input h ", "filled with", "axes padded by", "13 ax
 
 def pair(node: Any) -> ir.Model:
     """The node with a sound partner: a crossbar gives h to its adapter."""
-    partner = MALFORMED.sound(PARTNER[node.op])
+    partner = malformed.sound(PARTNER[node.op])
     crossbar, adapter = (node, partner) if "w" in node.inputs else (partner, node)
     outputs = ["h", *crossbar.outputs[1:]] if crossbar.outputs else []
     protos = [
@@ -70,7 +54,7 @@ def pair(node: Any) -> ir.Model:
 def test_malformed_nodes_are_model_errors(op: str) -> None:
     # A fault that passes here and is met by a deployed session; an exception of Python in its
     # place, which the command line would call a bug.
-    nodes = [node for node in MALFORMED.all_malformed() if node.op == op]
+    nodes = [node for node in malformed.all_malformed() if node.op == op]
     errors = {node.label: error_of(pair(node)) for node in nodes}
     for node in nodes:
         error = errors[node.label]
@@ -84,7 +68,7 @@ def test_malformed_nodes_are_model_errors(op: str) -> None:
         and node.refused is not False
         and not any(word in node.label for word in SEEN_IN_A_RUN)
     ]
-    assert not [n.label for n in accepted if n.refused or MALFORMED.outcome(n) is not None]
+    assert not [n.label for n in accepted if n.refused or malformed.outcome(n) is not None]
 
 
 def error_of(model: ir.Model) -> Exception | None:
@@ -97,5 +81,5 @@ def error_of(model: ir.Model) -> Exception | None:
 
 def test_files_of_every_fault_are_still_onnx() -> None:
     # A table of nodes that can't even be written tests nothing.
-    for node in MALFORMED.all_malformed()[::50]:
+    for node in malformed.all_malformed()[::50]:
         assert onnx.load_from_string(node.model()).graph.node[0].op_type == node.op

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
+import chain_cases
 import numpy as np
 import onnxruntime
 import pytest
@@ -26,20 +24,6 @@ pytestmark = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX R
 
 ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 NUM_SEEDS = 24
-_PATH = Path(__file__).with_name("chain_cases.py")
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rimc_chain_cases", _PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _load()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -50,7 +34,7 @@ def test_fused_node_gives_the_bits_of_its_operators(isa: str) -> None:
     if isa not in runtime.build_info()["available_isas"]:
         pytest.skip(f"this machine has no {isa}")
     result = subprocess.run(
-        [sys.executable, str(_PATH), "0", str(NUM_SEEDS)],
+        [sys.executable, chain_cases.__file__, "0", str(NUM_SEEDS)],
         check=False,
         env={**os.environ, "RIMC_ISA": isa},
         capture_output=True,
@@ -68,7 +52,7 @@ def _kernels_of(model: bytes) -> int:
 def _with_tail(*tail: str) -> object:
     """A case whose nodes end with ``tail``."""
     for seed in range(1000):
-        case = CASES.chain_case(seed)
+        case = chain_cases.chain_case(seed)
         if tuple(node.op_type for node in case.nodes[2:]) == tail and "r" in case.feeds:
             return case
     raise AssertionError(tail)
@@ -129,7 +113,7 @@ def test_ordinary_convolution_with_residual_is_one_node() -> None:
         helper.make_node("Add", ["h", "r"], ["s"], "add"),
         helper.make_node("Relu", ["s"], ["y"], "relu"),
     ]
-    case = CASES.ChainCase(nodes=nodes, constants=constants, feeds=feeds)
+    case = chain_cases.ChainCase(nodes=nodes, constants=constants, feeds=feeds)
     options = {"preset": "gaussian-relative"}
     fused = provider_session(case.model(), provider_options=options)
     apart = provider_session(replace(case, outputs=("y", "h")).model(), provider_options=options)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+import malformed
 import pytest
 
 NUM_PARTS = 4
@@ -19,8 +19,7 @@ NUM_PARTS = 4
 
 def outcomes(part: int) -> list[tuple[dict[str, Any], str | None]]:
     """What became of each node of a part, in a process of their own."""
-    script = Path(__file__).with_name("malformed.py")
-    command = [sys.executable, str(script), str(NUM_PARTS), str(part)]
+    command = [sys.executable, malformed.__file__, str(NUM_PARTS), str(part)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.returncode == 0, f"{result.returncode} at {lines[-1:]}: {result.stderr[-2000:]}"

@@ -82,11 +82,8 @@ void RramConv::Pack(const float* w) {
   ones_ = AlignedFloats(conv_.Window());
   std::fill_n(ones_.data(), conv_.Window(), 1.0f);
   if (periphery_.iv.on) {
-    std::vector<float> cells(static_cast<std::size_t>(conv_.columns * steps));
     for (int term = 0; term < 2; ++term) {
-      for (Index i = 0; i < conv_.columns * steps; ++i) {
-        cells[static_cast<std::size_t>(i)] = periphery_.iv.Cell(term, w[i], i / steps);
-      }
+      const std::vector<float> cells = periphery_.iv.Cells(term, w, conv_.columns * steps, steps);
       terms_[term] = AlignedFloats(conv_.columns * steps);
       PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), steps,
                       CeilDiv(conv_.GroupColumns(), kernels_.max_rows), terms_[term].data());

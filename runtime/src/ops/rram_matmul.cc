@@ -120,12 +120,8 @@ void RramMatMul::Pack(const float* w) {
   PlanPasses();
   panels_ = PackPanels(w);
   if (periphery_.iv.on) {
-    std::vector<float> cells(static_cast<std::size_t>(depth_ * columns_));
     for (int term = 0; term < 2; ++term) {
-      for (Index i = 0; i < depth_ * columns_; ++i) {
-        cells[static_cast<std::size_t>(i)] = periphery_.iv.Cell(term, w[i], i % columns_);
-      }
-      terms_[term] = PackPanels(cells.data());
+      terms_[term] = PackPanels(periphery_.iv.Cells(term, w, depth_ * columns_, 1).data());
     }
   }
   if (periphery_.noise.on && periphery_.noise.relative) {

@@ -251,14 +251,19 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
 
 }  // namespace
 
-float IvTerms::Cell(int term, float w, Index column) const {
+std::vector<float> IvTerms::Cells(int term, const float* w, Index count, Index run) const {
   const std::array<float, kIvTerms>& c = powers[static_cast<std::size_t>(term)];
-  // A column of zeros has w_max 0, and cells of 0 whatever they are multiplied by.
-  const float limit = std::max(w_max[static_cast<std::size_t>(column)], 1e-30f);
-  const float t = std::min(std::fabs(w) / limit, 1.0f);
-  float share = c[kIvTerms - 1];
-  for (std::size_t i = kIvTerms - 1; i-- > 0;) share = share * t + c[i];
-  return w * share;
+  const auto columns = static_cast<Index>(w_max.size());
+  std::vector<float> cells(static_cast<std::size_t>(count));
+  for (Index i = 0; i < count; ++i) {
+    // A column of zeros has w_max 0, and cells of 0 whatever they are multiplied by.
+    const float limit = std::max(w_max[static_cast<std::size_t>(i / run % columns)], 1e-30f);
+    const float t = std::min(std::fabs(w[i]) / limit, 1.0f);
+    float share = c[kIvTerms - 1];
+    for (std::size_t k = kIvTerms - 1; k-- > 0;) share = share * t + c[k];
+    cells[static_cast<std::size_t>(i)] = w[i] * share;
+  }
+  return cells;
 }
 
 void Periphery::DriveTerms(Index plane, const float* x, Index count, float* square,

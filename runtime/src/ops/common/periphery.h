@@ -29,8 +29,8 @@ struct IvTerms {
   std::array<std::array<float, kIvTerms>, 2> powers{};  // of t, lowest first: P, Q
   std::vector<float> w_max;                             // [M]
 
-  // w P(t) or w Q(t) (`term` 0 or 1) of a cell of a column.
-  float Cell(int term, float w, Index column) const;
+  // w P(t) or w Q(t) (`term` 0 or 1) of `count` cells; `run` cells of a column follow each other.
+  std::vector<float> Cells(int term, const float* w, Index count, Index run) const;
 };
 
 struct Periphery {

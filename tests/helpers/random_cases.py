@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cases import ANNOTATIONS
 
 from rimc_onnx import opset, reference
 from rimc_onnx.device import read_normals
@@ -24,16 +25,6 @@ DENORMAL = 2.0**-149
 
 MAX_PRODUCTS = 4e5
 """Of one node, so that thousands take minutes; one node in fifty may have ten times as many."""
-
-ANNOTATIONS: dict[str, Any] = {
-    "node": "n",
-    "device": "d",
-    "device_config": "{}",
-    "seed": 0,
-    "time_s": 0.0,
-    "wire_ohm": 0.0,
-    "g_max_us": 150.0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

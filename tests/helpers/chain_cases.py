@@ -7,13 +7,11 @@ and ends with 1 if something does: ``python chain_cases.py FIRST_SEED NUM_SEEDS`
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import cases
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -22,18 +20,6 @@ from rimc_onnx import functions, opset, runtime
 from rimc_onnx.runtime.provider import provider_session
 
 Array = np.ndarray[Any, Any]
-
-
-def _cases() -> ModuleType:
-    name = "rimc_runtime_cases"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("cases.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +101,13 @@ def converted_nodes(
 
 def chain_case(seed: int) -> ChainCase:
     """Every geometry, converter and adapter; a residual and an activation, or not."""
-    cases = _cases()
     rng = np.random.default_rng(seed)
     names = [name for name in cases.EXTRAS if rng.random() < 0.25]
     if "absolute" in names and "relative" in names:
         names.remove("relative")
     case = cases.rram_conv_case(rng, names=names)
     if seed % 3 == 0:
-        case = _common_conv(cases, rng, names)
+        case = _common_conv(rng, names)
     geometry = {k: case.attributes[k] for k in ("strides", "pads", "dilations", "group")}
     w, x = case.constants["w"], case.feeds["x"]
     columns, depth, *kernel = w.shape
@@ -164,7 +149,7 @@ def chain_case(seed: int) -> ChainCase:
     )
 
 
-def _common_conv(cases: ModuleType, rng: np.random.Generator, names: list[str]) -> Any:
+def _common_conv(rng: np.random.Generator, names: list[str]) -> Any:
     """Sizes with tasks, blocks and passes of every kind: 1 x 1 and 3 x 3 with many channels."""
     kernel = int(rng.choice([1, 3]))
     depth, columns = (int(rng.choice([16, 40, 130])) for _ in range(2))

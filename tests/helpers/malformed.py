@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from cases import ANNOTATIONS, NO_EXTRAS
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import functions, opset, runtime
@@ -28,31 +29,17 @@ UNREAD = ("node", "device", "device_config", "seed", "time_s", "wire_ohm", "g_ma
 """Attributes that say where cells come from; no kernel reads them."""
 
 _PERIPHERY: dict[str, Any] = {
+    **ANNOTATIONS,
+    **NO_EXTRAS,
     "tile_rows": 18,
     "num_tiles": 2,
     "dac_bits": 8,
     "dac_range": 2.0,
     "dac_signed": 1,
-    "dac_serial_bits": 0,
-    "iv_sinh": 0.0,
-    "input_shrink": 1.0,
-    "iv_square": [0.0] * opset.IV_TERMS,
-    "iv_cube": [0.0] * opset.IV_TERMS,
     "adc_bits": 8,
     "adc_range": [4.0],
-    "adc_gain": [1.0],
-    "adc_offset": [0.0],
     "read_noise": 0.01,
-    "read_noise_relative": 0,
     "read_key": 7,
-    "node": "n",
-    "device": "d",
-    "device_config": "{}",
-    "seed": 0,
-    "time_s": 0.0,
-    "wire_ohm": 0.0,
-    "g_max_us": 150.0,
-    "w_max": [1.0],
 }
 _CONV = {"strides": [1, 2], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 2}
 
