@@ -16,34 +16,29 @@ from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.device import DeviceConfig
     from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
+    "EVERY_NODE",
     "IDEAL_PERIPHERY",
     "NATIVE_PROVIDER",
-    "ClipSigma",
+    "PRESET",
+    "BatchSize",
     "DataOption",
-    "Device",
-    "DevicesPerWeight",
-    "Drift",
+    "DeviceOptions",
     "Force",
-    "IdealReads",
     "Json",
-    "KeepDigital",
-    "LevelBits",
-    "MapShared",
+    "Labels",
+    "MappingOptions",
     "Model",
     "Output",
     "PeripheryOptions",
     "ProviderOptions",
     "Rank",
-    "Scaling",
     "Seed",
-    "Slices",
-    "StuckMax",
-    "StuckMin",
+    "Teacher",
     "TileRows",
-    "Time",
     "convert_config",
     "parse_option_time",
     "with_options",
@@ -80,6 +75,15 @@ DataOption = Annotated[
         help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
         show_default="calibration.npz beside the model",
     ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
+]
+BatchSize = Annotated[int, typer.Option(help="Samples a run.", min=1)]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(help="The model it was converted from.", show_default="as recorded"),
 ]
 Provider = Annotated[
     str | None,
@@ -209,6 +213,59 @@ MapShared = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """A device model, how weights are put on it, and how old it is."""
+
+    device: Device = "gaussian-relative"
+    drift: Drift = None
+    time: Time = None
+    scaling: Scaling = "node"
+    clip_sigma: ClipSigma = None
+    level_bits: LevelBits = None
+    slices: Slices = None
+    devices_per_weight: DevicesPerWeight = None
+    stuck_min: StuckMin = None
+    stuck_max: StuckMax = None
+
+    def config(self) -> DeviceConfig:
+        """The device model; what is not given is the preset's, or the file's."""
+        from rimc_onnx.calibration.config import one_of
+        from rimc_onnx.device import Scaling, get_preset, load_device
+
+        scaling = one_of("--scaling", self.scaling, *(s.value for s in Scaling))
+        given: dict[str, Any] = {
+            "drift_frac": self.drift,
+            "clip_sigma": self.clip_sigma,
+            "level_bits": self.level_bits,
+            "num_slices": self.slices,
+            "devices_per_weight": self.devices_per_weight,
+            "stuck_min_frac": self.stuck_min,
+            "stuck_max_frac": self.stuck_max,
+            "scaling": Scaling(scaling),
+        }
+        overrides = {name: value for name, value in given.items() if value is not None}
+        if not self.device.endswith(".toml"):
+            return get_preset(self.device, **overrides)
+        if scaling == Scaling.NODE.value:  # the file says, unless the option does
+            del overrides["scaling"]
+        return load_device(Path(self.device), **overrides)
+
+
+PRESET = DeviceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingOptions:
+    """Which nodes go to RRAM."""
+
+    keep_digital: KeepDigital = None
+    map_shared: MapShared = False
+
+
+EVERY_NODE = MappingOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
 class PeripheryOptions:
     """What surrounds the arrays, as typed; the defaults are those of ``PeripheryConfig``."""
 
@@ -228,15 +285,12 @@ class PeripheryOptions:
 
     def config(self) -> PeripheryConfig:
         """The configuration of these options."""
+        from rimc_onnx.calibration.config import one_of
         from rimc_onnx.config import PeripheryConfig, ReadNoiseLaw
-        from rimc_onnx.errors import suggest
 
-        known = [law.value for law in ReadNoiseLaw]
-        if self.read_noise_law not in known:
-            raise UsageError(
-                f"--read-noise-law {self.read_noise_law!r} is not known. "
-                f"{suggest(self.read_noise_law, known)}"
-            )
+        law = one_of(
+            "--read-noise-law", self.read_noise_law, *(known.value for known in ReadNoiseLaw)
+        )
         return PeripheryConfig(
             tile_rows=_optional(self.tile_rows),
             dac_bits=_optional(self.dac_bits),
@@ -247,7 +301,7 @@ class PeripheryOptions:
             adc_gain_error_frac=self.adc_gain_error,
             adc_offset_error_frac=self.adc_offset_error,
             read_noise_frac=self.read_noise,
-            read_noise_law=ReadNoiseLaw(self.read_noise_law),
+            read_noise_law=ReadNoiseLaw(law),
             wire_ohm=self.wire_ohm,
             device_reads=not self.ideal_reads,
             range_percentile=self.range_percentile,
@@ -328,43 +382,22 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def convert_config(
-    device: str,
-    drift: float | None,
-    scaling: str,
-    seed: int,
-    rank: int,
-    periphery: PeripheryConfig,
-    keep_digital: list[str] | None,
-    map_shared: bool,
     *,
-    time: str | None = None,
-    **device_fields: Any,
+    device: DeviceOptions = PRESET,
+    mapping: MappingOptions = EVERY_NODE,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
+    seed: int = 0,
+    rank: int = 4,
 ) -> ConvertConfig:
-    """The conversion that a command's options ask for; a device field of None is the preset's."""
+    """The conversion that a command's options ask for."""
     from rimc_onnx.config import ConvertConfig
-    from rimc_onnx.device import Scaling as WeightScaling
-    from rimc_onnx.device import get_preset, load_device
-    from rimc_onnx.errors import suggest
 
-    known = [s.value for s in WeightScaling]
-    if scaling not in known:
-        raise UsageError(f"--scaling {scaling!r} is not known. {suggest(scaling, known)}")
-    overrides = {k: v for k, v in device_fields.items() if v is not None}
-    if drift is not None:
-        overrides["drift_frac"] = drift
-    if device.endswith(".toml"):
-        # the file says how weights are scaled, unless the option does
-        if scaling != WeightScaling.NODE.value:
-            overrides["scaling"] = WeightScaling(scaling)
-        found = load_device(Path(device), **overrides)
-    else:
-        found = get_preset(device, scaling=WeightScaling(scaling), **overrides)
     return ConvertConfig(
-        device=found,
+        device=device.config(),
         seed=seed,
-        time_s=parse_option_time(time),
+        time_s=parse_option_time(device.time),
         rank=rank,
-        periphery=periphery,
-        keep_digital=tuple(keep_digital or ()),
-        map_shared=map_shared,
+        periphery=periphery.config(),
+        keep_digital=tuple(mapping.keep_digital or ()),
+        map_shared=mapping.map_shared,
     )
