@@ -36,6 +36,7 @@ __all__ = [
     "PeripheryOptions",
     "ProviderOptions",
     "Rank",
+    "ReadOutNoise",
     "Seed",
     "Teacher",
     "TileRows",
@@ -56,6 +57,16 @@ def _number_or_none(text: str | int) -> int | str:
     if value < 1:
         raise typer.BadParameter(f"{text!r} is neither a whole number of 1 or more nor 'none'.")
     return value
+
+
+def _fraction(text: str | float) -> float:
+    """An option that is a fraction; no per cent, of which 0.5 may be either."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number. Write a fraction: 0.2 is 20 %."
+        ) from None
 
 
 def _optional(value: Any) -> int | None:
@@ -113,11 +124,21 @@ Time = Annotated[
 ]
 StuckMin = Annotated[
     float | None,
-    typer.Option(help="Share of devices stuck at G_min.", show_default="the preset's"),
+    typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Share of devices stuck at G_min.",
+        show_default="the preset's",
+    ),
 ]
 StuckMax = Annotated[
     float | None,
-    typer.Option(help="Share of devices stuck at the top.", show_default="the preset's"),
+    typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Share of devices stuck at the top.",
+        show_default="the preset's",
+    ),
 ]
 ClipSigma = Annotated[
     float | None,
@@ -137,7 +158,9 @@ DevicesPerWeight = Annotated[
 Drift = Annotated[
     float | None,
     typer.Option(
-        help="Standard deviation of the drift, a fraction (0.2 is 20 %).",
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Standard deviation of the drift (0.2 is 20 %).",
         show_default="the preset's",
     ),
 ]
@@ -170,15 +193,27 @@ IvSinh = Annotated[
     ),
 ]
 InputShrink = Annotated[
-    float, typer.Option(help="Share of the devices' voltage range that the inputs use.")
+    float,
+    typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Share of the devices' voltage range that the inputs use.",
+    ),
 ]
 AdcGainError = Annotated[
     float | None,
-    typer.Option(help="Standard deviation of the ADCs' gains.", show_default="none"),
+    typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Standard deviation of the ADCs' gains.",
+        show_default="none",
+    ),
 ]
 AdcOffsetError = Annotated[
     float | None,
     typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
         help="Standard deviation of the ADCs' offsets, a fraction of full scale.",
         show_default="none",
     ),
@@ -186,7 +221,9 @@ AdcOffsetError = Annotated[
 ReadNoise = Annotated[
     float | None,
     typer.Option(
-        help="Standard deviation of a device's noise in every read, a fraction.",
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Standard deviation of a device's noise in every read.",
         show_default="the preset's",
     ),
 ]
@@ -202,6 +239,14 @@ IdealReads = Annotated[
 WireOhm = Annotated[
     float | None,
     typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
+]
+ReadOutNoise = Annotated[
+    float,
+    typer.Option(
+        parser=_fraction,
+        metavar="FRACTION",
+        help="Standard deviation of a measured weight, a fraction of it.",
+    ),
 ]
 KeepDigital = Annotated[
     list[str] | None,

@@ -34,6 +34,7 @@ from rimc_onnx._options import (
     PeripheryOptions,
     ProviderOptions,
     Rank,
+    ReadOutNoise,
     Seed,
     Teacher,
     TileRows,
@@ -211,9 +212,7 @@ def calibrate(
     read_out: Annotated[
         bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
     ] = False,
-    read_out_noise: Annotated[
-        float, typer.Option(help="Standard deviation of a measured weight, a fraction of it.")
-    ] = 0.02,
+    read_out_noise: ReadOutNoise = 0.02,
     statistics: Annotated[
         Path | None,
         typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
