@@ -345,15 +345,22 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
   }
 }
 
-template <class S, int kPositions>
-void TailOf(const TailArgs& args) {
-  // Enough sums for the latency of an fma.
-  constexpr int kBlocks = kPositions == 1 ? 8 : 4;
-  ptrdiff_t block = 0;
+template <class S, int kPositions, int kBlocks>
+ptrdiff_t TailOf(const TailArgs& args, ptrdiff_t block) {
   for (; block + kBlocks <= args.blocks; block += kBlocks) {
     TailBlocks<S, kPositions, kBlocks>(args, block);
   }
-  for (; block < args.blocks; ++block) TailBlocks<S, kPositions, 1>(args, block);
+  return block;
+}
+
+// As many blocks at once as make enough sums for the latency of an fma.
+template <class S, int kPositions>
+void TailOf(const TailArgs& args) {
+  ptrdiff_t block = 0;
+  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8>(args, block);
+  block = TailOf<S, kPositions, 4>(args, block);
+  block = TailOf<S, kPositions, 2>(args, block);
+  TailOf<S, kPositions, 1>(args, block);
 }
 
 template <class S>
