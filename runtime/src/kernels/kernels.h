@@ -146,6 +146,10 @@ struct BlockArgs {
   // that differ from block to block.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first blocks,
+  // a line of a channel each. Or null.
+  const float* next_b;
+  const int32_t* next_offset;
 };
 
 // Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,

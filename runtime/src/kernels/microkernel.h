@@ -155,8 +155,13 @@ inline void OneBlock(const BlockArgs& args) {
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
   const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
+  const float* const next_b = args.next_b == nullptr ? b[0] : args.next_b;
+  const int32_t* const next_offset = args.next_b == nullptr ? args.b_offset : args.next_offset;
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
-    if (kConv) RIMC_PREFETCH(ahead + k * kRows);
+    if (kConv) {
+      RIMC_PREFETCH(ahead + k * kRows);
+      RIMC_PREFETCH(next_b + next_offset[k]);
+    }
     const ptrdiff_t a_at = kConv ? k * kRows : k;
     const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
     Vec b_k[kVecs];
@@ -266,7 +271,13 @@ void Block(const BlockArgs& args) {
       block.finish = &finish;
     }
     if (!args.resume) PrefetchRows<kRows, kVecs>(block, 0);
-    for (;;) {
+    constexpr ptrdiff_t kLine = 16;
+    for (ptrdiff_t n = 0;; ++n) {
+      if (n * kLine < kVecs * S::kLanes + kLine && args.next_b != nullptr) {
+        block.next_b = args.next_b + n * kLine;
+      } else {
+        block.next_b = nullptr;
+      }
       const bool is_last = block.more_blocks-- == 0;
       if (!is_last) {
         block.ahead = block.a + block.a_block;

@@ -247,6 +247,7 @@ class ConvEngine {
   // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
   // vector.
   bool ReadsDirectly() const noexcept;
+  bool CopiesCodesByPart() const noexcept;
   const float* ChannelAt(const Place& place, Index image) const noexcept;
   Index TailPositions(const Place& place, const ConvCells& cells, const ConvReadout& readout,
                       const Noise* noise) const noexcept;
@@ -277,13 +278,21 @@ class ConvEngine {
   using PhaseParts = std::array<Inside, kAxes>;
 
   Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
-  Index WholeRowPhase() const noexcept;
-  void ShiftPhase(const float* whole, Range channels, const Inside& w, float* to) const noexcept;
+  // Of the phases of the last axis: which one each is made from.
+  static constexpr std::size_t kMaxSources = 32;
+  using Sources = std::array<std::size_t, kMaxSources>;
+  void CopyPhases(const ConvItem& item, Index g, Range channels,
+                  const kernels::Quantizer* quantizer, const Sources& sources,
+                  float* memory) const noexcept;
+  std::size_t SourceOf(const ConvItem& item, std::size_t i) const noexcept;
+  void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
+                  float* to) const noexcept;
   void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  const kernels::Quantizer* quantizer, float* memory) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels,
                  const kernels::Quantizer* quantizer, float* to) const noexcept;
+  void PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept;
   void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
                 const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,

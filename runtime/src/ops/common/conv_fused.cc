@@ -23,6 +23,8 @@ constexpr Index kFewParts = kPartsTogether;
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
+// Words of channels that are copied before their codes are made.
+constexpr Index kWordsTogether = 4;
 
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
@@ -88,6 +90,12 @@ bool ConvEngine::ReadsDirectly() const noexcept {
          code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
 }
 
+// Whether ComputeFused makes the codes of each part of the positions just before it reads them. Items
+// that share their input share its codes too.
+bool ConvEngine::CopiesCodesByPart() const noexcept {
+  return ReadsDirectly() && plan_.sharers() == 1;
+}
+
 // The first position of an item in a group's first channel, or word of channels.
 const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
   const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
@@ -101,10 +109,20 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     CopyPanels(place, branch);
     return;
   }
-  CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer_, place.input);
-  if (branch == nullptr) return;
-  branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
-                    place.codes);
+  const Index depth = plan_.conv().depth;
+  if (branch == nullptr) {
+    CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+    return;
+  }
+  // Few channels at a time, of which the codes are made while they are in the cache.
+  const Index words = branch->plan_.conv().depth;
+  const Index each = CeilDiv(depth, words);
+  for (Index c = 0; c < words; c += kWordsTogether) {
+    const Range part{c, std::min(c + kWordsTogether, words)};
+    CopyInput(place.item, place.group, {c * each, std::min(part.end * each, depth)}, quantizer_,
+              place.input);
+    branch->CopyInput(place.item, place.group, part, branch->quantizer_, place.codes);
+  }
 }
 
 void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
@@ -116,7 +134,7 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
     const Range last{(positions - 1) / panel * panel, positions};
     CopyPanelRows(place, {0, depth}, last, place.input);
   }
-  if (!copies && branch == nullptr) return;
+  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
@@ -341,6 +359,11 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
                                             place_in_panel + v * lanes
                                       : branch.codes + (input - place.input);
   }
+  if (branch.engine != nullptr && CopiesCodesByPart()) {
+    const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
+    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
+                                 {vecs.begin * lanes, end}, place.codes);
+  }
   if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
 }
 
@@ -389,7 +412,9 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
       if (part + i == parts) aims[i].tail = tail;
     }
     part += count;
-    for (const ConvPass& pass : passes) {
+    for (std::size_t p = 0; p < passes.size(); ++p) {
+      const ConvPass& pass = passes[p];
+      const ConvPass& next = passes[p + 1 < passes.size() ? p + 1 : 0];
       const bool ends = &pass == &passes.back();
       const bool finishes = ends && finish != nullptr;
       const bool has_noise = noise != nullptr && pass.reads;
@@ -410,6 +435,12 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.a_block = rows * plan_.num_offsets();
           args.b_offset = aims[i].offsets + pass.k.begin;
           args.depth = pass.k.size();
+          args.next_b = nullptr;
+          if (aims[i].offsets == place.direct_offsets && b == blocks.begin) {
+            args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0);
+            args.next_offset = place.direct_offsets +
+                               std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
+          }
           args.resume = pass.resume;
           args.first = pass.first;
           args.last = pass.last;
