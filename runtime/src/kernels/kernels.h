@@ -143,9 +143,17 @@ struct BlockArgs {
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
 };
 
+// How codes, clip(rint(x / step), -127, 127), are had from x. Where `rest` is 0 or more,
+// x * inverse + rounded(x * rest), rounded once, goes to the same codes as the quotient.
+struct Divisor {
+  float step;
+  float inverse;
+  float rest;
+};
+
 // Four channels of a position as the bytes of a word, each a code plus 128:
 //   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
-// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null.
+// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null; from[0] is not.
 struct PackArgs {
   const float* from[4];
   ptrdiff_t from_row;
@@ -154,7 +162,7 @@ struct PackArgs {
   ptrdiff_t to_row;
   ptrdiff_t rows;
   ptrdiff_t width;
-  float step;
+  Divisor divisor;
 };
 
 // A block of integer sums; words hold four codes each, of b plus 128.
@@ -173,6 +181,20 @@ struct CodeBlockArgs {
   int lanes[kMaxVecs];
   const float* rank_step;
 };
+
+// Codes of up to four ranks as words: u[v] = sum over i of
+// (clip(rint(sum[i, v] / rank_step[i]), -127, 127) + 128) << 8 i, and 128 in place of the other
+// bytes. sum, a, start, b and depth as in CodeBlockArgs; whole vectors of u are written.
+struct RankBlockArgs {
+  const int32_t* a;
+  const int32_t* start;
+  const uint32_t* b[kMaxVecs];
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  uint32_t* u[kMaxVecs];
+  const Divisor* rank_step;
+};
+constexpr int kWordRanks = 4;
 
 // Codes of rows as bytes: to[i * to_row + k] = code(from[i * width + k]) + 128, k < width, and 128
 // from there to to_row. code as in PackArgs. Pre: to_row is a multiple of the table's lanes.
@@ -352,12 +374,15 @@ struct ReadArgs {
 
 using BlockFunction = void (*)(const BlockArgs& args);
 using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
+using RankBlockFunction = void (*)(const RankBlockArgs& args);
 
 // Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
 // the table they are in have values, and their blocks are as large.
 struct CodeTable {
   // Indexed like conv_block.
   CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
+  RankBlockFunction rank_block[kWordRanks][kMaxVecs];
   // False where a value is NaN, for which there is no code.
   bool (*pack_codes)(const PackArgs& args);
   // Likewise.
@@ -416,7 +441,7 @@ extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
 #endif
 #ifdef RIMC_HAVE_VNNI_KERNELS
 extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
-extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F and AVX-512-VNNI
+extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F, BW and VNNI
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
 extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has

@@ -135,7 +135,7 @@ void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Qua
   args.to_row = rows.to_row;
   args.rows = rows.rows;
   args.width = rows.width;
-  args.step = code_step_;
+  args.divisor = code_divisor_;
   if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
 }
 

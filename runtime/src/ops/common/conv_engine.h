@@ -85,16 +85,12 @@ struct ConvBranch {
   float* codes = nullptr;                    // of the input
   BranchCells a;                             // of `columns` ranks, 0 for none
   BranchCells b;                             // over the codes of the ranks
-  const float* rank_step = nullptr;
+  const kernels::Divisor* rank_step = nullptr;
   BranchCells cells;      // S, of 0 columns for none
-  float* u = nullptr;     // UFloats()
+  float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
+  Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
   float* v = nullptr;     // one block of outputs
   float* sums = nullptr;  // the same
-
-  // Floats of the codes of `rank` ranks, as floats and as words.
-  static Index UFloats(const ConvPlan& plan, Index rank) {
-    return (rank + CeilDiv(rank, 4)) * plan.panel_row();
-  }
 };
 
 // What follows the sums of a group's columns: FinishArgs, whose pointers are those of the group's
@@ -152,13 +148,13 @@ class ConvEngine {
   // One that packs the `channels` of a group into words of codes, of which the plan's convolution
   // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a CodeTable.
   ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,
-             float code_step, const float* x)
+             const kernels::Divisor& code_divisor, const float* x)
       : plan_(plan),
         kernels_(kernels),
         quantizer_(nullptr),
         x_(x),
         code_channels_(channels),
-        code_step_(code_step) {}
+        code_divisor_(code_divisor) {}
 
   // True after a run of an engine of codes that met a NaN: its results are then of no use.
   bool has_nan() const { return has_nan_.load(); }
@@ -173,6 +169,7 @@ class ConvEngine {
     float* extra;                 // `extra_floats` for the caller
     float* codes;                 // the same as input and offsets of the branch, in RunFused
     const std::int32_t* code_offsets;
+    bool is_new = true;  // false where input and codes are those of the place before
   };
 
   // Noise of the reads of a group's sums, of a plan whose vectors hold positions of one row.
@@ -243,9 +240,13 @@ class ConvEngine {
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
-  void ComputeRanks(const ConvBranch& branch, const float* const* codes, Index vecs) const noexcept;
+  void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
+                const float** codes) const noexcept;
+  void ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept;
+  void ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+                        Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
-                     const float* rank_step, float* to, Index to_row) const noexcept;
+                     float* to, Index to_row) const noexcept;
   void AimPart(const Place& place, Range vecs, Index part, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
@@ -300,7 +301,7 @@ class ConvEngine {
   const kernels::Quantizer* quantizer_;
   const float* x_;
   Index code_channels_ = 0;
-  float code_step_ = 1.0f;
+  kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
   mutable std::atomic<bool> has_nan_{false};
 };
 
@@ -412,7 +413,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;
         Index& has = copied[static_cast<std::size_t>(slot)];
-        if (has != wanted) CopyInputs(place, branch);
+        place.is_new = has != wanted;
+        if (place.is_new) CopyInputs(place, branch);
         has = wanted;
         body(place);
       }

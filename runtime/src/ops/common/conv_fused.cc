@@ -153,8 +153,7 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
 
 // Columns of a matrix of the branch, from the vectors b on, to `to`.
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
-                               Range vecs, const float* rank_step, float* to,
-                               Index to_row) const noexcept {
+                               Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
   const Index rows = cells.lists == nullptr ? columns.size() : 1;
   kernels::CodeBlockArgs words{};
@@ -179,7 +178,6 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
       words.start = cells.start + m;
       words.b_offset = offsets;
       words.depth = depth;
-      words.rank_step = rank_step == nullptr ? nullptr : rank_step + m;
       kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
     } else {
       floats.a = cells.floats + cell;
@@ -190,38 +188,70 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
   }
 }
 
-// The codes of the ranks, branch.u [ranks, panel_row]; words of four ranks follow them.
-void ConvEngine::ComputeRanks(const ConvBranch& branch, const float* const* codes,
-                              Index vecs) const noexcept {
-  const BranchCells& a = branch.a;
-  const Index u_row = plan_.panel_row();
-  const Index most = kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks);
-  for (Index i = 0; i < a.num_blocks; ++i) {
-    const Range ranks = Part(a.columns, a.num_blocks, i);
-    for (Index v = 0; v < vecs; v += most) {
-      ComputeBranch(a, ranks, codes, {v, std::min(v + most, vecs)}, branch.rank_step,
-                    branch.u + ranks.begin * u_row, u_row);
-    }
-  }
-  const Index count = vecs * kernels_.lanes;
-  if (a.words == nullptr) {
-    for (Index r = 0; r < a.columns; ++r) {
-      float* const u = branch.u + r * u_row;
-      kernels_.quantize(u, u, count, {branch.rank_step[r], -127.0f, 127.0f, 1.0f});
-    }
+// Where the branch reads for vectors `vecs` of an item's positions.
+void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
+                          const float** codes) const noexcept {
+  const Index lanes = kernels_.lanes;
+  if (!plan_.is_panels()) {
+    kernels::BlockArgs aim{};
+    AimAt(place, vecs, {}, &aim);
+    for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
     return;
   }
-  for (Index r = 0; r < a.columns; r += 4) {
-    kernels::PackArgs args{};
-    for (Index j = 0; j < std::min<Index>(4, a.columns - r); ++j) {
-      args.from[j] = branch.u + (r + j) * u_row;
+  const Index panel = plan_.block_vecs();
+  const Index panel_floats = branch.engine->plan_.conv().depth * panel * lanes;
+  for (Index v = vecs.begin; v < vecs.end; ++v) {
+    *codes++ = branch.codes + v / panel * panel_floats + v % panel * lanes;
+  }
+}
+
+// The codes of the ranks for all positions of an item.
+void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept {
+  const BranchCells& a = branch.a;
+  const Index lanes = kernels_.lanes;
+  const Index num_vecs = NumVecs(place.item);
+  const Index most = std::min<Index>(kernels::kMaxVecs,
+                                     kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
+  const float* codes[kernels::kMaxVecs];
+  for (Index vec = 0; vec < num_vecs; vec += most) {
+    const Range vecs{vec, std::min(vec + most, num_vecs)};
+    AimCodes(place, vecs, branch, codes);
+    if (a.words != nullptr) {
+      ComputeRankWords(branch, codes, vecs);
+      continue;
     }
-    args.stride = 1;
-    args.to = reinterpret_cast<std::uint32_t*>(branch.u + (a.columns + r / 4) * u_row);
-    args.rows = 1;
-    args.width = count;
-    args.step = 1.0f;
-    kernels_.codes->pack_codes(args);
+    float* const u = branch.u + vec * lanes;
+    for (Index i = 0; i < a.num_blocks; ++i) {
+      const Range ranks = Part(a.columns, a.num_blocks, i);
+      ComputeBranch(a, ranks, codes, {0, vecs.size()}, u + ranks.begin * branch.u_row,
+                    branch.u_row);
+    }
+    for (Index r = 0; r < a.columns; ++r) {
+      float* const rank = u + r * branch.u_row;
+      kernels_.quantize(rank, rank, vecs.size() * lanes,
+                        {branch.rank_step[r].step, -127.0f, 127.0f, 1.0f});
+    }
+  }
+}
+
+// The words of vectors `vecs`, whose input is at `codes`.
+void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+                                  Range vecs) const noexcept {
+  const BranchCells& a = branch.a;
+  kernels::RankBlockArgs args{};
+  for (Index v = 0; v < vecs.size(); ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(codes[v]);
+  }
+  args.b_offset = a.offsets;
+  args.depth = a.depth;
+  for (Index i = 0; i < a.num_blocks; ++i) {
+    const Range ranks = Part(a.columns, a.num_blocks, i);
+    args.a = a.words + ranks.begin * a.depth;
+    args.start = a.start + ranks.begin;
+    args.rank_step = branch.rank_step + ranks.begin;
+    auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);
+    for (Index v = 0; v < vecs.size(); ++v) args.u[v] = u + (vecs.begin + v) * kernels_.lanes;
+    kernels_.codes->rank_block[ranks.size() - 1][vecs.size() - 1](args);
   }
 }
 
@@ -241,23 +271,21 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
   for (const float** values : {&args->scale, &args->sums_scale, &args->magnitude, &args->bias}) {
     if (*values != nullptr) *values += column;
   }
-  const float* const words = branch.u + branch.a.columns * plan_.panel_row();
+  const float* const u = branch.u + block.vecs.begin * kernels_.lanes;
   if (branch.b.words != nullptr && branch.b.depth == 1) {
     args->b = branch.b.words + column;
     args->b_start = branch.b.start + column;
-    args->u = reinterpret_cast<const std::uint32_t*>(words);
+    args->u = reinterpret_cast<const std::uint32_t*>(u);
   } else if (branch.b.columns > 0) {
-    const float* u[kernels::kMaxVecs];
-    for (Index v = 0; v < vecs.end; ++v) {
-      u[v] = (branch.b.words == nullptr ? branch.u : words) + v * kernels_.lanes;
-    }
-    ComputeBranch(branch.b, block.columns, u, vecs, nullptr, branch.v, row);
+    const float* at[kernels::kMaxVecs];
+    for (Index v = 0; v < vecs.end; ++v) at[v] = u + v * kernels_.lanes;
+    ComputeBranch(branch.b, block.columns, at, vecs, branch.v, row);
     args->v = branch.v;
   } else if (args->scale != nullptr) {
     args->v = kNothing;
   }
   if (branch.cells.columns > 0) {
-    ComputeBranch(branch.cells, block.columns, codes, vecs, nullptr, branch.sums, row);
+    ComputeBranch(branch.cells, block.columns, codes, vecs, branch.sums, row);
     args->sums = branch.sums;
   }
 }
@@ -282,16 +310,10 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
   const ConvBranch& branch = aim->finish.branch;
   const Index panel = part * plan_.panel_row();
-  for (Index v = 0; v < vecs.size(); ++v) {
-    if (plan_.is_panels()) {
-      aim->args.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
-    }
-    if (branch.engine == nullptr) continue;
-    aim->codes[v] = plan_.is_panels()
-                        ? branch.codes + panel * branch.engine->plan_.conv().depth + v * lanes
-                        : branch.codes + (aim->args.b[v] - place.input);
+  for (Index v = 0; v < vecs.size() && plan_.is_panels(); ++v) {
+    aim->args.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
   }
-  if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
+  if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
 }
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
@@ -309,7 +331,9 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   Aim* const aims = noise == nullptr ? few : many.data();
   for (Index i = 0; i < together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
-    aims[i].finish.branch.u += i * ConvBranch::UFloats(plan_, finish->branch.a.columns);
+  }
+  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
+    ComputeRanks(place, finish->branch);
   }
   for (Index part = 0; part < parts; part += together) {
     const Index count = std::min(together, parts - part);
