@@ -48,7 +48,10 @@ struct Quantizer {
 
 // Rows of one channel to scratch memory:
 //   to[r * to_row + i] = f(from[r * from_row + i * stride]), r < rows, i < width
-// where f is the quantizer, or nothing where that is null.
+// where f is the quantizer, or nothing where that is null. The same for `planes` channels, 0 is
+// one, which are from_plane and to_plane apart. Where `size` is not 0, `to` of each is made 0 from
+// `before` values ahead of the first row on, `size` values in all, but for the rows; then it points
+// to those values, and no longer to the row.
 struct CopyArgs {
   const float* from;
   ptrdiff_t from_row;
@@ -58,6 +61,11 @@ struct CopyArgs {
   ptrdiff_t rows;
   ptrdiff_t width;
   const Quantizer* quantizer;
+  ptrdiff_t planes;
+  ptrdiff_t from_plane;
+  ptrdiff_t to_plane;
+  ptrdiff_t before;
+  ptrdiff_t size;
 };
 
 // What follows a complete sum c[i, v] of a convolution:

@@ -75,16 +75,25 @@ void ConvEngine::ShiftPhase(const float* whole, Range channels, const Inside& w,
   const Index channel_floats = plan_.images_per_item() * plan_.plane();
   const Index first = channels.begin * channel_floats;
   const Index floats = channels.size() * channel_floats;
-  if (w.size() < width) ClearPlanes(to + first, floats);
+  if (w.size() == 0) {
+    ClearPlanes(to + first, floats);
+    return;
+  }
+  // All rows as one, and then what came from the rows beside.
   kernels::CopyArgs args{};
   args.from = whole + first + w.at;
-  args.from_row = width;
   args.stride = 1;
   args.to = to + first + w.low;
-  args.to_row = width;
-  args.rows = floats / width;
-  args.width = w.size();
+  args.rows = 1;
+  args.width = floats - w.low - w.at;
   kernels_.copy_rows(args);
+  if (w.size() == width) return;
+  float zero = 0.0f;
+  ClearPlanes(&zero, 1);
+  for (float* row = to + first; row < to + first + floats; row += width) {
+    for (Index i = 0; i < w.low; ++i) row[i] = zero;
+    for (Index i = w.high; i < width; ++i) row[i] = zero;
+  }
 }
 
 void ConvEngine::ClearPlanes(float* to, Index floats) const noexcept {
@@ -98,6 +107,10 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
   const Axes& in = plan_.shape().in;
   const Index in_plane = in[0] * in[1] * in[2];
   float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
+  if (code_channels_ == 0 && plan_.extent()[0] == 1 && parts[0].size() == 1) {
+    CopyChannels(item, g, channels, parts, quantizer, to);
+    return;
+  }
   for (Index c = channels.begin; c < channels.end; ++c) {
     for (Index n = 0; n < item.images.size(); ++n) {
       const Index group = (item.images.begin + n) * conv.group + g;
@@ -112,6 +125,33 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
       CopyPlane(parts, from, quantizer, to + n * plan_.plane());
     }
     to += plan_.images_per_item() * plan_.plane();
+  }
+}
+
+// A phase of several channels at once, where there is one depth.
+void ConvEngine::CopyChannels(const ConvItem& item, Index g, Range channels,
+                              const PhaseParts& parts, const kernels::Quantizer* quantizer,
+                              float* to) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const auto& [d, h, w] = parts;
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = plan_.extent()[2];
+  args.rows = h.size();
+  args.width = w.size();
+  args.quantizer = quantizer;
+  args.planes = channels.size();
+  args.from_plane = in[0] * in[1] * in[2];
+  args.to_plane = plan_.images_per_item() * plan_.plane();
+  args.before = h.low * args.to_row + w.low;
+  args.size = plan_.plane();
+  for (Index n = 0; n < item.images.size(); ++n) {
+    const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + channels.begin;
+    args.from = x_ + channel * args.from_plane + (d.at * in[1] + h.at) * in[2] + w.at;
+    args.to = to + n * plan_.plane();
+    kernels_.copy_rows(args);
   }
 }
 

@@ -238,6 +238,7 @@ class ConvEngine {
   };
 
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
+  void PackInput(const Place& place, Range words, Index depth) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
   void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
@@ -273,6 +274,8 @@ class ConvEngine {
   void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  const kernels::Quantizer* quantizer, float* memory) const noexcept;
+  void CopyChannels(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                    const kernels::Quantizer* quantizer, float* to) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels,
                  const kernels::Quantizer* quantizer, float* to) const noexcept;
   void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,

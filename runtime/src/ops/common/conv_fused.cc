@@ -18,6 +18,8 @@ constexpr Index kFewParts = kPartsTogether;
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
+// Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
+constexpr Index kPackFloats = 4096;
 
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
@@ -69,10 +71,64 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     CopyPanels(place, branch);
     return;
   }
-  CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer_, place.input);
-  if (branch == nullptr) return;
-  branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
-                    place.codes);
+  const Index depth = plan_.conv().depth;
+  if (branch == nullptr || branch->code_channels_ == 0 || quantizer_ != nullptr) {
+    CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+    if (branch == nullptr) return;
+    branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
+                      place.codes);
+    return;
+  }
+  // Codes are made of the copy, while it is in the cache.
+  const Index words = branch->plan_.conv().depth;
+  const Index step =
+      std::max<Index>(1, kPackFloats / (kChannelsOfWord * plan_.scratch_floats() / depth));
+  for (Index word = 0; word < words; word += step) {
+    const Range part{word, std::min(word + step, words)};
+    const Range channels{part.begin * kChannelsOfWord, std::min(part.end * kChannelsOfWord, depth)};
+    CopyInput(place.item, place.group, channels, quantizer_, place.input);
+    branch->PackInput(place, part, depth);
+  }
+}
+
+// Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
+void ConvEngine::PackInput(const Place& place, Range words, Index depth) const noexcept {
+  const Index channel = plan_.images_per_item() * plan_.plane();
+  const Index word_phase = plan_.conv().depth * channel;
+  const auto pack = [&](Index phase, Range part, Index channels) {
+    kernels::PackArgs args{};
+    const float* const from =
+        place.input + (phase * depth + part.begin * kChannelsOfWord) * channel;
+    for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
+    args.from_row = kChannelsOfWord * channel;
+    args.stride = 1;
+    args.to =
+        reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
+    args.to_row = channel;
+    args.rows = part.size();
+    args.width = channel;
+    args.divisor = code_divisor_;
+    if (part.size() > 0 && !kernels_.codes->pack_codes(args)) {
+      has_nan_.store(true, std::memory_order_relaxed);
+    }
+  };
+  const auto& phases = plan_.phases(2);
+  const auto row_phases = static_cast<Index>(phases.size());
+  const Index whole = WholeRowPhase();
+  const Index full = std::min(words.end, depth / kChannelsOfWord);
+  const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
+  for (Index phase = 0; phase < rows * row_phases; ++phase) {
+    if (whole >= 0 && phase % row_phases != whole) continue;
+    pack(phase, {words.begin, full}, kChannelsOfWord);
+    if (full < words.end) pack(phase, {full, words.end}, depth % kChannelsOfWord);
+  }
+  for (Index phase = 0; whole >= 0 && phase < rows * row_phases; ++phase) {
+    const Index i = phase % row_phases;
+    if (i == whole) continue;
+    const Inside w = FindInside(place.item, 2, phases[static_cast<std::size_t>(i)]);
+    ShiftPhase(place.codes + (phase - i + whole) * word_phase, words, w,
+               place.codes + phase * word_phase);
+  }
 }
 
 void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
