@@ -81,8 +81,8 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
   if ((leaf7.ebx & kAvx512f) == 0 || (saved & kZmmState) != kZmmState) return;
   tables.push_back(&kernels::rimc_kernels_f32_avx512);
 #ifdef RIMC_HAVE_VNNI_KERNELS
-  constexpr std::uint32_t kAvx512Vnni = 1u << 11;
-  if ((leaf7.ecx & kAvx512Vnni) != 0) {
+  constexpr std::uint32_t kAvx512Bw = 1u << 30, kAvx512Vnni = 1u << 11;
+  if ((leaf7.ebx & kAvx512Bw) != 0 && (leaf7.ecx & kAvx512Vnni) != 0) {
     static const kernels::KernelTable avx512vnni = WithCodes(
         kernels::rimc_kernels_f32_avx512, "avx512vnni", kernels::rimc_kernels_i8_avx512vnni);
     tables.push_back(&avx512vnni);

@@ -162,6 +162,50 @@ def test_codes_saturate_and_round_to_even(cases: ModuleType, op: str) -> None:
     assert case.run(num_threads=2).tobytes() == case.oracle().tobytes()
 
 
+def test_codes_change_where_the_quotient_does(cases: ModuleType) -> None:
+    # Catches a product with a reciprocal that gives another code than the division does, right
+    # beside a tie; steps are those next to powers of two, of few bits and of all, and so small or
+    # large that a reciprocal is no normal number.
+    rng = np.random.default_rng(5)
+    spread = rng.uniform(1.0, 2.0, 40) * 2.0 ** rng.integers(-99, 99, 40)
+    named = [1.0, 0.1, 1.0 - 2.0**-24, 1.0 + 2.0**-23, 2.0**-100 * 1.25, 1e-40, 2e-38, 1e30, 5e35]
+    middles = np.arange(-128, 128) + 0.5
+    case = cases.Case(
+        op=opset.DORA_CONV,
+        feeds={"x": np.zeros((1, 1, 9 * len(middles)), np.float32), "h": np.float32([[[0.0]]])},
+        constants={
+            "lora_a": np.int8([[[1]]]),
+            "lora_b": np.int8([[[1]]]),
+            "magnitude": np.int8([1]),
+            "x_scale": np.float32([1.0]),
+            "rank_step": np.float32([1.0]),
+            "lora_b_scale": np.float32([1.0]),
+            "magnitude_scale": np.float32([1.0]),
+            "bias": np.float32([0.0]),
+            "sparse_values": np.zeros(0, np.int8),
+            "sparse_index": np.zeros(0, np.int64),
+            "sparse_scale": np.float32([1.0]),
+        },
+        attributes={"strides": [1], "pads": [0, 0], "dilations": [1], "group": 1},
+        oracle=lambda: np.zeros(0),
+    )
+    case.feeds["h"] = np.zeros_like(case.feeds["x"])
+    session = runtime.make_session(case.model(constant_adapter=False), num_threads=1)
+    for step in np.float32([*named, *spread]):
+        ties = (middles * np.float64(step)).astype(np.float32)
+        values = [ties]
+        for side in (-np.inf, np.inf):
+            near = ties
+            for _ in range(4):
+                near = np.nextafter(near, np.float32(side))
+                values.append(near)
+        case.feeds["x"][0, 0] = np.concatenate(values)
+        case.constants["x_scale"][0] = step
+        with np.errstate(over="ignore"):
+            want = np.clip(np.rint(case.feeds["x"] / step), -127, 127)
+        np.testing.assert_array_equal(session.run(None, case.all_inputs())[0], want)
+
+
 @pytest.mark.parametrize("op", DORA)
 def test_zero_lora_b_is_skipped_with_the_same_result(cases: ModuleType, op: str) -> None:
     # Catches a skipped branch that skips the magnitude or the bias too.

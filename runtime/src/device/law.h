@@ -100,7 +100,7 @@ struct DeviceModel {
   int level_bits = 0;
   int num_slices = 1;
   int devices_per_weight = 1;
-  bool by_column = false;  // one W_max per column
+  bool by_column = false;        // one W_max per column
   double read_noise_frac = 0.0;  // 0: none is stated
   double iv_sinh = 0.0;          // the same
   std::optional<IvPolynomial> iv_polynomial;

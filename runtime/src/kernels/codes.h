@@ -3,9 +3,11 @@
 // The integer kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
-//   ShiftWords<bits>(left), Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the
-//   signed ones of a, exact), ToFloat, ToWords(v) (rint), SumWords,
-//   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN).
+//   Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the signed ones of a, exact),
+//   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumWords,
+//   PackBytes(words) (of four, each cut to -127 .. 127 plus 128, as the bytes of one),
+//   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN),
+//   CutAbove(v, high) (the lesser one; a NaN stays).
 #pragma once
 
 #include "kernels/code_rows.h"
@@ -60,33 +62,74 @@ void CodeBlock(const CodeBlockArgs& args) {
   }
 }
 
-// Whether the quotient of PackCodesOf is the rounded one: a step whose reciprocal is a normal
-// number and not next to a power of two.
-inline bool QuotientIsExact(float step) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &step, sizeof(bits));
-  return step > 1e-30f && step < 1e30f && (bits & 0x7fffffu) != 0x7fffffu;
+// Words of codes, not cut to -127 .. 127 but within int32: what PackBytes takes. x is cut above.
+template <class S, bool kDivides>
+inline typename S::Words CodesOf(typename S::Vec x, const Divisor& divisor) {
+  if (kDivides) {
+    const typename S::Vec quotient = S::Div(x, S::Set1(divisor.step));
+    return S::ToWords(S::Clip(quotient, S::Set1(-127.0f), S::Set1(127.0f)));
+  }
+  const typename S::Vec rest = S::Mul(x, S::Set1(divisor.rest));
+  return S::ToWords(S::Fma(x, S::Set1(divisor.inverse), rest));
 }
 
-template <class S, int kStride>
-bool PackCodesOf(const PackArgs& args) {
+// A value whose code is 127, for any divisor that multiplies.
+inline float LargestValue(const Divisor& divisor) { return 128.0f * divisor.step; }
+
+template <class S, int kRanks, int kVecs>
+void RankBlock(const RankBlockArgs& args) {
+  using Words = typename S::Words;
+  Words acc[kRanks][kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRanks; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Set1Words(args.start[i]);
+  }
+  const uint32_t* b[kVecs];
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) b[v] = args.b[v];
+  for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    const ptrdiff_t b_at = args.b_offset[k];
+    Words b_k[kVecs];
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) b_k[v] = S::LoadWords(b[v] + b_at);
+    RIMC_UNROLL
+    for (int i = 0; i < kRanks; ++i) {
+      const Words a_k = S::Set1Words(args.a[k * kRanks + i]);
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
+    }
+  }
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    Words codes[4];
+    RIMC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      codes[i] = S::Set1Words(0);
+      if (i >= kRanks) continue;
+      const Divisor divisor = args.rank_step[i];
+      const typename S::Vec sum = S::ToFloat(acc[i][v]);
+      codes[i] = divisor.rest < 0.0f
+                     ? CodesOf<S, true>(sum, divisor)
+                     : CodesOf<S, false>(S::CutAbove(sum, S::Set1(LargestValue(divisor))), divisor);
+    }
+    S::StoreWords(args.u[v], S::kLanes, S::PackBytes(codes));
+  }
+}
+
+// `rows` rows of `width` values; false where one is a NaN.
+template <class S, int kStride, bool kDivides>
+bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
   using Vec = typename S::Vec;
   using Words = typename S::Words;
-  const Vec step = S::Set1(args.step);
-  const Vec high = S::Set1(127.0f);
-  const Vec low = S::Set1(-127.0f);
-  // x / step, rounded once, without a division: a step of Newton's from the rounded reciprocal
-  // (Markstein, IBM J. Res. Dev. 34, 1990, theorem 2). Values beyond the code 127 are cut before,
-  // so that nothing overflows; quotients whose remainders underflow are 0 as codes.
-  const bool divides = !QuotientIsExact(args.step);
-  const float reciprocal = 1.0f / args.step;
-  const Vec inverse = S::Set1(reciprocal);
-  const Vec most = S::Set1(127.0f * args.step);
-  const Vec least = S::Set1(-127.0f * args.step);
-  const Vec minus_step = S::Set1(-args.step);
-  unsigned nans = 0;
-  Vec total = step;  // of the channels of a word: a NaN where one is
-  const auto codes = [&](const float* from, int lanes) {
+  const Divisor divisor = args.divisor;
+  const Vec most = S::Set1(kDivides ? 0.0f : LargestValue(divisor));
+  const Vec step = S::Set1(divisor.step);
+  // Sums of what was cut above, and so of no infinity but the negative one: NaN where a value is.
+  Vec totals[4];
+  RIMC_UNROLL
+  for (int j = 0; j < 4; ++j) totals[j] = S::Set1(0.0f);
+  const auto codes = [&](const float* from, int lanes, Vec* total) {
     Vec x;
     if constexpr (kStride == 1) {
       x = lanes == S::kLanes ? S::Load(from) : S::LoadN(from, lanes);
@@ -97,51 +140,71 @@ bool PackCodesOf(const PackArgs& args) {
       for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[lane * args.stride];
       x = S::LoadN(picked, lanes);
     }
-    if (divides) {
-      const Vec quotient = S::Clip(S::Div(x, step), low, high);
-      total = S::Add(total, quotient);
-      return S::ToWords(quotient);
-    }
-    const Vec cut = S::Clip(x, least, most);
-    total = S::Add(total, cut);
-    const Vec near = S::Mul(cut, inverse);
-    return S::ToWords(S::Fma(S::Fma(near, minus_step, cut), inverse, near));
+    // A quotient is as good as a value here, and can be cut without rounding.
+    x = kDivides ? S::CutAbove(S::Div(x, step), S::Set1(127.0f)) : S::CutAbove(x, most);
+    *total = S::Add(*total, x);
+    if (kDivides) return S::ToWords(S::Clip(x, S::Set1(-127.0f), S::Set1(127.0f)));
+    return CodesOf<S, false>(x, divisor);
   };
-  for (ptrdiff_t r = 0; r < args.rows; ++r) {
-    for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
-      const int lanes = args.width - i < S::kLanes ? static_cast<int>(args.width - i) : S::kLanes;
+  const float* from[4];
+  RIMC_UNROLL
+  for (int j = 0; j < 4; ++j) from[j] = args.from[j];
+  const bool is_full = from[1] != nullptr && from[2] != nullptr && from[3] != nullptr;
+  for (ptrdiff_t r = 0; r < rows; ++r) {
+    for (ptrdiff_t i = 0; i < width; i += S::kLanes) {
+      const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
       const ptrdiff_t at = r * args.from_row + i * args.stride;
-      // Bytes 128 that the codes are added to.
-      Words words = S::Set1Words(static_cast<int32_t>(0x80808080u));
-      words = S::AddWords(words, codes(args.from[0] + at, lanes));
-      if (args.from[1] != nullptr) {
-        words = S::AddWords(words, S::template ShiftWords<8>(codes(args.from[1] + at, lanes)));
+      Words words[4];
+      if (is_full) {
+        RIMC_UNROLL
+        for (int j = 0; j < 4; ++j) words[j] = codes(from[j] + at, lanes, &totals[j]);
+      } else {
+        RIMC_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          words[j] = S::Set1Words(0);
+          if (from[j] != nullptr) words[j] = codes(from[j] + at, lanes, &totals[j]);
+        }
       }
-      if (args.from[2] != nullptr) {
-        words = S::AddWords(words, S::template ShiftWords<16>(codes(args.from[2] + at, lanes)));
-      }
-      if (args.from[3] != nullptr) {
-        words = S::AddWords(words, S::template ShiftWords<24>(codes(args.from[3] + at, lanes)));
-      }
-      nans |= S::Nans(total);
-      total = step;
-      S::StoreWords(args.to + r * args.to_row + i, lanes, words);
+      S::StoreWords(args.to + r * args.to_row + i, lanes, S::PackBytes(words));
     }
   }
-  return nans == 0;
+  return (S::Nans(totals[0]) | S::Nans(totals[1]) | S::Nans(totals[2]) | S::Nans(totals[3])) == 0;
+}
+
+template <class S, bool kDivides>
+bool PackCodesStride(const PackArgs& args) {
+  ptrdiff_t rows = args.rows;
+  ptrdiff_t width = args.width;
+  if (args.stride == 1 && args.from_row == width && args.to_row == width) {
+    width *= rows;
+    rows = 1;
+  }
+  if (args.stride == 1) return PackCodesOf<S, 1, kDivides>(args, rows, width);
+  if (args.stride == 2) return PackCodesOf<S, 2, kDivides>(args, rows, width);
+  return PackCodesOf<S, 0, kDivides>(args, rows, width);
 }
 
 template <class S>
 bool PackCodes(const PackArgs& args) {
-  PackArgs flat = args;
-  if (args.stride == 1 && args.from_row == args.width && args.to_row == args.width) {
-    flat.width *= args.rows;
-    flat.rows = 1;
-  }
-  if (flat.stride == 1) return PackCodesOf<S, 1>(flat);
-  if (flat.stride == 2) return PackCodesOf<S, 2>(flat);
-  return PackCodesOf<S, 0>(flat);
+  return args.divisor.rest < 0.0f ? PackCodesStride<S, true>(args)
+                                  : PackCodesStride<S, false>(args);
 }
+
+template <class S, int kRanks, int kVecs>
+constexpr RankBlockFunction PickRankBlock() {
+  if constexpr (kRanks * kVecs <= S::kMaxAccumulators) {
+    return &RankBlock<S, kRanks, kVecs>;
+  } else {
+    return nullptr;
+  }
+}
+
+#define RIMC_RANK_ROW(S, ranks)                                                                 \
+  {                                                                                             \
+      PickRankBlock<S, ranks, 1>(), PickRankBlock<S, ranks, 2>(), PickRankBlock<S, ranks, 3>(), \
+      PickRankBlock<S, ranks, 4>(), PickRankBlock<S, ranks, 5>(), PickRankBlock<S, ranks, 6>(), \
+      PickRankBlock<S, ranks, 7>(), PickRankBlock<S, ranks, 8>(),                               \
+  }
 
 template <class S, int kRows, int kVecs>
 constexpr CodeBlockFunction PickCodeBlock() {
@@ -163,6 +226,7 @@ template <class S>
 constexpr CodeTable MakeCodeTable() {
   return {{RIMC_CODE_ROW(S, 1), RIMC_CODE_ROW(S, 2), RIMC_CODE_ROW(S, 3), RIMC_CODE_ROW(S, 4),
            RIMC_CODE_ROW(S, 5), RIMC_CODE_ROW(S, 6), RIMC_CODE_ROW(S, 7), RIMC_CODE_ROW(S, 8)},
+          {RIMC_RANK_ROW(S, 1), RIMC_RANK_ROW(S, 2), RIMC_RANK_ROW(S, 3), RIMC_RANK_ROW(S, 4)},
           &PackCodes<S>,
           &CodeRows<S>,
           &RankWords<S>,

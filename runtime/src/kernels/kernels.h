@@ -48,7 +48,10 @@ struct Quantizer {
 
 // Rows of one channel to scratch memory:
 //   to[r * to_row + i] = f(from[r * from_row + i * stride]), r < rows, i < width
-// where f is the quantizer, or nothing where that is null.
+// where f is the quantizer, or nothing where that is null. The same for `planes` channels, 0 is
+// one, which are from_plane and to_plane apart. Where `size` is not 0, `to` of each is made 0 from
+// `before` values ahead of the first row on, `size` values in all, but for the rows; then it points
+// to those values, and no longer to the row.
 struct CopyArgs {
   const float* from;
   ptrdiff_t from_row;
@@ -58,6 +61,11 @@ struct CopyArgs {
   ptrdiff_t rows;
   ptrdiff_t width;
   const Quantizer* quantizer;
+  ptrdiff_t planes;
+  ptrdiff_t from_plane;
+  ptrdiff_t to_plane;
+  ptrdiff_t before;
+  ptrdiff_t size;
 };
 
 // What follows a complete sum c[i, v] of a convolution:
@@ -146,13 +154,14 @@ struct BlockArgs {
   // that differ from block to block.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
-  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first blocks,
-  // a line of a channel each. Or null.
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
+  // blocks, a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
 };
 
-// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
+// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows
+// rows,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
 struct TailArgs {
@@ -168,9 +177,17 @@ struct TailArgs {
   bool resume;
 };
 
+// How codes, clip(rint(x / step), -127, 127), are had from x. Where `rest` is 0 or more,
+// x * inverse + rounded(x * rest), rounded once, goes to the same codes as the quotient.
+struct Divisor {
+  float step;
+  float inverse;
+  float rest;
+};
+
 // Four channels of a position as the bytes of a word, each a code plus 128:
 //   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
-// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null.
+// where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null; from[0] is not.
 struct PackArgs {
   const float* from[4];
   ptrdiff_t from_row;
@@ -179,7 +196,7 @@ struct PackArgs {
   ptrdiff_t to_row;
   ptrdiff_t rows;
   ptrdiff_t width;
-  float step;
+  Divisor divisor;
 };
 
 // A block of integer sums; words hold four codes each, of b plus 128.
@@ -198,6 +215,20 @@ struct CodeBlockArgs {
   int lanes[kMaxVecs];
   const float* rank_step;
 };
+
+// Codes of up to four ranks as words: u[v] = sum over i of
+// (clip(rint(sum[i, v] / rank_step[i]), -127, 127) + 128) << 8 i, and 128 in place of the other
+// bytes. sum, a, start, b and depth as in CodeBlockArgs; whole vectors of u are written.
+struct RankBlockArgs {
+  const int32_t* a;
+  const int32_t* start;
+  const uint32_t* b[kMaxVecs];
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  uint32_t* u[kMaxVecs];
+  const Divisor* rank_step;
+};
+constexpr int kWordRanks = 4;
 
 // Codes of rows as bytes: to[i * to_row + k] = code(from[i * width + k]) + 128, k < width, and 128
 // from there to to_row. code as in PackArgs. Pre: to_row is a multiple of the table's lanes.
@@ -377,12 +408,15 @@ struct ReadArgs {
 
 using BlockFunction = void (*)(const BlockArgs& args);
 using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
+using RankBlockFunction = void (*)(const RankBlockArgs& args);
 
 // Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
 // the table they are in have values, and their blocks are as large.
 struct CodeTable {
   // Indexed like conv_block.
   CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
+  RankBlockFunction rank_block[kWordRanks][kMaxVecs];
   // False where a value is NaN, for which there is no code.
   bool (*pack_codes)(const PackArgs& args);
   // Likewise.
@@ -445,7 +479,7 @@ extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
 #endif
 #ifdef RIMC_HAVE_VNNI_KERNELS
 extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
-extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F and AVX-512-VNNI
+extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F, BW and VNNI
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
 extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has

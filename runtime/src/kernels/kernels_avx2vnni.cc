@@ -7,6 +7,7 @@ namespace {
 
 struct Avx2Vnni : Avx2 {
   using Words = __m256i;
+  static constexpr int32_t kBias = static_cast<int32_t>(0x80808080u);
 
   static Words LoadWords(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -16,10 +17,6 @@ struct Avx2Vnni : Avx2 {
   }
   static Words Set1Words(int32_t x) { return _mm256_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm256_add_epi32(a, b); }
-  template <int kBits>
-  static Words ShiftWords(Words v) {
-    return _mm256_slli_epi32(v, kBits);
-  }
   static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
   static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
   static int32_t SumWords(Words v) {
@@ -27,6 +24,15 @@ struct Avx2Vnni : Avx2 {
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
   }
+  static Words PackBytes(const Words* v) {
+    const Words low = _mm256_packs_epi32(v[0], v[1]);
+    const Words high = _mm256_packs_epi32(v[2], v[3]);
+    const Words bytes = _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
+    const Words order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm256_xor_si256(_mm256_shuffle_epi8(bytes, order), Set1Words(kBias));
+  }
+  static Vec CutAbove(Vec v, Vec high) { return _mm256_min_ps(high, v); }
   static void StoreBytes(uint8_t* p, Words v) {
     const __m256i lowest = _mm256_and_si256(v, _mm256_set1_epi32(255));
     const __m256i halves = _mm256_packus_epi32(lowest, lowest);

@@ -7,20 +7,27 @@ namespace {
 
 struct Avx512Vnni : Avx512 {
   using Words = __m512i;
+  static constexpr int32_t kBias = static_cast<int32_t>(0x80808080u);
 
   static Words LoadWords(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static void StoreWords(uint32_t* p, int n, Words v) { _mm512_mask_storeu_epi32(p, Mask(n), v); }
   static Words Set1Words(int32_t x) { return _mm512_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm512_add_epi32(a, b); }
-  template <int kBits>
-  static Words ShiftWords(Words v) {
-    return _mm512_slli_epi32(v, kBits);
-  }
   static Words Dot(Words sum, Words b, Words a) { return _mm512_dpbusd_epi32(sum, b, a); }
   static Words ToWords(Vec v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
   static int32_t SumWords(Words v) { return _mm512_reduce_add_epi32(v); }
+  static Words PackBytes(const Words* v) {
+    // 16 lanes of each become bytes in fours, which a shuffle within 128 bits puts in order.
+    const Words low = _mm512_packs_epi32(v[0], v[1]);
+    const Words high = _mm512_packs_epi32(v[2], v[3]);
+    const Words bytes = _mm512_max_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-127));
+    const Words order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm512_xor_si512(_mm512_shuffle_epi8(bytes, order), Set1Words(kBias));
+  }
+  static Vec CutAbove(Vec v, Vec high) { return _mm512_min_ps(high, v); }
   static void StoreBytes(uint8_t* p, Words v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
   }

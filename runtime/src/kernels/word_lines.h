@@ -100,28 +100,64 @@ void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quanti
   }
 }
 
+template <class S>
+inline void Clear(float* to, ptrdiff_t count) {
+  const typename S::Vec zero = S::Set1(0.0f);
+  for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
+    StoreLanes<S>(to + i, count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes, zero);
+  }
+}
+
 template <class S, Drive kDrive, int kStride>
 void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
   const Quantizer none{1.0f, 0.0f, 0.0f, 1.0f};
   const Quantizer quantizer = kDrive == Drive::kNone ? none : *args.quantizer;
   const LineTable<S, kDrive> table(quantizer);
-  for (ptrdiff_t r = 0; r < args.rows; ++r) {
-    const float* from = args.from + r * args.from_row;
-    float* to = args.to + r * args.to_row;
-    for (ptrdiff_t i = 0; i < args.width; i += S::kLanes) {
-      const int lanes = args.width - i < S::kLanes ? static_cast<int>(args.width - i) : S::kLanes;
-      Vec v;
-      if constexpr (kStride == 1) {
-        v = LoadLanes<S>(from + i, lanes);
-      } else if constexpr (kStride == 2) {
-        v = S::LoadEven(from + 2 * i, lanes);
-      } else {
-        float picked[S::kLanes];
-        for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * args.stride];
-        v = S::LoadN(picked, lanes);
+  const ptrdiff_t stride = args.stride;
+  ptrdiff_t width = args.width;
+  ptrdiff_t rows = width > 0 ? args.rows : 0;
+  const bool clears = args.size > 0;
+  if (stride == 1 && args.from_row == width && args.to_row == width && rows > 0) {
+    width *= rows;
+    rows = 1;
+  }
+  const ptrdiff_t planes = args.planes > 0 ? args.planes : 1;
+  for (ptrdiff_t p = 0; p < planes; ++p) {
+    const float* from = args.from + p * args.from_plane;
+    float* to = args.to + p * args.to_plane;
+    float* const end = to + args.size;
+    if (clears) {
+      float* const first = rows > 0 ? to + args.before : end;
+      Clear<S>(to, first - to);
+      to = first;
+    }
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+      for (ptrdiff_t i = 0; i < width; i += S::kLanes) {
+        const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
+        Vec v;
+        if constexpr (kStride == 1) {
+          v = LoadLanes<S>(from + i, lanes);
+        } else if constexpr (kStride == 2) {
+          v = S::LoadEven(from + 2 * i, lanes);
+        } else {
+          float picked[S::kLanes];
+          for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[(i + lane) * stride];
+          v = S::LoadN(picked, lanes);
+        }
+        StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer, table));
       }
-      StoreLanes<S>(to + i, lanes, DriveLine<S, kDrive>(v, quantizer, table));
+      from += args.from_row;
+      const bool is_last = r + 1 == rows;
+      float* const next = is_last ? end : to + args.to_row;
+      const ptrdiff_t gap = next - (to + width);
+      if (clears && gap <= S::kLanes && !is_last && width >= S::kLanes) {
+        // What is cleared too much, the next row puts right.
+        S::Store(to + width, S::Set1(0.0f));
+      } else if (clears) {
+        Clear<S>(to + width, gap);
+      }
+      to = next;
     }
   }
 }
@@ -139,25 +175,20 @@ void CopyRowsStride(const CopyArgs& args) {
 
 template <class S>
 void CopyRows(const CopyArgs& args) {
-  CopyArgs flat = args;
-  if (args.stride == 1 && args.from_row == args.width && args.to_row == args.width) {
-    flat.width *= args.rows;
-    flat.rows = 1;
-  }
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kNone:
-      return CopyRowsStride<S, Drive::kNone>(flat);
+      return CopyRowsStride<S, Drive::kNone>(args);
     case Drive::kConvert:
-      return CopyRowsStride<S, Drive::kConvert>(flat);
+      return CopyRowsStride<S, Drive::kConvert>(args);
     case Drive::kTable128:
     case Drive::kTable256:
       if constexpr (S::kHasLookup) {
-        if (flat.quantizer->table_size == 128) return CopyRowsStride<S, Drive::kTable128>(flat);
-        return CopyRowsStride<S, Drive::kTable256>(flat);
+        if (args.quantizer->table_size == 128) return CopyRowsStride<S, Drive::kTable128>(args);
+        return CopyRowsStride<S, Drive::kTable256>(args);
       }
       [[fallthrough]];
     case Drive::kFull:
-      return CopyRowsStride<S, Drive::kFull>(flat);
+      return CopyRowsStride<S, Drive::kFull>(args);
   }
 }
 

@@ -18,7 +18,7 @@ ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Ta
     : crossbar_(crossbar), tail_(tail) {
   if (adapter == nullptr) return;
   adapter_.emplace(*adapter);
-  if (adapter_->layout_.active_rank > 0) PackB();
+  if (adapter_->layout_.active_rank > 0) PackRanks(*adapter);
 }
 
 ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
@@ -41,20 +41,35 @@ void ConvChain::Compute(const Context& context) const {
   Finish(context, y_dims, residual, y);
 }
 
-void ConvChain::PackB() {
+void ConvChain::PackRanks(const NodeInfo& adapter) {
   const DoraConv::Layout& layout = adapter_->layout_;
-  const float* const b = adapter_->packed_.data() + layout.b();
-  const Index count = layout.columns * layout.rank;
+  const ConvAttributes& conv = layout.conv;
+  const DoraTensors tensors = *ConstantAdapter(adapter);
   const Index columns = layout.GroupColumns();
   const Index max_rows = crossbar_.kernels_.max_rows;
-  if (crossbar_.kernels_.codes != nullptr) {
-    const std::vector<std::int8_t> codes(b, b + count);
-    b_words_ = ConvWords(codes.data(), {layout.conv.group, columns, layout.rank, 1, max_rows});
+  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const Index most = kernels::kWordRanks;
+  const Index ranks =
+      has_words && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
+  rank_step_.assign(static_cast<std::size_t>(conv.group * ranks), {1.0f, 1.0f, 0.0f});
+  std::vector<std::int8_t> a(static_cast<std::size_t>(conv.group * ranks * layout.Steps()));
+  for (Index g = 0; g < conv.group; ++g) {
+    for (Index r = 0; r < layout.rank; ++r) {
+      const Index from = g * layout.rank + r;
+      const Index to = g * ranks + r;
+      rank_step_[static_cast<std::size_t>(to)] = DivisorOf(tensors[kRankStep].Floats()[from]);
+      std::copy_n(tensors[kLoraA].Int8s() + from * layout.Steps(), layout.Steps(),
+                  a.begin() + to * layout.Steps());
+    }
+  }
+  if (!has_words) {
+    b_ = AlignedFloats(layout.columns * layout.rank);
+    PackConvWeights(tensors[kLoraB].Int8s(), conv.group, columns, layout.rank,
+                    CeilDiv(columns, max_rows), b_.data());
     return;
   }
-  b_ = AlignedFloats(count);
-  PackConvWeights(b, layout.conv.group, columns, layout.rank, CeilDiv(columns, max_rows),
-                  b_.data());
+  a_words_ = ConvWords(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
+  b_words_ = ConvWords(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
 }
 
 // What a task has for its branch: the offsets of B and of the cells of lists, u, v and sums.
@@ -66,8 +81,7 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
                           ? adapter_->words_.cells.max_group_words()
                           : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
   return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
-         PartsTogether(plan, crossbar_.periphery_.noise.on) *
-             ConvBranch::UFloats(plan, layout.rank);
+         RankRows() * plan.MaxPositions();
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
@@ -87,7 +101,7 @@ bool ConvChain::ComputeFused(const Context& context, const ConvPlan& plan, const
   const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
   std::optional<ConvEngine> codes;
   if (has_branch && words) {
-    codes.emplace(codes_plan, kernels, depth, x_codes.step, x);
+    codes.emplace(codes_plan, kernels, depth, adapter_->words_.x_divisor, x);
   } else if (has_branch) {
     codes.emplace(codes_plan, kernels, &x_codes, x);
   }
@@ -140,27 +154,30 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   branch->codes = place.codes;
   branch->v = place.extra + ExtraFloats(plan) - 2 * block;
   branch->sums = branch->v + block;
-  branch->u = branch->v - PartsTogether(plan, crossbar_.periphery_.noise.on) *
-                              ConvBranch::UFloats(plan, layout.rank);
+  branch->u = branch->v - RankRows() * plan.MaxPositions();
+  branch->u_row = plan.MaxPositions();
   if (layout.active_rank > 0) {
-    const Index rank = layout.rank;
-    const Index blocks = CeilDiv(rank, crossbar_.kernels_.max_rows);
-    branch->rank_step = packed + layout.rank_step() + place.group * rank;
-    for (Index r = 0; r < rank; ++r) b_offsets[r] = static_cast<std::int32_t>(r * plan.panel_row());
+    for (Index r = 0; r < RankRows(); ++r) {
+      b_offsets[r] = static_cast<std::int32_t>(r * branch->u_row);
+    }
     if (has_words) {
-      const CodeCells a = words.a.Blocks(place.group);
+      const CodeCells a = a_words_.Blocks(place.group);
       const CodeCells b = b_words_.Blocks(place.group);
-      branch->a = {rank,     blocks,  words.a.steps(), nullptr,
-                   a.packed, a.start, nullptr,         place.code_offsets};
+      branch->a = {a.columns, a.num_blocks, a_words_.steps(), nullptr,
+                   a.packed,  a.start,      nullptr,          place.code_offsets};
       branch->b = {columns,  plan.num_blocks(), b_words_.steps(), nullptr,
                    b.packed, b.start,           nullptr,          b_offsets};
     } else {
+      const Index rank = layout.rank;
       const Index steps = layout.Steps();
-      branch->a = {rank,    blocks,  steps,   packed + layout.a() + place.group * rank * steps,
-                   nullptr, nullptr, nullptr, place.code_offsets};
+      branch->a = {rank,    CeilDiv(rank, crossbar_.kernels_.max_rows),
+                   steps,   packed + layout.a() + place.group * rank * steps,
+                   nullptr, nullptr,
+                   nullptr, place.code_offsets};
       branch->b = {columns, plan.num_blocks(), rank,    b_.data() + column0 * rank,
                    nullptr, nullptr,           nullptr, b_offsets};
     }
+    branch->rank_step = rank_step_.data() + place.group * branch->a.columns;
   }
   if (layout.num_cells == 0) return;
   BranchCells& cells = branch->cells;

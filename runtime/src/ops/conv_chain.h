@@ -24,7 +24,12 @@ class ConvChain {
  private:
   struct Run;
 
-  void PackB();
+  void PackRanks(const NodeInfo& adapter);
+  // Rows of the codes of the ranks: words of four, or one each.
+  Index RankRows() const {
+    const Index rank = adapter_->layout_.rank;
+    return crossbar_.kernels_.codes != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
+  }
   Index ExtraFloats(const ConvPlan& plan) const;
   bool ComputeFused(const Context& context, const ConvPlan& plan, const Run& run) const;
   void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
@@ -36,9 +41,12 @@ class ConvChain {
 
   RramConv crossbar_;
   std::optional<DoraConv> adapter_;
-  // B in blocks of columns, of the kernels of floats or of words.
+  // B in blocks of columns, of the kernels of floats or of words; A of the latter in blocks of
+  // kWordRanks, the last of which may be padded.
   AlignedFloats b_;
   ConvWords b_words_;
+  ConvWords a_words_;
+  std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
   std::vector<float> bias_;
   Tail tail_;
 };

@@ -105,6 +105,7 @@ DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& la
   if (kernels_.codes == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
   const ConvAttributes& conv = layout.conv;
   const Index window = conv.Window();
+  words.x_divisor = DivisorOf(adapter[kXScale].Floats()[0]);
   if (layout.active_rank > 0) {
     words.a = ConvWords(adapter[kLoraA].Int8s(),
                         {conv.group, layout.rank, conv.depth, window, kernels_.max_rows});
@@ -191,7 +192,7 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
   conv.columns = words.sum_columns;
   const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns,
                       words.cells.is_lists());
-  const ConvEngine engine(plan, kernels_, layout.conv.depth, run.x_scale, run.x);
+  const ConvEngine engine(plan, kernels_, layout.conv.depth, words.x_divisor, run.x);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;

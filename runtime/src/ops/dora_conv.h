@@ -55,6 +55,7 @@ class DoraConv {
   struct Words {
     ConvWords a;
     ConvWords cells;
+    kernels::Divisor x_divisor{1.0f, 1.0f, 0.0f};
     // Columns of a convolution that cost as much as the sums, and as all else:
     Index sum_columns = 0;
     Index other_columns = 0;

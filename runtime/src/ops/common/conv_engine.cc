@@ -41,10 +41,7 @@ ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
                            const kernels::Quantizer* quantizer, float* memory) const noexcept {
-  Sources sources;
-  for (std::size_t i = 0; i < std::min(sources.size(), plan_.phases(2).size()); ++i) {
-    sources[i] = SourceOf(item, i);
-  }
+  const Sources sources = FindSources(item);
   // All phases of a few channels, which are in the L1 cache then.
   for (Index c = channels.begin; c < channels.end; c += kCopiedTogether) {
     const Range few{c, std::min(c + kCopiedTogether, channels.end)};
@@ -79,6 +76,14 @@ void ConvEngine::CopyPhases(const ConvItem& item, Index g, Range channels,
   }
 }
 
+ConvEngine::Sources ConvEngine::FindSources(const ConvItem& item) const noexcept {
+  Sources sources{};
+  for (std::size_t i = 0; i < std::min(sources.size(), plan_.phases(2).size()); ++i) {
+    sources[i] = SourceOf(item, i);
+  }
+  return sources;
+}
+
 // The phase of a woven plan that has all input positions of phase i of the last axis, and is
 // copied from the input: i itself, or another one of which i is the same, shifted.
 std::size_t ConvEngine::SourceOf(const ConvItem& item, std::size_t i) const noexcept {
@@ -106,17 +111,17 @@ void ConvEngine::ShiftPhase(const float* source, const Inside& w, Range channels
   const Index channel_floats = plan_.images_per_item() * plan_.plane();
   const Index first = channels.begin * channel_floats;
   const Index floats = channels.size() * channel_floats;
+  const Index from = w.low + (own.at - w.at) / plan_.conv().strides[2];
+  // All rows as one, and then what came from the rows beside.
   kernels::CopyArgs args{};
-  args.from = source + first + w.low + (own.at - w.at) / plan_.conv().strides[2];
-  args.from_row = width;
+  args.from = source + first + from;
   args.stride = 1;
   args.to = to + first + own.low;
-  args.to_row = width;
-  args.rows = floats / width;
-  args.width = own.size();
+  args.rows = 1;
+  args.width = floats - std::max(from, own.low);
   kernels_.copy_rows(args);
   if (own.size() == width) return;
-  float zero;
+  float zero = 0.0f;
   ClearPlanes(&zero, 1);
   for (float* row = to + first; row < to + first + floats; row += width) {
     for (Index j = 0; j < own.low; ++j) row[j] = zero;
@@ -135,6 +140,10 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
   const Axes& in = plan_.shape().in;
   const Index in_plane = in[0] * in[1] * in[2];
   float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
+  if (code_channels_ == 0 && plan_.extent()[0] == 1 && parts[0].size() == 1) {
+    CopyChannels(item, g, channels, parts, quantizer, to);
+    return;
+  }
   for (Index c = channels.begin; c < channels.end; ++c) {
     if (code_channels_ == 0 && c + kChannelsAhead < conv.depth) {
       const Index first = (item.images.begin * conv.group + g) * conv.depth + c + kChannelsAhead;
@@ -168,6 +177,33 @@ void ConvEngine::PrefetchRows(const PhaseParts& parts, const float* channel) con
   }
 }
 
+// A phase of several channels at once, where there is one depth.
+void ConvEngine::CopyChannels(const ConvItem& item, Index g, Range channels,
+                              const PhaseParts& parts, const kernels::Quantizer* quantizer,
+                              float* to) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const auto& [d, h, w] = parts;
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = plan_.extent()[2];
+  args.rows = h.size();
+  args.width = w.size();
+  args.quantizer = quantizer;
+  args.planes = channels.size();
+  args.from_plane = in[0] * in[1] * in[2];
+  args.to_plane = plan_.images_per_item() * plan_.plane();
+  args.before = h.low * args.to_row + w.low;
+  args.size = plan_.plane();
+  for (Index n = 0; n < item.images.size(); ++n) {
+    const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + channels.begin;
+    args.from = x_ + channel * args.from_plane + (d.at * in[1] + h.at) * in[2] + w.at;
+    args.to = to + n * plan_.plane();
+    kernels_.copy_rows(args);
+  }
+}
+
 // Rows of one channel, or of four as words, from `at` on; `rows` says where to and how many.
 void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
                           const kernels::CopyArgs& rows) const noexcept {
@@ -188,7 +224,7 @@ void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Qua
   args.to_row = rows.to_row;
   args.rows = rows.rows;
   args.width = rows.width;
-  args.step = code_step_;
+  args.divisor = code_divisor_;
   if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
 }
 

@@ -85,16 +85,12 @@ struct ConvBranch {
   float* codes = nullptr;                    // of the input
   BranchCells a;                             // of `columns` ranks, 0 for none
   BranchCells b;                             // over the codes of the ranks
-  const float* rank_step = nullptr;
+  const kernels::Divisor* rank_step = nullptr;
   BranchCells cells;      // S, of 0 columns for none
-  float* u = nullptr;     // UFloats()
+  float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
+  Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
   float* v = nullptr;     // one block of outputs
   float* sums = nullptr;  // the same
-
-  // Floats of the codes of `rank` ranks, as floats and as words.
-  static Index UFloats(const ConvPlan& plan, Index rank) {
-    return (rank + CeilDiv(rank, 4)) * plan.panel_row();
-  }
 };
 
 // What follows the sums of a group's columns: FinishArgs, whose pointers are those of the group's
@@ -149,13 +145,13 @@ class ConvEngine {
   // One that packs the `channels` of a group into words of codes, of which the plan's convolution
   // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a CodeTable.
   ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,
-             float code_step, const float* x)
+             const kernels::Divisor& code_divisor, const float* x)
       : plan_(plan),
         kernels_(kernels),
         quantizer_(nullptr),
         x_(x),
         code_channels_(channels),
-        code_step_(code_step) {}
+        code_divisor_(code_divisor) {}
 
   // Passes that find the inputs they need in the L1 cache.
   std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
@@ -177,6 +173,7 @@ class ConvEngine {
     float* codes;                 // the same as input and offsets of the branch, in RunFused
     const std::int32_t* code_offsets;
     const std::int32_t* direct_offsets;  // in x itself, where ReadsDirectly()
+    bool is_new = true;  // false where input and codes are those of the place before
   };
 
   // Noise of the reads of a group's sums, of a plan whose vectors hold positions of one row.
@@ -247,16 +244,20 @@ class ConvEngine {
   // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
   // vector.
   bool ReadsDirectly() const noexcept;
-  bool CopiesCodesByPart() const noexcept;
   const float* ChannelAt(const Place& place, Index image) const noexcept;
   Index TailPositions(const Place& place, const ConvCells& cells, const ConvReadout& readout,
                       const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
+  void PackInput(const Place& place, Range words, Index depth) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
-  void ComputeRanks(const ConvBranch& branch, const float* const* codes, Index vecs) const noexcept;
+  void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
+                const float** codes) const noexcept;
+  void ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept;
+  void ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+                        Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
-                     const float* rank_step, float* to, Index to_row) const noexcept;
+                     float* to, Index to_row) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
@@ -284,12 +285,15 @@ class ConvEngine {
   void CopyPhases(const ConvItem& item, Index g, Range channels,
                   const kernels::Quantizer* quantizer, const Sources& sources,
                   float* memory) const noexcept;
+  Sources FindSources(const ConvItem& item) const noexcept;
   std::size_t SourceOf(const ConvItem& item, std::size_t i) const noexcept;
   void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
                   float* to) const noexcept;
   void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  const kernels::Quantizer* quantizer, float* memory) const noexcept;
+  void CopyChannels(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                    const kernels::Quantizer* quantizer, float* to) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels,
                  const kernels::Quantizer* quantizer, float* to) const noexcept;
   void PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept;
@@ -319,7 +323,7 @@ class ConvEngine {
   const kernels::Quantizer* quantizer_;
   const float* x_;
   Index code_channels_ = 0;
-  float code_step_ = 1.0f;
+  kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
   bool copies_always_ = false;
   mutable std::atomic<bool> has_nan_{false};
 };
@@ -382,8 +386,8 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats, nullptr, nullptr,
-                  nullptr};
+      Place place{plan_.Item(i),        0,       input,   offsets, local,
+                  local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
@@ -443,7 +447,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;
         Index& has = copied[static_cast<std::size_t>(slot)];
-        if (has != wanted) CopyInputs(place, branch);
+        place.is_new = has != wanted;
+        if (place.is_new) CopyInputs(place, branch);
         has = wanted;
         body(place);
       }

@@ -23,8 +23,8 @@ constexpr Index kFewParts = kPartsTogether;
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
-// Words of channels that are copied before their codes are made.
-constexpr Index kWordsTogether = 4;
+// Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
+constexpr Index kPackFloats = 4096;
 
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
@@ -90,12 +90,6 @@ bool ConvEngine::ReadsDirectly() const noexcept {
          code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
 }
 
-// Whether ComputeFused makes the codes of each part of the positions just before it reads them. Items
-// that share their input share its codes too.
-bool ConvEngine::CopiesCodesByPart() const noexcept {
-  return ReadsDirectly() && plan_.sharers() == 1;
-}
-
 // The first position of an item in a group's first channel, or word of channels.
 const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
   const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
@@ -110,18 +104,72 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     return;
   }
   const Index depth = plan_.conv().depth;
-  if (branch == nullptr) {
+  if (branch == nullptr || branch->code_channels_ == 0 || quantizer_ != nullptr) {
     CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+    if (branch == nullptr) return;
+    branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
+                      place.codes);
     return;
   }
-  // Few channels at a time, of which the codes are made while they are in the cache.
+  // Codes are made of the copy, while it is in the cache.
   const Index words = branch->plan_.conv().depth;
-  const Index each = CeilDiv(depth, words);
-  for (Index c = 0; c < words; c += kWordsTogether) {
-    const Range part{c, std::min(c + kWordsTogether, words)};
-    CopyInput(place.item, place.group, {c * each, std::min(part.end * each, depth)}, quantizer_,
-              place.input);
-    branch->CopyInput(place.item, place.group, part, branch->quantizer_, place.codes);
+  const Index step =
+      std::max<Index>(1, kPackFloats / (kChannelsOfWord * plan_.scratch_floats() / depth));
+  for (Index word = 0; word < words; word += step) {
+    const Range part{word, std::min(word + step, words)};
+    const Range channels{part.begin * kChannelsOfWord, std::min(part.end * kChannelsOfWord, depth)};
+    CopyInput(place.item, place.group, channels, quantizer_, place.input);
+    branch->PackInput(place, part, depth);
+  }
+}
+
+// Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
+void ConvEngine::PackInput(const Place& place, Range words, Index depth) const noexcept {
+  const Index channel = plan_.images_per_item() * plan_.plane();
+  const Index word_phase = plan_.conv().depth * channel;
+  const auto pack = [&](Index phase, Range part, Index channels) {
+    kernels::PackArgs args{};
+    const float* const from =
+        place.input + (phase * depth + part.begin * kChannelsOfWord) * channel;
+    for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
+    args.from_row = kChannelsOfWord * channel;
+    args.stride = 1;
+    args.to =
+        reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
+    args.to_row = channel;
+    args.rows = part.size();
+    args.width = channel;
+    args.divisor = code_divisor_;
+    if (part.size() > 0 && !kernels_.codes->pack_codes(args)) {
+      has_nan_.store(true, std::memory_order_relaxed);
+    }
+  };
+  const auto& phases = plan_.phases(2);
+  const auto row_phases = static_cast<Index>(phases.size());
+  const Sources sources = FindSources(place.item);
+  const auto source_of = [&](Index i) {
+    const auto at = static_cast<std::size_t>(i);
+    return at < sources.size() ? static_cast<Index>(sources[at]) : i;
+  };
+  const Index full = std::min(words.end, depth / kChannelsOfWord);
+  const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
+  for (Index row = 0; row < rows; ++row) {
+    for (Index i = 0; i < row_phases; ++i) {
+      if (source_of(i) != i) continue;
+      pack(row * row_phases + i, {words.begin, full}, kChannelsOfWord);
+      if (full < words.end) {
+        pack(row * row_phases + i, {full, words.end}, depth % kChannelsOfWord);
+      }
+    }
+    for (Index i = 0; i < row_phases; ++i) {
+      const Index source = source_of(i);
+      if (source == i) continue;
+      const auto inside = [&](Index phase) {
+        return FindInside(place.item, 2, phases[static_cast<std::size_t>(phase)]);
+      };
+      ShiftPhase(place.codes + (row * row_phases + source) * word_phase, inside(source), words,
+                 inside(i), place.codes + (row * row_phases + i) * word_phase);
+    }
   }
 }
 
@@ -134,7 +182,7 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
     const Range last{(positions - 1) / panel * panel, positions};
     CopyPanelRows(place, {0, depth}, last, place.input);
   }
-  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
+  if (!copies && branch == nullptr) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
@@ -210,8 +258,7 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
 
 // Columns of a matrix of the branch, from the vectors b on, to `to`.
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
-                               Range vecs, const float* rank_step, float* to,
-                               Index to_row) const noexcept {
+                               Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
   const Index rows = cells.lists == nullptr ? columns.size() : 1;
   kernels::CodeBlockArgs words{};
@@ -236,7 +283,6 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
       words.start = cells.start + m;
       words.b_offset = offsets;
       words.depth = depth;
-      words.rank_step = rank_step == nullptr ? nullptr : rank_step + m;
       kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
     } else {
       floats.a = cells.floats + cell;
@@ -247,38 +293,70 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
   }
 }
 
-// The codes of the ranks, branch.u [ranks, panel_row]; words of four ranks follow them.
-void ConvEngine::ComputeRanks(const ConvBranch& branch, const float* const* codes,
-                              Index vecs) const noexcept {
-  const BranchCells& a = branch.a;
-  const Index u_row = plan_.panel_row();
-  const Index most = kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks);
-  for (Index i = 0; i < a.num_blocks; ++i) {
-    const Range ranks = Part(a.columns, a.num_blocks, i);
-    for (Index v = 0; v < vecs; v += most) {
-      ComputeBranch(a, ranks, codes, {v, std::min(v + most, vecs)}, branch.rank_step,
-                    branch.u + ranks.begin * u_row, u_row);
-    }
-  }
-  const Index count = vecs * kernels_.lanes;
-  if (a.words == nullptr) {
-    for (Index r = 0; r < a.columns; ++r) {
-      float* const u = branch.u + r * u_row;
-      kernels_.quantize(u, u, count, {branch.rank_step[r], -127.0f, 127.0f, 1.0f});
-    }
+// Where the branch reads for vectors `vecs` of an item's positions.
+void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
+                          const float** codes) const noexcept {
+  const Index lanes = kernels_.lanes;
+  if (!plan_.is_panels()) {
+    kernels::BlockArgs aim{};
+    AimAt(place, vecs, {}, &aim);
+    for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
     return;
   }
-  for (Index r = 0; r < a.columns; r += 4) {
-    kernels::PackArgs args{};
-    for (Index j = 0; j < std::min<Index>(4, a.columns - r); ++j) {
-      args.from[j] = branch.u + (r + j) * u_row;
+  const Index panel = plan_.block_vecs();
+  const Index panel_floats = branch.engine->plan_.conv().depth * panel * lanes;
+  for (Index v = vecs.begin; v < vecs.end; ++v) {
+    *codes++ = branch.codes + v / panel * panel_floats + v % panel * lanes;
+  }
+}
+
+// The codes of the ranks for all positions of an item.
+void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept {
+  const BranchCells& a = branch.a;
+  const Index lanes = kernels_.lanes;
+  const Index num_vecs = NumVecs(place.item);
+  const Index most = std::min<Index>(kernels::kMaxVecs,
+                                     kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
+  const float* codes[kernels::kMaxVecs];
+  for (Index vec = 0; vec < num_vecs; vec += most) {
+    const Range vecs{vec, std::min(vec + most, num_vecs)};
+    AimCodes(place, vecs, branch, codes);
+    if (a.words != nullptr) {
+      ComputeRankWords(branch, codes, vecs);
+      continue;
     }
-    args.stride = 1;
-    args.to = reinterpret_cast<std::uint32_t*>(branch.u + (a.columns + r / 4) * u_row);
-    args.rows = 1;
-    args.width = count;
-    args.step = 1.0f;
-    kernels_.codes->pack_codes(args);
+    float* const u = branch.u + vec * lanes;
+    for (Index i = 0; i < a.num_blocks; ++i) {
+      const Range ranks = Part(a.columns, a.num_blocks, i);
+      ComputeBranch(a, ranks, codes, {0, vecs.size()}, u + ranks.begin * branch.u_row,
+                    branch.u_row);
+    }
+    for (Index r = 0; r < a.columns; ++r) {
+      float* const rank = u + r * branch.u_row;
+      kernels_.quantize(rank, rank, vecs.size() * lanes,
+                        {branch.rank_step[r].step, -127.0f, 127.0f, 1.0f});
+    }
+  }
+}
+
+// The words of vectors `vecs`, whose input is at `codes`.
+void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+                                  Range vecs) const noexcept {
+  const BranchCells& a = branch.a;
+  kernels::RankBlockArgs args{};
+  for (Index v = 0; v < vecs.size(); ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(codes[v]);
+  }
+  args.b_offset = a.offsets;
+  args.depth = a.depth;
+  for (Index i = 0; i < a.num_blocks; ++i) {
+    const Range ranks = Part(a.columns, a.num_blocks, i);
+    args.a = a.words + ranks.begin * a.depth;
+    args.start = a.start + ranks.begin;
+    args.rank_step = branch.rank_step + ranks.begin;
+    auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);
+    for (Index v = 0; v < vecs.size(); ++v) args.u[v] = u + (vecs.begin + v) * kernels_.lanes;
+    kernels_.codes->rank_block[ranks.size() - 1][vecs.size() - 1](args);
   }
 }
 
@@ -298,23 +376,21 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
   for (const float** values : {&args->scale, &args->sums_scale, &args->magnitude, &args->bias}) {
     if (*values != nullptr) *values += column;
   }
-  const float* const words = branch.u + branch.a.columns * plan_.panel_row();
+  const float* const u = branch.u + block.vecs.begin * kernels_.lanes;
   if (branch.b.words != nullptr && branch.b.depth == 1) {
     args->b = branch.b.words + column;
     args->b_start = branch.b.start + column;
-    args->u = reinterpret_cast<const std::uint32_t*>(words);
+    args->u = reinterpret_cast<const std::uint32_t*>(u);
   } else if (branch.b.columns > 0) {
-    const float* u[kernels::kMaxVecs];
-    for (Index v = 0; v < vecs.end; ++v) {
-      u[v] = (branch.b.words == nullptr ? branch.u : words) + v * kernels_.lanes;
-    }
-    ComputeBranch(branch.b, block.columns, u, vecs, nullptr, branch.v, row);
+    const float* at[kernels::kMaxVecs];
+    for (Index v = 0; v < vecs.end; ++v) at[v] = u + v * kernels_.lanes;
+    ComputeBranch(branch.b, block.columns, at, vecs, branch.v, row);
     args->v = branch.v;
   } else if (args->scale != nullptr) {
     args->v = kNothing;
   }
   if (branch.cells.columns > 0) {
-    ComputeBranch(branch.cells, block.columns, codes, vecs, nullptr, branch.sums, row);
+    ComputeBranch(branch.cells, block.columns, codes, vecs, branch.sums, row);
     args->sums = branch.sums;
   }
 }
@@ -344,27 +420,13 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   const Index row = plan_.panel_row();
   const Index panel = vecs.begin / plan_.block_vecs() * row;
   const Index place_in_panel = vecs.begin % plan_.block_vecs() * lanes;
-  const bool direct =
-      ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
+  const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
   aim->offsets = direct ? place.direct_offsets : place.offsets;
-  for (Index v = 0; v < vecs.size(); ++v) {
-    const float* const input = aim->args.b[v];
-    if (direct) {
-      aim->args.b[v] = ChannelAt(place, 0) + (vecs.begin + v) * lanes;
-    } else if (plan_.is_panels()) {
-      aim->args.b[v] = place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
-    }
-    if (branch.engine == nullptr) continue;
-    aim->codes[v] = plan_.is_panels() ? branch.codes + panel * branch.engine->plan_.conv().depth +
-                                            place_in_panel + v * lanes
-                                      : branch.codes + (input - place.input);
+  for (Index v = 0; v < vecs.size() && plan_.is_panels(); ++v) {
+    aim->args.b[v] = direct ? ChannelAt(place, 0) + (vecs.begin + v) * lanes
+                            : place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
   }
-  if (branch.engine != nullptr && CopiesCodesByPart()) {
-    const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
-    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
-                                 {vecs.begin * lanes, end}, place.codes);
-  }
-  if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
+  if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
 }
 
 // Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
@@ -397,7 +459,9 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   for (Index i = 0; i < PartsTogether(plan_, noise != nullptr) && finish != nullptr; ++i) {
     if (noise != nullptr && i >= parts) break;
     aims[i].finish = *finish;
-    aims[i].finish.branch.u += i * ConvBranch::UFloats(plan_, finish->branch.a.columns);
+  }
+  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
+    ComputeRanks(place, finish->branch);
   }
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
@@ -405,7 +469,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
     if (tail > 0 && part + count == parts) ++count;
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
-      const Range vecs = part + i == parts        ? Range{num_vecs, num_vecs + 1}
+      const Range vecs = part + i == parts   ? Range{num_vecs, num_vecs + 1}
                          : plan_.is_panels() ? panel
                                              : Part(num_vecs, parts, part + i);
       AimPart(place, vecs, i, output, &aims[i]);
@@ -438,8 +502,8 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.next_b = nullptr;
           if (aims[i].offsets == place.direct_offsets && b == blocks.begin) {
             args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0);
-            args.next_offset = place.direct_offsets +
-                               std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
+            args.next_offset =
+                place.direct_offsets + std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
           }
           args.resume = pass.resume;
           args.first = pass.first;

@@ -9,6 +9,9 @@ namespace {
 
 // Multiplications of a task: several microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 20;
+// And those that two threads share: far more than it takes to hand a task over, which is less than
+// one microsecond.
+constexpr Index kSharedWork = Index{1} << 18;
 // Tasks that are worth cutting an image for.
 constexpr Index kManyTasks = 16;
 // Scratch memory of a task should stay in the L2 cache of a core, or not be far larger.
@@ -214,7 +217,8 @@ void ConvPlan::ChooseImages() {
 void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
   const Index columns = conv_.columns + other_columns;
   const Index work = shape_.batch * columns * num_offsets() * shape_.OutVolume();
-  Index wanted = std::clamp(work / kTaskWork, Index{1}, kManyTasks);
+  const Index least_tasks = work >= kSharedWork ? 2 : 1;
+  Index wanted = std::clamp(work / kTaskWork, least_tasks, kManyTasks);
   // Threads get the same number of tasks each, and their number is even.
   if (wanted > 2) wanted = RoundUp(wanted, 4);
   const auto axis = static_cast<std::size_t>(band_axis_);
@@ -274,6 +278,10 @@ void ConvPlan::MeasureScratch() {
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
     Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
   }
+}
+
+Index ConvPlan::MaxPositions() const {
+  return RoundUp(std::max(RowPositions(BandOut()), images_per_item_ * plane()), panel_row());
 }
 
 ConvItem ConvPlan::Item(Index i) const {

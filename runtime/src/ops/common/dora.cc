@@ -122,6 +122,37 @@ void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVect
   }
 }
 
+kernels::Divisor DivisorOf(float step) {
+  kernels::Divisor divisor{step, 0.0f, -1.0f};
+  // Beyond, the parts of the reciprocal or what they are multiplied by leave the normal numbers.
+  if (!(step > 1e-30f && step < 1e30f)) return divisor;
+  const double reciprocal = 1.0 / static_cast<double>(step);
+  float inverse = static_cast<float>(reciprocal);
+  if (static_cast<double>(inverse) > reciprocal) inverse = std::nextafter(inverse, 0.0f);
+  const float rest = static_cast<float>(reciprocal - static_cast<double>(inverse));
+  const auto quotient = [&](float x) { return std::nearbyint(x / step); };
+  const auto product = [&](float x) {
+    const float low = x * rest;
+    return std::nearbyint(std::fma(x, inverse, low));
+  };
+  // Both rise with x, as each rounding does, and are odd: they give the same codes where they rise
+  // from one to the next at the same value.
+  for (int code = 0; code < 127; ++code) {
+    const auto top = static_cast<float>(code);
+    float last = static_cast<float>((code + 0.5) * static_cast<double>(step));
+    while (quotient(last) > top) last = std::nextafter(last, 0.0f);
+    float next = std::nextafter(last, HUGE_VALF);
+    while (quotient(next) <= top) {
+      last = next;
+      next = std::nextafter(last, HUGE_VALF);
+    }
+    if (product(last) > top || product(next) <= top) return divisor;
+  }
+  divisor.inverse = inverse;
+  divisor.rest = rest;
+  return divisor;
+}
+
 bool IsSilent(const Tensor& lora_b) {
   return std::all_of(lora_b.Int8s(), lora_b.Int8s() + lora_b.dims.Count(),
                      [](std::int8_t b) { return b == 0; });

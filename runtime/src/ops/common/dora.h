@@ -69,6 +69,10 @@ struct MergeVectors {
 };
 void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors);
 
+// How codes of `step`, which is positive, are had without a division; where that would give another
+// code for some value, `rest` is negative.
+kernels::Divisor DivisorOf(float step);
+
 // True where the low-rank part adds nothing because lora_b is zero, or empty. (A zero would add NaN
 // for an x of NaN or a lora_b_scale of infinity; that is not kept.)
 bool IsSilent(const Tensor& lora_b);
