@@ -36,7 +36,7 @@ void ConvChain::Compute(const Context& context) const {
   const ConvPlan plan(crossbar_.conv_, shape, true, crossbar_.kernels_, 0, false, true);
   const std::uint64_t number = crossbar_.NextRun();
   const Run run{x, residual, y, number};
-  if (crossbar_.ReadsAtOnce(plan) && ComputeFused(context, plan, run)) return;
+  if (crossbar_.ReadsAtOnce() && ComputeFused(context, plan, run)) return;
   ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
 }
@@ -66,8 +66,7 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
                           ? adapter_->words_.cells.max_group_words()
                           : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
   return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
-         PartsTogether(plan, crossbar_.periphery_.noise.on) *
-             ConvBranch::UFloats(plan, layout.rank);
+         PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
@@ -139,8 +138,7 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   branch->codes = place.codes;
   branch->v = place.extra + ExtraFloats(plan) - 2 * block;
   branch->sums = branch->v + block;
-  branch->u = branch->v - PartsTogether(plan, crossbar_.periphery_.noise.on) *
-                              ConvBranch::UFloats(plan, layout.rank);
+  branch->u = branch->v - PartsTogether(plan) * ConvBranch::UFloats(plan, layout.rank);
   if (layout.active_rank > 0) {
     const Index rank = layout.rank;
     const Index blocks = CeilDiv(rank, crossbar_.kernels_.max_rows);

@@ -19,6 +19,12 @@ constexpr Index kFewParts = kPartsTogether;
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
 
+// Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
+Index DrawnWith(Range columns, Index group_columns, Index column0) {
+  const Index end = RoundUp(column0 + columns.end, kernels::kDrawRows) - column0;
+  return end - columns.begin <= kernels::kDrawRows ? std::min(end, group_columns) : columns.end;
+}
+
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
 
@@ -36,10 +42,8 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
 
 }  // namespace
 
-Index PartsTogether(const ConvPlan& plan, bool noisy) {
+Index PartsTogether(const ConvPlan& plan) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
-  // Rows that don't fill vectors need twice as many at most.
-  if (noisy) return CeilDiv(2 * positions, plan.panel_row()) + 1;
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
@@ -54,7 +58,7 @@ std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readou
     return passes;
   }
   const Index steps = plan.num_offsets();
-  const Index channel = ChannelFloats(plan, PartsTogether(plan, false) * plan.panel_row());
+  const Index channel = ChannelFloats(plan, PartsTogether(plan) * plan.panel_row());
   const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
   const Index parts = CeilDiv(steps, most);
   for (Index i = 0; i < parts; ++i) {
@@ -225,11 +229,6 @@ void ConvEngine::ComputeRanks(const ConvBranch& branch, const float* const* code
   }
 }
 
-// The word lines of the tile that a pass ends.
-Range TileOf(const ConvReadout& readout, const ConvPass& pass) {
-  return readout.tiles[static_cast<std::size_t>(pass.tile)].k;
-}
-
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -294,6 +293,56 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
   if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
 }
 
+void ConvEngine::FillPlaces(const Place& place, std::uint32_t* places) const noexcept {
+  const ConvItem& item = place.item;
+  const Axes out = BandOut(item);
+  const Axes extent = Extent();
+  const Index volume = plan_.shape().OutVolume();
+  const Index row = plan_.by_rows() ? RoundUp(out[2], kernels_.lanes) : extent[2];
+  const Index rows = plan_.by_rows() ? out[1] : extent[1];
+  const Index first = item.images.begin * volume + plan_.BandOffset(item);
+  for (Index n = 0; n < item.images.size(); ++n) {
+    for (Index d = 0; d < (plan_.by_rows() ? out[0] : extent[0]); ++d) {
+      for (Index h = 0; h < rows; ++h) {
+        const Index at = first + n * volume + (d * out[1] + h) * out[2];
+        for (Index w = 0; w < row; ++w) *places++ = static_cast<std::uint32_t>(at + w);
+      }
+    }
+  }
+}
+
+void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
+                         float* sums) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
+  kernels::BlockArgs args{};
+  args.a = cells;
+  args.b_offset = place.offsets;
+  args.depth = depth;
+  for (Index vec = 0; vec < num_vecs; vec += plan_.block_vecs()) {
+    const Range vecs{vec, std::min(vec + plan_.block_vecs(), num_vecs)};
+    AimAt(place, vecs, {}, &args);
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args.c[v] = sums + (vec + v) * kernels_.lanes;
+      args.lanes[v] = static_cast<int>(kernels_.lanes);
+    }
+    kernels_.conv_block[0][vecs.size() - 1](args);
+  }
+}
+
+// Draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
+void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
+                           float* z) const noexcept {
+  kernels::NormalArgs args{};
+  args.key = noise.key;
+  args.key.counter[0] += static_cast<std::uint32_t>(tile);
+  args.row = static_cast<std::uint64_t>(noise.column0 + columns.begin);
+  args.rows = columns.size();
+  args.places = noise.places + vecs.begin * kernels_.lanes;
+  args.count = args.z_row = vecs.size() * kernels_.lanes;
+  args.z = z;
+  kernels_.normals(args);
+}
+
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
@@ -302,11 +351,9 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Range blocks = place.item.blocks;
-  const Index together = noise == nullptr ? PartsTogether(plan_, false) : parts;
+  const Index together = PartsTogether(plan_);
   const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
-  Aim few[kPartsTogether];
-  std::vector<Aim> many(static_cast<std::size_t>(noise == nullptr ? 0 : parts));
-  Aim* const aims = noise == nullptr ? few : many.data();
+  Aim aims[kPartsTogether];
   for (Index i = 0; i < together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
     aims[i].finish.branch.u += i * ConvBranch::UFloats(plan_, finish->branch.a.columns);
@@ -321,11 +368,12 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
     for (const ConvPass& pass : passes) {
       const bool ends = &pass == &passes.back();
       const bool has_noise = noise != nullptr && pass.reads;
-      if (has_noise) noise->FillVariance(place, TileOf(readout, pass));
       Range next = first;
+      Range drawn{0, 0};  // columns
       for (Index b = blocks.begin; b < blocks.end; ++b) {
         const Range columns = next;
-        if (has_noise) noise->FillNormals(place, pass.tile, columns);
+        const bool draws = has_noise && columns.end > drawn.end;
+        if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
         if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
@@ -338,14 +386,16 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.first = pass.first;
           args.last = pass.last;
           SetReadout(readout, pass, column0 + columns.begin, &args);
-          args.z = has_noise ? noise->z : nullptr;
+          args.z = nullptr;
           if (has_noise) {
-            args.z_row = plan_.BandSize(place.item);
-            args.variance = noise->variance;
+            // Draws are made next to the products that they go with: a processor does both at once.
+            float* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
+            if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
+            args.z_row = aims[i].vecs.size() * kernels_.lanes;
+            args.z = z + (columns.begin - drawn.begin) * args.z_row;
+            args.sigma =
+                noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
             args.deviation = noise->deviation + columns.begin;
-            for (Index v = 0; v < aims[i].vecs.size(); ++v) {
-              args.z_at[v] = args.c[v] - output.data;
-            }
           }
           ComputeColumns(place, columns, output, ends && finish != nullptr, ends, &aims[i]);
         }

@@ -276,6 +276,10 @@ void ConvPlan::MeasureScratch() {
   }
 }
 
+Index ConvPlan::MaxPositions() const {
+  return RoundUp(std::max(RowPositions(BandOut()), images_per_item_ * plane()), panel_row());
+}
+
 ConvItem ConvPlan::Item(Index i) const {
   const Index block = i % block_parts_;
   i /= block_parts_;

@@ -125,6 +125,8 @@ class ConvPlan {
   // Positions are one row, and their inputs lie in panels [depth, panel_row] of a block of vectors.
   bool is_panels() const { return is_panels_; }
   Index panel_row() const { return block_vecs_ * lanes_; }
+  // Positions that the vectors of an item hold, at most.
+  Index MaxPositions() const;
   // Vectors of a block of columns, at most.
   Index block_vecs() const { return block_vecs_; }
 
