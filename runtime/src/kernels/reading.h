@@ -110,11 +110,12 @@ inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, in
   using Int = typename S::Int;
   const PhiloxStart start = StartPhilox<S>(args.key, group);
   const NormalsOfHalves<S> normals;
-  const auto vector = [&](ptrdiff_t i, const auto& store) {
+  const auto draw = [&](ptrdiff_t i, Int(&words)[4]) {
     const Int places = args.places == nullptr ? S::Count(args.first + static_cast<uint32_t>(i))
                                               : S::LoadInt(args.places + i);
-    Int words[4];
     Philox<S>(start, places, words);
+  };
+  const auto transform = [&](ptrdiff_t i, const Int(&words)[4], const auto& store) {
     RIMC_UNROLL
     for (int row = 0; row < kDrawRows; ++row) {
       if (!kAll && (row < begin || row >= end)) continue;
@@ -123,13 +124,21 @@ inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, in
       store(z + (row - begin) * args.z_row + i, normals(half));
     }
   };
+  // The words of a vector are made, which is one long chain, while those of the last become normals.
+  Int words[4];
+  if (args.count <= 0) return;
+  draw(0, words);
   ptrdiff_t i = 0;
   for (; i + S::kLanes <= args.count; i += S::kLanes) {
-    vector(i, [](float* to, typename S::Vec normal) { S::Store(to, normal); });
+    Int next[4] = {words[0], words[1], words[2], words[3]};
+    if (i + S::kLanes < args.count) draw(i + S::kLanes, next);
+    transform(i, words, [](float* to, typename S::Vec normal) { S::Store(to, normal); });
+    RIMC_UNROLL
+    for (int w = 0; w < 4; ++w) words[w] = next[w];
   }
   if (i == args.count) return;
   const int lanes = static_cast<int>(args.count - i);
-  vector(i, [&](float* to, typename S::Vec normal) { S::StoreN(to, lanes, normal); });
+  transform(i, words, [&](float* to, typename S::Vec normal) { S::StoreN(to, lanes, normal); });
 }
 
 template <class S>
