@@ -15,7 +15,6 @@ import numpy.typing as npt
 from cases import ANNOTATIONS
 
 from rimc_onnx import opset, reference
-from rimc_onnx.device import read_normals
 
 Array = npt.NDArray[Any]
 _F32 = np.float32
@@ -400,15 +399,6 @@ def _codes(p: reference.Periphery, value: Array, tile: int, up: bool) -> Array:
     return np.clip(np.rint(analog + (slack if up else -slack)), -top, top)
 
 
-def _places(node: RandomNode, shape: tuple[int, int]) -> Array:
-    """Where [P, M] lie in the output, whose channels come before its positions in a Conv."""
-    place = np.arange(shape[0] * shape[1])
-    batch = len(node.feeds["x"]) if node.op == opset.RRAM_CONV else 0
-    if batch:
-        place = np.swapaxes(place.reshape(batch, shape[1], shape[0] // batch), 1, 2)
-    return place.reshape(shape)
-
-
 def bounds(node: RandomNode, run: int = 0) -> tuple[Array, Array]:
     """The least and the largest output that an RRAM node may give, not finite where unknown.
 
@@ -430,7 +420,7 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
     tile = -(-cells.shape[2] // reads)
     shape = (len(_rows(node, x)), cells.shape[0] * cells.shape[1])
     low, high, size = (np.zeros(shape) for _ in range(3))
-    place = _places(node, shape)
+    by_channel = node.op == opset.RRAM_CONV
     planes = reference.word_lines(x, p)
     for plane, (weight, v) in enumerate(planes):
         terms = reference.iv_terms(v, w, p, column_axis)
@@ -446,10 +436,10 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
             size_of_all = np.sum([_sums(np.abs(a), np.abs(b)) for a, b in parts], axis=0)
             error = rounds * EPS * size_of_all + rounds * DENORMAL
             if p.read_noise:
-                z = read_normals(
-                    key=p.read_key, run=run, stream=plane * reads + t, count=value.size
+                z = reference.read_noise(
+                    p, run=run, stream=plane * reads + t, shape=shape, by_channel=by_channel
                 )
-                noise, noise_error = _noise(p, r, c, z[place])
+                noise, noise_error = _noise(p, r, c, z)
                 value, error = value + noise, error + noise_error + 4 * EPS * np.abs(noise)
             ends = value - error, value + error
             if p.adc_bits:

@@ -130,14 +130,11 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
-  // In matmul_block sigma is [rows], deviation is like gain, and z has as many values as c, whole
-  // vectors of them readable. In conv_block deviation is like gain, sigma is sqrt(variance), and
-  // variance and z + i * z_row are both read at z_at[v], lanes[v] values.
+  // z[i * z_row + v * lanes], whole vectors. deviation is like gain; sigma is [rows] in
+  // matmul_block, and per lane, at v * lanes, in conv_block.
   const float* z;
   ptrdiff_t z_row;
-  ptrdiff_t z_at[kMaxVecs];
   const float* sigma;
-  const float* variance;
   const float* deviation;
   const float* gain;
   const float* offset;
@@ -364,20 +361,28 @@ struct ProgramArgs {
   CellLaw law;
 };
 
-// Address of the draws of one read: a Philox 4x32-10 key and counter words 1 to 3.
+// Address of the draws of one read: a Philox 4x32-7 key and counter words 2 and 3.
 struct DrawKey {
   uint32_t key[2];
-  uint32_t counter[3];
+  uint32_t counter[2];
 };
 
-// z[i] = the standard normal of output `start` + i, i < count. Output number j takes word
-// j / 16 % 4 of the block whose counter word 0 is j / 64 * 16 + j % 16; NormalsOf in
-// reading.h says how a word becomes a normal.
+// Rows of outputs whose draws are of one counter.
+constexpr int kDrawRows = 8;
+
+// z[i * z_row + j] = the standard normal of the output in row `row` + i at place j, i < rows,
+// j < count: 16 bits of the words of the counter whose word 0 is places[j], or first + j where that
+// is null, and word 1 the row / kDrawRows; NormalsOfHalves in reading.h makes them a normal.
+// Pre: of `places` whole vectors are readable.
 struct NormalArgs {
   DrawKey key;
-  uint64_t start;
+  uint64_t row;
+  ptrdiff_t rows;
+  uint32_t first;
+  const uint32_t* places;
   ptrdiff_t count;
   float* z;
+  ptrdiff_t z_row;
 };
 
 // Reads `count` sums that lie side by side:
@@ -464,8 +469,11 @@ struct KernelTable {
   void (*read_rows)(const ReadArgs& args);
   // y[i] = x[i] * x[i]
   void (*square)(const float* x, float* y, ptrdiff_t count);
-  // y[i] = x[i] * x[i] + y[i], rounded once
-  void (*add_squares)(const float* x, float* y, ptrdiff_t count);
+  // y[i] = sqrt(x[i])
+  void (*root)(const float* x, float* y, ptrdiff_t count);
+  // y[i] = the sum of x[r * x_row + i]^2 over r < rows, with fma in the order of r
+  void (*column_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
+                         ptrdiff_t count);
   // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
   float (*sum_squares)(const float* x, ptrdiff_t count);
 

@@ -175,37 +175,7 @@ inline void OneBlock(const BlockArgs& args) {
     }
   }
 
-  if constexpr (kConv) {
-    if (args.z != nullptr) {
-      Vec sigma[kVecs];
-      RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) {
-        sigma[v] = S::Sqrt(LoadLanes<S>(args.variance + args.z_at[v], args.lanes[v]));
-      }
-      RIMC_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const Vec deviation = S::Set1(args.deviation[i]);
-        RIMC_UNROLL
-        for (int v = 0; v < kVecs; ++v) {
-          const Vec z = LoadLanes<S>(args.z + i * args.z_row + args.z_at[v], args.lanes[v]);
-          acc[i][v] = S::Add(acc[i][v], S::Mul(S::Mul(sigma[v], deviation), z));
-        }
-      }
-    }
-  } else {
-    if (args.z != nullptr) {
-      RIMC_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const Vec sigma = S::Set1(args.sigma[i]);
-        RIMC_UNROLL
-        for (int v = 0; v < kVecs; ++v) {
-          const Vec deviation = S::Mul(sigma, S::Load(args.deviation + v * S::kLanes));
-          const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
-          acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
-        }
-      }
-    }
-  }
+  if (args.z != nullptr) AddNoise<S, kRows, kVecs, kConv>(args, acc);
   if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
   if constexpr (kConv) {
     if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
@@ -432,7 +402,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Read<S, true>,
           &Read<S, false>,
           &Square<S>,
-          &AddSquares<S>,
+          &Root<S>,
+          &ColumnSquares<S>,
           &SumSquares<S>,
           nullptr};
 }

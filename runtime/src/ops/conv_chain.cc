@@ -36,7 +36,7 @@ void ConvChain::Compute(const Context& context) const {
   const ConvPlan plan(crossbar_.conv_, shape, true, crossbar_.kernels_, 0, false, true);
   const std::uint64_t number = crossbar_.NextRun();
   const Run run{x, residual, y, number};
-  if (crossbar_.ReadsAtOnce(plan) && ComputeFused(context, plan, run)) return;
+  if (crossbar_.ReadsAtOnce() && ComputeFused(context, plan, run)) return;
   ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
 }

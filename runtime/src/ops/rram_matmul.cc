@@ -20,8 +20,8 @@ constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
-// Word lines, or draws, that a task makes at a time, and sums that it stores: they should stay in
-// the L2 cache.
+// Word lines that a task makes at a time, and sums that it stores: they should stay in the L2
+// cache.
 constexpr Index kChunkFloats = 3 << 15;
 constexpr Index kStoredFloats = Index{1} << 14;
 
@@ -66,12 +66,11 @@ struct RramMatMul::Work {
   bool task_lines;    // tasks drive word lines for themselves
   Index chunk_rows;   // rows that a task takes at a time
   Index line_floats;  // of a task's memory: word lines of a chunk,
-  Index z_floats;     // and draws for it
-  float* memory;      // of tasks: word lines, draws, [chunk_rows] of Chunk::sigma
+  Index z_floats;     // draws for a group of rows and a panel,
+  Index row_floats;   // and Chunk::sigma
+  float* memory;
 
-  Index TaskFloats() const {
-    return line_floats + z_floats + (z_floats > 0 ? RoundUp(chunk_rows, 16) : 0);
-  }
+  Index TaskFloats() const { return line_floats + z_floats + row_floats; }
 
   const float* Line(Index plane, Index depth) const {
     return x_line == nullptr ? x : x_line + plane * rows * depth;
@@ -84,10 +83,9 @@ struct RramMatMul::Work {
 // Rows that a task takes at a time, and what it has made for them.
 struct RramMatMul::Chunk {
   Range rows;
-  Range columns;
   const float* line;  // word lines of the pass, rows K apart
   float* made_lines;
-  float* z;      // [rows, columns]
+  float* z;      // [kDrawRows, columns of a panel]
   float* sigma;  // [rows] root of the sum of squares of a tile's word lines
 };
 
@@ -117,6 +115,7 @@ RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKe
 }
 
 void RramMatMul::Pack(const float* w) {
+  num_panels_ = CeilDiv(num_vecs_, PanelVecs());
   PlanPasses();
   panels_ = PackPanels(w);
   if (periphery_.iv.on) {
@@ -135,6 +134,11 @@ void RramMatMul::Pack(const float* w) {
   if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
 }
 
+Range RramMatMul::RowsOf(Index rows, Index parts, Index part) {
+  const Range groups = Part(CeilDiv(rows, Index{kernels::kDrawRows}), parts, part);
+  return {groups.begin * kernels::kDrawRows, std::min(groups.end * kernels::kDrawRows, rows)};
+}
+
 void RramMatMul::TakeShape(const Tensor& w) {
   if (w.dims.rank != 2 || w.dims.Count() == 0) {
     Refuse("input w must have the shape [K, N], got ", w.dims);
@@ -142,7 +146,14 @@ void RramMatMul::TakeShape(const Tensor& w) {
   depth_ = static_cast<Index>(w.dims[0]);
   columns_ = static_cast<Index>(w.dims[1]);
   num_vecs_ = CeilDiv(columns_, kernels_.lanes);
-  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
+}
+
+// Vectors of a panel, at most: with noise, as many as leave room for all rows whose draws go
+// together.
+Index RramMatMul::PanelVecs() const {
+  const Index vecs = kernels_.panel_vecs;
+  if (!periphery_.noise.on || kernels_.max_rows < kernels::kDrawRows) return vecs;
+  return std::min<Index>(vecs, kernels_.max_accumulators / kernels::kDrawRows);
 }
 
 AlignedFloats RramMatMul::PackPanels(const float* w) const {
@@ -241,18 +252,16 @@ void RramMatMul::PlanTasks(Work* work) const {
 
   // Where several tasks share rows, their word lines come first.
   work->task_lines = periphery_.has_line && work->panel_tasks == 1;
-  const Index line_row = work->task_lines ? depth_ : Index{0};
-  const Index z_row =
-      periphery_.noise.on ? task_panels * kernels_.panel_vecs * kernels_.lanes : Index{0};
-  work->chunk_rows = CeilDiv(work->rows, work->row_tasks);
-  const Index widest = std::max(line_row, z_row);
-  if (widest > 0) {
-    const Index most = std::max(kChunkFloats / widest, Index{kernels_.max_rows});
+  const Index group = kernels::kDrawRows;
+  work->chunk_rows = std::min(RoundUp(CeilDiv(work->rows, work->row_tasks), group), work->rows);
+  if (work->task_lines) {
+    const Index most = RoundUp(std::max(kChunkFloats / depth_, Index{1}), group);
     work->chunk_rows = std::min(work->chunk_rows, most);
+    work->line_floats = RoundUp(work->chunk_rows * depth_, 16);
   }
-  work->line_floats = RoundUp(work->chunk_rows * line_row, 16);
-  // Kernels read whole vectors of draws.
-  if (z_row > 0) work->z_floats = RoundUp(work->chunk_rows * z_row + kernels_.lanes, 16);
+  if (!periphery_.noise.on) return;
+  work->z_floats = group * PanelVecs() * kernels_.lanes;
+  work->row_floats = RoundUp(work->chunk_rows, 16);
 }
 
 Range RramMatMul::TaskColumns(Range panels) const {
@@ -284,10 +293,9 @@ void RramMatMul::DriveLines(const Context& context, const Work& work) const {
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {
-  const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   Chunk chunk{};
-  chunk.columns = TaskColumns(panels);
   chunk.made_lines = work.memory + task * work.TaskFloats();
   if (work.z_floats > 0) {
     chunk.z = chunk.made_lines + work.line_floats;
@@ -297,7 +305,7 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
     chunk.rows = {row, std::min(row + work.chunk_rows, rows.end)};
     for (const Pass& pass : passes_) {
       TakeLines(work, pass, &chunk);
-      if (chunk.z != nullptr && pass.whole) DrawNoise(work, pass, chunk);
+      if (chunk.z != nullptr && pass.whole) FindSigma(pass, chunk);
       for (Index panel = panels.begin; panel < panels.end; ++panel) {
         MultiplyPanel(work, pass, chunk, panel);
       }
@@ -318,16 +326,7 @@ void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) con
   chunk->line = chunk->made_lines + pass.k.begin;
 }
 
-// Draws for all sums of a tile.
-void RramMatMul::DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const {
-  const Index width = chunk.columns.size();
-  const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
-  // Rows of all columns lie one after the other in the output.
-  const Index joined = width == columns_ ? chunk.rows.size() : 1;
-  for (Index i = 0; i < chunk.rows.size(); i += joined) {
-    const Index start = (chunk.rows.begin + i) * columns_ + chunk.columns.begin;
-    kernels_.normals({key, static_cast<std::uint64_t>(start), joined * width, chunk.z + i * width});
-  }
+void RramMatMul::FindSigma(const Pass& pass, const Chunk& chunk) const {
   const float* const line = tiled_ ? chunk.line : chunk.line - pass.k.begin;
   for (Index i = 0; i < chunk.rows.size(); ++i) {
     chunk.sigma[i] =
@@ -361,16 +360,15 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   const MatMulFinish* const finish = pass.last ? work.finish : nullptr;
   kernels::PanelFinishArgs panel_finish = PanelFinish(finish, n0, columns_);
   if (finish != nullptr) args.panel_finish = &panel_finish;
-  args.z_row = chunk.columns.size();
+  args.z_row = vecs.size() * kernels_.lanes;
   args.resume = pass.resume;
   args.first = pass.first;
   args.last = pass.last;
-  const Index num_blocks = CeilDiv(chunk.rows.size(), kernels_.PanelRows(vecs.size()));
-  for (Index block = 0; block < num_blocks; ++block) {
-    const Range rows = Part(chunk.rows.size(), num_blocks, block);
+  const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
+  const auto multiply = [&](Range rows) {
     args.a = chunk.line + rows.begin * depth_;
     if (noisy) {
-      args.z = chunk.z + rows.begin * args.z_row + n0 - chunk.columns.begin;
+      args.z = chunk.z + rows.begin % kernels::kDrawRows * args.z_row;
       args.sigma = chunk.sigma + rows.begin;
     }
     if (finish != nullptr) AimAt(*finish, chunk.rows.begin + rows.begin, n0, &panel_finish);
@@ -378,12 +376,28 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }
     kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
+  };
+  // Draws are made for few sums at a time, next to their products: a processor does both at once.
+  const Index count = chunk.rows.size();
+  const Index step = noisy ? Index{kernels::kDrawRows} : count;
+  for (Index row = 0; row < count; row += step) {
+    const Index rows = std::min(step, count - row);
+    if (noisy) {
+      kernels_.normals({key, static_cast<std::uint64_t>(chunk.rows.begin + row), rows,
+                        static_cast<std::uint32_t>(n0), nullptr, args.z_row, chunk.z, args.z_row});
+    }
+    const Index num_blocks = CeilDiv(rows, kernels_.PanelRows(vecs.size()));
+    for (Index block = 0; block < num_blocks; ++block) {
+      const Range part = Part(rows, num_blocks, block);
+      multiply({row + part.begin, row + part.end});
+    }
   }
 }
 
 // Rows that a task stores the sums of at a time.
 Index RramMatMul::StoredRows() const {
-  return std::clamp(kStoredFloats / columns_, Index{kernels_.max_rows}, kTaskRows);
+  const Index rows = std::clamp(kStoredFloats / columns_, Index{1}, kTaskRows);
+  return RoundUp(rows, kernels::kDrawRows);
 }
 
 Index RramMatMul::StoredFloats() const {
@@ -392,7 +406,7 @@ Index RramMatMul::StoredFloats() const {
 }
 
 void RramMatMul::RunStoredTask(const Work& work, Index task) const {
-  const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
   Stored part{};
   part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   part.columns = TaskColumns(part.panels);
@@ -472,12 +486,8 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
     args.deviation = periphery_.noise.deviation.data() + n0;
     args.variance_each = part.variance != nullptr;
     const kernels::DrawKey key = periphery_.Draws(work.run, plane, pass.tile);
-    // Rows of all columns lie one after the other in the output.
-    const Index joined = width == columns_ ? part.rows.size() : 1;
-    for (Index i = 0; i < part.rows.size(); i += joined) {
-      const auto start = static_cast<std::uint64_t>((part.rows.begin + i) * columns_ + n0);
-      kernels_.normals({key, start, joined * width, part.z + i * width});
-    }
+    kernels_.normals({key, static_cast<std::uint64_t>(part.rows.begin), part.rows.size(),
+                      static_cast<std::uint32_t>(n0), nullptr, width, part.z, width});
   }
   // All rows of the tile: passes of a tile follow each other.
   const Index k0 = periphery_.num_reads() > 1 ? pass.k.begin : 0;

@@ -110,10 +110,10 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors whose sums are computed together: few of large matrices, or all of an item
-// where reads have noise. With the few positions of a last vector, which go with them.
+// Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
+// a last vector, which go with them.
 constexpr Index kPartsTogether = 2;
-Index PartsTogether(const ConvPlan& plan, bool noisy);
+Index PartsTogether(const ConvPlan& plan);
 
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
 // `w` is [M, depth * window], `out` of the same size.
@@ -176,18 +176,24 @@ class ConvEngine {
     bool is_new = true;  // false where input and codes are those of the place before
   };
 
-  // Noise of the reads of a group's sums, of a plan whose vectors hold positions of one row.
-  class Noise {
-   public:
-    virtual ~Noise() = default;
-    // Variances of an item's positions, over a deviation of 1.
-    virtual void FillVariance(const Place& place, Range k) const noexcept = 0;
-    // Normals of an item's positions for some of a group's columns.
-    virtual void FillNormals(const Place& place, Index tile, Range columns) const noexcept = 0;
-    float* variance = nullptr;         // [positions]
-    float* z = nullptr;                // [columns of a block, positions]
-    const float* deviation = nullptr;  // [columns of the group]
+  // Noise of the reads of a group's sums. What is of positions lies as vectors hold them.
+  struct Noise {
+    const float* sigma;           // [tiles, sigma_row] over a deviation of 1
+    Index sigma_row;              // MaxPositions() of the plan
+    const std::uint32_t* places;  // [sigma_row] of draws
+    const float* deviation;       // [columns of the group]
+    Index column0;                // number of its first column
+    kernels::DrawKey key;         // of tile 0
+    float* z;                     // ZFloats(): of the columns whose draws are of one counter
+    static Index ZFloats(const ConvPlan& plan) {
+      return kPartsTogether * kernels::kDrawRows * plan.panel_row();
+    }
   };
+  // places[i]: number of what vectors hold at i, of an item, among the positions of all images;
+  // anything where that is none.
+  void FillPlaces(const Place& place, std::uint32_t* places) const noexcept;
+  // Sums over `depth` word lines of an item, as vectors hold them.
+  void SumVecs(const Place& place, const float* cells, Index depth, float* sums) const noexcept;
 
   // Calls body(place) for every group of every item of the plan, on the threads of the session.
   // `body` must not throw.
@@ -258,6 +264,8 @@ class ConvEngine {
                         Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      float* to, Index to_row) const noexcept;
+  void DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
+                 float* z) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
@@ -408,7 +416,7 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
   const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
-  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_, false) * plan_.columns();
+  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_) * plan_.columns();
   const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Index table_floats = offset_floats + code_offsets + direct_offsets;

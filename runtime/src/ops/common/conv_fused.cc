@@ -26,6 +26,12 @@ constexpr Index kChannelsOfWord = 4;
 // Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
 constexpr Index kPackFloats = 4096;
 
+// Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
+Index DrawnWith(Range columns, Index group_columns, Index column0) {
+  const Index end = RoundUp(column0 + columns.end, kernels::kDrawRows) - column0;
+  return end - columns.begin <= kernels::kDrawRows ? std::min(end, group_columns) : columns.end;
+}
+
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
 
@@ -55,12 +61,7 @@ bool FinishesByBlock(const ConvBranch& branch) {
 
 }  // namespace
 
-Index PartsTogether(const ConvPlan& plan, bool noisy) {
-  const Index positions = plan.images_per_item() * plan.MaxBandSize();
-  // Rows that don't fill vectors need twice as many at most.
-  if (noisy) return CeilDiv(2 * positions, plan.panel_row()) + 1;
-  return 1 + FullParts(plan);
-}
+Index PartsTogether(const ConvPlan& plan) { return 1 + FullParts(plan); }
 
 std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
   const ConvPlan& plan = plan_;
@@ -360,11 +361,6 @@ void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* 
   }
 }
 
-// The word lines of the tile that a pass ends.
-Range TileOf(const ConvReadout& readout, const ConvPass& pass) {
-  return readout.tiles[static_cast<std::size_t>(pass.tile)].k;
-}
-
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -440,6 +436,56 @@ Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
   return positions <= kernels_.tail_positions ? positions : 0;
 }
 
+void ConvEngine::FillPlaces(const Place& place, std::uint32_t* places) const noexcept {
+  const ConvItem& item = place.item;
+  const Axes out = BandOut(item);
+  const Axes extent = Extent();
+  const Index volume = plan_.shape().OutVolume();
+  const Index row = plan_.by_rows() ? RoundUp(out[2], kernels_.lanes) : extent[2];
+  const Index rows = plan_.by_rows() ? out[1] : extent[1];
+  const Index first = item.images.begin * volume + plan_.BandOffset(item);
+  for (Index n = 0; n < item.images.size(); ++n) {
+    for (Index d = 0; d < (plan_.by_rows() ? out[0] : extent[0]); ++d) {
+      for (Index h = 0; h < rows; ++h) {
+        const Index at = first + n * volume + (d * out[1] + h) * out[2];
+        for (Index w = 0; w < row; ++w) *places++ = static_cast<std::uint32_t>(at + w);
+      }
+    }
+  }
+}
+
+void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
+                         float* sums) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
+  kernels::BlockArgs args{};
+  args.a = cells;
+  args.b_offset = place.offsets;
+  args.depth = depth;
+  for (Index vec = 0; vec < num_vecs; vec += plan_.block_vecs()) {
+    const Range vecs{vec, std::min(vec + plan_.block_vecs(), num_vecs)};
+    AimAt(place, vecs, {}, &args);
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args.c[v] = sums + (vec + v) * kernels_.lanes;
+      args.lanes[v] = static_cast<int>(kernels_.lanes);
+    }
+    kernels_.conv_block[0][vecs.size() - 1](args);
+  }
+}
+
+// Draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
+void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
+                           float* z) const noexcept {
+  kernels::NormalArgs args{};
+  args.key = noise.key;
+  args.key.counter[0] += static_cast<std::uint32_t>(tile);
+  args.row = static_cast<std::uint64_t>(noise.column0 + columns.begin);
+  args.rows = columns.size();
+  args.places = noise.places + vecs.begin * kernels_.lanes;
+  args.count = args.z_row = vecs.size() * kernels_.lanes;
+  args.z = z;
+  kernels_.normals(args);
+}
+
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
@@ -450,14 +496,11 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Index all_parts = parts + (tail > 0 ? 1 : 0);
   const Range blocks = place.item.blocks;
-  const Index together = noise == nullptr ? FullParts(plan_) : parts;
+  const Index together = FullParts(plan_);
   const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
   const bool alike = noise == nullptr && cells.columns % cells.num_blocks == 0;
-  Aim few[kPartsTogether + 1];
-  std::vector<Aim> many(static_cast<std::size_t>(noise == nullptr ? 0 : parts));
-  Aim* const aims = noise == nullptr ? few : many.data();
-  for (Index i = 0; i < PartsTogether(plan_, noise != nullptr) && finish != nullptr; ++i) {
-    if (noise != nullptr && i >= parts) break;
+  Aim aims[kPartsTogether + 1];
+  for (Index i = 0; i <= together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
   }
   if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
@@ -482,15 +525,16 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
       const bool ends = &pass == &passes.back();
       const bool finishes = ends && finish != nullptr;
       const bool has_noise = noise != nullptr && pass.reads;
-      if (has_noise) noise->FillVariance(place, TileOf(readout, pass));
       const bool by_block = !alike || (finishes && FinishesByBlock(finish->branch));
       const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
+      Range drawn{0, 0};  // columns
       for (Index b = blocks.begin; b < blocks.end; b += step) {
         const Index end = std::min(b + step, blocks.end);
         const Index begin = Part(cells.columns, cells.num_blocks, b).begin;
         const Range columns{begin, Part(cells.columns, cells.num_blocks, end - 1).end};
         const Index rows = columns.size() / (end - b);
-        if (has_noise) noise->FillNormals(place, pass.tile, columns);
+        const bool draws = has_noise && columns.end > drawn.end;
+        if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
           args.a = cells.packed + begin * plan_.num_offsets() + pass.k.begin * rows;
@@ -509,14 +553,16 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.first = pass.first;
           args.last = pass.last;
           SetReadout(readout, pass, column0 + begin, &args);
-          args.z = has_noise ? noise->z : nullptr;
+          args.z = nullptr;
           if (has_noise) {
-            args.z_row = plan_.BandSize(place.item);
-            args.variance = noise->variance;
-            args.deviation = noise->deviation + begin;
-            for (Index v = 0; v < aims[i].vecs.size(); ++v) {
-              args.z_at[v] = args.c[v] - output.data;
-            }
+            // Draws are made next to the products that they go with: a processor does both at once.
+            float* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
+            if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
+            args.z_row = aims[i].vecs.size() * kernels_.lanes;
+            args.z = z + (columns.begin - drawn.begin) * args.z_row;
+            args.sigma =
+                noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
+            args.deviation = noise->deviation + columns.begin;
           }
           ComputeColumns(place, columns, end - b, output, finishes, ends, &aims[i]);
         }
