@@ -12,10 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, reference, runtime
+from rimc_onnx import opset, reference
 
 NUM_SEEDS = 12
-ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 
 
 def _outputs(path: Path, cases: ModuleType, *, isa: str, num_threads: int) -> dict[str, np.ndarray]:
@@ -35,14 +34,11 @@ def scalar_outputs(
     return _outputs(path, cases, isa="scalar", num_threads=1)
 
 
-@pytest.mark.parametrize("isa", ISAS[1:])
 def test_isa_gives_the_bits_of_the_scalar_kernels(
     cases: ModuleType, scalar_outputs: dict[str, np.ndarray], isa: str, tmp_path: Path
 ) -> None:
     # Catches contraction, another order of a sum, a reciprocal in place of a division, and NaN or
     # negative zero treated differently by a vector instruction.
-    if isa not in runtime.build_info()["available_isas"]:
-        pytest.skip(f"this machine has no {isa}")
     outputs = _outputs(tmp_path / "out.npz", cases, isa=isa, num_threads=2)
     assert outputs.keys() == scalar_outputs.keys()
     for name, value in outputs.items():

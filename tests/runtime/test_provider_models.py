@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import needs_providers
 
 from rimc_onnx import convert
 from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
@@ -22,10 +22,7 @@ from rimc_onnx.provider_options import provider_options
 from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+pytestmark = needs_providers
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = np.ndarray[Any, Any]
