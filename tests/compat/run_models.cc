@@ -4,7 +4,7 @@
 //
 // Usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG
 // FOLDER/list.txt has a line per model: MODEL KIND NUM_INPUTS {NAME RANK SIZE...}..., KIND custom
-// (operators), simulated or aged (the provider).
+// (operators), simulated, aged or read (the provider).
 // Inputs are float32 in FOLDER/MODEL.NAME; the output y goes to FOLDER/MODEL.y.TAG.
 #include <dlfcn.h>
 
@@ -53,6 +53,9 @@ constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"}
 constexpr const char* kAgedKeys[] = {"preset",         "time_s",     "stuck_min_frac",
                                      "stuck_max_frac", "level_bits", "num_slices"};
 constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2"};
+constexpr const char* kReadKeys[] = {"preset", "periphery"};
+constexpr const char* kReadValues[] = {"milo2021",
+                                       "{\"*\": {\"dac_range\": 2, \"read_noise\": 0.01}}"};
 
 [[noreturn]] void Fail(const std::string& what) {
   std::fprintf(stderr, "error: %s\n", what.c_str());
@@ -109,6 +112,9 @@ void RunModel(const Machine& machine, const std::string& folder, const std::stri
   } else if (kind == "aged") {
     Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kAgedKeys,
                                     kAgedValues, std::size(kAgedKeys)));
+  } else if (kind == "read") {
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kReadKeys,
+                                    kReadValues, std::size(kReadKeys)));
   } else {
     Check(api, RegisterLibrary::Call(api, options, machine.library));
   }
