@@ -184,6 +184,15 @@ def test_output_that_can_not_be_made_is_refused(
     assert says in fails(digits_job, 1, "calibrate", "model.rimc.onnx", "-o", output)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe in the file system")
+def test_output_that_is_no_file_is_kept(fails: Callable[..., str], digits_folder: Path) -> None:
+    # --force renames a file over it: as root, convert -o /dev/null --force takes /dev/null away.
+    os.mkfifo(digits_folder / "pipe.onnx")
+    command = ["convert", "model.onnx", "-o", "pipe.onnx", "--force"]
+    assert "pipe.onnx: is a device or pipe" in fails(digits_folder, 1, *command)
+    assert (digits_folder / "pipe.onnx").is_fifo()
+
+
 def test_quickstart_refuses_a_folder_in_use(fails: Callable[..., str], digits_folder: Path) -> None:
     # The user's own model.onnx replaced by the sample's.
     assert "exists already" in fails(digits_folder, 1, "quickstart", ".")
