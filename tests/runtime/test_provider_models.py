@@ -304,8 +304,11 @@ def changed(**fields: object) -> str:
         ({"periphery": '{"fc": {"dac_bits": 2.5}}'}, ".*'fc': dac_bits must be a whole number"),
         ({"periphery": '{"fc": {"adc_range": []}}'}, ".*'fc': adc_range must be a number or a li"),
         ({"periphery": '{"fc": {"read_key": 1e3}}'}, ".*'fc': read_key must be a whole number of"),
-        ({"periphery": '{"fc": {"read_noise": 0.1}}'}, ".*'fc': read_noise needs a read_key"),
-        ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*needs a read_key of each"),
+        ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*read_key must be of one n"),
+        ({"device": changed(read_noise_frac=0)}, "option device: read_noise_frac must lie in"),
+        ({"device": changed(iv_sinh=7)}, "option device: iv_sinh must lie in"),
+        ({"device": changed(iv_polynomial={"v_max_v": 0.5})}, ".*iv_polynomial lacks square"),
+        ({"device_reads": "yes"}, "option device_reads must be 0 or 1, got 'yes'"),
         ({"periphery": "@no/such.json"}, "option periphery: the file 'no/such.json' can't be re"),
     ],
 )  # fmt: skip
@@ -370,7 +373,9 @@ def test_reads_of_a_preset_are_those_of_a_conversion(
     options = provider_options(model, config=config, periphery_file=tmp_path / "periphery.json")
     assert_as_converted(model, config, options)
     ideal = ConvertConfig(device=config.device, periphery=PeripheryConfig(device_reads=False))
-    assert "periphery" not in provider_options(model, config=ideal)
+    ideal_options = provider_options(model, config=ideal)
+    assert "periphery" not in ideal_options
+    assert ideal_options["device_reads"] == "0"
 
 
 def test_transposed_convolution_is_refused_when_options_are_made(tmp_path: Path) -> None:
