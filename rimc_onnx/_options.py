@@ -277,6 +277,10 @@ class PeripheryOptions:
         law = one_of(
             "--read-noise-law", self.read_noise_law, *(known.value for known in ReadNoiseLaw)
         )
+        if law != ReadNoiseLaw.ABSOLUTE.value and self.read_noise is None:
+            raise UsageError(
+                "--read-noise-law says what --read-noise is a fraction of. Give --read-noise too."
+            )
         return PeripheryConfig(
             tile_rows=_optional(self.tile_rows),
             dac_bits=_optional(self.dac_bits),
