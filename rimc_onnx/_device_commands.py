@@ -37,7 +37,7 @@ def age(
     Examples:
         rimc-onnx age model.rimc.onnx --time 1d
 
-        rimc-onnx age model.rimc.calibrated.onnx --time 30d -o month.rimc.onnx --json
+        rimc-onnx age model.rimc.calibrated.onnx --time 2d -o later.rimc.onnx --json
     """
     from rimc_onnx import api
 

@@ -73,6 +73,14 @@ def _optional(value: Any) -> int | None:
     return None if value == "none" else int(value)
 
 
+def _share(text: str, default: str | bool = True) -> Any:
+    return typer.Option(parser=_fraction, metavar="FRACTION", help=text, show_default=default)
+
+
+def _size(unit: str, text: str) -> Any:
+    return typer.Option(parser=_number_or_none, metavar=f"{unit}|none", help=text)
+
+
 Model = Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write.", show_default=False)
@@ -122,24 +130,8 @@ Time = Annotated[
         show_default="the first one that the preset's law knows",
     ),
 ]
-StuckMin = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Share of devices stuck at G_min.",
-        show_default="the preset's",
-    ),
-]
-StuckMax = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Share of devices stuck at the top.",
-        show_default="the preset's",
-    ),
-]
+StuckMin = Annotated[float | None, _share("Share of devices stuck at G_min.", "the preset's")]
+StuckMax = Annotated[float | None, _share("Share of devices stuck at the top.", "the preset's")]
 ClipSigma = Annotated[
     float | None,
     typer.Option(help="Clip weights beyond so many standard deviations.", show_default="none"),
@@ -156,35 +148,18 @@ DevicesPerWeight = Annotated[
     typer.Option(help="Pairs of devices in parallel that hold the same.", show_default="1"),
 ]
 Drift = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Standard deviation of the drift (0.2 is 20 %).",
-        show_default="the preset's",
-    ),
+    float | None, _share("Standard deviation of the drift (0.2 is 20 %).", "the preset's")
 ]
 Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
 Seed = Annotated[int, typer.Option(help="Key of every draw.")]
 Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
-TileRows = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="ROWS|none", help="Word lines of a tile.")
-]
-DacBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the DACs.")
-]
-AdcBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the ADCs.")
-]
+TileRows = Annotated[str, _size("ROWS", "Word lines of a tile.")]
+DacBits = Annotated[str, _size("BITS", "Bits of the DACs.")]
+AdcBits = Annotated[str, _size("BITS", "Bits of the ADCs.")]
 RangePercentile = Annotated[
     float, typer.Option(help="Share of the data, in percent, that a converter's range holds.")
 ]
-DacSerialBits = Annotated[
-    str,
-    typer.Option(
-        parser=_number_or_none, metavar="BITS|none", help="Input bits that go in at a time."
-    ),
-]
+DacSerialBits = Annotated[str, _size("BITS", "Input bits that go in at a time.")]
 IvSinh = Annotated[
     float | None,
     typer.Option(
@@ -192,43 +167,16 @@ IvSinh = Annotated[
         show_default="the preset's",
     ),
 ]
-InputShrink = Annotated[
-    float,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Share of the devices' voltage range that the inputs use.",
-    ),
-]
-AdcGainError = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Standard deviation of the ADCs' gains.",
-        show_default="none",
-    ),
-]
+InputShrink = Annotated[float, _share("Share of the devices' voltage range that the inputs use.")]
+AdcGainError = Annotated[float | None, _share("Standard deviation of the ADCs' gains.", "none")]
 AdcOffsetError = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Standard deviation of the ADCs' offsets, a fraction of full scale.",
-        show_default="none",
-    ),
+    float | None, _share("Standard deviation of the ADCs' offsets, of full scale.", "none")
 ]
 ReadNoise = Annotated[
-    float | None,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Standard deviation of a device's noise in every read.",
-        show_default="the preset's",
-    ),
+    float | None, _share("Standard deviation of a device's noise in every read.", "the preset's")
 ]
 NoiseLaw = Annotated[
-    str, typer.Option(help="What it is a fraction of: absolute (G_max) or relative (G).")
+    str, typer.Option(help="What --read-noise is a fraction of: absolute (G_max) or relative (G).")
 ]
 IdealReads = Annotated[
     bool,
@@ -240,14 +188,7 @@ WireOhm = Annotated[
     float | None,
     typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
 ]
-ReadOutNoise = Annotated[
-    float,
-    typer.Option(
-        parser=_fraction,
-        metavar="FRACTION",
-        help="Standard deviation of a measured weight, a fraction of it.",
-    ),
-]
+ReadOutNoise = Annotated[float, _share("Standard deviation of a measured weight, of the weight.")]
 KeepDigital = Annotated[
     list[str] | None,
     typer.Option(help="Pattern of node names that stay digital; may be given again."),
@@ -336,6 +277,10 @@ class PeripheryOptions:
         law = one_of(
             "--read-noise-law", self.read_noise_law, *(known.value for known in ReadNoiseLaw)
         )
+        if law != ReadNoiseLaw.ABSOLUTE.value and self.read_noise is None:
+            raise UsageError(
+                "--read-noise-law says what --read-noise is a fraction of. Give --read-noise too."
+            )
         return PeripheryConfig(
             tile_rows=_optional(self.tile_rows),
             dac_bits=_optional(self.dac_bits),

@@ -239,6 +239,8 @@ def check_output(path: Path, *, force: bool) -> None:
     """Refuse early what :func:`save_model` would refuse after the work is done."""
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Give a file name with -o.")
+    if path.exists() and not path.is_file():  # renaming over a device would take it away
+        raise OutputError(f"{path}: is a device or pipe. Give the name of a file.")
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already. Give --force to replace it, or another name.")
     if not path.parent.is_dir():

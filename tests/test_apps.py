@@ -202,6 +202,8 @@ def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:
     shutil.copy(APPS / "app.mjs", raw)
     command = [node, "app.mjs", MODEL, "images.f32", "labels.u8"]
     assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
+    bare = subprocess.run([node, "app.mjs"], cwd=raw, capture_output=True, text=True, check=False)
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)  # no stack trace
 
 
 def test_examples_of_the_deployment_page_run(
