@@ -474,8 +474,9 @@ struct KernelTable {
   // y[i] = the sum of x[r * x_row + i]^2 over r < rows, with fma in the order of r
   void (*column_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
                          ptrdiff_t count);
-  // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
-  float (*sum_squares)(const float* x, ptrdiff_t count);
+  // y[r] = the sum of x[r * x_row + i]^2 over i < count: 16 sums with fma, of every 16th value, then
+  // those in halves.
+  void (*row_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count);
 
   const CodeTable* codes;  // null where there are none
 };

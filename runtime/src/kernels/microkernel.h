@@ -404,7 +404,7 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Square<S>,
           &Root<S>,
           &ColumnSquares<S>,
-          &SumSquares<S>,
+          &RowSquares<S>,
           nullptr};
 }
 

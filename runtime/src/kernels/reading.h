@@ -45,36 +45,44 @@ inline PhiloxStart StartPhilox(const DrawKey& key, uint32_t group) {
   return start;
 }
 
-template <class S>
-inline void Philox(const PhiloxStart& start, typename S::Int places, typename S::Int (&words)[4]) {
+// For several vectors side by side, none of which waits for itself.
+template <class S, int kVecs>
+inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVecs],
+                   typename S::Int (&words)[kVecs][4]) {
   using Wide = typename S::Wide;
+  Wide c[kVecs][4];
   // What is left in upper halves, no product sees.
-  Wide product0 = S::MulWide(S::Widen(places), kPhiloxFactor0);
-  Wide product1 = S::MulWide(S::XorWide(S::UpperWide(product0), start.first), kPhiloxFactor1);
-  Wide c0 = S::XorWide(S::UpperWide(product1), start.second);
-  Wide c2 = S::XorWide(product0, start.third);
-  Wide c1 = product1;
-  product0 = S::MulWide(c0, kPhiloxFactor0);
-  product1 = S::MulWide(c2, kPhiloxFactor1);
-  c0 = S::XorWide(S::UpperWide(product1), c1, start.key[2][0]);
-  c2 = S::XorWide(S::UpperWide(product0), start.fourth);
-  c1 = product1;
-  Wide c3 = product0;
   RIMC_UNROLL
-  for (int round = 3; round + 1 < kReadRounds; ++round) {
-    product0 = S::MulWide(c0, kPhiloxFactor0);
-    product1 = S::MulWide(c2, kPhiloxFactor1);
-    c0 = S::XorWide(S::UpperWide(product1), c1, start.key[round][0]);
-    c2 = S::XorWide(S::UpperWide(product0), c3, start.key[round][1]);
-    c1 = product1;
-    c3 = product0;
+  for (int v = 0; v < kVecs; ++v) {
+    c[v][3] = S::MulWide(S::Widen(places[v]), kPhiloxFactor0);
+    c[v][1] = S::MulWide(S::XorWide(S::UpperWide(c[v][3]), start.first), kPhiloxFactor1);
+    c[v][0] = S::XorWide(S::UpperWide(c[v][1]), start.second);
+    c[v][2] = S::XorWide(c[v][3], start.third);
   }
-  product0 = S::MulWide(c0, kPhiloxFactor0);
-  product1 = S::MulWide(c2, kPhiloxFactor1);
-  words[0] = S::Xor(S::NarrowUpper(product1), S::Narrow(c1), start.key[kReadRounds - 1][0]);
-  words[1] = S::Narrow(product1);
-  words[2] = S::Xor(S::NarrowUpper(product0), S::Narrow(c3), start.key[kReadRounds - 1][1]);
-  words[3] = S::Narrow(product0);
+  RIMC_UNROLL
+  for (int round = 2; round + 1 < kReadRounds; ++round) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
+      const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
+      c[v][0] = S::XorWide(S::UpperWide(product1), c[v][1], start.key[round][0]);
+      c[v][2] = round == 2
+                    ? S::XorWide(S::UpperWide(product0), start.fourth)
+                    : S::XorWide(S::UpperWide(product0), c[v][3], start.key[round][1]);
+      c[v][1] = product1;
+      c[v][3] = product0;
+    }
+  }
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
+    const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
+    const uint32_t(&key)[2] = start.key[kReadRounds - 1];
+    words[v][0] = S::Xor(S::NarrowUpper(product1), S::Narrow(c[v][1]), key[0]);
+    words[v][1] = S::Narrow(product1);
+    words[v][2] = S::Xor(S::NarrowUpper(product0), S::Narrow(c[v][3]), key[1]);
+    words[v][3] = S::Narrow(product0);
+  }
 }
 
 // 2^16 normals, the same as of rimc_onnx/device/read_noise.py: with `s` the signed number that the
@@ -103,42 +111,58 @@ struct NormalsOfHalves {
   }
 };
 
-// Rows [begin, end) of a group: eight in all, two of each word.
-template <class S, bool kAll>
-inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, int end, float* z) {
+// Rows [begin, end) of a group (eight in all, two of each word) for the next kVecs vectors.
+template <class S, int kVecs, bool kAll>
+inline void NormalsOfVecs(const NormalArgs& args, const PhiloxStart& start,
+                          const NormalsOfHalves<S>& normals, ptrdiff_t from, int begin, int end,
+                          float* z) {
   using Int = typename S::Int;
-  const PhiloxStart start = StartPhilox<S>(args.key, group);
-  const NormalsOfHalves<S> normals;
-  const auto draw = [&](ptrdiff_t i, Int(&words)[4]) {
-    const Int places = args.places == nullptr ? S::Count(args.first + static_cast<uint32_t>(i))
-                                              : S::LoadInt(args.places + i);
-    Philox<S>(start, places, words);
-  };
-  const auto transform = [&](ptrdiff_t i, const Int(&words)[4], const auto& store) {
+  Int places[kVecs];
+  Int words[kVecs][4];
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    const ptrdiff_t at = from + v * S::kLanes;
+    places[v] = args.places == nullptr ? S::Count(args.first + static_cast<uint32_t>(at))
+                                       : S::LoadInt(args.places + at);
+  }
+  Philox<S, kVecs>(start, places, words);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    const ptrdiff_t at = from + v * S::kLanes;
+    const bool is_whole = at + S::kLanes <= args.count;
     RIMC_UNROLL
     for (int row = 0; row < kDrawRows; ++row) {
       if (!kAll && (row < begin || row >= end)) continue;
-      const Int bits = row % 2 == 0 ? S::template ShiftLeft<16>(words[row / 2]) : words[row / 2];
-      const Int half = S::AndOr(bits, 0xffff0000u, 0x8000u);
-      store(z + (row - begin) * args.z_row + i, normals(half));
+      const Int word = words[v][row / 2];
+      const Int bits = row % 2 == 0 ? S::template ShiftLeft<16>(word) : word;
+      const auto normal = normals(S::AndOr(bits, 0xffff0000u, 0x8000u));
+      float* const to = z + (row - begin) * args.z_row + at;
+      if (is_whole) {
+        S::Store(to, normal);
+      } else {
+        S::StoreN(to, static_cast<int>(args.count - at), normal);
+      }
     }
-  };
-  // The words of a vector are made, which is one long chain, while those of the last become
-  // normals.
-  Int words[4];
-  if (args.count <= 0) return;
-  draw(0, words);
-  ptrdiff_t i = 0;
-  for (; i + S::kLanes <= args.count; i += S::kLanes) {
-    Int next[4] = {words[0], words[1], words[2], words[3]};
-    if (i + S::kLanes < args.count) draw(i + S::kLanes, next);
-    transform(i, words, [](float* to, typename S::Vec normal) { S::Store(to, normal); });
-    RIMC_UNROLL
-    for (int w = 0; w < 4; ++w) words[w] = next[w];
   }
-  if (i == args.count) return;
-  const int lanes = static_cast<int>(args.count - i);
-  transform(i, words, [&](float* to, typename S::Vec normal) { S::StoreN(to, lanes, normal); });
+}
+
+template <class S, bool kAll>
+inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, int end, float* z) {
+  const PhiloxStart start = StartPhilox<S>(args.key, group);
+  const NormalsOfHalves<S> normals;
+  ptrdiff_t i = 0;
+  if constexpr (S::kLanes == 16) {
+    // As many as registers hold.
+    for (; i + 2 * S::kLanes < args.count; i += 3 * S::kLanes) {
+      NormalsOfVecs<S, 3, kAll>(args, start, normals, i, begin, end, z);
+    }
+    for (; i + S::kLanes < args.count; i += 2 * S::kLanes) {
+      NormalsOfVecs<S, 2, kAll>(args, start, normals, i, begin, end, z);
+    }
+  }
+  for (; i < args.count; i += S::kLanes) {
+    NormalsOfVecs<S, 1, kAll>(args, start, normals, i, begin, end, z);
+  }
 }
 
 template <class S>
@@ -238,28 +262,59 @@ void ColumnSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, pt
   }
 }
 
-template <class S>
-float SumSquares(const float* x, ptrdiff_t count) {
+// y[r] for the next kRows rows: their sums side by side, none of which waits for itself.
+template <class S, int kRows>
+inline void RowSquaresOf(const float* x, ptrdiff_t x_row, float* y, ptrdiff_t count) {
+  using Vec = typename S::Vec;
   constexpr int kVecs = 16 / S::kLanes;
-  typename S::Vec acc[kVecs];
+  Vec acc[kRows][kVecs];
   RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) acc[v] = S::Set1(0.0f);
-  for (ptrdiff_t i = 0; i < count; i += 16) {
+  for (int r = 0; r < kRows; ++r) {
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      const ptrdiff_t left = count - i - v * S::kLanes;
-      if (left <= 0) continue;
-      const int lanes = left < S::kLanes ? static_cast<int>(left) : S::kLanes;
-      const typename S::Vec value = LoadLanes<S>(x + i + v * S::kLanes, lanes);
-      acc[v] = S::Fma(value, value, acc[v]);
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = S::Set1(0.0f);
+  }
+  const auto add = [&](ptrdiff_t i, const auto& load) {
+    RIMC_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const ptrdiff_t at = i + v * S::kLanes;
+        const Vec value = load(x + r * x_row + at, count - at);
+        acc[r][v] = S::Fma(value, value, acc[r][v]);
+      }
+    }
+  };
+  ptrdiff_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    add(i, [](const float* p, ptrdiff_t) { return S::Load(p); });
+  }
+  if (i < count) {
+    add(i, [](const float* p, ptrdiff_t left) {
+      const ptrdiff_t lanes = left < S::kLanes ? left : S::kLanes;
+      return lanes <= 0 ? S::Set1(0.0f) : S::LoadN(p, static_cast<int>(lanes));
+    });
+  }
+  RIMC_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    RIMC_UNROLL
+    for (int half = kVecs / 2; half > 0; half /= 2) {
+      RIMC_UNROLL
+      for (int v = 0; v < half; ++v) acc[r][v] = S::Add(acc[r][v], acc[r][v + half]);
+    }
+    y[r] = S::SumHalves(acc[r][0]);
+  }
+}
+
+template <class S>
+void RowSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count) {
+  constexpr int kTogether = S::kLanes / 2;
+  ptrdiff_t r = 0;
+  if constexpr (kTogether > 1) {
+    for (; r + kTogether <= rows; r += kTogether) {
+      RowSquaresOf<S, kTogether>(x + r * x_row, x_row, y + r, count);
     }
   }
-  RIMC_UNROLL
-  for (int half = kVecs / 2; half > 0; half /= 2) {
-    RIMC_UNROLL
-    for (int v = 0; v < half; ++v) acc[v] = S::Add(acc[v], acc[v + half]);
-  }
-  return S::SumHalves(acc[0]);
+  for (; r < rows; ++r) RowSquaresOf<S, 1>(x + r * x_row, x_row, y + r, count);
 }
 
 }  // namespace rimc::kernels

@@ -2,7 +2,6 @@
 #include "ops/rram_matmul.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "dispatch.h"
@@ -57,6 +56,7 @@ struct RramMatMul::Work {
   float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
   float* squares;  // of it; null without relative read noise
   float* terms;    // [2, planes, rows, K] inputs of the cells of the I-V curve; null without
+  float* sigma;    // [reads, rows] of Chunk; null without read noise, or where sums are stored
   float* y;
   Index rows;
   Index row_tasks;
@@ -66,11 +66,10 @@ struct RramMatMul::Work {
   bool task_lines;    // tasks drive word lines for themselves
   Index chunk_rows;   // rows that a task takes at a time
   Index line_floats;  // of a task's memory: word lines of a chunk,
-  Index z_floats;     // draws for a group of rows and a panel,
-  Index row_floats;   // and Chunk::sigma
+  Index z_floats;     // and draws for a group of rows and a panel
   float* memory;
 
-  Index TaskFloats() const { return line_floats + z_floats + row_floats; }
+  Index TaskFloats() const { return line_floats + z_floats; }
 
   const float* Line(Index plane, Index depth) const {
     return x_line == nullptr ? x : x_line + plane * rows * depth;
@@ -85,8 +84,8 @@ struct RramMatMul::Chunk {
   Range rows;
   const float* line;  // word lines of the pass, rows K apart
   float* made_lines;
-  float* z;      // [kDrawRows, columns of a panel]
-  float* sigma;  // [rows] root of the sum of squares of a tile's word lines
+  float* z;            // [kDrawRows, columns of a panel]
+  const float* sigma;  // [rows] root of the sum of squares of a tile's word lines
 };
 
 // The part of the output that a task stores sums of, and where.
@@ -223,11 +222,16 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
   const Index square_floats = squares_.size() == 0 ? 0 : all_lines;
   const Index term_floats = periphery_.iv.on ? 2 * all_lines : Index{0};
   const Index task_floats = stored ? StoredFloats() : work.TaskFloats();
-  const Index shared_floats = line_floats + square_floats + term_floats;
+  const bool has_sigma = periphery_.noise.on && !stored;
+  const Index sigma_floats =
+      has_sigma ? RoundUp(periphery_.num_reads() * work.rows, 16) : Index{0};
+  const Index shared_floats = sigma_floats + line_floats + square_floats + term_floats;
   const Scratch scratch(context, shared_floats + work.row_tasks * work.panel_tasks * task_floats);
-  if (line_floats > 0) work.x_line = scratch.data();
-  if (square_floats > 0) work.squares = scratch.data() + line_floats;
-  if (term_floats > 0) work.terms = scratch.data() + line_floats + square_floats;
+  float* const lines = scratch.data() + sigma_floats;
+  if (has_sigma) work.sigma = scratch.data();
+  if (line_floats > 0) work.x_line = lines;
+  if (square_floats > 0) work.squares = lines + line_floats;
+  if (term_floats > 0) work.terms = lines + line_floats + square_floats;
   work.memory = scratch.data() + shared_floats;
   if (stored || periphery_.noise.on) work.run = runs_.fetch_add(1, std::memory_order_relaxed);
   DriveLines(context, work);
@@ -261,7 +265,6 @@ void RramMatMul::PlanTasks(Work* work) const {
   }
   if (!periphery_.noise.on) return;
   work->z_floats = group * PanelVecs() * kernels_.lanes;
-  work->row_floats = RoundUp(work->chunk_rows, 16);
 }
 
 Range RramMatMul::TaskColumns(Range panels) const {
@@ -269,26 +272,32 @@ Range RramMatMul::TaskColumns(Range panels) const {
           std::min(PanelVecs(panels.end - 1).end * kernels_.lanes, columns_)};
 }
 
-// Word lines of all planes, and their squares where these are wanted.
+// Word lines of all planes, their squares where these are wanted, and deviations of their noise.
 void RramMatMul::DriveLines(const Context& context, const Work& work) const {
-  if (work.x_line == nullptr && work.squares == nullptr && work.terms == nullptr) return;
+  const bool has_sigma = work.sigma != nullptr && !work.task_lines;
+  const bool has_more = work.squares != nullptr || work.terms != nullptr || has_sigma;
+  if (work.x_line == nullptr && !has_more) return;
   const Index count = work.rows * depth_;
-  const Index parts = std::clamp(count / 65536, Index{1}, kMaxTasks);
+  const Index parts = std::clamp(count / 65536, Index{1}, std::min(work.rows, kMaxTasks));
   context.ParallelFor(parts * periphery_.num_planes(), [&](Index i) {
     const Index plane = i / parts;
-    const Range part = Part(count, parts, i % parts);
-    const Index at = plane * count + part.begin;
+    const Range rows = Part(work.rows, parts, i % parts);
+    const Index begin = rows.begin * depth_;
+    const Index floats = rows.size() * depth_;
     if (work.x_line != nullptr) {
-      kernels_.quantize(work.x + part.begin, work.x_line + at, part.size(), periphery_.Line(plane));
+      kernels_.quantize(work.x + begin, work.x_line + plane * count + begin, floats,
+                        periphery_.Line(plane));
     }
+    const float* const line = work.Line(plane, depth_) + begin;
     if (work.squares != nullptr) {
-      kernels_.square(work.Line(plane, depth_) + part.begin, work.squares + at, part.size());
+      kernels_.square(line, work.squares + plane * count + begin, floats);
     }
     if (work.terms != nullptr) {
-      periphery_.DriveTerms(plane, work.Line(plane, depth_) + part.begin, part.size(),
-                            work.Term(0, plane, depth_, periphery_.num_planes()) + part.begin,
-                            work.Term(1, plane, depth_, periphery_.num_planes()) + part.begin);
+      periphery_.DriveTerms(plane, line, floats,
+                            work.Term(0, plane, depth_, periphery_.num_planes()) + begin,
+                            work.Term(1, plane, depth_, periphery_.num_planes()) + begin);
     }
+    if (has_sigma) FindSigma(line, rows.size(), work.sigma + rows.begin, work.rows);
   });
 }
 
@@ -297,15 +306,14 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   Chunk chunk{};
   chunk.made_lines = work.memory + task * work.TaskFloats();
-  if (work.z_floats > 0) {
-    chunk.z = chunk.made_lines + work.line_floats;
-    chunk.sigma = chunk.z + work.z_floats;
-  }
+  if (work.z_floats > 0) chunk.z = chunk.made_lines + work.line_floats;
   for (Index row = rows.begin; row < rows.end; row += work.chunk_rows) {
     chunk.rows = {row, std::min(row + work.chunk_rows, rows.end)};
     for (const Pass& pass : passes_) {
       TakeLines(work, pass, &chunk);
-      if (chunk.z != nullptr && pass.whole) FindSigma(pass, chunk);
+      if (chunk.z != nullptr) {
+        chunk.sigma = work.sigma + (tiled_ ? pass.tile : 0) * work.rows + chunk.rows.begin;
+      }
       for (Index panel = panels.begin; panel < panels.end; ++panel) {
         MultiplyPanel(work, pass, chunk, panel);
       }
@@ -322,15 +330,19 @@ void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) con
   if (pass.k.begin == 0) {
     kernels_.quantize(work.x + row, chunk->made_lines, chunk->rows.size() * depth_,
                       periphery_.Line(0));
+    if (work.sigma != nullptr) {
+      FindSigma(chunk->made_lines, chunk->rows.size(), work.sigma + chunk->rows.begin, work.rows);
+    }
   }
   chunk->line = chunk->made_lines + pass.k.begin;
 }
 
-void RramMatMul::FindSigma(const Pass& pass, const Chunk& chunk) const {
-  const float* const line = tiled_ ? chunk.line : chunk.line - pass.k.begin;
-  for (Index i = 0; i < chunk.rows.size(); ++i) {
-    chunk.sigma[i] =
-        std::sqrt(kernels_.sum_squares(line + i * depth_, tiled_ ? pass.k.size() : depth_));
+void RramMatMul::FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const {
+  for (Index tile = 0; tile < periphery_.num_reads(); ++tile) {
+    const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, depth_};
+    float* const to = sigma + tile * sigma_row;
+    kernels_.row_squares(line + k.begin, depth_, rows, to, k.size());
+    kernels_.root(to, to, rows);
   }
 }
 
@@ -490,7 +502,7 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
                       static_cast<std::uint32_t>(n0), nullptr, width, part.z, width});
   }
   // All rows of the tile: passes of a tile follow each other.
-  const Index k0 = periphery_.num_reads() > 1 ? pass.k.begin : 0;
+  const Index k0 = tiled_ ? pass.k.begin : 0;
   for (Index i = 0; i < part.rows.size(); ++i) {
     const Index row = part.rows.begin + i;
     float sum_squares = 0.0f;
@@ -500,8 +512,8 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
       args.z = part.z + i * width;
       args.variance = args.variance_each ? part.variance + i * width : &sum_squares;
       if (!args.variance_each) {
-        sum_squares =
-            kernels_.sum_squares(work.Line(plane, depth_) + row * depth_ + k0, pass.k.end - k0);
+        kernels_.row_squares(work.Line(plane, depth_) + row * depth_ + k0, depth_, 1, &sum_squares,
+                             pass.k.end - k0);
       }
     }
     kernels_.read_columns(args);

@@ -65,8 +65,8 @@ class RramMatMul {
   void RunTask(const Work& work, Index task) const;
   // What a pass finds on the word lines of a chunk.
   void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
-  // Deviations of the rows of a chunk.
-  void FindSigma(const Pass& pass, const Chunk& chunk) const;
+  // Deviations of the noise of `rows` rows, for all tiles, from what is on their word lines.
+  void FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const;
   void MultiplyPanel(const Work& work, const Pass& pass, const Chunk& chunk, Index panel) const;
   void RunStoredTask(const Work& work, Index task) const;
   void Multiply(const float* x, const AlignedFloats& panels, const Stored& part, const Pass& pass,
