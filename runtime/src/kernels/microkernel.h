@@ -270,7 +270,11 @@ void Block(const BlockArgs& args) {
       finish = *args.finish;
       block.finish = &finish;
     }
-    if (!args.resume) PrefetchRows<kRows, kVecs>(block, 0);
+    if (!args.resume) {
+      for (int n = 0; n < 2 && n <= args.more_blocks; ++n) {
+        PrefetchRows<kRows, kVecs>(block, n * kRows);
+      }
+    }
     constexpr ptrdiff_t kLine = 16;
     for (ptrdiff_t n = 0;; ++n) {
       if (n * kLine < kVecs * S::kLanes + kLine && args.next_b != nullptr) {
@@ -281,10 +285,10 @@ void Block(const BlockArgs& args) {
       const bool is_last = block.more_blocks-- == 0;
       if (!is_last) {
         block.ahead = block.a + block.a_block;
-        PrefetchRows<kRows, kVecs>(block, kRows);
       } else {
         block.ahead = args.ahead;
       }
+      if (block.more_blocks > 0) PrefetchRows<kRows, kVecs>(block, 2 * kRows);
       OneBlock<S, kRows, kVecs, kConv>(block);
       if (is_last) return;
       NextBlock<kRows, kVecs>(&block, &finish);

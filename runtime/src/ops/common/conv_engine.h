@@ -307,9 +307,12 @@ class ConvEngine {
   // Calls body(block) for all vectors of a group whose columns go in lists.
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
-  // `finish`: whose residual and activation follow, or null.
-  void Drop(const Place& place, const Block& block, const float* local, const ConvOutput& output,
-            const ConvFinish* finish = nullptr) const noexcept;
+  template <class Body>
+  void ForRuns(const ConvItem& item, Range positions, Index image, const Body& body) const;
+  void Drop(const Place& place, const Block& block, const float* local,
+            const ConvOutput& output) const noexcept;
+  void Gather(const Place& place, const Block& block, const float* from, const ConvOutput& output,
+              float* local) const noexcept;
   // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
   Axes Extent() const;
@@ -405,7 +408,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
   const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
   const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_, false) * plan_.columns();
-  const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
+  // Sums, and the residual that is added to them.
+  const Index local_floats = RoundUp(2 * local_columns * plan_.panel_row(), 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Index table_floats = offset_floats + code_offsets + direct_offsets;
   const Scratch scratch(context, table_floats + num_tasks * task_floats);

@@ -327,7 +327,7 @@ struct ConvEngine::Aim {
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
-  float* local;                           // sums of column 0 of those, where positions run on
+  float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
 };
 
 // Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
@@ -483,6 +483,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
+  float* const added = local + PartsTogether(plan_, false) * plan_.columns() * plan_.panel_row();
   float* c[kernels::kMaxVecs];  // of the first column
   for (Index v = 0; v < vecs; ++v) {
     c[v] = args.c[v];
@@ -495,10 +496,14 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   if (finishes) {
     const Block block{aim->vecs, columns};
     FinishBlock(block, aim->codes, aim->finish, &follows);
-    follows.activates = follows.activates && plan_.by_rows();
-    follows.has_residual = aim->finish.residual != nullptr && plan_.by_rows();
+    const float* const residual = aim->finish.residual;
+    follows.has_residual = residual != nullptr;
+    if (follows.has_residual && !plan_.by_rows()) {
+      Gather(place, block, residual + columns.begin * output.column, output, added);
+    }
     for (Index v = 0; v < vecs && follows.has_residual; ++v) {
-      follows.residual[v] = aim->finish.residual + (args.c[v] - output.data);
+      follows.residual[v] =
+          plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
     if (follows.b != nullptr) table = &kernels_.codes->conv_block;
     args.finish = &follows;
@@ -512,8 +517,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   if (aim->tail == 0 || finishes) (*table)[rows - 1][vecs - 1](args);
   if (ends && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
-         {output.data + columns.begin * output.column, output.column, output.image},
-         finishes ? &aim->finish : nullptr);
+         {output.data + columns.begin * output.column, output.column, output.image});
   }
   for (Index v = 0; v < vecs; ++v) args.c[v] = c[v];
 }
