@@ -100,6 +100,25 @@ void Quantize(const float* x, float* y, ptrdiff_t count, const Quantizer& quanti
   }
 }
 
+// Rows as they are. The last vector of a row reaches back into the one before it.
+template <class S>
+void CopyPlainRows(const CopyArgs& args) {
+  const ptrdiff_t last = args.width - S::kLanes;
+  const float* from = args.from;
+  float* to = args.to;
+  for (ptrdiff_t r = 0; r < args.rows; ++r) {
+    if (last >= 0) {
+      for (ptrdiff_t i = 0; i < last; i += S::kLanes) S::Store(to + i, S::Load(from + i));
+      S::Store(to + last, S::Load(from + last));
+    } else {
+      const int lanes = static_cast<int>(args.width);
+      S::StoreN(to, lanes, S::LoadN(from, lanes));
+    }
+    from += args.from_row;
+    to += args.to_row;
+  }
+}
+
 template <class S, Drive kDrive, int kStride>
 void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
@@ -146,7 +165,7 @@ void CopyRows(const CopyArgs& args) {
   }
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kNone:
-      return CopyRowsStride<S, Drive::kNone>(flat);
+      return flat.stride == 1 ? CopyPlainRows<S>(flat) : CopyRowsStride<S, Drive::kNone>(flat);
     case Drive::kConvert:
       return CopyRowsStride<S, Drive::kConvert>(flat);
     case Drive::kTable128:
