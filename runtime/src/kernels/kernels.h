@@ -150,6 +150,9 @@ struct BlockArgs {
   // a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
+  // Of one vector: where its sums start, at tail_sums + i * tail_row, or null.
+  const float* tail_sums;
+  ptrdiff_t tail_row;
 };
 
 // Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,

@@ -146,6 +146,9 @@ inline void OneBlock(const BlockArgs& args) {
       acc[i][v] = S::Set1(0.0f);
       if (args.resume) acc[i][v] = LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]);
     }
+    if (kConv && kVecs == 1 && args.tail_sums != nullptr) {
+      acc[i][0] = LoadLanes<S>(args.tail_sums + i * args.tail_row, args.lanes[0]);
+    }
   }
 
   const float* a[kRows];
@@ -247,6 +250,7 @@ inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   move(&args->gain);
   move(&args->offset);
   move(&args->back);
+  if (args->tail_sums != nullptr) args->tail_sums += kRows * args->tail_row;
   if (args->finish == nullptr) return;
   move(&finish->b);
   move(&finish->b_start);

@@ -369,11 +369,11 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
 
 // Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
 Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
-                                const ConvReadout& readout, const Noise* noise) const noexcept {
+                                const Noise* noise) const noexcept {
   const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
                                         : plan_.is_woven() && plan_.shape().out[0] == 1;
   const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
-  if (!is_row || !is_full || noise != nullptr || readout.gain != nullptr) return 0;
+  if (!is_row || !is_full || noise != nullptr) return 0;
   const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
   return positions <= kernels_.tail_positions ? positions : 0;
 }
@@ -382,7 +382,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
                               const Noise* noise) const noexcept {
-  const Index tail = TailPositions(place, cells, readout, noise);
+  const Index tail = TailPositions(place, cells, noise);
   const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
@@ -454,7 +454,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
               args.z_at[v] = args.c[v] - output.data;
             }
           }
-          ComputeColumns(place, columns, end - b, output, finishes, ends, &aims[i]);
+          ComputeColumns(place, columns, end - b, output, pass, finishes, &aims[i]);
         }
       }
     }
@@ -475,7 +475,7 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
 
 // Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
 void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks,
-                                const ConvOutput& output, bool finishes, bool ends,
+                                const ConvOutput& output, const ConvPass& pass, bool finishes,
                                 Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
@@ -508,14 +508,18 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     if (follows.b != nullptr) table = &kernels_.codes->conv_block;
     args.finish = &follows;
   }
+  args.tail_sums = nullptr;
   if (aim->tail > 0) {
-    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, args.c[0], args.c_row,
+    args.tail_row = kernels_.tail_positions;
+    float* const sums = place.local + columns.begin * args.tail_row;
+    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row,
                         aim->tail, num_blocks, args.a_block, args.resume});
+    args.tail_sums = sums;
     args.depth = 0;
-    args.resume = true;
+    args.resume = false;
   }
-  if (aim->tail == 0 || finishes) (*table)[rows - 1][vecs - 1](args);
-  if (ends && !plan_.by_rows()) {
+  if (aim->tail == 0 || pass.reads) (*table)[rows - 1][vecs - 1](args);
+  if (pass.reads && pass.last && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
          {output.data + columns.begin * output.column, output.column, output.image});
   }
