@@ -155,6 +155,9 @@ struct BlockArgs {
   // blocks, a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
+  // Of one vector: where its sums start, at tail_sums + i * tail_row, or null.
+  const float* tail_sums;
+  ptrdiff_t tail_row;
 };
 
 // Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows
@@ -474,8 +477,8 @@ struct KernelTable {
   // y[i] = the sum of x[r * x_row + i]^2 over r < rows, with fma in the order of r
   void (*column_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
                          ptrdiff_t count);
-  // y[r] = the sum of x[r * x_row + i]^2 over i < count: 16 sums with fma, of every 16th value, then
-  // those in halves.
+  // y[r] = the sum of x[r * x_row + i]^2 over i < count: 16 sums with fma, of every 16th value,
+  // then those in halves.
   void (*row_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count);
 
   const CodeTable* codes;  // null where there are none

@@ -146,6 +146,9 @@ inline void OneBlock(const BlockArgs& args) {
       acc[i][v] = S::Set1(0.0f);
       if (args.resume) acc[i][v] = LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]);
     }
+    if (kConv && kVecs == 1 && args.tail_sums != nullptr) {
+      acc[i][0] = LoadLanes<S>(args.tail_sums + i * args.tail_row, args.lanes[0]);
+    }
   }
 
   const float* a[kRows];
@@ -217,6 +220,7 @@ inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   move(&args->gain);
   move(&args->offset);
   move(&args->back);
+  if (args->tail_sums != nullptr) args->tail_sums += kRows * args->tail_row;
   if (args->finish == nullptr) return;
   move(&finish->b);
   move(&finish->b_start);
@@ -240,7 +244,11 @@ void Block(const BlockArgs& args) {
       finish = *args.finish;
       block.finish = &finish;
     }
-    if (!args.resume) PrefetchRows<kRows, kVecs>(block, 0);
+    if (!args.resume) {
+      for (int n = 0; n < 2 && n <= args.more_blocks; ++n) {
+        PrefetchRows<kRows, kVecs>(block, n * kRows);
+      }
+    }
     constexpr ptrdiff_t kLine = 16;
     for (ptrdiff_t n = 0;; ++n) {
       if (n * kLine < kVecs * S::kLanes + kLine && args.next_b != nullptr) {
@@ -251,10 +259,10 @@ void Block(const BlockArgs& args) {
       const bool is_last = block.more_blocks-- == 0;
       if (!is_last) {
         block.ahead = block.a + block.a_block;
-        PrefetchRows<kRows, kVecs>(block, kRows);
       } else {
         block.ahead = args.ahead;
       }
+      if (block.more_blocks > 0) PrefetchRows<kRows, kVecs>(block, 2 * kRows);
       OneBlock<S, kRows, kVecs, kConv>(block);
       if (is_last) return;
       NextBlock<kRows, kVecs>(&block, &finish);

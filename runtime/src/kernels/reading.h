@@ -66,9 +66,8 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
       const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
       const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
       c[v][0] = S::XorWide(S::UpperWide(product1), c[v][1], start.key[round][0]);
-      c[v][2] = round == 2
-                    ? S::XorWide(S::UpperWide(product0), start.fourth)
-                    : S::XorWide(S::UpperWide(product0), c[v][3], start.key[round][1]);
+      c[v][2] = round == 2 ? S::XorWide(S::UpperWide(product0), start.fourth)
+                           : S::XorWide(S::UpperWide(product0), c[v][3], start.key[round][1]);
       c[v][1] = product1;
       c[v][3] = product0;
     }

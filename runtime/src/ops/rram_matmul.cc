@@ -223,8 +223,7 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
   const Index term_floats = periphery_.iv.on ? 2 * all_lines : Index{0};
   const Index task_floats = stored ? StoredFloats() : work.TaskFloats();
   const bool has_sigma = periphery_.noise.on && !stored;
-  const Index sigma_floats =
-      has_sigma ? RoundUp(periphery_.num_reads() * work.rows, 16) : Index{0};
+  const Index sigma_floats = has_sigma ? RoundUp(periphery_.num_reads() * work.rows, 16) : Index{0};
   const Index shared_floats = sigma_floats + line_floats + square_floats + term_floats;
   const Scratch scratch(context, shared_floats + work.row_tasks * work.panel_tasks * task_floats);
   float* const lines = scratch.data() + sigma_floats;

@@ -451,13 +451,11 @@ void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Ra
   });
 }
 
-// Copies what belongs to the output from a block `local` of positions that run on over rows and
-// images. `output` is of the block's first column.
-void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
-                      const ConvOutput& output, const ConvFinish* finish) const noexcept {
-  const ConvItem& item = place.item;
-  const Index rows = block.columns.size();
-  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+// Calls body(from, at, count) for the runs of `positions`, which go on over rows and images, that
+// belong to the output: so many from positions.begin + `from` on are at `at` of an output's column.
+template <class Body>
+void ConvEngine::ForRuns(const ConvItem& item, Range positions, Index image,
+                         const Body& body) const {
   const Axes out = BandOut(item);
   const Axes extent = Extent();
   for (Index p = positions.begin; p < positions.end;) {
@@ -468,29 +466,46 @@ void ConvEngine::Drop(const Place& place, const Block& block, const float* local
     const Index d = line / extent[1] % extent[0];
     const Index n = line / extent[1] / extent[0];
     if (w < out[2] && h < out[1] && d < out[0] && n < item.images.size()) {
-      const Index count = std::min(next - p, out[2] - w);
-      const float* from = local + p - positions.begin;
-      const Index at = n * output.image + (d * out[1] + h) * out[2] + w;
-      for (Index i = 0; i < rows; ++i) {
-        float* const to = output.data + at + i * output.column;
-        for (Index j = 0; j < count; ++j) to[j] = from[j];
-        if (finish != nullptr && finish->residual != nullptr) {
-          const float* const residual =
-              finish->residual + at + (block.columns.begin + i) * output.column;
-          for (Index j = 0; j < count; ++j) to[j] += residual[j];
-        }
-        if (finish != nullptr && finish->args.activates) {
-          const auto [low, high] = std::pair(finish->args.low, finish->args.high);
-          for (Index j = 0; j < count; ++j) {
-            const float raised = to[j] < low ? low : to[j];
-            to[j] = raised > high ? high : raised;
-          }
-        }
-        from += positions.size();
-      }
+      const Index at = n * image + (d * out[1] + h) * out[2] + w;
+      body(p - positions.begin, at, std::min(next - p, out[2] - w));
     }
     p = next;
   }
+}
+
+// Copies what belongs to the output from a block `local` of positions that run on over rows and
+// images. `output` is of the block's first column.
+void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
+                      const ConvOutput& output) const noexcept {
+  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+  ForRuns(place.item, positions, output.image, [&](Index from, Index at, Index count) {
+    kernels::CopyArgs args{};
+    args.from = local + from;
+    args.from_row = positions.size();
+    args.stride = 1;
+    args.to = output.data + at;
+    args.to_row = output.column;
+    args.rows = block.columns.size();
+    args.width = count;
+    kernels_.copy_rows(args);
+  });
+}
+
+// The other way round, from what lies as the output does. `from` is of the block's first column.
+void ConvEngine::Gather(const Place& place, const Block& block, const float* from,
+                        const ConvOutput& output, float* local) const noexcept {
+  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+  ForRuns(place.item, positions, output.image, [&](Index to, Index at, Index count) {
+    kernels::CopyArgs args{};
+    args.from = from + at;
+    args.from_row = output.column;
+    args.stride = 1;
+    args.to = local + to;
+    args.to_row = positions.size();
+    args.rows = block.columns.size();
+    args.width = count;
+    kernels_.copy_rows(args);
+  });
 }
 
 }  // namespace rimc

@@ -251,7 +251,7 @@ class ConvEngine {
   // vector.
   bool ReadsDirectly() const noexcept;
   const float* ChannelAt(const Place& place, Index image) const noexcept;
-  Index TailPositions(const Place& place, const ConvCells& cells, const ConvReadout& readout,
+  Index TailPositions(const Place& place, const ConvCells& cells,
                       const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
   void PackInput(const Place& place, Range words, Index depth) const noexcept;
@@ -271,7 +271,7 @@ class ConvEngine {
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
   void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,
-                      bool finishes, bool ends, Aim* aim) const noexcept;
+                      const ConvPass& pass, bool finishes, Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
@@ -319,9 +319,12 @@ class ConvEngine {
   // Calls body(block) for all vectors of a group whose columns go in lists.
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
-  // `finish`: whose residual and activation follow, or null.
-  void Drop(const Place& place, const Block& block, const float* local, const ConvOutput& output,
-            const ConvFinish* finish = nullptr) const noexcept;
+  template <class Body>
+  void ForRuns(const ConvItem& item, Range positions, Index image, const Body& body) const;
+  void Drop(const Place& place, const Block& block, const float* local,
+            const ConvOutput& output) const noexcept;
+  void Gather(const Place& place, const Block& block, const float* from, const ConvOutput& output,
+              float* local) const noexcept;
   // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
   Axes Extent() const;
@@ -416,8 +419,10 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
   const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
-  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_) * plan_.columns();
-  const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
+  // Sums that go on over rows, and the residual that is added to them; or those of a tail.
+  const Index column_floats =
+      plan_.by_rows() ? kernels_.tail_positions : 2 * PartsTogether(plan_) * plan_.panel_row();
+  const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Index table_floats = offset_floats + code_offsets + direct_offsets;
   const Scratch scratch(context, table_floats + num_tasks * task_floats);

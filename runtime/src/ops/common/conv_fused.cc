@@ -399,7 +399,7 @@ struct ConvEngine::Aim {
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
-  float* local;                           // sums of column 0 of those, where positions run on
+  float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
 };
 
 // Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
@@ -427,11 +427,11 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
 
 // Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
 Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
-                                const ConvReadout& readout, const Noise* noise) const noexcept {
+                                const Noise* noise) const noexcept {
   const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
                                         : plan_.is_woven() && plan_.shape().out[0] == 1;
   const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
-  if (!is_row || !is_full || noise != nullptr || readout.gain != nullptr) return 0;
+  if (!is_row || !is_full || noise != nullptr) return 0;
   const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
   return positions <= kernels_.tail_positions ? positions : 0;
 }
@@ -490,7 +490,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
                               const Noise* noise) const noexcept {
-  const Index tail = TailPositions(place, cells, readout, noise);
+  const Index tail = TailPositions(place, cells, noise);
   const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
@@ -564,7 +564,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                 noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
             args.deviation = noise->deviation + columns.begin;
           }
-          ComputeColumns(place, columns, end - b, output, finishes, ends, &aims[i]);
+          ComputeColumns(place, columns, end - b, output, pass, finishes, &aims[i]);
         }
       }
     }
@@ -585,7 +585,7 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
 
 // Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
 void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks,
-                                const ConvOutput& output, bool finishes, bool ends,
+                                const ConvOutput& output, const ConvPass& pass, bool finishes,
                                 Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
@@ -593,6 +593,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
+  float* const added = local + PartsTogether(plan_) * plan_.columns() * plan_.panel_row();
   float* c[kernels::kMaxVecs];  // of the first column
   for (Index v = 0; v < vecs; ++v) {
     c[v] = args.c[v];
@@ -605,25 +606,32 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   if (finishes) {
     const Block block{aim->vecs, columns};
     FinishBlock(block, aim->codes, aim->finish, &follows);
-    follows.activates = follows.activates && plan_.by_rows();
-    follows.has_residual = aim->finish.residual != nullptr && plan_.by_rows();
+    const float* const residual = aim->finish.residual;
+    follows.has_residual = residual != nullptr;
+    if (follows.has_residual && !plan_.by_rows()) {
+      Gather(place, block, residual + columns.begin * output.column, output, added);
+    }
     for (Index v = 0; v < vecs && follows.has_residual; ++v) {
-      follows.residual[v] = aim->finish.residual + (args.c[v] - output.data);
+      follows.residual[v] =
+          plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
     if (follows.b != nullptr) table = &kernels_.codes->conv_block;
     args.finish = &follows;
   }
+  args.tail_sums = nullptr;
   if (aim->tail > 0) {
-    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, args.c[0], args.c_row,
+    args.tail_row = kernels_.tail_positions;
+    float* const sums = place.local + columns.begin * args.tail_row;
+    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row,
                         aim->tail, num_blocks, args.a_block, args.resume});
+    args.tail_sums = sums;
     args.depth = 0;
-    args.resume = true;
+    args.resume = false;
   }
-  if (aim->tail == 0 || finishes) (*table)[rows - 1][vecs - 1](args);
-  if (ends && !plan_.by_rows()) {
+  if (aim->tail == 0 || pass.reads) (*table)[rows - 1][vecs - 1](args);
+  if (pass.reads && pass.last && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
-         {output.data + columns.begin * output.column, output.column, output.image},
-         finishes ? &aim->finish : nullptr);
+         {output.data + columns.begin * output.column, output.column, output.image});
   }
   for (Index v = 0; v < vecs; ++v) args.c[v] = c[v];
 }

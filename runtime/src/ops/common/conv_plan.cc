@@ -19,6 +19,8 @@ constexpr Index kMaxTaskFloats = Index{1} << 18;
 // Vectors that make a task of several small images.
 constexpr Index kImageVecs = 12;
 constexpr Index kPanelImageVecs = 24;
+// Images go side by side in panels if each alone leaves more than one of so many lanes empty.
+constexpr Index kWorthCopies = 8;
 // Blocks of columns of an item, at least: all items of some positions make the adapter's codes.
 constexpr Index kItemBlocks = 8;
 // Products of vectors that take as long as copying a row's vector.
@@ -210,6 +212,8 @@ void ConvPlan::ChooseImages() {
   if (is_woven_) return;
   const Index alone = std::min(RowPositions(shape_.out), RunOnPositions(shape_.out));
   if (plane() >= alone || shape_.batch < 2) return;
+  // Of one image the input needs no copy.
+  if (is_panels_ && alone * kWorthCopies < plane() * (kWorthCopies + 1)) return;
   const Index vecs = is_panels_ ? kPanelImageVecs : kImageVecs;
   images_per_item_ = std::min(shape_.batch, CeilDiv(vecs * lanes_, plane()));
 }
