@@ -72,12 +72,13 @@ struct Neon {
     return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
   }
   static Vec FlipSign(Vec v, Vec sign) {
-    return vreinterpretq_f32_u32(veorq_u32(
-        FloatBits(v), vandq_u32(FloatBits(sign), vdupq_n_u32(0x80000000u))));
+    return vreinterpretq_f32_u32(
+        veorq_u32(FloatBits(v), vandq_u32(FloatBits(sign), vdupq_n_u32(0x80000000u))));
   }
 
   using Int = uint32x4_t;
   static Int LoadInt(const uint32_t* p) { return vld1q_u32(p); }
+  static void StoreInt(uint32_t* p, Int a) { vst1q_u32(p, a); }
   static Int Count(uint32_t first) {
     const uint32_t lanes[kLanes] = {0, 1, 2, 3};
     return vaddq_u32(vdupq_n_u32(first), vld1q_u32(lanes));

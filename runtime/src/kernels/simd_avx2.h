@@ -61,12 +61,17 @@ struct Avx2 {
     const Vec bit = Set1(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
   }
-  static Vec FlipSign(Vec v, Vec sign) { return _mm256_xor_ps(v, _mm256_and_ps(sign, Set1(-0.0f))); }
+  static Vec FlipSign(Vec v, Vec sign) {
+    return _mm256_xor_ps(v, _mm256_and_ps(sign, Set1(-0.0f)));
+  }
 
   using Int = __m256i;
   static Int SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static Int LoadInt(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void StoreInt(uint32_t* p, Int a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a);
   }
   static Int Count(uint32_t first) {
     return _mm256_add_epi32(SetInt(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

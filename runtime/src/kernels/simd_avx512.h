@@ -46,8 +46,7 @@ struct Avx512 {
   static float SumHalves(Vec v) {
     const __m512 half = _mm512_shuffle_f32x4(v, v, _MM_SHUFFLE(1, 0, 3, 2));
     const __m256 eight = _mm512_castps512_ps256(_mm512_add_ps(v, half));
-    const __m128 four =
-        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
@@ -64,17 +63,18 @@ struct Avx512 {
   }
   static Vec FlipSign(Vec v, Vec sign) {
     constexpr int kXorAnd = 0x78;
-    return BitsFloat(_mm512_ternarylogic_epi32(FloatBits(v), FloatBits(sign), SetInt(0x80000000u),
-                                               kXorAnd));
+    return BitsFloat(
+        _mm512_ternarylogic_epi32(FloatBits(v), FloatBits(sign), SetInt(0x80000000u), kXorAnd));
   }
 
   using Int = __m512i;
   static constexpr int kXor3 = 0x96;
   static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static Int LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static void StoreInt(uint32_t* p, Int a) { _mm512_storeu_si512(p, a); }
   static Int Count(uint32_t first) {
-    return _mm512_add_epi32(SetInt(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-                                                             12, 13, 14, 15));
+    return _mm512_add_epi32(
+        SetInt(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }
   static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
   static Int Xor(Int a, Int b, uint32_t word) {

@@ -54,8 +54,8 @@ class RramConv {
   void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
                  Range columns, Index plane, Index tile) const noexcept;
   Index TaskFloats(const ConvPlan& plan) const;
-  // Whether reads can follow the sums while they are in registers, and memory that a task needs then
-  // for noise.
+  // Whether reads can follow the sums while they are in registers, and memory that a task needs
+  // then for noise.
   bool ReadsAtOnce() const {
     return periphery_.num_planes() == 1 && !periphery_.iv.on &&
            !(periphery_.noise.on && periphery_.noise.relative);
