@@ -474,8 +474,8 @@ void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
 
 // Draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
 void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
-                           float* z) const noexcept {
-  kernels::NormalArgs args{};
+                           std::uint32_t* z) const noexcept {
+  kernels::DrawArgs args{};
   args.key = noise.key;
   args.key.counter[0] += static_cast<std::uint32_t>(tile);
   args.row = static_cast<std::uint64_t>(noise.column0 + columns.begin);
@@ -483,7 +483,7 @@ void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range 
   args.places = noise.places + vecs.begin * kernels_.lanes;
   args.count = args.z_row = vecs.size() * kernels_.lanes;
   args.z = z;
-  kernels_.normals(args);
+  kernels_.draw(args);
 }
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
@@ -556,7 +556,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
           args.z = nullptr;
           if (has_noise) {
             // Draws are made next to the products that they go with: a processor does both at once.
-            float* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
+            std::uint32_t* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
             if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
             args.z_row = aims[i].vecs.size() * kernels_.lanes;
             args.z = z + (columns.begin - drawn.begin) * args.z_row;
