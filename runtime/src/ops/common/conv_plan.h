@@ -97,8 +97,8 @@ class ConvPlan {
   Index scratch_floats() const { return scratch_floats_; }
   // Entries of the table of offsets: depth * window.
   Index num_offsets() const { return conv_.depth * conv_.Window(); }
-  // offsets[k] is what to add to the place of an output position, k = (channel, kernel position).
-  void FillOffsets(std::int32_t* offsets) const;
+  // offsets()[k] is what to add to the place of an output position, k = (channel, kernel position).
+  const std::int32_t* offsets() const { return offsets_.data(); }
 
   // Output positions of `item` per image and column; they are consecutive in the output.
   Index BandSize(const ConvItem& item) const { return item.band.size() * band_inner_; }
@@ -140,6 +140,7 @@ class ConvPlan {
   void ChooseParts(bool split_columns, Index other_columns);
   void ChooseLanes();
   void MeasureScratch();
+  void FillOffsets();
   Axes BandOut() const;  // output positions of the largest band
 
   ConvAttributes conv_;
@@ -164,6 +165,7 @@ class ConvPlan {
   bool is_woven_ = false;
   bool is_panels_ = false;
   Index scratch_floats_ = 0;
+  std::vector<std::int32_t> offsets_;
 };
 
 }  // namespace rimc
