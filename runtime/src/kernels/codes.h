@@ -5,7 +5,9 @@
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
 //   Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the signed ones of a, exact),
 //   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumWords,
-//   PackBytes(words) (of four, each cut to -127 .. 127 plus 128, as the bytes of one),
+//   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in an order of its own; whether
+//   one may be the lowest int32), BytesInOrder(bytes) (plus 128, and those of a lane of the four as
+//   the bytes of its word),
 //   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN),
 //   CutAbove(v, high) (the lesser one; a NaN stays).
 #pragma once
@@ -62,7 +64,7 @@ void CodeBlock(const CodeBlockArgs& args) {
   }
 }
 
-// Words of codes, not cut to -127 .. 127 but within int32: what PackBytes takes. x is cut above.
+// Words of codes that are not cut to -127 .. 127. Where x is beyond int32, the lowest one.
 template <class S, bool kDivides>
 inline typename S::Words CodesOf(typename S::Vec x, const Divisor& divisor) {
   if (kDivides) {
@@ -113,7 +115,8 @@ void RankBlock(const RankBlockArgs& args) {
                      ? CodesOf<S, true>(sum, divisor)
                      : CodesOf<S, false>(S::CutAbove(sum, S::Set1(LargestValue(divisor))), divisor);
     }
-    S::StoreWords(args.u[v], S::kLanes, S::PackBytes(codes));
+    bool is_beyond = false;
+    S::StoreWords(args.u[v], S::kLanes, S::BytesInOrder(S::Saturate(codes, &is_beyond)));
   }
 }
 
@@ -123,13 +126,8 @@ bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
   using Vec = typename S::Vec;
   using Words = typename S::Words;
   const Divisor divisor = args.divisor;
-  const Vec most = S::Set1(kDivides ? 0.0f : LargestValue(divisor));
   const Vec step = S::Set1(divisor.step);
-  // Sums of what was cut above, and so of no infinity but the negative one: NaN where a value is.
-  Vec totals[4];
-  RIMC_UNROLL
-  for (int j = 0; j < 4; ++j) totals[j] = S::Set1(0.0f);
-  const auto codes = [&](const float* from, int lanes, Vec* total) {
+  const auto load = [&](const float* from, int lanes) {
     Vec x;
     if constexpr (kStride == 1) {
       x = lanes == S::kLanes ? S::Load(from) : S::LoadN(from, lanes);
@@ -140,35 +138,41 @@ bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
       for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[lane * args.stride];
       x = S::LoadN(picked, lanes);
     }
-    // A quotient is as good as a value here, and can be cut without rounding.
-    x = kDivides ? S::CutAbove(S::Div(x, step), S::Set1(127.0f)) : S::CutAbove(x, most);
-    *total = S::Add(*total, x);
-    if (kDivides) return S::ToWords(S::Clip(x, S::Set1(-127.0f), S::Set1(127.0f)));
-    return CodesOf<S, false>(x, divisor);
+    return kDivides ? S::Div(x, step) : x;
   };
+  const auto code = [&](Vec x) { return kDivides ? S::ToWords(x) : CodesOf<S, false>(x, divisor); };
   const float* from[4];
   RIMC_UNROLL
   for (int j = 0; j < 4; ++j) from[j] = args.from[j];
   const bool is_full = from[1] != nullptr && from[2] != nullptr && from[3] != nullptr;
+  unsigned nans = 0;
   for (ptrdiff_t r = 0; r < rows; ++r) {
     for (ptrdiff_t i = 0; i < width; i += S::kLanes) {
       const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
       const ptrdiff_t at = r * args.from_row + i * args.stride;
-      Words words[4];
-      if (is_full) {
-        RIMC_UNROLL
-        for (int j = 0; j < 4; ++j) words[j] = codes(from[j] + at, lanes, &totals[j]);
-      } else {
-        RIMC_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          words[j] = S::Set1Words(0);
-          if (from[j] != nullptr) words[j] = codes(from[j] + at, lanes, &totals[j]);
-        }
+      Vec x[4];
+      RIMC_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        x[j] = is_full || from[j] != nullptr ? load(from[j] + at, lanes) : S::Set1(0.0f);
       }
-      S::StoreWords(args.to + r * args.to_row + i, lanes, S::PackBytes(words));
+      Words words[4];
+      RIMC_UNROLL
+      for (int j = 0; j < 4; ++j) words[j] = code(x[j]);
+      bool is_beyond = false;
+      Words bytes = S::Saturate(words, &is_beyond);
+      if (is_beyond) {
+        // A NaN, or a value far beyond the codes.
+        const Vec most = S::Set1(kDivides ? 127.0f : LargestValue(divisor));
+        for (int j = 0; j < 4; ++j) {
+          nans |= S::Nans(x[j]);
+          words[j] = code(S::CutAbove(x[j], most));
+        }
+        bytes = S::Saturate(words, &is_beyond);
+      }
+      S::StoreWords(args.to + r * args.to_row + i, lanes, S::BytesInOrder(bytes));
     }
   }
-  return (S::Nans(totals[0]) | S::Nans(totals[1]) | S::Nans(totals[2]) | S::Nans(totals[3])) == 0;
+  return nans == 0;
 }
 
 template <class S, bool kDivides>

@@ -24,13 +24,18 @@ struct Avx2Vnni : Avx2 {
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
   }
-  static Words PackBytes(const Words* v) {
+  static Words Saturate(const Words* v, bool* is_beyond) {
     const Words low = _mm256_packs_epi32(v[0], v[1]);
     const Words high = _mm256_packs_epi32(v[2], v[3]);
-    const Words bytes = _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
+    const Words least = _mm256_min_epi16(low, high);
+    *is_beyond = _mm256_movemask_epi8(_mm256_cmpeq_epi16(least, _mm256_set1_epi16(-32768))) != 0;
+    return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
+  }
+  static Words BytesInOrder(Words v) {
+    // Within 128 bits, four bytes of each of the four vectors.
     const Words order = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    return _mm256_xor_si256(_mm256_shuffle_epi8(bytes, order), Set1Words(kBias));
+    return _mm256_xor_si256(_mm256_shuffle_epi8(v, order), Set1Words(kBias));
   }
   static Vec CutAbove(Vec v, Vec high) { return _mm256_min_ps(high, v); }
   static void StoreBytes(uint8_t* p, Words v) {

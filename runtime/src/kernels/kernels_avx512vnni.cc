@@ -18,14 +18,18 @@ struct Avx512Vnni : Avx512 {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
   static int32_t SumWords(Words v) { return _mm512_reduce_add_epi32(v); }
-  static Words PackBytes(const Words* v) {
-    // 16 lanes of each become bytes in fours, which a shuffle within 128 bits puts in order.
+  static Words Saturate(const Words* v, bool* is_beyond) {
     const Words low = _mm512_packs_epi32(v[0], v[1]);
     const Words high = _mm512_packs_epi32(v[2], v[3]);
-    const Words bytes = _mm512_max_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-127));
+    const Words least = _mm512_min_epi16(low, high);
+    *is_beyond = _mm512_cmpeq_epi16_mask(least, _mm512_set1_epi16(-32768)) != 0;
+    return _mm512_max_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-127));
+  }
+  static Words BytesInOrder(Words v) {
+    // Within 128 bits, four bytes of each of the four vectors.
     const Words order =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    return _mm512_xor_si512(_mm512_shuffle_epi8(bytes, order), Set1Words(kBias));
+    return _mm512_xor_si512(_mm512_shuffle_epi8(v, order), Set1Words(kBias));
   }
   static Vec CutAbove(Vec v, Vec high) { return _mm512_min_ps(high, v); }
   static void StoreBytes(uint8_t* p, Words v) {

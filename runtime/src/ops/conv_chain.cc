@@ -27,18 +27,24 @@ ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
 
 void ConvChain::Compute(const Context& context) const {
   const Tensor x = context.Input(tail_.x);
-  const Dims y_dims = crossbar_.OutputDims(x);
+  const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
+  const Dims& y_dims = shaped->y_dims;
   const float* const residual = ResidualOf(tail_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
-  Dims dims;
-  const ConvShape shape = ShapeOf(crossbar_.conv_, x, &dims);
-  const ConvPlan plan(crossbar_.conv_, shape, true, crossbar_.kernels_, 0, false, true);
   const std::uint64_t number = crossbar_.NextRun();
   const Run run{x, residual, y, number};
-  if (crossbar_.ReadsAtOnce() && ComputeFused(context, plan, run)) return;
+  if (crossbar_.ReadsAtOnce() && ComputeFused(context, *shaped, run)) return;
   ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
+}
+
+ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
+  const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
+  const Index depth = crossbar_.conv_.depth;
+  const bool words = crossbar_.kernels_.codes != nullptr;
+  return {crossbar.y_dims, crossbar.plan,
+          crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth)};
 }
 
 void ConvChain::PackRanks(const NodeInfo& adapter) {
@@ -85,7 +91,8 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
-bool ConvChain::ComputeFused(const Context& context, const ConvPlan& plan, const Run& run) const {
+bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const {
+  const ConvPlan& plan = shaped.plan;
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
   const kernels::Quantizer line = crossbar_.periphery_.Line(0);
@@ -96,14 +103,12 @@ bool ConvChain::ComputeFused(const Context& context, const ConvPlan& plan, const
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
   const bool words = kernels.codes != nullptr;
-  const Index depth = crossbar_.conv_.depth;
-  const ConvPlan codes_plan = plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth);
   const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
   std::optional<ConvEngine> codes;
   if (has_branch && words) {
-    codes.emplace(codes_plan, kernels, depth, adapter_->words_.x_divisor, x);
+    codes.emplace(shaped.codes, kernels, crossbar_.conv_.depth, adapter_->words_.x_divisor, x);
   } else if (has_branch) {
-    codes.emplace(codes_plan, kernels, &x_codes, x);
+    codes.emplace(shaped.codes, kernels, &x_codes, x);
   }
   const Index extra = has_branch ? ExtraFloats(plan) : 0;
   engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,

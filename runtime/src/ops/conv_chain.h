@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "ops/common/kept.h"
 #include "ops/common/tail.h"
 #include "ops/dora_conv.h"
 #include "ops/rram_conv.h"
@@ -23,6 +24,12 @@ class ConvChain {
 
  private:
   struct Run;
+  // What a run does for an input of some dimensions.
+  struct Shaped {
+    Dims y_dims;
+    ConvPlan plan;
+    ConvPlan codes;  // of the input of the adapter
+  };
 
   void PackRanks(const NodeInfo& adapter);
   // Rows of the codes of the ranks: words of four, or one each.
@@ -31,7 +38,8 @@ class ConvChain {
     return crossbar_.kernels_.codes != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
   }
   Index ExtraFloats(const ConvPlan& plan) const;
-  bool ComputeFused(const Context& context, const ConvPlan& plan, const Run& run) const;
+  Shaped ShapedFor(const Tensor& x) const;
+  bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
   void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
                   ConvBranch* branch) const noexcept;
   void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
@@ -49,6 +57,7 @@ class ConvChain {
   std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
   std::vector<float> bias_;
   Tail tail_;
+  Kept<Shaped> shaped_;
 };
 
 }  // namespace rimc

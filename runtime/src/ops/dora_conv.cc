@@ -37,6 +37,7 @@ struct DoraConv::Run {
   const Words& words;
   float x_scale;
   ConvShape shape;
+  Dims x_dims;
   const float* x;
   const float* h;
   float* y;
@@ -149,7 +150,7 @@ void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor
   CheckDims("h", h, y_dims);
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return;
-  const Run run{layout, packed, words, x_scale, shape, x.Floats(), h.Floats(), y};
+  const Run run{layout, packed, words, x_scale, shape, x.dims, x.Floats(), h.Floats(), y};
   if (layout.active_rank == 0 && layout.num_cells == 0) {
     MergeOnly(context, run);
   } else if (kernels_.codes == nullptr || !AddWords(context, run)) {
@@ -187,11 +188,16 @@ void DoraConv::MergeOnly(const Context& context, const Run& run) const {
 bool DoraConv::AddWords(const Context& context, const Run& run) const {
   const Layout& layout = run.layout;
   const Words& words = run.words;
-  ConvAttributes conv = layout.conv;
-  conv.depth = CeilDiv(conv.depth, kWordChannels);
-  conv.columns = words.sum_columns;
-  const ConvPlan plan(conv, run.shape, false, kernels_, words.other_columns,
-                      words.cells.is_lists());
+  const auto make = [&] {
+    ConvAttributes conv = layout.conv;
+    conv.depth = CeilDiv(conv.depth, kWordChannels);
+    conv.columns = words.sum_columns;
+    return ConvPlan(conv, run.shape, false, kernels_, words.other_columns, words.cells.is_lists());
+  };
+  // An adapter that is not constant may have another size in the next run.
+  const auto kept =
+      is_constant_ ? plans_.For(run.x_dims, make) : std::make_shared<const ConvPlan>(make());
+  const ConvPlan& plan = *kept;
   const ConvEngine engine(plan, kernels_, layout.conv.depth, words.x_divisor, run.x);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;

@@ -5,6 +5,7 @@
 #include "ops/common/conv_codes.h"
 #include "ops/common/conv_engine.h"
 #include "ops/common/dora.h"
+#include "ops/common/kept.h"
 #include "ops/common/ort.h"
 #include "ops/common/shape_inference.h"
 #include "ops/common/sparse.h"
@@ -92,6 +93,7 @@ class DoraConv {
   float x_scale_ = 1.0f;
   AlignedFloats packed_;
   Words words_;
+  Kept<ConvPlan> plans_;
 };
 
 }  // namespace rimc

@@ -90,22 +90,24 @@ void RramConv::Pack(const float* w) {
   }
 }
 
-Dims RramConv::OutputDims(const Tensor& x) const {
+RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   Dims y_dims;
-  ShapeOf(conv_, x, &y_dims);
-  return y_dims;
+  ConvShape shape = ShapeOf(conv_, x, &y_dims);
+  shape.batch = std::max<Index>(shape.batch, 1);  // there is no plan of no image
+  return {y_dims, ConvPlan(conv_, shape, true, kernels_, 0, false, true)};
 }
 
 Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const {
   const Tensor x = context.Input(0);
-  Dims y_dims;
-  const ConvShape shape = ShapeOf(conv_, x, &y_dims);
+  const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
+  const Dims& y_dims = shaped->y_dims;
+  const ConvPlan& plan = shaped->plan;
   float* const y = context.Output(0, y_dims);
-  if (shape.batch == 0) return {y, y_dims};
-  const ConvPlan plan(conv_, shape, true, kernels_, 0, false, true);
+  if (y_dims.Count() == 0) return {y, y_dims};
   if (!ReadsAtOnce()) {
     // Items that share their input can't have the planes of a bit-serial one in turn.
-    const ConvPlan stored(conv_, shape, periphery_.num_planes() == 1, kernels_);
+    Dims dims;
+    const ConvPlan stored(conv_, ShapeOf(conv_, x, &dims), periphery_.num_planes() == 1, kernels_);
     ComputeStored(context, stored, x.Floats(), y, number);
     return {y, y_dims};
   }

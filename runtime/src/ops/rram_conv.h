@@ -7,6 +7,7 @@
 
 #include "kernels/kernels.h"
 #include "ops/common/conv_engine.h"
+#include "ops/common/kept.h"
 #include "ops/common/ort.h"
 #include "ops/common/periphery.h"
 #include "ops/common/shape_inference.h"
@@ -29,15 +30,20 @@ class RramConv {
   // By default one array of any height per group, with ideal converters.
   RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery = {});
   Output Compute(const Context& context) const { return ComputeRun(context, NextRun()); }
-  // Dimensions of the output for an input. Throws where they don't fit.
-  Dims OutputDims(const Tensor& x) const;
 
  private:
   friend class ConvChain;
   struct Run;
   struct Memory;
+  // What a run does for an input of some dimensions.
+  struct Shaped {
+    Dims y_dims;
+    ConvPlan plan;
+  };
 
   void Pack(const float* w);
+  // Throws where the dimensions of an input don't fit.
+  Shaped ShapedFor(const Tensor& x) const;
   ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
   ConvOutput OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
                       float* y) const noexcept;
@@ -83,6 +89,7 @@ class RramConv {
   AlignedFloats squares_;          // of w, packed the same; with relative read noise
   AlignedFloats terms_[2];         // cells of u^2 and u^3, the same; with an I-V curve of theirs
   mutable std::atomic<std::uint64_t> runs_{0};
+  Kept<Shaped> shaped_;
 };
 
 }  // namespace rimc

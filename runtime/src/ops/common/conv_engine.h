@@ -167,7 +167,7 @@ class ConvEngine {
     ConvItem item;
     Index group;
     float* input;                 // of the group
-    const std::int32_t* offsets;  // ConvPlan::FillOffsets
+    const std::int32_t* offsets;  // ConvPlan::offsets
     float* local;                 // one block of outputs; of RunFused, all whose sums go on
     float* extra;                 // `extra_floats` for the caller
     float* codes;                 // the same as input and offsets of the branch, in RunFused
@@ -372,15 +372,11 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index num_inputs = shared ? plan_.num_items() / plan_.sharers() : num_tasks;
   const Index input_floats = plan_.scratch_floats();
-  const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index local_floats = kernels_.max_accumulators * kernels_.lanes;
   const Index task_floats = RoundUp(local_floats + extra_floats, 16);
-  const Scratch scratch(context,
-                        offset_floats + num_inputs * input_floats + num_tasks * task_floats);
-  auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());
-  float* const inputs = scratch.data() + offset_floats;
+  const Scratch scratch(context, num_inputs * input_floats + num_tasks * task_floats);
+  float* const inputs = scratch.data();
   float* const locals = inputs + num_inputs * input_floats;
-  plan_.FillOffsets(offsets);
 
   const Index depth = plan_.conv().depth;
   if (shared) {
@@ -397,7 +393,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i),        0,       input,   offsets, local,
+      Place place{plan_.Item(i),        0,       input,   plan_.offsets(), local,
                   local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
@@ -416,27 +412,13 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index input_floats = plan_.scratch_floats();
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
-  const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
-  const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
-  const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
   const Index column_floats =
       plan_.by_rows() ? kernels_.tail_positions : 2 * PartsTogether(plan_) * plan_.panel_row();
   const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
-  const Index table_floats = offset_floats + code_offsets + direct_offsets;
-  const Scratch scratch(context, table_floats + num_tasks * task_floats);
-  auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());
-  plan_.FillOffsets(offsets);
-  if (branch != nullptr) branch->plan_.FillOffsets(offsets + offset_floats);
-  std::int32_t* const direct = offsets + offset_floats + code_offsets;
-  if (direct_offsets > 0) {
-    const auto volume = static_cast<std::int32_t>(plan_.shape().OutVolume());
-    for (Index c = 0; c < plan_.conv().depth; ++c) {
-      direct[c] = static_cast<std::int32_t>(c) * volume;
-    }
-  }
-  float* const memory = scratch.data() + table_floats;
+  const Scratch scratch(context, num_tasks * task_floats);
+  float* const memory = scratch.data();
 
   SlotPool slots;
   std::array<Index, kMaxTasks> copied;  // which input a slot has
@@ -450,12 +432,12 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
       Place place{plan_.Item(i),
                   0,
                   input,
-                  offsets,
+                  plan_.offsets(),
                   local,
                   local + local_floats,
                   input + input_floats,
-                  offsets + offset_floats,
-                  direct};
+                  branch == nullptr ? nullptr : branch->plan_.offsets(),
+                  plan_.direct_offsets()};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;

@@ -234,7 +234,7 @@ void ConvPlan::ChooseParts(bool split_columns, Index other_columns) {
     // that.
     const Index least =
         is_panels_ ? panel_row()
-                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(4 * lanes_, band_inner_)});
+                   : std::max<Index>({1, 2 * reach_[axis], CeilDiv(2 * lanes_, band_inner_)});
     const Index parts =
         std::max(CeilDiv(wanted, images_parts_ * group_parts_), CeilDiv(floats, kMaxTaskFloats));
     band_parts_ = std::clamp(parts, Index{1}, std::max(Index{1}, max_band_ / least));
@@ -282,6 +282,7 @@ void ConvPlan::MeasureScratch() {
   if (scratch_floats_ > std::numeric_limits<std::int32_t>::max()) {
     Refuse("a part of the input takes ", scratch_floats_, " values, more than 2^31");
   }
+  FillOffsets();
 }
 
 Index ConvPlan::MaxPositions() const {
@@ -303,7 +304,8 @@ ConvItem ConvPlan::Item(Index i) const {
           Part(num_blocks_, block_parts_, block)};
 }
 
-void ConvPlan::FillOffsets(std::int32_t* offsets) const {
+void ConvPlan::FillOffsets() {
+  offsets_.resize(static_cast<std::size_t>(num_offsets()));
   const Index channel = is_panels_ ? panel_row() : images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];
@@ -312,6 +314,10 @@ void ConvPlan::FillOffsets(std::int32_t* offsets) const {
         std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
     return std::pair<Index, Index>(phase - phases_[axis].begin(), at / conv_.strides[axis]);
   };
+  const Index volume = shape_.OutVolume();
+  for (Index c = 0; c < conv_.depth && is_panels_ && conv_.depth * volume < kMaxSteps; ++c) {
+    direct_offsets_.push_back(static_cast<std::int32_t>(c * volume));
+  }
   const auto phases1 = static_cast<Index>(phases_[1].size());
   const auto phases2 = static_cast<Index>(phases_[2].size());
   const Index window = conv_.Window();
@@ -325,7 +331,8 @@ void ConvPlan::FillOffsets(std::int32_t* offsets) const {
         const Index phase = (pd * phases1 + ph) * phases2 + pw;
         const Index at = phase * conv_.depth * channel + (d * extent_[1] + h) * extent_[2] + w;
         for (Index c = 0; c < conv_.depth; ++c) {
-          offsets[c * window + q] = static_cast<std::int32_t>(at + c * channel);
+          offsets_[static_cast<std::size_t>(c * window + q)] =
+              static_cast<std::int32_t>(at + c * channel);
         }
       }
     }

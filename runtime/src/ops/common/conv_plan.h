@@ -97,8 +97,10 @@ class ConvPlan {
   Index scratch_floats() const { return scratch_floats_; }
   // Entries of the table of offsets: depth * window.
   Index num_offsets() const { return conv_.depth * conv_.Window(); }
-  // offsets[k] is what to add to the place of an output position, k = (channel, kernel position).
-  void FillOffsets(std::int32_t* offsets) const;
+  // offsets()[k] is what to add to the place of an output position, k = (channel, kernel position).
+  const std::int32_t* offsets() const { return offsets_.data(); }
+  // The same in the input itself, [depth], of a pointwise plan whose channels are that near.
+  const std::int32_t* direct_offsets() const { return direct_offsets_.data(); }
 
   // Output positions of `item` per image and column; they are consecutive in the output.
   Index BandSize(const ConvItem& item) const { return item.band.size() * band_inner_; }
@@ -140,6 +142,7 @@ class ConvPlan {
   void ChooseParts(bool split_columns, Index other_columns);
   void ChooseLanes();
   void MeasureScratch();
+  void FillOffsets();
   Axes BandOut() const;  // output positions of the largest band
 
   ConvAttributes conv_;
@@ -164,6 +167,8 @@ class ConvPlan {
   bool is_woven_ = false;
   bool is_panels_ = false;
   Index scratch_floats_ = 0;
+  std::vector<std::int32_t> offsets_;
+  std::vector<std::int32_t> direct_offsets_;
 };
 
 }  // namespace rimc
