@@ -40,6 +40,8 @@ def rng() -> np.random.Generator:
         (["--scaling", "colum"], "Did you mean 'column'"),
         (["--drift", "-0.1"], "drift_frac"),
         (["--drift", "20"], "20 % is 0.2"),
+        (["--drift", "20%"], "'20%' is not a number. Write a fraction: 0.2 is 20 %."),
+        (["--read-noise", "1 %"], "'1 %' is not a number"),
         (["--drift", "nan"], "drift_frac must be a finite number"),
         (["--dac-bits", "0"], "--dac-bits"),
         (["--adc-bits", "0"], "--adc-bits"),

@@ -138,6 +138,31 @@ struct BlockArgs {
   const FinishArgs* finish;
   const PanelFinishArgs* panel_finish;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
+  // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
+  // and c, what is per row and the residual go on with the rows. Not with z, nor with v or sums
+  // that differ from block to block.
+  ptrdiff_t more_blocks;
+  ptrdiff_t a_block;
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first blocks,
+  // a line of a channel each. Or null.
+  const float* next_b;
+  const int32_t* next_offset;
+};
+
+// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
+//   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
+// where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
+struct TailArgs {
+  const float* a;
+  const float* b;
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  float* c;
+  ptrdiff_t c_row;
+  ptrdiff_t positions;  // up to tail_positions
+  ptrdiff_t blocks;
+  ptrdiff_t a_block;  // from one block to the next
+  bool resume;
 };
 
 // Four channels of a position as the bytes of a word, each a code plus 128:
@@ -393,6 +418,10 @@ struct KernelTable {
   // a[i, k] = a[k * rows + i]; b[k, v] = b[v] + b_offset[k]; gain and back per row.
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
+
+  // Null, and 0, where that is no faster than conv_block.
+  void (*conv_tail)(const TailArgs& args);
+  int tail_positions;
 
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);

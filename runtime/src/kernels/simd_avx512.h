@@ -125,6 +125,12 @@ struct Avx512 {
     }
   };
 
+  using Column = __m256;
+  static Column LoadColumn(const float* p) { return _mm256_loadu_ps(p); }
+  static void StoreColumn(float* p, Column v) { _mm256_storeu_ps(p, v); }
+  static Column SetColumn(float x) { return _mm256_set1_ps(x); }
+  static Column FmaColumn(Column a, Column b, Column c) { return _mm256_fmadd_ps(a, b, c); }
+
   struct Lookup16 {
     Vec table;
     explicit Lookup16(const float* from) : table(Load(from)) {}

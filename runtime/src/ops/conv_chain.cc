@@ -74,8 +74,9 @@ bool ConvChain::ComputeFused(const Context& context, const ConvPlan& plan, const
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
   const kernels::Quantizer line = crossbar_.periphery_.Line(0);
-  const ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
-  const std::vector<ConvPass> passes = PlanPasses(plan, crossbar_.readout_);
+  ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
+  if (crossbar_.periphery_.noise.on) engine.CopyAlways();
+  const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
 
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);

@@ -110,8 +110,9 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
     return {y, y_dims};
   }
   const kernels::Quantizer line = periphery_.Line(0);
-  const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
-  const std::vector<ConvPass> passes = PlanPasses(plan, readout_);
+  ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
+  if (periphery_.noise.on) engine.CopyAlways();
+  const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
   engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
     ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
   });

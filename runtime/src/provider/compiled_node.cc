@@ -64,7 +64,8 @@ Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const
   if (node.is_conv) {
     shape = {static_cast<Index>(w[0]), static_cast<Index>(w[1]), node.WindowSize()};
   }
-  return PeripheryOf(device.periphery, node.name, shape, std::move(w_max));
+  return PeripheryOf(device.periphery, device.reads, device.seed, node.name, shape,
+                     std::move(w_max));
 }
 
 std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {

@@ -114,12 +114,10 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors whose sums are computed together, of large matrices.
+// Blocks of vectors whose sums are computed together, of large matrices. With the few positions of
+// a last vector, which go with them.
 constexpr Index kPartsTogether = 2;
 Index PartsTogether(const ConvPlan& plan);
-
-// Passes that find the inputs they need in the L1 cache.
-std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout);
 
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
 // `w` is [M, depth * window], `out` of the same size.
@@ -159,6 +157,12 @@ class ConvEngine {
         code_channels_(channels),
         code_step_(code_step) {}
 
+  // Passes that find the inputs they need in the L1 cache.
+  std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
+
+  // Has RunFused copy all inputs, for a caller that reads place.input.
+  void CopyAlways() { copies_always_ = true; }
+
   // True after a run of an engine of codes that met a NaN: its results are then of no use.
   bool has_nan() const { return has_nan_.load(); }
 
@@ -172,6 +176,7 @@ class ConvEngine {
     float* extra;                 // `extra_floats` for the caller
     float* codes;                 // the same as input and offsets of the branch, in RunFused
     const std::int32_t* code_offsets;
+    const std::int32_t* direct_offsets;  // in x itself, where ReadsDirectly()
   };
 
   // Noise of the reads of a group's sums. What is of positions lies as vectors hold them.
@@ -245,6 +250,13 @@ class ConvEngine {
     const float* from[4];
   };
 
+  // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
+  // vector.
+  bool ReadsDirectly() const noexcept;
+  bool CopiesCodesByPart() const noexcept;
+  const float* ChannelAt(const Place& place, Index image) const noexcept;
+  Index TailPositions(const Place& place, const ConvCells& cells, const ConvReadout& readout,
+                      const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
@@ -253,12 +265,12 @@ class ConvEngine {
                      const float* rank_step, float* to, Index to_row) const noexcept;
   void DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
                  std::uint32_t* z) const noexcept;
-  void AimPart(const Place& place, Range vecs, Index part, Index i, const ConvOutput& output,
+  void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
-  void ComputeColumns(const Place& place, Range columns, const ConvOutput& output, bool finishes,
-                      bool ends, Aim* aim) const noexcept;
+  void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,
+                      bool finishes, bool ends, Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
@@ -274,13 +286,21 @@ class ConvEngine {
   using PhaseParts = std::array<Inside, kAxes>;
 
   Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
-  Index WholeRowPhase() const noexcept;
-  void ShiftPhase(const float* whole, Range channels, const Inside& w, float* to) const noexcept;
+  // Of the phases of the last axis: which one each is made from.
+  static constexpr std::size_t kMaxSources = 32;
+  using Sources = std::array<std::size_t, kMaxSources>;
+  void CopyPhases(const ConvItem& item, Index g, Range channels,
+                  const kernels::Quantizer* quantizer, const Sources& sources,
+                  float* memory) const noexcept;
+  std::size_t SourceOf(const ConvItem& item, std::size_t i) const noexcept;
+  void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
+                  float* to) const noexcept;
   void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  const kernels::Quantizer* quantizer, float* memory) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels,
                  const kernels::Quantizer* quantizer, float* to) const noexcept;
+  void PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept;
   void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
                 const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
@@ -308,6 +328,7 @@ class ConvEngine {
   const float* x_;
   Index code_channels_ = 0;
   float code_step_ = 1.0f;
+  bool copies_always_ = false;
   mutable std::atomic<bool> has_nan_{false};
 };
 
@@ -369,7 +390,8 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats, nullptr, nullptr};
+      Place place{plan_.Item(i),        0,       input,   offsets, local,
+                  local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
@@ -389,14 +411,23 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   const Index offset_floats = RoundUp(plan_.num_offsets(), 16);
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
+  const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
   const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_) * plan_.columns();
   const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
-  const Scratch scratch(context, offset_floats + code_offsets + num_tasks * task_floats);
+  const Index table_floats = offset_floats + code_offsets + direct_offsets;
+  const Scratch scratch(context, table_floats + num_tasks * task_floats);
   auto* const offsets = reinterpret_cast<std::int32_t*>(scratch.data());
   plan_.FillOffsets(offsets);
   if (branch != nullptr) branch->plan_.FillOffsets(offsets + offset_floats);
-  float* const memory = scratch.data() + offset_floats + code_offsets;
+  std::int32_t* const direct = offsets + offset_floats + code_offsets;
+  if (direct_offsets > 0) {
+    const auto volume = static_cast<std::int32_t>(plan_.shape().OutVolume());
+    for (Index c = 0; c < plan_.conv().depth; ++c) {
+      direct[c] = static_cast<std::int32_t>(c) * volume;
+    }
+  }
+  float* const memory = scratch.data() + table_floats;
 
   SlotPool slots;
   std::array<Index, kMaxTasks> copied;  // which input a slot has
@@ -414,7 +445,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
                   local,
                   local + local_floats,
                   input + input_floats,
-                  offsets + offset_floats};
+                  offsets + offset_floats,
+                  direct};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;

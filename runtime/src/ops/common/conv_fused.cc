@@ -12,12 +12,19 @@ namespace {
 constexpr Index kPassFloats = 8192;
 // Fewer word lines would not pay for the sums that are stored and loaded again.
 constexpr Index kPassSteps = 96;
+// Blocks of columns that are computed for one part of the positions after the other: their cells
+// stay in the L2 cache.
+constexpr Index kBlocksTogether = 8;
+// Channels of x itself in a pass: they may be a power of two of cache lines apart.
+constexpr Index kDirectSteps = 128;
 // An item of so few blocks of vectors computes each block of columns for all of them: the cells of
 // large matrices come from far.
 constexpr Index kFewParts = kPartsTogether;
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
+// Words of channels that are copied before their codes are made.
+constexpr Index kWordsTogether = 4;
 
 // Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
 Index DrawnWith(Range columns, Index group_columns, Index column0) {
@@ -40,14 +47,24 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
   return copies * std::min(apart, joined);
 }
 
-}  // namespace
-
-Index PartsTogether(const ConvPlan& plan) {
+// PartsTogether of whole vectors.
+Index FullParts(const ConvPlan& plan) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
-std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout) {
+// Whether what follows the sums needs sums of its own for each block of columns.
+bool FinishesByBlock(const ConvBranch& branch) {
+  const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
+  return branch.cells.columns > 0 || (branch.b.columns > 0 && !in_kernel);
+}
+
+}  // namespace
+
+Index PartsTogether(const ConvPlan& plan) { return 1 + FullParts(plan); }
+
+std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
+  const ConvPlan& plan = plan_;
   std::vector<ConvPass> passes;
   const auto num_tiles = static_cast<Index>(readout.tiles.size());
   if (num_tiles > 1) {
@@ -58,13 +75,33 @@ std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readou
     return passes;
   }
   const Index steps = plan.num_offsets();
-  const Index channel = ChannelFloats(plan, PartsTogether(plan) * plan.panel_row());
-  const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
+  const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
+  const Index fits = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
+  const Index most = ReadsDirectly() ? std::min(fits, kDirectSteps) : fits;
   const Index parts = CeilDiv(steps, most);
   for (Index i = 0; i < parts; ++i) {
     passes.push_back({Part(steps, parts, i), 0, i > 0, i + 1 == parts, true, true});
   }
   return passes;
+}
+
+bool ConvEngine::ReadsDirectly() const noexcept {
+  const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
+  return plan_.is_panels() && plan_.images_per_item() == 1 && quantizer_ == nullptr &&
+         code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
+}
+
+// Whether ComputeFused makes the codes of each part of the positions just before it reads them.
+// Items that share their input share its codes too.
+bool ConvEngine::CopiesCodesByPart() const noexcept {
+  return ReadsDirectly() && plan_.sharers() == 1;
+}
+
+// The first position of an item in a group's first channel, or word of channels.
+const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
+  const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
+  const Index group = (place.item.images.begin + image) * plan_.conv().group + place.group;
+  return x_ + group * inputs * plan_.shape().OutVolume() + place.item.band.begin;
 }
 
 // The input of a group, and the codes of the branch.
@@ -73,21 +110,37 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     CopyPanels(place, branch);
     return;
   }
-  CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer_, place.input);
-  if (branch == nullptr) return;
-  branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
-                    place.codes);
+  const Index depth = plan_.conv().depth;
+  if (branch == nullptr) {
+    CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+    return;
+  }
+  // Few channels at a time, of which the codes are made while they are in the cache.
+  const Index words = branch->plan_.conv().depth;
+  const Index each = CeilDiv(depth, words);
+  for (Index c = 0; c < words; c += kWordsTogether) {
+    const Range part{c, std::min(c + kWordsTogether, words)};
+    CopyInput(place.item, place.group, {c * each, std::min(part.end * each, depth)}, quantizer_,
+              place.input);
+    branch->CopyInput(place.item, place.group, part, branch->quantizer_, place.codes);
+  }
 }
 
 void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
   const Index depth = plan_.conv().depth;
   const Index positions = place.item.images.size() * place.item.band.size();
   const Index panel = plan_.panel_row();
+  const bool copies = !ReadsDirectly();
+  if (!copies && positions % kernels_.lanes != 0) {
+    const Range last{(positions - 1) / panel * panel, positions};
+    CopyPanelRows(place, {0, depth}, last, place.input);
+  }
+  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
       const Range part{p, std::min(p + panel, positions)};
-      CopyPanelRows(place, {0, depth}, part, place.input);
+      if (copies) CopyPanelRows(place, {0, depth}, part, place.input);
       if (branch == nullptr) continue;
       branch->CopyPanelRows(place, {0, branch->plan_.conv().depth}, part, place.codes);
     }
@@ -96,7 +149,9 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
   // Few channels at a time, of which the codes are made while they are in the cache.
   const Index step = branch == nullptr ? depth : CeilDiv(depth, branch->plan_.conv().depth);
   for (Index c = 0; c < depth; c += step) {
-    CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
+    if (copies) {
+      CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
+    }
     if (branch != nullptr) {
       branch->CopyPanelRows(place, {c / step, c / step + 1}, {0, positions}, place.codes);
     }
@@ -113,11 +168,10 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
   const Index inputs = code_channels_ == 0 ? depth : code_channels_;
   const Index each = code_channels_ == 0 ? 1 : kChannelsOfWord;
   const auto copy = [&](Index p, Index count, Range part, kernels::CopyArgs args) {
-    const Index image = place.item.images.begin + p / band;
-    const Index row = (image * plan_.conv().group + place.group) * inputs + part.begin * each;
+    const float* const first = ChannelAt(place, p / band) + p % band;
     Channels from{};
     for (Index j = 0; j < std::min(each, inputs - part.begin * each); ++j) {
-      from.from[j] = x_ + (row + j) * volume + place.item.band.begin + p % band;
+      from.from[j] = first + (part.begin * each + j) * volume;
     }
     args.stride = 1;
     args.to = to + (p / panel * depth + part.begin) * panel + p % panel;
@@ -264,31 +318,46 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
 // A block of vectors of an item while its columns are computed.
 struct ConvEngine::Aim {
   Range vecs;
+  Index tail;                             // positions of a last vector of few, 0: vectors
   kernels::BlockArgs args;                // of the first column
+  const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
   float* local;                           // sums of column 0 of those, where positions run on
 };
 
-// Aims at part number `part` of the positions; `i`: which of those that are computed together.
-void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
-                         const ConvOutput& output, Aim* aim) const noexcept {
+// Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
+void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
+                         Aim* aim) const noexcept {
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
+  aim->tail = 0;
   aim->args = {};
   AimAt(place, vecs, output, &aim->args);
   const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
   const ConvBranch& branch = aim->finish.branch;
-  const Index panel = part * plan_.panel_row();
+  const Index row = plan_.panel_row();
+  const Index panel = vecs.begin / plan_.block_vecs() * row;
+  const Index place_in_panel = vecs.begin % plan_.block_vecs() * lanes;
+  const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
+  aim->offsets = direct ? place.direct_offsets : place.offsets;
   for (Index v = 0; v < vecs.size(); ++v) {
-    if (plan_.is_panels()) {
-      aim->args.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
+    const float* const input = aim->args.b[v];
+    if (direct) {
+      aim->args.b[v] = ChannelAt(place, 0) + (vecs.begin + v) * lanes;
+    } else if (plan_.is_panels()) {
+      aim->args.b[v] = place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
     }
     if (branch.engine == nullptr) continue;
-    aim->codes[v] = plan_.is_panels()
-                        ? branch.codes + panel * branch.engine->plan_.conv().depth + v * lanes
-                        : branch.codes + (aim->args.b[v] - place.input);
+    aim->codes[v] = plan_.is_panels() ? branch.codes + panel * branch.engine->plan_.conv().depth +
+                                            place_in_panel + v * lanes
+                                      : branch.codes + (input - place.input);
+  }
+  if (branch.engine != nullptr && CopiesCodesByPart()) {
+    const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
+    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
+                                 {vecs.begin * lanes, end}, place.codes);
   }
   if (branch.a.columns > 0) ComputeRanks(branch, aim->codes, vecs.size());
 }
@@ -343,61 +412,94 @@ void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range 
   kernels_.draw(args);
 }
 
+// Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
+Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
+                                const ConvReadout& readout, const Noise* noise) const noexcept {
+  const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
+                                        : plan_.is_woven() && plan_.shape().out[0] == 1;
+  const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
+  if (!is_row || !is_full || noise != nullptr || readout.gain != nullptr) return 0;
+  const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
+  return positions <= kernels_.tail_positions ? positions : 0;
+}
+
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
                               const Noise* noise) const noexcept {
-  const Index num_vecs = NumVecs(place.item);
+  const Index tail = TailPositions(place, cells, readout, noise);
+  const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
+  const Index all_parts = parts + (tail > 0 ? 1 : 0);
   const Range blocks = place.item.blocks;
-  const Index together = PartsTogether(plan_);
-  const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
-  Aim aims[kPartsTogether];
-  for (Index i = 0; i < together && finish != nullptr; ++i) {
+  const Index together = FullParts(plan_);
+  const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
+  const bool alike = noise == nullptr && cells.columns % cells.num_blocks == 0;
+  Aim aims[kPartsTogether + 1];
+  for (Index i = 0; i < PartsTogether(plan_) && finish != nullptr; ++i) {
     aims[i].finish = *finish;
     aims[i].finish.branch.u += i * ConvBranch::UFloats(plan_, finish->branch.a.columns);
   }
-  for (Index part = 0; part < parts; part += together) {
-    const Index count = std::min(together, parts - part);
+  for (Index part = 0; part < all_parts;) {
+    // The last positions go with those before them.
+    Index count = std::min(together, all_parts - part);
+    if (tail > 0 && part + count == parts) ++count;
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
-      AimPart(place, plan_.is_panels() ? panel : Part(num_vecs, parts, part + i), part + i, i,
-              output, &aims[i]);
+      const Range vecs = part + i == parts   ? Range{num_vecs, num_vecs + 1}
+                         : plan_.is_panels() ? panel
+                                             : Part(num_vecs, parts, part + i);
+      AimPart(place, vecs, i, output, &aims[i]);
+      if (part + i == parts) aims[i].tail = tail;
     }
-    for (const ConvPass& pass : passes) {
+    part += count;
+    for (std::size_t p = 0; p < passes.size(); ++p) {
+      const ConvPass& pass = passes[p];
+      const ConvPass& next = passes[p + 1 < passes.size() ? p + 1 : 0];
       const bool ends = &pass == &passes.back();
+      const bool finishes = ends && finish != nullptr;
       const bool has_noise = noise != nullptr && pass.reads;
-      Range next = first;
       Range drawn{0, 0};  // columns
-      for (Index b = blocks.begin; b < blocks.end; ++b) {
-        const Range columns = next;
+      const bool by_block = !alike || (finishes && FinishesByBlock(finish->branch));
+      const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
+      for (Index b = blocks.begin; b < blocks.end; b += step) {
+        const Index end = std::min(b + step, blocks.end);
+        const Index begin = Part(cells.columns, cells.num_blocks, b).begin;
+        const Range columns{begin, Part(cells.columns, cells.num_blocks, end - 1).end};
+        const Index rows = columns.size() / (end - b);
         const bool draws = has_noise && columns.end > drawn.end;
-        if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
-        if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
+        if (draws) drawn = {begin, DrawnWith(columns, cells.columns, noise->column0)};
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
-          args.a =
-              cells.packed + columns.begin * plan_.num_offsets() + pass.k.begin * columns.size();
-          args.ahead = cells.packed + next.begin * plan_.num_offsets() + pass.k.begin * next.size();
-          args.b_offset = place.offsets + pass.k.begin;
+          args.a = cells.packed + begin * plan_.num_offsets() + pass.k.begin * rows;
+          const Index ahead = i + 1 < count ? begin : end < blocks.end ? columns.end : first;
+          args.ahead = cells.packed + ahead * plan_.num_offsets() + pass.k.begin * rows;
+          args.a_block = rows * plan_.num_offsets();
+          args.b_offset = aims[i].offsets + pass.k.begin;
           args.depth = pass.k.size();
+          args.next_b = nullptr;
+          if (aims[i].offsets == place.direct_offsets && b == blocks.begin) {
+            args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0);
+            args.next_offset =
+                place.direct_offsets + std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
+          }
           args.resume = pass.resume;
           args.first = pass.first;
           args.last = pass.last;
-          SetReadout(readout, pass, column0 + columns.begin, &args);
+          SetReadout(readout, pass, column0 + begin, &args);
           args.z = nullptr;
           if (has_noise) {
             // Draws are made next to the products that they go with: a processor does both at once.
             std::uint32_t* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
             if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
             args.z_row = aims[i].vecs.size() * kernels_.lanes;
-            args.z = z + (columns.begin - drawn.begin) * args.z_row;
+            args.z = z + (begin - drawn.begin) * args.z_row;
             args.sigma =
                 noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
-            args.deviation = noise->deviation + columns.begin;
+            args.deviation = noise->deviation + begin;
           }
-          ComputeColumns(place, columns, output, ends && finish != nullptr, ends, &aims[i]);
+          ComputeColumns(place, columns, end - b, output, finishes, ends, &aims[i]);
         }
       }
     }
@@ -416,11 +518,13 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
   args->top = readout.top;
 }
 
-// A block of columns of a part: the kernel, what follows its sums, and their way to the output.
-void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOutput& output,
-                                bool finishes, bool ends, Aim* aim) const noexcept {
+// Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
+void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks,
+                                const ConvOutput& output, bool finishes, bool ends,
+                                Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
+  const Index rows = columns.size() / num_blocks;
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
@@ -432,6 +536,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOut
   kernels::FinishArgs follows;
   const auto* table = &kernels_.conv_block;
   args.finish = nullptr;
+  args.more_blocks = num_blocks - 1;
   if (finishes) {
     const Block block{aim->vecs, columns};
     FinishBlock(block, aim->codes, aim->finish, &follows);
@@ -443,7 +548,13 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOut
     if (follows.b != nullptr) table = &kernels_.codes->conv_block;
     args.finish = &follows;
   }
-  (*table)[columns.size() - 1][vecs - 1](args);
+  if (aim->tail > 0) {
+    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, args.c[0], args.c_row,
+                        aim->tail, num_blocks, args.a_block, args.resume});
+    args.depth = 0;
+    args.resume = true;
+  }
+  if (aim->tail == 0 || finishes) (*table)[rows - 1][vecs - 1](args);
   if (ends && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
          {output.data + columns.begin * output.column, output.column, output.image},

@@ -17,7 +17,7 @@ constexpr Index kMaxTaskFloats = Index{1} << 18;
 constexpr Index kImageVecs = 12;
 constexpr Index kPanelImageVecs = 24;
 // Blocks of columns of an item, at least: all items of some positions make the adapter's codes.
-constexpr Index kItemBlocks = 4;
+constexpr Index kItemBlocks = 8;
 // Products of vectors that take as long as copying a row's vector.
 constexpr Index kCopyWork = 12;
 // And as copying a vector of outputs from where positions run on over rows.
