@@ -29,6 +29,7 @@ BASE = {"numpy", "onnx", "rimc_onnx.opset", "rimc_onnx.errors"}
 CALIBRATION = BASE | {
     "onnxscript",
     "scipy",
+    "threadpoolctl",
     "rimc_onnx.adapter",
     "rimc_onnx.calibration",
     "rimc_onnx.config",
