@@ -188,7 +188,9 @@ WireOhm = Annotated[
     float | None,
     typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
 ]
-ReadOutNoise = Annotated[float, _share("Standard deviation of a measured weight, of the weight.")]
+ReadOutNoise = Annotated[
+    float | None, _share("Standard deviation of a measured weight, of the weight.", "0.02")
+]
 KeepDigital = Annotated[
     list[str] | None,
     typer.Option(help="Pattern of node names that stay digital; may be given again."),

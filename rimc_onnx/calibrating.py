@@ -32,6 +32,7 @@ from rimc_onnx.data import load_samples
 from rimc_onnx.errors import ModelError, UsageError
 from rimc_onnx.feeds import CHUNK_SAMPLES, Data, data_beside, graph_inputs
 from rimc_onnx.files import check_output, load_model, output_of, save_model, sha256_of
+from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import CalibratedNodeReport, CalibrateReport, StatisticsReport
 from rimc_onnx.sessions import digital_session, native_session
 from rimc_onnx.teacher import check_converted, teacher_of
@@ -99,6 +100,10 @@ def calibrate(
     check_report(path_json, path_html, force=force)
     teacher_path = teacher_of(student, source, teacher, force=force)
     teacher_graph = load_model(teacher_path)
+    if DOMAIN in teacher_graph.opset_imports:
+        raise ModelError(
+            f"{teacher_path} is a converted model. Give the one before conversion with --teacher."
+        )
     passes.prepare_pipeline()(teacher_graph)
     known = None
     if statistics is not None:

@@ -212,7 +212,7 @@ def calibrate(
     read_out: Annotated[
         bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
     ] = False,
-    read_out_noise: ReadOutNoise = 0.02,
+    read_out_noise: ReadOutNoise = None,
     statistics: Annotated[
         Path | None,
         typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
@@ -248,6 +248,10 @@ def calibrate(
 
     console = Console(as_json=as_json)
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
+    if read_out_noise is not None and not read_out:
+        raise UsageError(
+            "--read-out-noise says how well arrays are measured, and none is. Give --read-out too."
+        )
     config = CalibrateConfig(
         num_samples=samples,
         sample_seed=seed,
@@ -258,7 +262,7 @@ def calibrate(
         solver=one_of("--solver", solver, "closed-form", "adam"),
         propagate=one_of("--propagate", propagate, "teacher", "student"),
         read_out=read_out,
-        read_out_noise_frac=read_out_noise,
+        **({} if read_out_noise is None else {"read_out_noise_frac": read_out_noise}),
     )
     device = runs_on.device()
     with console.progress("calibrate") as progress:

@@ -114,6 +114,8 @@ def test_periphery_that_does_not_fit_the_arrays_is_a_model_error(
         (["--seed", "-1"], "seed"),
         (["--epochs", "3"], "No such option: --epochs"),
         (["-o", "model.rimc.onnx", "--force"], "is the model itself"),
+        (["--read-out-noise", "0.05"], "Give --read-out too"),
+        (["--read-out", "--read-out-noise", "2"], "must be below 1 (0.02 is 2 %), got 2.0"),
         (["--data", "no_such_module:reader"], "no_such_module"),
         (["--data", "numpy:no_such_reader"], "no such callable"),
     ],
@@ -144,6 +146,13 @@ def test_wrong_call_is_one_line(
     line = fails(digits_folder, 2, *arguments)
     assert says in line
     assert "--help" in line
+
+
+def test_converted_model_is_no_teacher(fails: Callable[..., str], digits_job: Path) -> None:
+    # "the model is already converted", of which of the two files?
+    arguments = ["-o", "new.onnx", "--teacher", "model.rimc.onnx", "--force"]
+    line = fails(digits_job, 1, "calibrate", "model.rimc.onnx", *arguments)
+    assert "model.rimc.onnx is a converted model. Give the one before conversion" in line
 
 
 def test_calibrate_without_a_model_lists_what_it_found(

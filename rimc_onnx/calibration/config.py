@@ -72,6 +72,11 @@ class CalibrateConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
+        if self.read_out_noise_frac >= 1:
+            raise ConfigError(
+                "a read-out with noise as large as the weights tells nothing: read_out_noise_frac "
+                f"must be below 1 (0.02 is 2 %), got {self.read_out_noise_frac}"
+            )
         if self.rank is not None and (self.kinds.sparse or self.kinds.dense):
             raise UsageError(
                 "one rank for all nodes leaves no room for sparse or dense adapters. "
