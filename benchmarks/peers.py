@@ -173,7 +173,7 @@ _NETWORKS = {
             read_noise_law=ReadNoiseLaw.RELATIVE,
         ),
     ),
-    # the peer's run had no read noise
+    # the peers' runs had no read noise
     "RRAM of Wan et al., 1 s": (
         get_preset("wan2022-aihwkit"),
         PeripheryConfig(device_reads=False),
@@ -182,8 +182,14 @@ _NETWORKS = {
         get_preset("wan2022-aihwkit"),
         PeripheryConfig(device_reads=False),
     ),
-    "CMO/HfOx, 0.2 %, 1 s": (get_preset("cmo-hfox-2025-0.2pct"), PeripheryConfig()),
-    "CMO/HfOx, 0.2 %, 1 d": (get_preset("cmo-hfox-2025-0.2pct"), PeripheryConfig()),
+    "CMO/HfOx, 0.2 %, 1 s": (
+        get_preset("cmo-hfox-2025-0.2pct"),
+        PeripheryConfig(device_reads=False),
+    ),
+    "CMO/HfOx, 0.2 %, 1 d": (
+        get_preset("cmo-hfox-2025-0.2pct"),
+        PeripheryConfig(device_reads=False),
+    ),
 }
 
 

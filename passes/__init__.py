@@ -15,6 +15,7 @@ from rimc_onnx.passes.canonicalize_conv_transpose import (
     is_transposed_product,
 )
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
+from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry
@@ -47,6 +48,7 @@ __all__ = [
     "AttachAdaptersPass",
     "CanonicalizeConvTransposePass",
     "CanonicalizeMatMulPass",
+    "CheckOperatorsPass",
     "Constant",
     "ConvGeometry",
     "DropInitializerInputsPass",

@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import ir
 
-from rimc_onnx.passes.constants import find_constant
+from rimc_onnx.passes.constants import Constant, find_constant
 
 __all__ = [
     "PASS_KEY",
     "Names",
     "Shapes",
     "add_initializer",
+    "constant_add",
     "derived_initializer",
+    "float_products",
     "is_derived",
     "is_private",
     "lazy_tensor",
@@ -147,6 +149,33 @@ def weight_source(value: ir.Value) -> str:
     constant = find_constant(value)
     root = value if constant is None else constant.source
     return str(root.meta.get(_SOURCE, root.name))
+
+
+def float_products(
+    model: ir.Model, op_type: str, skip: Callable[[str], bool]
+) -> Iterator[tuple[ir.Node, Constant]]:
+    """Nodes of ``op_type`` with a constant of floats as input 1, which may be rewritten meanwhile.
+
+    Left out: nodes in subgraphs, and those whose name ``skip`` takes.
+    """
+    for node in list(model.graph):
+        if node.domain != "" or node.op_type != op_type or skip(node.name or ""):
+            continue
+        weight = find_constant(node.inputs[1])
+        if weight is not None and weight.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            yield node, weight
+
+
+def constant_add(product: ir.Value) -> tuple[ir.Node, Constant] | None:
+    """The Add of a constant that alone reads ``product``, and that constant."""
+    if not is_private(product):
+        return None
+    (use,) = product.uses()
+    add = use.node
+    if add.op_type != "Add" or add.domain != "" or add.graph is not product.graph:
+        return None
+    constant = find_constant(add.inputs[1 - use.idx])
+    return None if constant is None else (add, constant)
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

@@ -14,6 +14,7 @@ from rimc_onnx.passes._graph import (
     Names,
     add_initializer,
     derived_initializer,
+    float_products,
     lazy_tensor,
     remove_dead,
 )
@@ -21,7 +22,6 @@ from rimc_onnx.passes.constants import Constant, find_constant
 
 __all__ = ["CanonicalizeConvTransposePass", "is_overlap_add", "is_transposed_product"]
 
-_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 _METADATA = {PASS_KEY: "CanonicalizeConvTransposePass"}
 
 
@@ -53,13 +53,8 @@ class CanonicalizeConvTransposePass(ir.passes.InPlacePass):
         """Rewrite in place."""
         names = Names(model)
         modified = False
-        for node in list(model.graph):
-            if node.domain != "" or node.op_type != "ConvTranspose" or self._skip(node.name or ""):
-                continue
-            weight = find_constant(node.inputs[1])
-            if weight is None or weight.dtype not in _FLOATS or is_overlap_add(node):
-                continue
-            if len(weight.shape) < 3 or 0 in weight.shape:
+        for node, weight in float_products(model, "ConvTranspose", self._skip):
+            if len(weight.shape) < 3 or 0 in weight.shape or is_overlap_add(node):
                 continue
             _rewrite(model.graph, node, weight, names)
             modified = True

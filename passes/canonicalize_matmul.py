@@ -13,6 +13,7 @@ from rimc_onnx.passes._graph import (
     Names,
     add_initializer,
     derived_initializer,
+    float_products,
     lazy_tensor,
     remove_dead,
     take_over,
@@ -21,7 +22,6 @@ from rimc_onnx.passes.constants import Constant, find_constant
 
 __all__ = ["CanonicalizeMatMulPass"]
 
-_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 _METADATA = {PASS_KEY: "CanonicalizeMatMulPass"}
 
 
@@ -50,11 +50,8 @@ class CanonicalizeMatMulPass(ir.passes.InPlacePass):
         """Rewrite in place."""
         rewrite = _Rewrite(model)
         modified = False
-        for node in list(model.graph):
-            if node.domain != "" or node.op_type != "Gemm" or self._skip(node.name or ""):
-                continue
-            weight = find_constant(node.inputs[1])
-            if weight is None or weight.dtype not in _FLOATS or len(weight.shape) != 2:
+        for node, weight in float_products(model, "Gemm", self._skip):
+            if len(weight.shape) != 2:
                 continue
             rewrite.gemm(node, weight)
             modified = True

@@ -13,11 +13,10 @@ from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
     add_initializer,
-    is_private,
+    constant_add,
     remove_dead,
     take_over,
 )
-from rimc_onnx.passes.constants import find_constant
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 
 __all__ = ["InsertDoraBranchPass"]
@@ -108,16 +107,11 @@ def _bias_after(
 ) -> tuple[ir.Node | None, npt.NDArray[np.float32]]:
     """The Add of one constant per bit line behind ``rram``, and that constant; else zeros."""
     none = None, np.zeros(columns, np.float32)
-    h = rram.outputs[0]
-    if not is_private(h):
+    if (found := constant_add(rram.outputs[0])) is None:
         return none
-    (use,) = h.uses()
-    add = use.node
+    add, constant = found
     if add.metadata_props.get(PASS_KEY) != ReplaceWithRramPass.__name__:
         return none
-    if add.op_type != "Add" or add.domain != "" or add.graph is not rram.graph:
-        return none
-    constant = find_constant(add.inputs[1 - use.idx])
-    if constant is None or constant.shape != (columns, *[1] * spatial):
+    if constant.shape != (columns, *[1] * spatial):
         return none
     return add, constant.float32().reshape(columns)

@@ -12,6 +12,7 @@ from rimc_onnx.device import Realise
 from rimc_onnx.errors import RimcError
 from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
+from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
@@ -59,6 +60,7 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
         InlineFunctionsPass(),
         DropInitializerInputsPass(),
         NameNodesPass(),
+        CheckOperatorsPass(),
         RaiseOpsetPass(),
         NameNodesPass(),  # the nodes that raising the opset brought
         MakePadsExplicitPass(skip),

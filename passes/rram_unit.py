@@ -11,7 +11,7 @@ from onnxscript import ir
 
 from rimc_onnx import opset
 from rimc_onnx.errors import ModelError
-from rimc_onnx.passes._graph import Shapes, is_private
+from rimc_onnx.passes._graph import Shapes, constant_add
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
 
@@ -167,15 +167,9 @@ def _bias_add(
     """The Add of one constant per column behind ``matmul`` and that constant [N], else zeros."""
     none = None, np.zeros(columns, np.float32)
     product = matmul.outputs[0]
-    if not is_private(product):
+    if (found := constant_add(product)) is None:
         return none
-    (use,) = product.uses()
-    add = use.node
-    if add.op_type != "Add" or add.domain != "" or add.graph is not matmul.graph:
-        return none
-    constant = find_constant(add.inputs[1 - use.idx])
-    if constant is None:
-        return none
+    add, constant = found
     size, shape = int(np.prod(constant.shape)), constant.shape
     if size != 1 and (size != columns or shape[-1] != columns):
         return none

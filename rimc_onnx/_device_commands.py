@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rimc_onnx._console import Console
-from rimc_onnx._options import Force, Json, Output, parse_option_time
+from rimc_onnx._options import Force, Json, Output, Teacher, parse_option_time
 from rimc_onnx._tables import show_ageing, show_device, show_devices
 
 __all__ = ["age", "devices"]
@@ -27,10 +27,7 @@ def age(
             show_default=False,
         ),
     ],
-    teacher: Annotated[
-        Path | None,
-        typer.Option(help="The model it was converted from.", show_default="as recorded"),
-    ] = None,
+    teacher: Teacher = None,
     output: Output = None,
     force: Force = False,
     as_json: Json = False,
@@ -40,7 +37,7 @@ def age(
     Examples:
         rimc-onnx age model.rimc.onnx --time 1d
 
-        rimc-onnx age model.rimc.calibrated.onnx --time 30d -o month.rimc.onnx --json
+        rimc-onnx age model.rimc.calibrated.onnx --time 2d -o later.rimc.onnx --json
     """
     from rimc_onnx import api
 

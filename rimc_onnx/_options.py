@@ -16,34 +16,30 @@ from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.device import DeviceConfig
     from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
+    "EVERY_NODE",
     "IDEAL_PERIPHERY",
     "NATIVE_PROVIDER",
-    "ClipSigma",
+    "PRESET",
+    "BatchSize",
     "DataOption",
-    "Device",
-    "DevicesPerWeight",
-    "Drift",
+    "DeviceOptions",
     "Force",
-    "IdealReads",
     "Json",
-    "KeepDigital",
-    "LevelBits",
-    "MapShared",
+    "Labels",
+    "MappingOptions",
     "Model",
     "Output",
     "PeripheryOptions",
     "ProviderOptions",
     "Rank",
-    "Scaling",
+    "ReadOutNoise",
     "Seed",
-    "Slices",
-    "StuckMax",
-    "StuckMin",
+    "Teacher",
     "TileRows",
-    "Time",
     "convert_config",
     "parse_option_time",
     "with_options",
@@ -63,8 +59,26 @@ def _number_or_none(text: str | int) -> int | str:
     return value
 
 
+def _fraction(text: str | float) -> float:
+    """An option that is a fraction; no per cent, of which 0.5 may be either."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number. Write a fraction: 0.2 is 20 %."
+        ) from None
+
+
 def _optional(value: Any) -> int | None:
     return None if value == "none" else int(value)
+
+
+def _share(text: str, default: str | bool = True) -> Any:
+    return typer.Option(parser=_fraction, metavar="FRACTION", help=text, show_default=default)
+
+
+def _size(unit: str, text: str) -> Any:
+    return typer.Option(parser=_number_or_none, metavar=f"{unit}|none", help=text)
 
 
 Model = Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)]
@@ -80,6 +94,15 @@ DataOption = Annotated[
         help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
         show_default="calibration.npz beside the model",
     ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
+]
+BatchSize = Annotated[int, typer.Option(help="Samples a run.", min=1)]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(help="The model it was converted from.", show_default="as recorded"),
 ]
 Provider = Annotated[
     str | None,
@@ -107,14 +130,8 @@ Time = Annotated[
         show_default="the first one that the preset's law knows",
     ),
 ]
-StuckMin = Annotated[
-    float | None,
-    typer.Option(help="Share of devices stuck at G_min.", show_default="the preset's"),
-]
-StuckMax = Annotated[
-    float | None,
-    typer.Option(help="Share of devices stuck at the top.", show_default="the preset's"),
-]
+StuckMin = Annotated[float | None, _share("Share of devices stuck at G_min.", "the preset's")]
+StuckMax = Annotated[float | None, _share("Share of devices stuck at the top.", "the preset's")]
 ClipSigma = Annotated[
     float | None,
     typer.Option(help="Clip weights beyond so many standard deviations.", show_default="none"),
@@ -131,33 +148,18 @@ DevicesPerWeight = Annotated[
     typer.Option(help="Pairs of devices in parallel that hold the same.", show_default="1"),
 ]
 Drift = Annotated[
-    float | None,
-    typer.Option(
-        help="Standard deviation of the drift, a fraction (0.2 is 20 %).",
-        show_default="the preset's",
-    ),
+    float | None, _share("Standard deviation of the drift (0.2 is 20 %).", "the preset's")
 ]
 Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
 Seed = Annotated[int, typer.Option(help="Key of every draw.")]
 Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
-TileRows = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="ROWS|none", help="Word lines of a tile.")
-]
-DacBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the DACs.")
-]
-AdcBits = Annotated[
-    str, typer.Option(parser=_number_or_none, metavar="BITS|none", help="Bits of the ADCs.")
-]
+TileRows = Annotated[str, _size("ROWS", "Word lines of a tile.")]
+DacBits = Annotated[str, _size("BITS", "Bits of the DACs.")]
+AdcBits = Annotated[str, _size("BITS", "Bits of the ADCs.")]
 RangePercentile = Annotated[
     float, typer.Option(help="Share of the data, in percent, that a converter's range holds.")
 ]
-DacSerialBits = Annotated[
-    str,
-    typer.Option(
-        parser=_number_or_none, metavar="BITS|none", help="Input bits that go in at a time."
-    ),
-]
+DacSerialBits = Annotated[str, _size("BITS", "Input bits that go in at a time.")]
 IvSinh = Annotated[
     float | None,
     typer.Option(
@@ -165,29 +167,16 @@ IvSinh = Annotated[
         show_default="the preset's",
     ),
 ]
-InputShrink = Annotated[
-    float, typer.Option(help="Share of the devices' voltage range that the inputs use.")
-]
-AdcGainError = Annotated[
-    float | None,
-    typer.Option(help="Standard deviation of the ADCs' gains.", show_default="none"),
-]
+InputShrink = Annotated[float, _share("Share of the devices' voltage range that the inputs use.")]
+AdcGainError = Annotated[float | None, _share("Standard deviation of the ADCs' gains.", "none")]
 AdcOffsetError = Annotated[
-    float | None,
-    typer.Option(
-        help="Standard deviation of the ADCs' offsets, a fraction of full scale.",
-        show_default="none",
-    ),
+    float | None, _share("Standard deviation of the ADCs' offsets, of full scale.", "none")
 ]
 ReadNoise = Annotated[
-    float | None,
-    typer.Option(
-        help="Standard deviation of a device's noise in every read, a fraction.",
-        show_default="the preset's",
-    ),
+    float | None, _share("Standard deviation of a device's noise in every read.", "the preset's")
 ]
 NoiseLaw = Annotated[
-    str, typer.Option(help="What it is a fraction of: absolute (G_max) or relative (G).")
+    str, typer.Option(help="What --read-noise is a fraction of: absolute (G_max) or relative (G).")
 ]
 IdealReads = Annotated[
     bool,
@@ -199,6 +188,7 @@ WireOhm = Annotated[
     float | None,
     typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
 ]
+ReadOutNoise = Annotated[float, _share("Standard deviation of a measured weight, of the weight.")]
 KeepDigital = Annotated[
     list[str] | None,
     typer.Option(help="Pattern of node names that stay digital; may be given again."),
@@ -206,6 +196,59 @@ KeepDigital = Annotated[
 MapShared = Annotated[
     bool, typer.Option("--map-shared", help="Map nodes that share a weight, an array for each.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """A device model, how weights are put on it, and how old it is."""
+
+    device: Device = "gaussian-relative"
+    drift: Drift = None
+    time: Time = None
+    scaling: Scaling = "node"
+    clip_sigma: ClipSigma = None
+    level_bits: LevelBits = None
+    slices: Slices = None
+    devices_per_weight: DevicesPerWeight = None
+    stuck_min: StuckMin = None
+    stuck_max: StuckMax = None
+
+    def config(self) -> DeviceConfig:
+        """The device model; what is not given is the preset's, or the file's."""
+        from rimc_onnx.calibration.config import one_of
+        from rimc_onnx.device import Scaling, get_preset, load_device
+
+        scaling = one_of("--scaling", self.scaling, *(s.value for s in Scaling))
+        given: dict[str, Any] = {
+            "drift_frac": self.drift,
+            "clip_sigma": self.clip_sigma,
+            "level_bits": self.level_bits,
+            "num_slices": self.slices,
+            "devices_per_weight": self.devices_per_weight,
+            "stuck_min_frac": self.stuck_min,
+            "stuck_max_frac": self.stuck_max,
+            "scaling": Scaling(scaling),
+        }
+        overrides = {name: value for name, value in given.items() if value is not None}
+        if not self.device.endswith(".toml"):
+            return get_preset(self.device, **overrides)
+        if scaling == Scaling.NODE.value:  # the file says, unless the option does
+            del overrides["scaling"]
+        return load_device(Path(self.device), **overrides)
+
+
+PRESET = DeviceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingOptions:
+    """Which nodes go to RRAM."""
+
+    keep_digital: KeepDigital = None
+    map_shared: MapShared = False
+
+
+EVERY_NODE = MappingOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,14 +271,15 @@ class PeripheryOptions:
 
     def config(self) -> PeripheryConfig:
         """The configuration of these options."""
+        from rimc_onnx.calibration.config import one_of
         from rimc_onnx.config import PeripheryConfig, ReadNoiseLaw
-        from rimc_onnx.errors import suggest
 
-        known = [law.value for law in ReadNoiseLaw]
-        if self.read_noise_law not in known:
+        law = one_of(
+            "--read-noise-law", self.read_noise_law, *(known.value for known in ReadNoiseLaw)
+        )
+        if law != ReadNoiseLaw.ABSOLUTE.value and self.read_noise is None:
             raise UsageError(
-                f"--read-noise-law {self.read_noise_law!r} is not known. "
-                f"{suggest(self.read_noise_law, known)}"
+                "--read-noise-law says what --read-noise is a fraction of. Give --read-noise too."
             )
         return PeripheryConfig(
             tile_rows=_optional(self.tile_rows),
@@ -247,7 +291,7 @@ class PeripheryOptions:
             adc_gain_error_frac=self.adc_gain_error,
             adc_offset_error_frac=self.adc_offset_error,
             read_noise_frac=self.read_noise,
-            read_noise_law=ReadNoiseLaw(self.read_noise_law),
+            read_noise_law=ReadNoiseLaw(law),
             wire_ohm=self.wire_ohm,
             device_reads=not self.ideal_reads,
             range_percentile=self.range_percentile,
@@ -328,43 +372,22 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def convert_config(
-    device: str,
-    drift: float | None,
-    scaling: str,
-    seed: int,
-    rank: int,
-    periphery: PeripheryConfig,
-    keep_digital: list[str] | None,
-    map_shared: bool,
     *,
-    time: str | None = None,
-    **device_fields: Any,
+    device: DeviceOptions = PRESET,
+    mapping: MappingOptions = EVERY_NODE,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
+    seed: int = 0,
+    rank: int = 4,
 ) -> ConvertConfig:
-    """The conversion that a command's options ask for; a device field of None is the preset's."""
+    """The conversion that a command's options ask for."""
     from rimc_onnx.config import ConvertConfig
-    from rimc_onnx.device import Scaling as WeightScaling
-    from rimc_onnx.device import get_preset, load_device
-    from rimc_onnx.errors import suggest
 
-    known = [s.value for s in WeightScaling]
-    if scaling not in known:
-        raise UsageError(f"--scaling {scaling!r} is not known. {suggest(scaling, known)}")
-    overrides = {k: v for k, v in device_fields.items() if v is not None}
-    if drift is not None:
-        overrides["drift_frac"] = drift
-    if device.endswith(".toml"):
-        # the file says how weights are scaled, unless the option does
-        if scaling != WeightScaling.NODE.value:
-            overrides["scaling"] = WeightScaling(scaling)
-        found = load_device(Path(device), **overrides)
-    else:
-        found = get_preset(device, scaling=WeightScaling(scaling), **overrides)
     return ConvertConfig(
-        device=found,
+        device=device.config(),
         seed=seed,
-        time_s=parse_option_time(time),
+        time_s=parse_option_time(device.time),
         rank=rank,
-        periphery=periphery,
-        keep_digital=tuple(keep_digital or ()),
-        map_shared=map_shared,
+        periphery=periphery.config(),
+        keep_digital=tuple(mapping.keep_digital or ()),
+        map_shared=mapping.map_shared,
     )

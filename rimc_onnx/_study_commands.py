@@ -10,21 +10,21 @@ import typer
 
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
+    EVERY_NODE,
     IDEAL_PERIPHERY,
     NATIVE_PROVIDER,
+    PRESET,
+    BatchSize,
     DataOption,
-    Device,
-    Drift,
+    DeviceOptions,
     Force,
     Json,
-    KeepDigital,
-    MapShared,
+    Labels,
+    MappingOptions,
     Model,
     PeripheryOptions,
     ProviderOptions,
     Rank,
-    Scaling,
-    Time,
     convert_config,
     with_options,
 )
@@ -78,14 +78,10 @@ def study_recovery(
     seeds: Annotated[int, typer.Option(help="Devices: seeds 0, 1, ...", min=1)] = 5,
     draws: Annotated[int, typer.Option(help="Draws of samples for each.", min=1)] = 3,
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
-    device: Device = "gaussian-relative",
-    drift: Drift = None,
-    time: Time = None,
-    scaling: Scaling = "node",
+    device: DeviceOptions = PRESET,
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
-    keep_digital: KeepDigital = None,
-    map_shared: MapShared = False,
+    mapping: MappingOptions = EVERY_NODE,
     adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
     sram_budget: Annotated[
         str | None,
@@ -95,15 +91,12 @@ def study_recovery(
             show_default="that of branches of --rank",
         ),
     ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
-    ] = None,
+    labels: Labels = None,
     metric: Annotated[
         str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
     ] = None,
     runs_on: ProviderOptions = NATIVE_PROVIDER,
-    batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
+    batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
     """How much accuracy calibration gives back, over devices and draws of samples.
@@ -117,10 +110,7 @@ def study_recovery(
     from rimc_onnx.studies.recovery import recovery_study
 
     console = Console(as_json=as_json)
-    config = convert_config(
-        *(device, drift, scaling, 0, rank, periphery.config(), keep_digital, map_shared),
-        time=time,
-    )
+    config = convert_config(device=device, mapping=mapping, periphery=periphery, rank=rank)
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(
         num_samples=samples,

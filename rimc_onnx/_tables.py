@@ -39,6 +39,7 @@ def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
 
 
 def show_conversion(console: Console, report: ConvertReport) -> None:
+    """Where every node went and why, then the totals."""
     _show_nodes(console, report.nodes)
     console.line(
         f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
@@ -128,6 +129,7 @@ def show_device(console: Console, device: DeviceDescription) -> None:
 
 
 def show_inspection(console: Console, report: InspectReport) -> None:
+    """As a conversion; of a converted model the device, its age and the SRAM too."""
     _show_nodes(console, report.nodes)
     state = "converted" if report.converted else "not converted; as convert would map it"
     console.line(
@@ -144,6 +146,7 @@ def show_inspection(console: Console, report: InspectReport) -> None:
 
 
 def show_evaluation(console: Console, report: EvaluationReport) -> None:
+    """Every figure that the data allows."""
     rows = [["samples", str(report.samples)]]
     for name, value in (
         ("top-1", report.top1),

@@ -18,30 +18,26 @@ import typer
 from rimc_onnx import _device_commands, _study_commands
 from rimc_onnx._console import Console
 from rimc_onnx._options import (
+    EVERY_NODE,
     IDEAL_PERIPHERY,
     NATIVE_PROVIDER,
-    ClipSigma,
+    PRESET,
+    BatchSize,
     DataOption,
-    Device,
-    DevicesPerWeight,
-    Drift,
+    DeviceOptions,
     Force,
     Json,
-    KeepDigital,
-    LevelBits,
-    MapShared,
+    Labels,
+    MappingOptions,
     Model,
     Output,
     PeripheryOptions,
     ProviderOptions,
     Rank,
-    Scaling,
+    ReadOutNoise,
     Seed,
-    Slices,
-    StuckMax,
-    StuckMin,
+    Teacher,
     TileRows,
-    Time,
     convert_config,
     with_options,
 )
@@ -138,22 +134,12 @@ def _root(
 def convert(
     model: Model,
     output: Output = None,
-    device: Device = "gaussian-relative",
-    drift: Drift = None,
-    time: Time = None,
-    scaling: Scaling = "node",
-    clip_sigma: ClipSigma = None,
-    level_bits: LevelBits = None,
-    slices: Slices = None,
-    devices_per_weight: DevicesPerWeight = None,
-    stuck_min: StuckMin = None,
-    stuck_max: StuckMax = None,
+    device: DeviceOptions = PRESET,
     seed: Seed = 0,
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     data: DataOption = None,
-    keep_digital: KeepDigital = None,
-    map_shared: MapShared = False,
+    mapping: MappingOptions = EVERY_NODE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, write nothing.")] = False,
     force: Force = False,
     as_json: Json = False,
@@ -169,14 +155,7 @@ def convert(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        *(device, drift, scaling, seed, rank, periphery.config(), keep_digital, map_shared),
-        time=time,
-        clip_sigma=clip_sigma,
-        level_bits=level_bits,
-        num_slices=slices,
-        devices_per_weight=devices_per_weight,
-        stuck_min_frac=stuck_min,
-        stuck_max_frac=stuck_max,
+        device=device, mapping=mapping, periphery=periphery, seed=seed, rank=rank
     )
     with console.progress("convert") as progress:
         report = api.convert(
@@ -207,10 +186,7 @@ def calibrate(
     ] = None,
     samples: Annotated[int, typer.Option(help="Number of samples.")] = 10,
     data: DataOption = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(help="The model it was converted from.", show_default="as recorded"),
-    ] = None,
+    teacher: Teacher = None,
     adapter: Annotated[
         str,
         typer.Option(
@@ -236,9 +212,7 @@ def calibrate(
     read_out: Annotated[
         bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
     ] = False,
-    read_out_noise: Annotated[
-        float, typer.Option(help="Standard deviation of a measured weight, a fraction of it.")
-    ] = 0.02,
+    read_out_noise: ReadOutNoise = 0.02,
     statistics: Annotated[
         Path | None,
         typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
@@ -356,10 +330,7 @@ def evaluate(
             "module:callable.",
         ),
     ],
-    labels: Annotated[
-        str | None,
-        typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
-    ] = None,
+    labels: Labels = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -369,7 +340,7 @@ def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="module:callable of (outputs, other arrays).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples a run.", min=1)] = 64,
+    batch_size: BatchSize = 64,
     stock: Annotated[
         bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
     ] = False,
@@ -410,11 +381,11 @@ def evaluate(
 
 @app.command()
 @_handled
+@with_options
 def inspect(
     model: Model,
     tile_rows: TileRows = "none",
-    keep_digital: KeepDigital = None,
-    map_shared: MapShared = False,
+    mapping: MappingOptions = EVERY_NODE,
     as_json: Json = False,
 ) -> None:
     """Show which nodes are, or would be, in RRAM, and why the others are not.
@@ -427,10 +398,8 @@ def inspect(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    periphery = PeripheryOptions(tile_rows=tile_rows).config()
-    config = convert_config(
-        "gaussian-relative", None, "node", 0, 4, periphery, keep_digital, map_shared
-    )
+    periphery = PeripheryOptions(tile_rows=tile_rows)
+    config = convert_config(mapping=mapping, periphery=periphery)
     report = api.inspect(model, config=config)
     console.result(report, lambda: show_inspection(console, report))
 

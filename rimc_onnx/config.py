@@ -78,7 +78,8 @@ class PeripheryConfig:
     """Where ``read_noise_frac`` is None, use that of the device model, and where ``iv_sinh`` is
     None, its I-V curve; as far as the model states them."""
     range_percentile: float = 99.99
-    """Share of the absolute values of the data, in percent, that a converter's range holds."""
+    """Share of the absolute values of the data, in percent, that a converter's range holds;
+    50 or more."""
 
     def __post_init__(self) -> None:
         if self.tile_rows is not None and self.tile_rows < 1:
@@ -96,7 +97,10 @@ class PeripheryConfig:
         if not isinstance(self.read_noise_law, ReadNoiseLaw):
             raise ConfigError(f"read_noise_law must be a ReadNoiseLaw, got {self.read_noise_law!r}")
         _check_share("wire_ohm", self.wire_ohm, _MAX_WIRE_OHM)
-        _check_share("range_percentile", self.range_percentile, 100.0)
+        if not 50.0 <= self.range_percentile <= 100.0:  # less clips most of the data
+            raise ConfigError(
+                f"range_percentile must lie in 50..100 percent, got {self.range_percentile}"
+            )
 
     def _check_word_lines(self) -> None:
         if self.dac_serial_bits is not None:

@@ -185,6 +185,11 @@ def load_samples(source: str | Mapping[str, Array], inputs: Sequence[InputSpec])
 def _load_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give an .npz with arrays named after the inputs.")
+    if not zipfile.is_zipfile(path):  # np.load would take an .npy, and anything else for a pickle
+        raise DataError(
+            f"{path}: not an .npz, or truncated. Write it with numpy.savez, arrays named after the "
+            "inputs."
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {n: archive[n] for n in archive.files}
@@ -219,7 +224,9 @@ def import_callable(name: str) -> Callable[..., Any]:
     Raises:
         UsageError: no such module or attribute.
     """
-    module_name, _, attribute = name.partition(":")
+    module_name, colon, attribute = name.partition(":")
+    if not module_name or not colon:
+        raise UsageError(f"{name!r} is not of the form module:callable.")
     sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)

@@ -44,6 +44,8 @@ def load_model(path: Path) -> ir.Model:
     Raises:
         ModelError: no such file, not an ONNX model, truncated, or external data is missing.
     """
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder. Give the path of an .onnx file in it.")
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Give the path of an .onnx file.")
     if path.stat().st_size == 0:
@@ -237,8 +239,10 @@ def check_output(path: Path, *, force: bool) -> None:
     """Refuse early what :func:`save_model` would refuse after the work is done."""
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Give a file name with -o.")
+    if path.exists() and not path.is_file():  # renaming over a device would take it away
+        raise OutputError(f"{path}: is a device or pipe. Give the name of a file.")
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already. Give --force to replace it, or another -o.")
+        raise OutputError(f"{path}: exists already. Give --force to replace it, or another name.")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it first.")
 

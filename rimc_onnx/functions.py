@@ -17,7 +17,7 @@ from onnxscript import script
 from onnxscript.onnx_opset import opset17 as op
 from onnxscript.onnx_types import FLOAT, INT8, INT64
 
-from rimc_onnx.line_functions import IvShare, LineRange, WordLines, rimc
+from rimc_onnx.line_functions import BitLines, IvShare, LargestTerm, WordLines, rimc
 
 __all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
 
@@ -58,7 +58,7 @@ def RramMatMul(
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
-    lines = rimc.WordLines(
+    lines, full_scale = rimc.WordLines(
         x,
         dac_bits=dac_bits,
         dac_range=dac_range,
@@ -71,6 +71,7 @@ def RramMatMul(
     )
     bits = op.Constant(value_int=adc_bits)
     serial = op.Constant(value_int=dac_serial_bits)
+    magnitude_bits = op.Constant(value_int=dac_bits) - op.Constant(value_int=dac_signed)
     noise = op.Constant(value_float=read_noise)
     # What is known at load stays outside the If: ONNX Runtime 1.24 to 1.27 loses large constants of
     # an If that it folds (microsoft/onnxruntime issue 29071).
@@ -99,10 +100,7 @@ def RramMatMul(
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
     relative = op.Constant(value_int=read_noise_relative)
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
-    terms = op.Concat(
-        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
-    )
-    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
     follows = op.Cast(largest_term > 0.0, to=7)
     stored = bits + serial + op.Cast(noise > 0.0, to=7) + follows
     if stored > 0:
@@ -118,12 +116,6 @@ def RramMatMul(
             cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
             limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
             t = op.Min(op.Abs(cells) / limit, 1.0)
-            full_scale = rimc.LineRange(
-                dac_bits=dac_bits,
-                dac_range=dac_range,
-                dac_signed=dac_signed,
-                dac_serial_bits=dac_serial_bits,
-            )
             u = x_tiles / full_scale
             x_square = x_tiles * u
             square = op.MatMul(x_square, cells * rimc.IvShare(t, coefficients=iv_square))
@@ -142,27 +134,9 @@ def RramMatMul(
             sums = partial + op.RandomNormalLike(partial) * spread
         else:
             sums = op.Identity(partial)
-        if bits > 0:
-            if largest_offset > 0.0:
-                scaled = sums * gain + offset
-            else:
-                scaled = sums * gain
-            codes = op.Clip(op.Round(scaled), op.Neg(top), top)
-        else:
-            codes = op.Identity(sums)
-        total = op.ReduceSum(codes, [0], keepdims=0)
-        if serial > 0:
-            signed = op.Constant(value_int=dac_signed)
-            shifts = op.Range(0, op.Constant(value_int=dac_bits) - signed, op.Max(serial, 1))
-            weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
-            by_plane = op.Reshape(total, op.Concat(op.Shape(weights), [-1], columns, axis=0))
-            whole = op.ReduceSum(by_plane * op.Reshape(weights, [-1, 1, 1]), [0], keepdims=0)
-        else:
-            whole = op.Identity(total)
-        if bits > 0:
-            read = whole * back
-        else:
-            read = op.Identity(whole)
+        read = rimc.BitLines(
+            sums, [0], gain, offset, largest_offset, back, bits, serial, magnitude_bits
+        )
         y = op.Reshape(read, op.Concat(x_shape[:-1], columns, axis=0))
     else:
         y = op.MatMul(lines, w)
@@ -204,7 +178,7 @@ def RramConv(
     g_max_us: float,
     w_max: Sequence[float],
 ) -> FLOAT[...]:
-    lines = rimc.WordLines(
+    lines, full_scale = rimc.WordLines(
         x,
         dac_bits=dac_bits,
         dac_range=dac_range,
@@ -217,6 +191,7 @@ def RramConv(
     )
     bits = op.Constant(value_int=adc_bits)
     serial = op.Constant(value_int=dac_serial_bits)
+    magnitude_bits = op.Constant(value_int=dac_bits) - op.Constant(value_int=dac_signed)
     noise = op.Constant(value_float=read_noise)
     # What is known at load stays outside the If, as in RramMatMul. Whole input channels go to a
     # tile, so a tiled convolution is a grouped one: group g of the model becomes num_tiles groups,
@@ -244,7 +219,7 @@ def RramConv(
     offsets_g = op.Transpose(op.Reshape(offsets, offset_shape), perm=[1, 0, 2])
     offset = op.Unsqueeze(offsets_g, [0, 4]) * top
     largest_offset = op.ReduceMax(op.Abs(offsets), keepdims=0)
-    back = adc / top
+    back = op.Squeeze(adc / top, [2])
     w_rows = op.Reshape(w, op.Concat(columns, depth, [-1], axis=0))
     w_padded = op.Pad(w_rows, op.Concat([0, 0, 0, 0], pad, [0], axis=0))
     w_split = op.Reshape(w_padded, op.Concat(groups, columns_g, tiles, [-1], axis=0))
@@ -256,10 +231,7 @@ def RramConv(
     relative = op.Constant(value_int=read_noise_relative)
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     deviation = op.Reshape(op.Expand(deviations, columns), by_column)
-    terms = op.Concat(
-        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
-    )
-    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
     follows = op.Cast(largest_term > 0.0, to=7)
     w_max_g = op.Reshape(
         op.Expand(op.Max(op.Constant(value_floats=w_max), 1e-30), columns),
@@ -286,12 +258,6 @@ def RramConv(
             # Cells made in every run, as in RramMatMul.
             cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
             t = op.Min(op.Abs(cells) / w_max_tiles, 1.0)
-            full_scale = rimc.LineRange(
-                dac_bits=dac_bits,
-                dac_range=dac_range,
-                dac_signed=dac_signed,
-                dac_serial_bits=dac_serial_bits,
-            )
             u = x_tiles / full_scale
             x_square = x_tiles * u
             square = op.Conv(
@@ -344,31 +310,9 @@ def RramConv(
             sums = split + op.RandomNormalLike(split) * spread
         else:
             sums = op.Identity(split)
-        if bits > 0:
-            if largest_offset > 0.0:
-                scaled = sums * gain + offset
-            else:
-                scaled = sums * gain
-            codes = op.Clip(op.Round(scaled), op.Neg(top), top)
-        else:
-            codes = op.Identity(sums)
-        total = op.ReduceSum(codes, [2], keepdims=1)
-        if serial > 0:
-            signed = op.Constant(value_int=dac_signed)
-            shifts = op.Range(0, op.Constant(value_int=dac_bits) - signed, op.Max(serial, 1))
-            weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
-            by_plane = op.Reshape(
-                total, op.Concat(op.Shape(weights), [-1], columns, volume, axis=0)
-            )
-            products = by_plane * op.Reshape(weights, [-1, 1, 1, 1])
-            joined = op.ReduceSum(products, [0], keepdims=0)
-            whole = op.Reshape(joined, op.Concat([-1], groups, [1], columns_g, volume, axis=0))
-        else:
-            whole = op.Identity(total)
-        if bits > 0:
-            read = whole * back
-        else:
-            read = op.Identity(whole)
+        read = rimc.BitLines(
+            sums, [2], gain, offset, largest_offset, back, bits, serial, magnitude_bits
+        )
         y = op.Reshape(read, op.Concat([-1], columns, out_spatial, axis=0))
     else:
         y = op.Conv(lines, w, strides=strides, pads=pads, dilations=dilations, group=group)
@@ -472,4 +416,7 @@ def function_protos() -> list[onnx.FunctionProto]:
     return [f.to_function_proto() for f in _BODIES]
 
 
-_BODIES = (WordLines, IvShare, LineRange, RramMatMul, RramConv, DoraMatMul, DoraConv)
+_BODIES = (
+    *(LargestTerm, WordLines, IvShare, BitLines),
+    *(RramMatMul, RramConv, DoraMatMul, DoraConv),
+)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that the bodies of both crossbar operators call: word lines and I-V curves.
+"""Parts that the bodies of both crossbar operators call: word lines, I-V curves and bit lines.
 
 In standard ONNX operators and of the domain ``ai.rimc`` themselves; see :mod:`rimc_onnx.functions`.
 """
@@ -9,13 +9,22 @@ from collections.abc import Sequence
 import onnxscript
 from onnxscript import script
 from onnxscript.onnx_opset import opset17 as op
-from onnxscript.onnx_types import FLOAT
+from onnxscript.onnx_types import FLOAT, INT64
 
 from rimc_onnx import opset
 
-__all__ = ["IvShare", "LineRange", "WordLines"]
+__all__ = ["BitLines", "IvShare", "LargestTerm", "WordLines"]
 
 rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
+
+
+@script(rimc, default_opset=op)
+def LargestTerm(iv_square: Sequence[float], iv_cube: Sequence[float]) -> FLOAT[...]:
+    # Zero where the current follows the input without terms of an I-V polynomial.
+    terms = op.Concat(
+        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
+    )
+    return op.ReduceMax(op.Abs(terms), keepdims=0)
 
 
 @script(rimc, default_opset=op)
@@ -29,8 +38,9 @@ def WordLines(
     input_shrink: float,
     iv_square: Sequence[float],
     iv_cube: Sequence[float],
-) -> FLOAT[...]:
-    # Planes of a bit-serial input come one after the other along axis 0.
+) -> tuple[FLOAT[...], FLOAT[...]]:
+    # What the word lines carry, and what stands for u = 1 on them. Planes of a bit-serial input
+    # come one after the other along axis 0.
     bits = op.Constant(value_int=dac_bits)
     signed = op.Constant(value_int=dac_signed)
     serial = op.Constant(value_int=dac_serial_bits)
@@ -56,10 +66,7 @@ def WordLines(
     bend = op.Constant(value_float=iv_sinh)
     k = bend * op.Constant(value_float=input_shrink)
     full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
-    terms = op.Concat(
-        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
-    )
-    largest_term = op.ReduceMax(op.Abs(terms), keepdims=0)
+    largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
     if bend > 0.0:
         u = op.Clip(lines / full_scale, -1.0, 1.0)
         y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
@@ -67,7 +74,7 @@ def WordLines(
         y = op.Clip(lines / full_scale, -1.0, 1.0) * full_scale
     else:
         y = op.Identity(lines)
-    return y
+    return y, full_scale
 
 
 @script(rimc, default_opset=op)
@@ -79,12 +86,39 @@ def IvShare(t: FLOAT[...], coefficients: Sequence[float]) -> FLOAT[...]:
 
 
 @script(rimc, default_opset=op)
-def LineRange(dac_bits: int, dac_range: float, dac_signed: int, dac_serial_bits: int) -> FLOAT[...]:
-    # What stands for u = 1 on the word lines.
-    serial = op.Constant(value_int=dac_serial_bits)
-    bits = op.Constant(value_int=dac_bits) - op.Constant(value_int=dac_signed)
-    scale = op.Constant(value_float=dac_range)
-    two = op.Constant(value_float=2.0)
-    step = scale / (op.Pow(two, op.Cast(bits, to=1)) - 1.0)
-    digit = (op.Pow(two, op.Cast(serial, to=1)) - 1.0) * step
-    return op.Where(serial > 0, digit, scale)
+def BitLines(
+    sums: FLOAT[...],
+    tile_axis: INT64[1],
+    gain: FLOAT[...],
+    offset: FLOAT[...],
+    largest_offset: FLOAT[...],
+    back: FLOAT[...],
+    bits: INT64,
+    serial: INT64,
+    magnitude_bits: INT64,
+) -> FLOAT[...]:
+    # The ADC of every tile, then the digital sum over tiles and over planes, which come one after
+    # the other along axis 0 of what is left. Inputs hold what is known at load (decision 0010).
+    if bits > 0:
+        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
+        if largest_offset > 0.0:
+            scaled = sums * gain + offset
+        else:
+            scaled = sums * gain
+        codes = op.Clip(op.Round(scaled), op.Neg(top), top)
+    else:
+        codes = op.Identity(sums)
+    total = op.ReduceSum(codes, tile_axis, keepdims=0)
+    if serial > 0:
+        shifts = op.Range(0, magnitude_bits, op.Max(serial, 1))
+        weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
+        by_plane = op.Reshape(total, op.Concat(op.Shape(weights), [-1], axis=0))
+        joined = op.ReduceSum(by_plane * op.Reshape(weights, [-1, 1]), [0], keepdims=0)
+        whole = op.Reshape(joined, op.Concat([-1], op.Shape(total)[1:], axis=0))
+    else:
+        whole = op.Identity(total)
+    if bits > 0:
+        y = whole * back
+    else:
+        y = op.Identity(whole)
+    return y

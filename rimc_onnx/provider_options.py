@@ -67,6 +67,8 @@ def provider_options(
     options = {"device": config.device.to_json(), "seed": str(config.seed)}
     if config.device.time_law is not None:
         options["time_s"] = repr(config.device.resolve_time(config.time_s))
+    if not config.periphery.device_reads:
+        options["device_reads"] = "0"
     digital = [d.name for d in decisions if not d.accepted]
     if bad := next((name for name in digital if ";" in name), None):
         raise UsageError(

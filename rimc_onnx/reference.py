@@ -185,12 +185,10 @@ def _read(
     periphery: Periphery,
     multiply: Multiply,
     column_axis: int,
-    layout: Callable[[Array], Array],
 ) -> Array:
     """All reads of a node and their digital sum: [outputs, M], float32.
 
-    ``multiply`` is the array; ``layout`` turns [outputs, M] into the node's output, whose C order
-    numbers the draws.
+    ``multiply`` is the array; the bit lines are axis ``column_axis`` of w.
     """
     p = periphery
     reads = num_tiles if p.adc_bits else 1
@@ -207,13 +205,9 @@ def _read(
             if p.read_noise:
                 cells = np.square(w, dtype=_F32) if p.read_noise_relative else np.ones_like(w)
                 variance = multiply(np.square(v, dtype=_F32), cells, part).astype(_F32)
-                z = read_normals(
-                    key=p.read_key, run=run, stream=plane * reads + t, count=value.size
-                )
-                places = layout(np.arange(value.size, dtype=np.int64).reshape(value.shape))
-                drawn = np.empty(value.size, _F32)
-                drawn[places.reshape(-1)] = z
-                value = value + (np.sqrt(variance) * _deviation(p)) * drawn.reshape(value.shape)
+                stream = plane * reads + t
+                z = read_noise(p, run=run, stream=stream, shape=value.shape, by_channel=w.ndim > 2)
+                value = value + (np.sqrt(variance) * _deviation(p)) * z
             if p.adc_bits:
                 value = _adc_codes(value, p, t, columns)
             read = value * weight
@@ -223,6 +217,15 @@ def _read(
     if p.adc_bits:
         total = total * (np.asarray(p.adc_range, _F32) / _adc_top(p))
     return total.astype(_F32)
+
+
+def read_noise(
+    periphery: Periphery, *, run: int, stream: int, shape: Sequence[int], by_channel: bool
+) -> Array:
+    """Draws [outputs, M] of one read: of a convolution (``by_channel``) their rows are channels."""
+    rows, columns = reversed(shape) if by_channel else shape
+    z = read_normals(key=periphery.read_key, run=run, stream=stream, rows=rows, columns=columns)
+    return z.T if by_channel else z
 
 
 def _adc_top(periphery: Periphery) -> np.float32:
@@ -263,7 +266,6 @@ def rram_matmul(x: Array, w: Array, *, num_tiles: int, run: int = 0, **periphery
         periphery=Periphery(**periphery),
         multiply=multiply,
         column_axis=1,
-        layout=lambda y: y,
     )
     return y.reshape(*x.shape[:-1], columns)
 
@@ -316,22 +318,17 @@ def rram_conv(
         sums = np.einsum("pgck,gmck->pgm", rows[:, :, part], weights[:, :, part], optimize=True)
         return sums.reshape(-1, columns)
 
-    def layout(y: Array) -> Array:
-        return np.ascontiguousarray(np.moveaxis(y.reshape(*image, columns), -1, 1))
-
-    return layout(
-        _read(
-            x,
-            w,
-            steps=depth,
-            num_tiles=num_tiles,
-            run=run,
-            periphery=Periphery(**periphery),
-            multiply=multiply,
-            column_axis=0,
-            layout=layout,
-        )
+    y = _read(
+        x,
+        w,
+        steps=depth,
+        num_tiles=num_tiles,
+        run=run,
+        periphery=Periphery(**periphery),
+        multiply=multiply,
+        column_axis=0,
     )
+    return np.ascontiguousarray(np.moveaxis(y.reshape(*image, columns), -1, 1))
 
 
 def _codes(x: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

@@ -120,7 +120,8 @@ def provider_session(
     ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``keep_digital`` (patterns of node
     names, a list or one text with ``;`` between them), of a device ``drift_frac``,
     ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
-    ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, and ``periphery``
+    ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, ``device_reads``
+    (False leaves out read noise and I-V curve that the device model states), and ``periphery``
     (JSON of attributes by node). ``rimc_onnx.provider_options`` makes them as a conversion would.
 
     Args:
@@ -171,6 +172,8 @@ def last_mapping() -> list[NodeMapping]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
     if isinstance(value, list | tuple):
         return ";".join(str(part) for part in value)
     return str(value)

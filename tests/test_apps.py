@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+from provider_models import HAS_PROVIDERS, needs_providers
 
 from rimc_onnx import evaluate, passes, runtime
 from rimc_onnx.adapter_file import write_adapter_file
@@ -20,8 +21,6 @@ from rimc_onnx.files import load_model, save_model
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "samples" / "apps"
 MODEL = "model.rimc.calibrated.onnx"
-VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
-needs_providers = pytest.mark.skipif(VERSION < (1, 24), reason="providers need ONNX Runtime 1.24")
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -203,6 +202,8 @@ def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:
     shutil.copy(APPS / "app.mjs", raw)
     command = [node, "app.mjs", MODEL, "images.f32", "labels.u8"]
     assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
+    bare = subprocess.run([node, "app.mjs"], cwd=raw, capture_output=True, text=True, check=False)
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)  # no stack trace
 
 
 def test_examples_of_the_deployment_page_run(
@@ -219,7 +220,7 @@ def test_examples_of_the_deployment_page_run(
     if hasattr(ort, "AdapterFormat"):
         examples.append(adapters)
     # A provider is registered once per process.
-    for code in providers if VERSION >= (1, 24) else []:
+    for code in providers if HAS_PROVIDERS else []:
         run(sys.executable, "-c", code, cwd=digits_job)
     for code in examples:
         exec(compile(code, "deployment.md", "exec"), {"__name__": "example"})

@@ -160,6 +160,7 @@ ALLOWED = {
     # cli: configuration types, so that it can build one, but nothing that computes
     "rimc_onnx._options": {
         "typer",
+        "rimc_onnx.calibration.config",
         "rimc_onnx.config",
         "rimc_onnx.device",
         "rimc_onnx.errors",

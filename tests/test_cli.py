@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import typer.main
 
 from rimc_onnx._options import IDEAL_PERIPHERY, NATIVE_PROVIDER, ProviderOptions, with_options
+from rimc_onnx.cli import app
 from rimc_onnx.config import PeripheryConfig
 
 Cli = Callable[..., Any]
 
-COMMANDS = ("convert", "calibrate", "evaluate", "inspect", "quickstart")
+COMMANDS = (*("convert", "age", "devices", "calibrate", "evaluate", "inspect", "quickstart"),)
 
 
 def names(folder: Path) -> set[str]:
@@ -400,23 +402,36 @@ def test_help_of_a_command_shows_two_examples(cli: Cli, tmp_path: Path, command:
             assert word in result.stdout.split("Options")[1]
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "evaluate", "calibrate"])
-def test_examples_in_help_run(cli: Cli, digits_folder: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "prepare"),
+    [
+        ("convert", []),
+        ("inspect", ["convert model.onnx"]),
+        ("evaluate", ["convert model.onnx"]),
+        ("calibrate", ["convert model.onnx"]),
+        ("statistics", ["convert model.onnx"]),
+        ("age", ["convert model.onnx --device wan2022-aihwkit", "calibrate model.rimc.onnx"]),
+        ("devices", []),
+        ("quickstart", []),
+    ],
+)
+def test_examples_in_help_run(
+    cli: Cli, digits_folder: Path, command: str, prepare: list[str]
+) -> None:
     # Documentation that was right once.
-    import rimc_onnx.cli as module
-
-    (digits_folder / "samples.npz").write_bytes((digits_folder / "test.npz").read_bytes())
-    if command != "convert":
-        assert cli("convert", "model.onnx", cwd=digits_folder).code == 0
+    for name in ("samples.npz", "unlabelled.npz"):
+        (digits_folder / name).write_bytes((digits_folder / "test.npz").read_bytes())
+    for line in prepare:
+        assert cli(*line.split(), cwd=digits_folder).code == 0
+    help_text = typer.main.get_group(app).commands[command].help or ""
     lines = [
-        line.split()
-        for line in (getattr(module, command).__doc__ or "").splitlines()
-        if line.strip().startswith("rimc-onnx ")
+        line.split() for line in help_text.splitlines() if line.strip().startswith("rimc-onnx ")
     ]
     assert len(lines) == 2
     for line in lines:
-        for made in digits_folder.glob("*.calibrated.*"):
-            made.unlink()
+        if command == "calibrate":
+            for made in digits_folder.glob("*.calibrated.*"):
+                made.unlink()
         result = cli(*line[1:], cwd=digits_folder)
         assert result.code == 0, result.stderr
 

@@ -72,12 +72,13 @@ def test_samples_that_do_not_fit_are_refused(
         ("missing", None, "no such data"),
         ("text.npz", b"not a zip", "not an .npz"),
         ("empty.npz", b"", "not an .npz"),
+        ("input.npy", np.lib.format.magic(1, 0), "not an .npz"),
     ],
 )
 def test_file_that_holds_no_samples_is_refused(
     fails: Callable[..., str], digits_job: Path, name: str, content: bytes | None, says: str
 ) -> None:
-    # numpy takes any file for a pickle and says so.
+    # numpy takes any file for a pickle and says so, and an .npy for one array without a name.
     if content is not None:
         (digits_job / name).write_bytes(content)
     line = fails(digits_job, 1, "calibrate", "model.rimc.onnx", "--data", name, "-o", "new.onnx")
@@ -221,7 +222,7 @@ def test_evaluate_with_nothing_to_compare_is_a_usage_error(
     [
         ("nothing_of_this_name:f", 2, "can't be imported"),
         ("user_metrics:spearmann", 2, "Did you mean 'spearman'"),
-        ("spearman", 2, "spearman"),
+        ("spearman", 2, "'spearman' is not of the form module:callable"),
         ("user_metrics:raises", 1, "metric 'raises' fails: KeyError: 'pairs'"),
         ("user_metrics:text", 1, "metric 'text' fails"),
         ("user_metrics:nan", 1, "metric 'nan' is nan"),

@@ -40,6 +40,8 @@ def rng() -> np.random.Generator:
         (["--scaling", "colum"], "Did you mean 'column'"),
         (["--drift", "-0.1"], "drift_frac"),
         (["--drift", "20"], "20 % is 0.2"),
+        (["--drift", "20%"], "'20%' is not a number. Write a fraction: 0.2 is 20 %."),
+        (["--read-noise", "1 %"], "'1 %' is not a number"),
         (["--drift", "nan"], "drift_frac must be a finite number"),
         (["--dac-bits", "0"], "--dac-bits"),
         (["--adc-bits", "0"], "--adc-bits"),
@@ -53,13 +55,14 @@ def rng() -> np.random.Generator:
         (["--read-noise", "5"], "read_noise_frac must be above 0 and at most 1, got 5.0"),
         (["--read-noise", "0"], "read_noise_frac must be above 0"),
         (["--read-noise-law", "absolut"], "Did you mean 'absolute'"),
+        (["--read-noise-law", "relative"], "Give --read-noise too"),
         (["--iv-sinh", "9"], "iv_sinh must be above 0 and at most 6, got 9.0"),
         (["--input-shrink", "2"], "input_shrink must be above 0 and at most 1, got 2.0"),
         (["--adc-gain-error", "0.01"], "adc_gain_error_frac is an error of an ADC"),
         (["--dac-serial-bits", "1"], "there are no input bits to take in turn"),
         (["--dac-serial-bits", "0"], "--dac-serial-bits"),
         (["--wire-ohm", "nan"], "wire_ohm must be above 0 and at most 1000, got nan"),
-        (["--range-percentile", "0"], "range_percentile must be above 0 and at most 100"),
+        (["--range-percentile", "0.9999"], "range_percentile must lie in 50..100 percent"),
         (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
         (["--seed", str(2**63)], "seed must lie in"),
         (["--seed", "one"], "--seed"),
@@ -180,6 +183,15 @@ def test_output_that_can_not_be_made_is_refused(
     # Found out only after minutes of work.
     assert says in fails(digits_job, 1, "convert", "model.onnx", "-o", output)
     assert says in fails(digits_job, 1, "calibrate", "model.rimc.onnx", "-o", output)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe in the file system")
+def test_output_that_is_no_file_is_kept(fails: Callable[..., str], digits_folder: Path) -> None:
+    # --force renames a file over it: as root, convert -o /dev/null --force takes /dev/null away.
+    os.mkfifo(digits_folder / "pipe.onnx")
+    command = ["convert", "model.onnx", "-o", "pipe.onnx", "--force"]
+    assert "pipe.onnx: is a device or pipe" in fails(digits_folder, 1, *command)
+    assert (digits_folder / "pipe.onnx").is_fifo()
 
 
 def test_quickstart_refuses_a_folder_in_use(fails: Callable[..., str], digits_folder: Path) -> None:

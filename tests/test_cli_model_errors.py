@@ -55,8 +55,9 @@ def test_truncated_model_is_refused(
 
 
 def test_folder_is_no_model(fails: Callable[..., str], digits_folder: Path) -> None:
-    # The default output's name is computed from the model's, which "." has not.
-    assert "no such file" in fails(digits_folder, 1, "convert", ".")
+    # The default output's name is computed from the model's, which "." has not; and "no such file"
+    # for what is plainly there.
+    assert ".: is a folder" in fails(digits_folder, 1, "convert", ".")
 
 
 def external_model(folder: Path, matmul_model: Callable[..., onnx.ModelProto]) -> Path:

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import HAS_PROVIDERS, needs_providers
 
 from rimc_onnx import calibrate, evaluate, runtime
 from rimc_onnx.errors import ModelError, UsageError
@@ -22,15 +23,13 @@ Cli = Callable[..., Any]
 
 OWN = "RimcExecutionProvider"
 CPU = "CPUExecutionProvider"
-HAS_PLUGINS = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 24)
-needs_plugins = pytest.mark.skipif(not HAS_PLUGINS, reason="plugins need ONNX Runtime 1.24")
 ON_ARRAYS = ["--provider-option", "preset=gaussian-relative", "--provider-option", "seed=3"]
 
 
 # ------------------------------------------------------------------------------- what runs where
 
 
-@needs_plugins
+@needs_providers
 @pytest.mark.parametrize("by_file", [False, True])
 def test_plugin_calibrates_as_the_simulator_does(cli: Cli, digits_job: Path, by_file: bool) -> None:
     # A provider that is registered and never asked: function bodies give other adapters.
@@ -58,7 +57,7 @@ def test_cpu_provider_runs_the_function_bodies(cli: Cli, digits_job: Path) -> No
     assert stock.json()["top1"] == found["top1"]
 
 
-@needs_plugins
+@needs_providers
 def test_options_reach_the_provider(cli: Cli, digits_folder: Path) -> None:
     # An ordinary model on arrays: without the options the provider claims none of its nodes, and
     # with another seed other devices answer.
@@ -171,7 +170,7 @@ def test_unknown_provider_is_told_what_there_is(
     arguments = ["evaluate", "model.rimc.onnx", "--data", "test.npz", "--provider", "NoneSuch"]
     line = fails(digits_job, 2, *arguments)
     assert CPU in line
-    assert (OWN in line) == HAS_PLUGINS
+    assert (OWN in line) == HAS_PROVIDERS
     assert line.endswith("with --provider-library.")
 
 
@@ -180,7 +179,7 @@ def test_stock_and_provider_exclude_each_other(fails: Callable[..., str], digits
     assert "--stock and --provider exclude each other" in fails(digits_job, 2, *arguments)
 
 
-@needs_plugins
+@needs_providers
 def test_library_that_brings_no_such_provider_is_refused(
     fails: Callable[..., str], digits_job: Path
 ) -> None:
@@ -205,7 +204,7 @@ def test_library_needs_an_onnxruntime_that_registers_it(
     assert "a provider's library needs ONNX Runtime 1.24 or newer, got 1.23.2" in line
 
 
-@needs_plugins
+@needs_providers
 def test_ordinary_model_without_a_preset_is_no_model_for_the_arrays(
     fails: Callable[..., str], digits_folder: Path
 ) -> None:
@@ -216,7 +215,7 @@ def test_ordinary_model_without_a_preset_is_no_model_for_the_arrays(
     assert "provider option preset must be one of" in fails(digits_folder, 2, *command, *bad)
 
 
-@needs_plugins
+@needs_providers
 @pytest.mark.skipif(
     "AzureExecutionProvider" not in onnxruntime.get_available_providers(),
     reason="this ONNX Runtime has no provider that takes nothing",

@@ -8,7 +8,7 @@ taking the best gain per byte first is the Lagrangian solution (as IO-SVD and Ze
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rimc_onnx.adapter import adapter_rank
 from rimc_onnx.calibration.closed_form import Draft
-from rimc_onnx.calibration.problem import NodeProblem
+from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.opset import MAX_RANK
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
@@ -49,9 +49,9 @@ class Share:
     """The correction is kept whole."""
 
 
-def uniform(problems: Sequence[NodeProblem], rank: int) -> list[Share]:
+def uniform(geometries: Iterable[Geometry], rank: int) -> list[Share]:
     """One rank for all nodes, as the papers do; less where a matrix has less."""
-    return [Share(rank=_clamp(problem, rank), s=None) for problem in problems]
+    return [Share(rank=_clamp(geometry, rank), s=None) for geometry in geometries]
 
 
 def allocate(
@@ -75,8 +75,7 @@ def allocate(
     return [share for share in shares if share is not None]
 
 
-def _clamp(problem: NodeProblem, rank: int) -> int:
-    geometry = problem.geometry
+def _clamp(geometry: Geometry, rank: int) -> int:
     group = geometry.group if geometry.conv else None
     return adapter_rank(rank, geometry.weight_shape, group)
 
@@ -116,7 +115,9 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
         group, depth, columns = node.need.shape
         cost = group * (depth + columns)
         # Beyond this rank the branch costs more than the matrix.
-        most = min(_clamp(node.problem, depth), max(1, depth * columns // (depth + columns)))
+        most = min(
+            _clamp(node.problem.geometry, depth), max(1, depth * columns // (depth + columns))
+        )
         most = max(0, min(most, budget_bytes // cost, MAX_RANK))
         costs.append(cost)
         gains.append(node.rank_gains(s, most) if most else np.zeros(0))

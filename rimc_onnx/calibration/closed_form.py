@@ -16,6 +16,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse.linalg
 
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.errors import ConfigError
 
@@ -79,7 +80,7 @@ class Draft:
 
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
-        loudness = np.diagonal(self.problem.moment, axis1=1, axis2=2)
+        loudness = self.problem.moment.diagonal()
         gain = np.square(self.need * self.m[:, None, :]) * loudness[:, :, None]
         return gain * np.float32(self.problem.loss_per_power)
 
@@ -123,8 +124,7 @@ def _magnitude(problem: NodeProblem, weight: F32, prior: float) -> F32:
     loud = problem.metric @ weight
     power = (weight * loud).sum(axis=1, dtype=np.float64)
     along = (problem.target * loud).sum(axis=1, dtype=np.float64)
-    wanted = (problem.target * (problem.metric @ problem.target)).sum(dtype=np.float64)
-    belief = np.sqrt(max(wanted, 0.0) / power.sum()) if power.sum() > 0 else 1.0
+    belief = np.sqrt(max(problem.target_power, 0.0) / power.sum()) if power.sum() > 0 else 1.0
     silent = power <= 0
     fitted = (along + prior * belief * power) / np.where(silent, 1.0, (1 + prior) * power)
     # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
@@ -163,12 +163,12 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
     return Adapter(a=a, b=b, m=node.m, s=s)
 
 
-def _leading(rest: F32, metric: F32, count: int) -> tuple[F64, F64]:
+def _leading(rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
     """Largest eigenvalues of R' C R, ascending, and their vectors [m, count]; R [d, m]."""
     if rest.shape[1] <= rest.shape[0]:
         return _eigen((rest.T @ (metric @ rest)).astype(np.float64), count)
     # The smaller side: with C = Q D Q' and F = sqrt(D) Q', F R (F R)' has the same eigenvalues.
-    power, directions = scipy.linalg.eigh(metric.astype(np.float64), check_finite=False)
+    power, directions = scipy.linalg.eigh(metric.dense()[0].astype("f8"), check_finite=False)
     root = (np.sqrt(np.maximum(power, 0))[:, None] * directions.T) @ rest
     values, left = _eigen(root @ root.T, count)
     smallest = float(np.finfo(np.float32).tiny)

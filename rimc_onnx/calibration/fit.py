@@ -53,6 +53,7 @@ from rimc_onnx.calibration.walk import (
     teacher_features,
     teacher_means,
 )
+from rimc_onnx.calibration.workers import beside_each_other, one_blas_thread
 from rimc_onnx.device import read_out
 from rimc_onnx.errors import CalibrationError, UsageError
 from rimc_onnx.opset import RANK_KEY
@@ -152,36 +153,62 @@ def fit_adapters(
         known=known,
         progress=progress,
     )
-    drafts = []
-    nodes: list[CalibratedNode] = []
-    means: dict[str, F64] = {}
-    for done, (pair, problem, features) in enumerate(_problems(job)):
-        if features is not None:
-            y = sample_means(features.y, conv=pair.geometry.conv)
-            means[pair.branch.node] = y + pair.unit.bias
-        if config.solver == "adam":
-            nodes.append(_by_adam(pair, problem, features, config))
-        drafts.append(
-            draft(
-                problem,
-                magnitude=config.kinds.magnitude,
-                num_samples=0 if job.exact else num_samples,
-                config=config.closed_form,
-            )
-        )
-        progress("teacher", done + 1, len(job.pairs))
-    if config.solver == "closed-form":
-        shares = _shares(drafts, config, student.metadata_props.get(RANK_KEY))
-        nodes = [
-            _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
-            for pair, node, share in zip(job.pairs, drafts, shares, strict=True)
-        ]
+    nodes, shares, means = _fit_nodes(job)
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     _attach(student, nodes)
     if config.propagate == "student":
         nodes = _refit_on_student(job, shares)
     return _settle_biases(job, nodes, means)
+
+
+def _fit_nodes(job: _Job) -> tuple[list[CalibratedNode], list[Share], dict[str, F64]]:
+    """Every adapter and its share of the SRAM; the teacher's mean outputs for each sample."""
+    config, felt = job.config, _sensitivities(job)
+    shares = _ranks(job)
+    given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
+    means: dict[str, F64] = {}
+
+    def study(item: tuple[Pair, Features | None]) -> Draft | CalibratedNode:
+        pair, features = item
+        problem = _problem(job, felt, pair, features)
+        if features is not None:
+            y = sample_means(features.y, conv=pair.geometry.conv)
+            means[pair.branch.node] = y + pair.unit.bias
+        share = given.get(pair.branch.node)
+        if config.solver == "adam":
+            return _by_adam(pair, problem, features, config, share)
+        drafted = _draft(job, problem, exact=job.exact)
+        return drafted if share is None else _finished((pair, drafted, share))
+
+    # Torch has threads of its own.
+    walk = beside_each_other(study, _walk(job), workers=1 if config.solver == "adam" else None)
+    drafts, nodes = [], []
+    for done, found in enumerate(walk):
+        if isinstance(found, Draft):
+            drafts.append(found)
+        else:
+            nodes.append(found)
+        job.progress("teacher", done + 1, len(job.pairs))
+    if drafts:
+        shares = _shares(drafts, config, job.student.metadata_props.get(RANK_KEY))
+        drafted = zip(job.pairs, drafts, shares, strict=True)
+        nodes = list(beside_each_other(_finished, drafted))
+    return nodes, shares, means
+
+
+def _draft(job: _Job, problem: NodeProblem, *, exact: bool) -> Draft:
+    return draft(
+        problem,
+        magnitude=job.config.kinds.magnitude,
+        num_samples=0 if exact else job.num_samples,
+        config=job.config.closed_form,
+    )
+
+
+def _finished(item: tuple[Pair, Draft, Share]) -> CalibratedNode:
+    pair, node, share = item
+    return _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
 
 
 def _settle_biases(
@@ -220,47 +247,51 @@ def _attach(model: ir.Model, nodes: Sequence[CalibratedNode]) -> None:
     AttachAdaptersPass({n.name: n.adapter for n in nodes})(model)
 
 
-def _problems(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Features | None]]:
-    """What each node lacks, in graph order; features only where the device was asked."""
+def _walk(job: _Job) -> Iterator[tuple[Pair, Features | None]]:
+    """The nodes in graph order, with features where there are samples to ask the device with."""
     if job.feeds:
-        yield from _problems_of_samples(job)
-        return
-    assert job.known is not None, "no samples, then a statistics file"
-    for pair in job.pairs:
+        yield from teacher_features(job.student, job.teacher, job.pairs, job.feeds, job.sessions)
+    else:
+        yield from ((pair, None) for pair in job.pairs)
+
+
+def _sensitivities(job: _Job) -> dict[str, float]:
+    """What the outputs feel of each node; with one rank for all there is nothing to share out."""
+    if job.known is not None or job.config.rank is not None:
+        return {}
+    return measure_sensitivities(
+        job.teacher, job.units, job.feeds, job.sessions.digital, seed=job.config.sample_seed
+    )
+
+
+def _problem(
+    job: _Job, felt: Mapping[str, float], pair: Pair, features: Features | None
+) -> NodeProblem:
+    """What a node lacks."""
+    config, name = job.config, pair.branch.node
+    if features is None:
+        assert job.known is not None, "no samples, then a statistics file"
         target = _target(pair)
-        problem = NodeProblem(
-            name=pair.branch.node,
+        return NodeProblem(
+            name=name,
             geometry=pair.geometry,
-            statistics=job.known.statistics[pair.branch.node],
+            statistics=job.known.statistics[name],
             target=target,
-            error=target - _measured(pair, job.config),
+            error=target - _measured(pair, config),
             bias_frac=job.bias_frac,
         )
-        yield pair, problem, None
-
-
-def _problems_of_samples(job: _Job) -> Iterator[tuple[Pair, NodeProblem, Features]]:
-    config, sessions = job.config, job.sessions
-    felt: dict[str, float] = {}
-    # With one rank for all there is nothing to share out.
-    if job.known is None and config.rank is None:
-        felt = measure_sensitivities(
-            job.teacher, job.units, job.feeds, sessions.digital, seed=config.sample_seed
-        )
-    walk = teacher_features(job.student, job.teacher, job.pairs, job.feeds, sessions)
-    for pair, features in walk:
-        problem = problem_from_device(
-            pair.branch.node,
-            features.moments(pair.geometry),
-            _target(pair),
-            bias_frac=job.bias_frac,
-            sensitivity=felt.get(pair.branch.node),
-            measured=_measured(pair, config) if config.read_out else None,
-            noise_frac=config.read_out_noise_frac,
-        )
-        if job.known is not None:
-            problem = replace(problem, statistics=job.known.statistics[pair.branch.node])
-        yield pair, problem, features
+    problem = problem_from_device(
+        name,
+        features.moments(pair.geometry),
+        _target(pair),
+        bias_frac=job.bias_frac,
+        sensitivity=felt.get(name),
+        measured=_measured(pair, config) if config.read_out else None,
+        noise_frac=config.read_out_noise_frac,
+    )
+    if job.known is not None:
+        problem = replace(problem, statistics=job.known.statistics[name])
+    return problem
 
 
 def _measured(pair: Pair, config: CalibrateConfig) -> F32:
@@ -281,10 +312,15 @@ def _target(pair: Pair) -> F32:
     return matrix_of(pair.unit.weight.float32(), pair.geometry)
 
 
+def _ranks(job: _Job) -> list[Share]:
+    """The share of every node where all have one rank; else none."""
+    if job.config.rank is None:
+        return []
+    rank = job.config.rank if job.config.kinds.low_rank else 0
+    return uniform([pair.geometry for pair in job.pairs], rank)
+
+
 def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: str | None) -> list[Share]:
-    if config.rank is not None:
-        rank = config.rank if config.kinds.low_rank else 0
-        return uniform([d.problem for d in drafts], rank)
     magnitudes = sum(d.m.size for d in drafts) if config.kinds.magnitude else 0
     if config.sram_budget_frac is not None:
         budget = int(config.sram_budget_frac * sum(d.need.size for d in drafts))
@@ -331,13 +367,16 @@ def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:
 
 
 def _by_adam(
-    pair: Pair, problem: NodeProblem, features: Features | None, config: CalibrateConfig
+    pair: Pair,
+    problem: NodeProblem,
+    features: Features | None,
+    config: CalibrateConfig,
+    share: Share | None,
 ) -> CalibratedNode:
     from rimc_onnx.calibration.adam import fit_adam
 
-    if features is None or config.rank is None:
+    if features is None or share is None:
         raise CalibrationError("the solver adam needs the device's features and a rank")
-    [share] = uniform([problem], config.rank)
     fitted = fit_adam(
         pair.geometry,
         features.x,
@@ -364,16 +403,12 @@ def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode
             _target(pair),
             bias_frac=job.bias_frac,
         )
-        node = draft(
-            problem,
-            magnitude=job.config.kinds.magnitude,
-            num_samples=job.num_samples,
-            config=job.config.closed_form,
-        )
+        node = _draft(job, problem, exact=False)
         share = by_name[pair.branch.node]
         s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
-        nodes.append(_coded(pair, problem, finish(node, rank=share.rank, s=s), share))
+        nodes.append(_finished((pair, node, replace(share, s=s))))
         _attach(job.student, nodes[-1:])
 
-    lockstep(job.student, job.teacher, job.pairs, job.feeds, job.sessions, refit)
+    with one_blas_thread():
+        lockstep(job.student, job.teacher, job.pairs, job.feeds, job.sessions, refit)
     return nodes

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.calibration.gram import Gram, are_few
 from rimc_onnx.reference import im2col
 
 if TYPE_CHECKING:
@@ -82,12 +83,13 @@ def rows_of(geometry: Geometry, x: Array, *outputs: Array) -> Iterator[tuple[Arr
     last = [np.moveaxis(o, 1, -1) for o in outputs]
     positions = int(np.prod(windows.shape[2 : 1 + len(geometry.strides)]))
     lines = max(1, limit // max(1, positions))
-    for sample in range(len(windows)):
+    samples = max(1, lines // max(1, windows.shape[1]))
+    for first in range(0, len(windows), samples):
         for start in range(0, windows.shape[1], lines):
-            part = slice(start, start + lines)
+            part = np.s_[first : first + samples, start : start + lines]
             yield (
-                windows[sample, part].reshape(-1, g, d).astype(np.float32, copy=False),
-                *(o[sample, part].reshape(-1, g, m).astype(np.float32, copy=False) for o in last),
+                windows[part].reshape(-1, g, d).astype(np.float32, copy=False),
+                *(o[part].reshape(-1, g, m).astype(np.float32, copy=False) for o in last),
             )
 
 
@@ -100,7 +102,8 @@ class SecondMoments:
         self.geometry = geometry
         self.num_rows = 0
         self.x_abs_max = 0.0
-        self.x_x: F64 = np.zeros((g, d, d))
+        self._rows: list[Array] = []
+        self._x_x: F64 | None = None
         self.x_e: F64 = np.zeros((g, d, m))
         self.x: F64 = np.zeros((g, d))
         self.y: F64 = np.zeros((g, m))
@@ -118,10 +121,32 @@ class SecondMoments:
             self.x_abs_max = max(self.x_abs_max, float(np.abs(x_rows).max()))
             x_g, y_g = (np.moveaxis(a, 1, 0) for a in (x_rows, y_rows))
             x_t = x_g.transpose(0, 2, 1)
-            self.x_x += x_t @ x_g
+            self._add(x_rows)
             self.x += x_rows.sum(axis=0, dtype=np.float64)
             self.y += y_rows.sum(axis=0, dtype=np.float64)
             self.y_y += np.square(y_rows, dtype=np.float64).sum(axis=0)
             if h_rows:
                 # What the array lacks: Y - H.
                 self.x_e += x_t @ (y_g - np.moveaxis(h_rows[0], 1, 0))
+
+    @property
+    def gram(self) -> Gram:
+        """X'X."""
+        if self._x_x is not None:
+            return Gram(matrix=self._x_x)
+        g, d = self.geometry.group, self.geometry.depth
+        rows = np.concatenate([np.zeros((0, g, d), np.float32), *self._rows])
+        return Gram(rows=np.moveaxis(rows, 1, 0))
+
+    def _add(self, rows: Array) -> None:
+        """Rows themselves while they are few, the matrix from then on."""
+        if self._x_x is None and are_few(self.num_rows, self.geometry.depth):
+            self._rows.append(rows.copy())
+            return
+        if self._x_x is None:
+            g, d = self.geometry.group, self.geometry.depth
+            self._x_x = np.zeros((g, d, d))
+        for part in (*self._rows, rows):
+            x_g = np.moveaxis(part, 1, 0)
+            self._x_x += x_g.transpose(0, 2, 1) @ x_g
+        self._rows = []

@@ -11,13 +11,14 @@ QERA, EoRA and DFQ).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
 
 __all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device"]
@@ -44,8 +45,8 @@ class Statistics:
 
     x_mean: F32
     """[G, d]"""
-    x_cov: F32
-    """E[(x - mean)' (x - mean)], [G, d, d]"""
+    x_cov: Gram
+    """E[(x - mean)' (x - mean)]"""
     y_mean: F32
     """[G, m], without bias"""
     y_variance: F32
@@ -56,19 +57,18 @@ class Statistics:
     ``None`` is not known."""
 
     @cached_property
-    def x_x(self) -> F32:
-        """The second moment E[x' x], [G, d, d]."""
-        return self.x_cov + self.x_mean[:, :, None] * self.x_mean[:, None, :]
+    def x_x(self) -> Gram:
+        """The second moment E[x' x]."""
+        return self.x_cov.plus(self.x_mean)
 
     @classmethod
     def of(cls, moments: SecondMoments, sensitivity: float | None = None) -> Statistics:
         """Means over the rows that were seen (zeros if there were none)."""
         rows = max(moments.num_rows, 1)
         x_mean, y_mean = moments.x / rows, moments.y / rows
-        x_cov = moments.x_x / rows - x_mean[:, :, None] * x_mean[:, None, :]
         return cls(
             x_mean=np.asarray(x_mean, np.float32),
-            x_cov=np.asarray(x_cov, np.float32),
+            x_cov=moments.gram.centred(x_mean, rows),
             y_mean=np.asarray(y_mean, np.float32),
             y_variance=np.asarray(
                 np.maximum(moments.y_y / rows - np.square(y_mean), 0), np.float32
@@ -93,17 +93,20 @@ class NodeProblem:
     """Share of a wrong mean output that the digital bias will take away."""
 
     @cached_property
-    def moment(self) -> F32:
-        """E[x' x] [G, d, d], of the mean only what the bias will leave of its error."""
+    def moment(self) -> Gram:
+        """E[x' x], of the mean only what the bias will leave of its error."""
         mean = self.statistics.x_mean * np.float32(1 - self.bias_frac)
-        return self.statistics.x_cov + mean[:, :, None] * mean[:, None, :]
+        return self.statistics.x_cov.plus(mean)
 
     @cached_property
-    def metric(self) -> F32:
+    def metric(self) -> Gram:
         """The moment and some uncorrelated power, as few samples see few directions."""
-        depth = self.geometry.depth
-        loudness = np.trace(self.moment, axis1=1, axis2=2) / depth
-        return self.moment + _SHRINK_FRAC * loudness[:, None, None] * np.eye(depth, dtype="f4")
+        return self.moment.with_ridge(_SHRINK_FRAC * self.moment.diagonal().mean(axis=1))
+
+    @cached_property
+    def target_power(self) -> float:
+        """Power of the teacher's feature in the metric."""
+        return float((self.target * (self.metric @ self.target)).sum(dtype=np.float64))
 
     @property
     def loss_per_power(self) -> float:
@@ -145,8 +148,8 @@ def problem_from_device(
     spread = target if measured is None else np.float32(noise_frac) * measured
     error = known.copy()
     for g in range(moments.geometry.group if spread.any() else 0):
-        lacking = moments.x_e[g] - moments.x_x[g] @ known[g]
-        error[g] += _regress(moments.x_x[g], lacking, spread[g])
+        gram = moments.gram[g]
+        error[g] += _regress(gram, moments.x_e[g] - gram @ known[g].astype("f8"), spread[g])
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
@@ -166,7 +169,7 @@ def _lost_share(moments: SecondMoments, target: F32) -> np.float32:
     return np.float32(float((target * moments.x_e).sum()) / power if power > 0 else 0.0)
 
 
-def _regress(x_x: F64, x_e: F64, spread: F32) -> F64:
+def _regress(x_x: Gram, x_e: F64, spread: F32) -> F64:
     """Posterior mean of E [d, m] in X E = X_E, for cells of prior variance spread^2 + floor.
 
     Each bit line j has a prior of its own, so a system of its own: (X'X + L_j) e_j = X'E_j with L_j
@@ -176,34 +179,31 @@ def _regress(x_x: F64, x_e: F64, spread: F32) -> F64:
     depth, columns = spread.shape
     variance = np.square(spread, dtype=np.float64)
     variance += _FLOOR_FRAC * variance.mean() + np.finfo(np.float32).tiny
-    unit = np.trace(x_x) / depth
+    loudness = x_x.diagonal()[0].astype(np.float64)
+    unit = loudness.mean()
     if unit == 0:
         return np.zeros(spread.shape)
-    gram, seen = x_x / unit, x_e / unit
-    power = np.diagonal(gram) @ variance / depth
-    common = variance.mean(axis=1)
-    factor = scipy.linalg.cho_factor(
-        gram + np.diag(_PRIOR_FRAC * power.mean() / common), overwrite_a=True, check_finite=False
-    )
-    if columns * depth**2 > _MOST_OPERATIONS:
-        found: F64 = scipy.linalg.cho_solve(factor, seen, check_finite=False)
-        return found
-    inverse = scipy.linalg.cho_solve(factor, np.eye(depth), check_finite=False)
-    return _conjugate_gradients(gram, _PRIOR_FRAC * power / variance, seen, inverse)
+    gram, seen = x_x.over(unit), x_e / unit
+    power = (loudness / unit) @ variance / depth
+    solve = gram.inverse(_PRIOR_FRAC * power.mean() / variance.mean(axis=1))
+    rank = depth if gram.rows is None else gram.rows.shape[1]
+    if columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS:
+        return solve(seen)
+    return _conjugate_gradients(gram, _PRIOR_FRAC * power / variance, seen, solve)
 
 
-def _conjugate_gradients(gram: F64, ridge: F64, seen: F64, inverse: F64) -> F64:
-    """Columns e_j of (G + diag(ridge_j)) e_j = seen_j, preconditioned by ``inverse``, [d, m]."""
+def _conjugate_gradients(gram: Gram, ridge: F64, seen: F64, solve: Callable[[F64], F64]) -> F64:
+    """Columns e_j of (G + diag(ridge_j)) e_j = seen_j, preconditioned by ``solve``, [d, m]."""
     found = np.zeros_like(seen)
     rest = seen.copy()
-    ahead = step = inverse @ rest
+    ahead = step = solve(rest)
     felt = (rest * ahead).sum(axis=0)
     for _ in range(_STEPS):
         image = gram @ step + ridge * step
         length = felt / np.maximum((step * image).sum(axis=0), _TINY)
         found += length * step
         rest -= length * image
-        ahead = inverse @ rest
+        ahead = solve(rest)
         before, felt = felt, (rest * ahead).sum(axis=0)
         step = ahead + felt / np.maximum(before, _TINY) * step
     return found

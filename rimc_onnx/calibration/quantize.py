@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from rimc_onnx.adapter import IDENTITY_CODE, QuantizedAdapter, lora_shapes
 from rimc_onnx.calibration.closed_form import Adapter
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.opset import MAX_CODE_SUM
@@ -33,7 +34,7 @@ def quantize(
     what it can of A's rounding error. ``dense`` keeps every sparse cell, zeros too.
     """
     statistics, geometry = problem.statistics, problem.geometry
-    x_rms = float(np.sqrt(np.trace(statistics.x_x, axis1=1, axis2=2).mean() / geometry.depth))
+    x_rms = float(np.sqrt(statistics.x_x.diagonal().mean()))
     x_scale = np.float32(min(statistics.x_abs_max, _X_RMS * x_rms) / _CODES) or np.float32(1.0)
 
     a_codes, a_scale = _codes(adapter.a)
@@ -96,7 +97,7 @@ def _codes(values: F32 | F64) -> tuple[F64, F64]:
     return np.clip(np.rint(values / scale[:, None, :]), -_CODES, _CODES), scale
 
 
-def _refit(adapter: Adapter, a: F32, metric: F32) -> F64:
+def _refit(adapter: Adapter, a: F32, metric: Gram) -> F64:
     """B for the rounded A that keeps A B nearest to what was fitted."""
     b = np.zeros(adapter.b.shape)
     for g in range(len(a) if a.shape[2] else 0):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.files import output_folder
@@ -53,10 +54,11 @@ def write_statistics(
     for index, feed in enumerate(knowledge.reference):
         arrays |= {f"{_REFERENCE}{index}/{name}": array for name, array in feed.items()}
     for node, known in knowledge.statistics.items():
-        upper = np.triu_indices(known.x_cov.shape[1])
+        x_cov = known.x_cov.dense()
+        upper = np.triu_indices(x_cov.shape[1])
         arrays |= {
             f"{node}/x_mean": known.x_mean,
-            f"{node}/x_cov": known.x_cov[:, upper[0], upper[1]],
+            f"{node}/x_cov": x_cov[:, upper[0], upper[1]],
             f"{node}/y_mean": known.y_mean,
             f"{node}/y_variance": known.y_variance,
             f"{node}/x_abs_max": np.array(known.x_abs_max, np.float32),
@@ -125,7 +127,7 @@ def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
     x_cov[:, upper[1], upper[0]] = half
     return Statistics(
         x_mean=x_mean,
-        x_cov=x_cov,
+        x_cov=Gram(matrix=x_cov),
         y_mean=y_mean,
         y_variance=y_variance,
         x_abs_max=float(x_abs_max),

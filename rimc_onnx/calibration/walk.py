@@ -14,6 +14,7 @@ from onnxscript import ir
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
 from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, node_session
+from rimc_onnx.calibration.workers import beside_each_other
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
@@ -123,11 +124,16 @@ def teacher_moments(
     teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
 ) -> Iterator[tuple[RramUnit, SecondMoments]]:
     """Moments of the teacher alone, in graph order."""
-    for unit, x_chunks, y_chunks in teacher_run(teacher, units, feeds, factory):
+
+    def summed(run: tuple[RramUnit, Chunks, Chunks]) -> tuple[RramUnit, SecondMoments]:
+        unit, x_chunks, y_chunks = run
         moments = SecondMoments(Geometry.of(unit))
         for x, y in zip(x_chunks, y_chunks, strict=True):
             moments.update(x, y)
-        yield unit, moments
+        return unit, moments
+
+    # One node's sums beside the next node's run: samples are many here, and few nodes fit.
+    yield from beside_each_other(summed, teacher_run(teacher, units, feeds, factory), workers=1)
 
 
 def teacher_means(

@@ -236,8 +236,8 @@ class DeviceConfig:
             if time_s is None:
                 return 0.0
             raise ConfigError(
-                f"device '{self.preset}' has no time axis, so time_s can't be {time_s:g}. Leave "
-                f"--time out, or take a preset that has one (rimc-onnx devices)."
+                f"device '{self.preset}' has no time axis, so time_s can't be {time_s:g}. Convert "
+                f"without --time, or with a preset that has one (rimc-onnx devices)."
             )
         if time_s is None:
             return valid[0]

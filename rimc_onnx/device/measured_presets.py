@@ -91,6 +91,11 @@ _MILO = Preset(
 )
 
 
+# The kit's sigma = 0.0277316483 log10(G) sqrt(ln((t + 1 us) / 2 us)) uS at t = 1 s: root mean
+# square over both devices of pairs whose weights lie evenly between 0 and W_max, over 79.2 uS.
+_CMO_READ_NOISE_FRAC = 0.0017
+
+
 def _cmo(name: str, acceptance: str, coefficients: tuple[float, float]) -> Preset:
     return Preset(
         config=DeviceConfig(
@@ -108,12 +113,14 @@ def _cmo(name: str, acceptance: str, coefficients: tuple[float, float]) -> Prese
                 sigma_us_per_ln=0.04201137,
             ),
             g_range_us=(9.0, 88.2),
+            read_noise_frac=_CMO_READ_NOISE_FRAC,
         ),
         summary=f"CMO/HfOx RRAM programmed to {acceptance} of the target, 1 s to 10 years",
         source=(
             "Falcone et al. 2025, arXiv 2502.04524, programming error at an acceptance of "
             f"{acceptance} and relaxation, in the linear fits of {_IBM_KIT}; the paper takes the "
-            "relaxation to 10 years."
+            "relaxation to 10 years. read_noise_frac: the 1/f noise of the same kit at 1 s, 0.12 "
+            "to 0.25 % of full scale, as one number."
         ),
     )
 

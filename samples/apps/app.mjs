@@ -5,6 +5,10 @@
 import { readFileSync } from "node:fs";
 import * as ort from "onnxruntime-node";
 
+if (process.argv.length !== 5) {
+  console.error("usage: node app.mjs MODEL.onnx images.f32 labels.u8");
+  process.exit(2);
+}
 const [model, imagesFile, labelsFile] = process.argv.slice(2);
 const labels = readFileSync(labelsFile);
 // A copy, since a Buffer may start at an address that is no multiple of 4.

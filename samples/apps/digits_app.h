@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -22,6 +23,7 @@ namespace app {
 namespace abi = rimc::abi;
 
 struct Env;
+struct EpDevice;
 struct RunOptions;
 struct Session;
 
@@ -38,7 +40,18 @@ using ReleaseEnv = abi::Slot<92, void, Env*>;
 using ReleaseSession = abi::Slot<95, void, Session*>;
 using ReleaseValue = abi::Slot<96, void, abi::Value*>;
 using ReleaseSessionOptions = abi::Slot<100, void, abi::SessionOptions*>;
+using RegisterLibrary = abi::Slot<228, abi::Status*, abi::SessionOptions*, const char*>;
 
+// From ONNX Runtime 1.24 on.
+using RegisterProviderLibrary = abi::Slot<301, abi::Status*, Env*, const char*, const char*>;
+using GetDevices = abi::Slot<303, abi::Status*, const Env*, const EpDevice* const**, std::size_t*>;
+using AppendProvider =
+    abi::Slot<304, abi::Status*, abi::SessionOptions*, Env*, const EpDevice* const*, std::size_t,
+              const char* const*, const char* const*, std::size_t>;
+using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
+
+constexpr const char* kProvider = "RimcExecutionProvider";
+constexpr std::uint32_t kProviderApi = 24;
 constexpr int kErrorsOnly = 3;
 constexpr std::size_t kPixels = 8 * 8;
 constexpr std::size_t kClasses = 10;
@@ -68,6 +81,23 @@ inline const abi::Api* LoadRuntime(const char* path, std::uint32_t version, cons
   const abi::Api* api = get_base()->GetApi(version);
   if (api == nullptr) Fail(std::string("needs ONNX Runtime ") + oldest + " or newer");
   return api;
+}
+
+// Registers the native library as an execution provider; its devices.
+inline std::vector<const EpDevice*> AddProvider(const abi::Api* api, Env* env,
+                                                const char* library) {
+  Check(api, RegisterProviderLibrary::Call(api, env, kProvider, library));
+  const EpDevice* const* devices = nullptr;
+  std::size_t count = 0;
+  Check(api, GetDevices::Call(api, env, &devices, &count));
+  std::vector<const EpDevice*> own;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (std::strcmp(DeviceProviderName::Call(api, devices[i]), kProvider) == 0) {
+      own.push_back(devices[i]);
+    }
+  }
+  if (own.empty()) Fail("the provider has no device");
+  return own;
 }
 
 // Runs a session on the images of a file and prints how many it gets right.

@@ -6,9 +6,6 @@
 // Usage: app libonnxruntime.so MODEL.onnx images.f32 labels.u8 [librimc_ops.so]
 #include "digits_app.h"
 
-namespace abi = rimc::abi;
-using RegisterLibrary = abi::Slot<228, abi::Status*, abi::SessionOptions*, const char*>;
-
 int main(int argc, char** argv) {
   using namespace app;
   if (argc < 5) Fail("usage: app libonnxruntime.so MODEL images.f32 labels.u8 [librimc_ops.so]");

@@ -6,41 +6,16 @@
 //
 // Usage: provider libonnxruntime.so librimc_ops.so MODEL.onnx images.f32 labels.u8
 // [OPTION=VALUE]... such as preset=gaussian-relative drift_frac=0.1 seed=7
-#include <cstring>
-
 #include "digits_app.h"
-
-namespace abi = rimc::abi;
 
 namespace {
 
 using namespace app;
 
-struct EpDevice;
-
-using RegisterProviderLibrary = abi::Slot<301, abi::Status*, Env*, const char*, const char*>;
-using GetDevices = abi::Slot<303, abi::Status*, const Env*, const EpDevice* const**, std::size_t*>;
-using AppendProvider =
-    abi::Slot<304, abi::Status*, abi::SessionOptions*, Env*, const EpDevice* const*, std::size_t,
-              const char* const*, const char* const*, std::size_t>;
-using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
-
-constexpr const char* kProvider = "RimcExecutionProvider";
-constexpr std::uint32_t kProviderApi = 24;
-
-// Registers the library and adds its devices, with the options, to the session's.
-void AddProvider(const abi::Api* api, Env* env, const char* library, char** first, char** last,
+// Adds the devices of the library, with the options, to the session's.
+void UseProvider(const abi::Api* api, Env* env, const char* library, char** first, char** last,
                  abi::SessionOptions* session_options) {
-  Check(api, RegisterProviderLibrary::Call(api, env, kProvider, library));
-  const EpDevice* const* devices = nullptr;
-  std::size_t count = 0;
-  Check(api, GetDevices::Call(api, env, &devices, &count));
-  std::vector<const EpDevice*> own;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (std::strcmp(DeviceProviderName::Call(api, devices[i]), kProvider) == 0) {
-      own.push_back(devices[i]);
-    }
-  }
+  const std::vector<const EpDevice*> own = AddProvider(api, env, library);
   std::vector<std::string> names;
   std::vector<const char*> keys, values;
   for (char** option = first; option != last; ++option) {
@@ -68,7 +43,7 @@ int main(int argc, char** argv) {
   Session* session = nullptr;
   Check(api, CreateEnv::Call(api, kErrorsOnly, "provider", &env));
   Check(api, CreateSessionOptions::Call(api, &options));
-  AddProvider(api, env, argv[2], argv + 6, argv + argc, options);
+  UseProvider(api, env, argv[2], argv + 6, argv + argc, options);
   Check(api, CreateSession::Call(api, env, argv[3], options, &session));
   Score(api, session, argv[4], argv[5]);
   ReleaseSession::Call(api, session);

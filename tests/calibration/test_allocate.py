@@ -250,6 +250,6 @@ def test_nodes_without_error_take_nothing_of_it() -> None:
 
 def test_one_rank_for_all_is_what_a_group_has_at_most(net: list[Draft]) -> None:
     # A depthwise convolution has one bit line a group.
-    shares = uniform([d.problem for d in net], 6)
+    shares = uniform([d.problem.geometry for d in net], 6)
     assert [s.rank for s in shares] == [6, 6, 4, 1, 6]
     assert all(s.s is None and not s.dense for s in shares)

@@ -97,7 +97,7 @@ def test_residual_is_the_least_that_the_rank_allows(d: int, m: int, rank: int) -
     x = rng(1).standard_normal((300, d)) * 2.0 ** rng(5).integers(-2, 3, d)
     problem = known(x, rng(2).standard_normal((d, m)), rng(3).uniform(-0.2, 0.2, (d, m)))
     adapter = fit(problem, rank)
-    metric = problem.metric[0].astype(np.float64)
+    metric = problem.metric.dense()[0].astype(np.float64)
     root = np.linalg.cholesky(metric).T
     rest = root @ (problem.error[0] - adapter.a[0] @ adapter.b[0])
     singular = np.linalg.svd(root @ problem.error[0], compute_uv=False)
@@ -221,8 +221,10 @@ def test_magnitude_of_few_samples_is_shrunk_towards_the_nodes(
     target = rng(2).standard_normal((6, 4))
     gain = np.array([1.5, 1.2, 0.9, 1.0])
     problem = known(rng(1).standard_normal((40, 6)), target, target - target / gain)
-    loud = np.trace(target.T @ problem.metric[0] @ target)
-    belief = np.sqrt(loud / np.trace((target / gain).T @ problem.metric[0] @ (target / gain)))
+    loud = np.trace(target.T @ problem.metric.dense()[0] @ target)
+    belief = np.sqrt(
+        loud / np.trace((target / gain).T @ problem.metric.dense()[0] @ (target / gain))
+    )
     adapter = fit(problem, 0, magnitude=True, num_samples=num_samples)
     np.testing.assert_allclose(adapter.m[0], share * gain + (1 - share) * belief, rtol=1e-5)
 
@@ -235,8 +237,10 @@ def test_node_that_errors_made_louder_is_turned_down() -> None:
     problem = known(rng(1).standard_normal((4000, 60)), target, error)
     adapter = fit(problem, 0, magnitude=True, num_samples=1)
     array = target - error
-    wanted = np.trace(target.T @ problem.metric[0] @ target)
-    loudness = [np.trace(w.T @ problem.metric[0] @ w) for w in (array, array * adapter.m[0])]
+    wanted = np.trace(target.T @ problem.metric.dense()[0] @ target)
+    loudness = [
+        np.trace(w.T @ problem.metric.dense()[0] @ w) for w in (array, array * adapter.m[0])
+    ]
     assert loudness[0] > 1.15 * wanted
     # One part in eleven is each bit line's own gain, which is smaller.
     assert loudness[1] == pytest.approx(wanted, rel=0.05)

@@ -9,6 +9,7 @@ import pytest
 from rimc_onnx import reference
 from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.calibration.closed_form import Adapter
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry, SecondMoments, rows_of
 from rimc_onnx.calibration.problem import NodeProblem, Statistics, matrix_of
 from rimc_onnx.calibration.quantize import quantize
@@ -272,7 +273,7 @@ def test_sum_of_codes_stays_exact_in_float32(spread: str, part: str) -> None:
         geometry=geometry,
         statistics=Statistics(
             x_mean=np.zeros((1, depth), np.float32),
-            x_cov=np.eye(depth, dtype=np.float32)[None],
+            x_cov=Gram(matrix=np.eye(depth, dtype=np.float32)[None]),
             y_mean=np.zeros((1, 4), np.float32),
             y_variance=np.ones((1, 4), np.float32),
             x_abs_max=4.0,

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "level_bits": 5,
         "num_slices": 2,
     },
+    "read": {"preset": "milo2021", "periphery": '{"*": {"dac_range": 2, "read_noise": 0.01}}'},
 }
 """Those of run_models.cc."""
 

@@ -420,10 +420,27 @@ void Program(void* library) {
 }
 
 int Race() {
-  std::vector<float> shared(1);
-  const auto add = [](void* user, std::size_t) { ++*static_cast<float*>(user); };
-  ParallelFor(nullptr, add, 1000, 0, shared.data());
-  return shared[0] > 0.0f ? 0 : 1;
+  // Both are there when the other writes; nothing else orders them. The checker may miss two writes
+  // of the very same moment, and says nothing of a thread that is gone.
+  struct Shared {
+    std::atomic<int> there{0}, done{0};
+    float sum = 0.0f;
+  } shared;
+  const auto add = [](void* user, std::size_t) {
+    auto& both = *static_cast<Shared*>(user);
+    const auto meet = [](std::atomic<int>& count) {
+      count.fetch_add(1, std::memory_order_relaxed);
+      while (count.load(std::memory_order_relaxed) < 2) std::this_thread::yield();
+    };
+    meet(both.there);
+    for (int i = 0; i < 1000; ++i) {
+      both.sum += 1.0f;
+      std::this_thread::yield();
+    }
+    meet(both.done);
+  };
+  ParallelFor(nullptr, add, 2, 0, &shared);
+  return shared.sum > 0.0f ? 0 : 1;
 }
 
 }  // namespace

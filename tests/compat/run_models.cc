@@ -4,64 +4,26 @@
 //
 // Usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG
 // FOLDER/list.txt has a line per model: MODEL KIND NUM_INPUTS {NAME RANK SIZE...}..., KIND custom
-// (operators), simulated or aged (the provider).
+// (operators), simulated, aged or read (the provider).
 // Inputs are float32 in FOLDER/MODEL.NAME; the output y goes to FOLDER/MODEL.y.TAG.
-#include <dlfcn.h>
-
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <sstream>
-#include <string>
-#include <vector>
 
-#include "rimc/ort_abi.h"
-
-namespace abi = rimc::abi;
+#include "../../samples/apps/digits_app.h"
 
 namespace {
 
-struct Env;
-struct EpDevice;
-struct RunOptions;
-struct Session;
+using namespace app;
 
-using CreateEnv = abi::Slot<3, abi::Status*, int, const char*, Env**>;
-using CreateSession =
-    abi::Slot<7, abi::Status*, const Env*, const char*, const abi::SessionOptions*, Session**>;
-using Run =
-    abi::Slot<9, abi::Status*, Session*, const RunOptions*, const char* const*,
-              const abi::Value* const*, std::size_t, const char* const*, std::size_t, abi::Value**>;
-using CreateSessionOptions = abi::Slot<10, abi::Status*, abi::SessionOptions**>;
-using CreateTensor = abi::Slot<49, abi::Status*, const abi::MemoryInfo*, void*, std::size_t,
-                               const std::int64_t*, std::size_t, int, abi::Value**>;
 using ElementCount = abi::Slot<64, abi::Status*, const abi::Shape*, std::size_t*>;
-using RegisterLibrary = abi::Slot<228, abi::Status*, abi::SessionOptions*, const char*>;
-using RegisterProviderLibrary = abi::Slot<301, abi::Status*, Env*, const char*, const char*>;
-using GetDevices = abi::Slot<303, abi::Status*, const Env*, const EpDevice* const**, std::size_t*>;
-using AppendProvider =
-    abi::Slot<304, abi::Status*, abi::SessionOptions*, Env*, const EpDevice* const*, std::size_t,
-              const char* const*, const char* const*, std::size_t>;
-using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
 
-constexpr const char* kProvider = "RimcExecutionProvider";
 constexpr const char* kKeys[] = {"preset", "scaling", "seed"};
 constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"};
 constexpr const char* kAgedKeys[] = {"preset",         "time_s",     "stuck_min_frac",
                                      "stuck_max_frac", "level_bits", "num_slices"};
 constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2"};
-
-[[noreturn]] void Fail(const std::string& what) {
-  std::fprintf(stderr, "error: %s\n", what.c_str());
-  std::exit(1);
-}
-
-void Check(const abi::Api* api, abi::Status* status) {
-  if (status != nullptr) Fail(abi::GetErrorMessage::Call(api, status));
-}
+constexpr const char* kReadKeys[] = {"preset", "periphery"};
+constexpr const char* kReadValues[] = {"milo2021",
+                                       "{\"*\": {\"dac_range\": 2, \"read_noise\": 0.01}}"};
 
 struct Machine {
   const abi::Api* api;
@@ -71,26 +33,10 @@ struct Machine {
 };
 
 Machine Load(const char* runtime_path, const char* library) {
-  void* runtime = dlopen(runtime_path, RTLD_NOW | RTLD_LOCAL);
-  if (runtime == nullptr) Fail(dlerror());
-  using GetApiBase = const abi::ApiBase* (*)();
-  const auto get_base = reinterpret_cast<GetApiBase>(dlsym(runtime, "OrtGetApiBase"));
-  if (get_base == nullptr) Fail(std::string(runtime_path) + ": is not ONNX Runtime");
-  Machine machine{get_base()->GetApi(24), nullptr, library, nullptr};
-  const abi::Api* api = machine.api;
-  if (api == nullptr) Fail("needs ONNX Runtime 1.24 or newer");
-  Check(api, CreateEnv::Call(api, 3, "run_models", &machine.env));
-  Check(api, RegisterProviderLibrary::Call(api, machine.env, kProvider, library));
-  const EpDevice* const* devices = nullptr;
-  std::size_t count = 0;
-  Check(api, GetDevices::Call(api, machine.env, &devices, &count));
-  for (std::size_t i = 0; i < count; ++i) {
-    if (std::strcmp(DeviceProviderName::Call(api, devices[i]), kProvider) == 0) {
-      machine.device = devices[i];
-    }
-  }
-  if (machine.device == nullptr) Fail("the provider has no device");
-  return machine;
+  const abi::Api* api = LoadRuntime(runtime_path, kProviderApi, "1.24");
+  Env* env = nullptr;
+  Check(api, CreateEnv::Call(api, kErrorsOnly, "run_models", &env));
+  return {api, env, library, AddProvider(api, env, library).back()};
 }
 
 void RunModel(const Machine& machine, const std::string& folder, const std::string& line,
@@ -109,6 +55,9 @@ void RunModel(const Machine& machine, const std::string& folder, const std::stri
   } else if (kind == "aged") {
     Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kAgedKeys,
                                     kAgedValues, std::size(kAgedKeys)));
+  } else if (kind == "read") {
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kReadKeys,
+                                    kReadValues, std::size(kReadKeys)));
   } else {
     Check(api, RegisterLibrary::Call(api, options, machine.library));
   }

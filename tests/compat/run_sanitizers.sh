@@ -4,7 +4,7 @@
 # Builds the native library with the checkers of the compiler and runs it under them. Not part of the
 # default tests: it takes half an hour of two cores.
 #
-#   tests/compat/run_sanitizers.sh                     address, thread and memory
+#   tests/compat/run_sanitizers.sh                     address, thread, provider and memory
 #   PYTHON=... tests/compat/run_sanitizers.sh thread   the Python that has rimc-onnx; which to run
 #
 # address: AddressSanitizer and UndefinedBehaviorSanitizer over tests/runtime, but for those that
@@ -12,6 +12,9 @@
 #   left to those tests and to `memory`.
 # thread: ThreadSanitizer over host.cc, which takes the place of ONNX Runtime: the thread pool of that
 #   one orders tasks by means that the checker doesn't see, so every task would be reported.
+# provider: ThreadSanitizer over provider_threads.cc: sessions of the provider in ONNX Runtime itself,
+#   opened, run and closed by many threads. What ONNX Runtime's own library does to its own memory is
+#   left out, its atomics being unseen; that a race in the provider's code is found is tried first.
 # memory: valgrind over host.cc, without leaks, definite ones too; it knows AVX2.
 #
 # The checkers see what the compiler writes, not the masked loads of vector kernels, so everything
@@ -23,7 +26,7 @@ root=$(cd "$here/../.." && pwd)
 python=${PYTHON:-python3}
 compiler=${CXX:-g++}
 nodes=${NODES:-200}
-if [ $# -eq 0 ]; then set -- address thread memory; fi
+if [ $# -eq 0 ]; then set -- address thread provider memory; fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -73,6 +76,42 @@ run_thread() {
     echo "threads, $isa" >&2
     RIMC_ISA=$isa TSAN_OPTIONS=halt_on_error=1:exitcode=66 \
       "$work/host" "$work/thread/librimc_ops.so" "$work/cases.bin"
+  done
+}
+
+run_provider() {
+  # A copy of the sources, for the race that is planted there.
+  cp -r "$root/runtime" "$work/planted"
+  cmake -S "$work/planted" -B "$work/provider" -DCMAKE_BUILD_TYPE=Release -DRIMC_SANITIZE=thread \
+    -DCMAKE_CXX_COMPILER="$compiler" >"$work/cmake.log"
+  cmake --build "$work/provider" -j2 >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2; return 1; }
+  cp "$work/provider/librimc_ops.so" "$work/sound.so"
+  sed -i 's|^void CompiledNode::Run(.*{|int planted = 0;\n&\n  ++planted;|' \
+    "$work/planted/src/provider/compiled_node.cc"
+  grep -q ++planted "$work/planted/src/provider/compiled_node.cc"
+  cmake --build "$work/provider" -j2 >"$work/build.log" 2>&1
+  "$compiler" -std=c++17 -O1 -g -Wall -Wextra -Wconversion -Werror -fsanitize=thread \
+    "-I$root/runtime/include" "$here/provider_threads.cc" -o "$work/provider_threads" -ldl -pthread
+  "$python" - "$root/samples/digits" <<'EOF'
+import pathlib, shutil, sys
+import numpy as np
+import rimc_onnx
+digits = pathlib.Path(sys.argv[1])
+shutil.copy(digits / "model.onnx", "model.onnx")
+rimc_onnx.convert("model.onnx", "converted.onnx", force=True)
+np.load(digits / "test.npz")["input"][:4].astype("<f4").tofile("images.f32")
+EOF
+  local ort
+  ort=$("$python" -c "import onnxruntime, pathlib; print(*pathlib.Path(onnxruntime.__file__).parent.glob('capi/libonnxruntime.so.*'))")
+  export TSAN_OPTIONS=exitcode=66:ignore_noninstrumented_modules=1
+  if "$work/provider_threads" "$ort" "$work/provider/librimc_ops.so" model.onnx converted.onnx \
+    images.f32 >"$work/race.log" 2>&1 || ! grep -q "compiled_node.cc.*CompiledNode::Run" "$work/race.log"; then
+    echo "the checker does not find the race that is in the provider" >&2
+    return 1
+  fi
+  for isa in "${isas[@]}"; do
+    echo "provider, $isa" >&2
+    RIMC_ISA=$isa "$work/provider_threads" "$ort" "$work/sound.so" model.onnx converted.onnx images.f32
   done
 }
 

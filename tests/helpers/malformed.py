@@ -2,7 +2,9 @@
 """Malformed nodes of every operator, each of them wrong in one way.
 
 ``python malformed.py NUM_PARTS PART`` loads and runs a part of them all and prints a JSON object
-per line: what it was, and what ONNX Runtime said. See test_malformed.py.
+per line: what it was, and what ONNX Runtime said. With ``chain`` behind it, each is a part of a
+chain that the execution provider runs as one node, and what it gives is compared with the nodes one
+by one. See test_malformed.py.
 """
 
 from __future__ import annotations
@@ -76,10 +78,19 @@ class Malformed:
                 node.attribute.append(onnx.AttributeProto(name=key, type=type_))
         return node
 
-    def model(self) -> bytes:
-        node = self.node_proto("the_node", list(self.outputs))
+    def model(self, *, chain: bool = False) -> bytes:
+        """``chain``: a crossbar makes h, and a Relu takes y."""
+        nodes = [self.node_proto("the_node", list(self.outputs))]
         infos, initializers = [], []
+        if chain:
+            nodes.append(helper.make_node("Relu", ["y"], ["z"], name="the_relu"))
+        if chain and "h" in self.inputs:
+            rram = sound(_CROSSBAR_OF[self.op])
+            nodes.insert(0, rram.node_proto("the_crossbar", ["h"]))
+            initializers.append(numpy_helper.from_array(rram.inputs["w"], "w"))
         for name, value in self.inputs.items():
+            if chain and name == "h":
+                continue
             if name in self.fed:
                 dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
                 shape = [f"{name}{axis}" for axis in range(value.ndim)]
@@ -88,10 +99,10 @@ class Malformed:
                 initializers.append(numpy_helper.from_array(value, name))
         outputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in self.outputs
+            for name in (["z"] if chain else self.outputs)
             if name
         ]
-        graph = helper.make_graph([node], "g", infos, outputs, initializers)
+        graph = helper.make_graph(nodes, "g", infos, outputs, initializers)
         imports = [
             helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION),
             helper.make_opsetid(opset.DOMAIN, opset.VERSION),
@@ -104,6 +115,9 @@ class Malformed:
 
     def feeds(self) -> dict[str, Array]:
         return {name: value for name, value in self.inputs.items() if name in self.fed}
+
+
+_CROSSBAR_OF = {opset.DORA_MATMUL: opset.RRAM_MATMUL, opset.DORA_CONV: opset.RRAM_CONV}
 
 
 @cache
@@ -161,6 +175,17 @@ def sound(op: str) -> Malformed:
     return Malformed(label="sound", op=op, inputs=inputs, attributes=attributes, refused=False)
 
 
+_CURVES = ("iv_square", "iv_cube")
+
+
+def curved(op: str) -> Malformed:
+    """A crossbar whose I-V curve follows the weight, without a fault."""
+    node = sound(op)
+    curve = [0.1, -0.2, 0.05, 0.0, 0.1, 0.0, -0.1, 0.2]
+    attributes = {**node.attributes, **dict.fromkeys(_CURVES, curve), "read_noise": 0.0}
+    return Malformed(**{**node.__dict__, "label": "sound, curved", "attributes": attributes})
+
+
 def _but(node: Malformed, label: str, **changes: Any) -> Malformed:
     return Malformed(**{**node.__dict__, "label": label, "refused": True, **changes})
 
@@ -187,10 +212,14 @@ def _bad_attributes(node: Malformed) -> Iterator[Malformed]:
         elif kind == "ints":
             count = len(node.attributes[name])
             values += [[v] * count for v in _INTS] + [[1] * (count + 1), [1] * 999]
+            count = len(node.attributes[name])
+            values += [[0.5] * (count - 1) + [v] for v in _FLOATS if count > 1]
         for value in values:
             text = str(value) if len(str(value)) < 60 else f"{len(value)} values"
             attributes = {**node.attributes, name: value}
-            yield _but(node, f"{name} = {text}", attributes=attributes, refused=None)
+            is_curve = name in _CURVES and not np.isfinite(value).all()
+            refused = True if is_curve else None
+            yield _but(node, f"{name} = {text}", attributes=attributes, refused=refused)
         if kind in ("ints", "floats"):
             yield _but(node, f"{name} empty", attributes={**kept, name: []})
 
@@ -283,7 +312,10 @@ def _bad_outputs(node: Malformed) -> Iterator[Malformed]:
 
 def all_malformed() -> list[Malformed]:
     """Every node, the sound ones first."""
-    nodes = [sound(op) for op in opset.OPS]
+    crossbars = tuple(_CROSSBAR_OF.values())
+    nodes = [*map(sound, opset.OPS), *map(curved, crossbars)]
+    for op in crossbars:
+        nodes += _bad_attributes(curved(op))
     for op in opset.OPS:
         for make in (_bad_attributes, _bad_inputs, _bad_cells, _bad_volumes, _bad_outputs):
             nodes += make(sound(op))
@@ -301,11 +333,39 @@ def outcome(node: Malformed) -> str | None:
     return None
 
 
-def main(num_parts: str, part: str) -> None:
-    for node in all_malformed()[int(part) :: int(num_parts)]:
+def chain_outcome(node: Malformed) -> str | None:
+    """What ONNX Runtime says of a chain with the provider, None if it runs as without."""
+    from rimc_onnx.runtime.provider import provider_session
+
+    feeds = {k: v for k, v in node.feeds().items() if k != "h"}
+    model = node.model(chain=True)
+    outputs: list[bytes | str] = []
+    for make in (runtime.make_session, provider_session):
+        try:
+            session = make(model, num_threads=2)
+            for _ in range(2):
+                outputs.append(session.run(None, feeds)[0].tobytes())
+        except Exception as error:
+            outputs = [o for o in outputs if isinstance(o, str)]
+            outputs.append(f"{type(error).__name__}: {error}")
+    texts = [o for o in outputs if isinstance(o, str)]
+    if len(texts) == 1:
+        return f"only one of both runs: {texts[0]}"
+    if not texts and outputs[:2] != outputs[2:]:
+        return "other bits"
+    return texts[1] if texts else None
+
+
+def main(num_parts: str, part: str, way: str = "") -> None:
+    nodes = all_malformed()
+    if way:
+        # What a Relu needs is its output.
+        nodes = [node for node in nodes if node.outputs == ("y",)]
+    outcome_of = chain_outcome if way else outcome
+    for node in nodes[int(part) :: int(num_parts)]:
         # Before the session, so that a crash leaves its name.
         print(json.dumps({"op": node.op, "label": node.label, "refused": node.refused}), flush=True)
-        print(json.dumps(outcome(node)), flush=True)
+        print(json.dumps(outcome_of(node)), flush=True)
 
 
 if __name__ == "__main__":

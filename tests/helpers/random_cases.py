@@ -15,7 +15,6 @@ import numpy.typing as npt
 from cases import ANNOTATIONS
 
 from rimc_onnx import opset, reference
-from rimc_onnx.device import read_normals
 
 Array = npt.NDArray[Any]
 _F32 = np.float32
@@ -141,7 +140,17 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
             "read_key": int(rng.integers(-(2**63), 2**63)),
             "w_max": _floats(rng.uniform(0, 3, columns if rng.integers(2) else 1)),
         }
+    if rng.random() < 0.25:
+        found |= _polynomial(rng, columns)
     return found
+
+
+def _polynomial(rng: np.random.Generator, columns: int) -> dict[str, list[float]]:
+    """An I-V curve that follows the weight: both terms, or one; a W_max that cells go beyond."""
+    both = ("iv_square", "iv_cube")
+    names = (both[:1], both[1:], both)[rng.integers(3)]
+    curve = {name: _floats(rng.uniform(-0.3, 0.3, opset.IV_TERMS)) for name in names}
+    return curve | {"w_max": _floats(rng.uniform(0, 4, columns if rng.integers(2) else 1))}
 
 
 def _most(rng: np.random.Generator) -> float:
@@ -390,15 +399,6 @@ def _codes(p: reference.Periphery, value: Array, tile: int, up: bool) -> Array:
     return np.clip(np.rint(analog + (slack if up else -slack)), -top, top)
 
 
-def _places(node: RandomNode, shape: tuple[int, int]) -> Array:
-    """Where [P, M] lie in the output, whose channels come before its positions in a Conv."""
-    place = np.arange(shape[0] * shape[1])
-    batch = len(node.feeds["x"]) if node.op == opset.RRAM_CONV else 0
-    if batch:
-        place = np.swapaxes(place.reshape(batch, shape[1], shape[0] // batch), 1, 2)
-    return place.reshape(shape)
-
-
 def bounds(node: RandomNode, run: int = 0) -> tuple[Array, Array]:
     """The least and the largest output that an RRAM node may give, not finite where unknown.
 
@@ -413,26 +413,33 @@ def bounds(node: RandomNode, run: int = 0) -> tuple[Array, Array]:
 
 
 def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, Array]:
-    x, cells = node.feeds["x"], _cells(node, node.constants["w"])
+    x, w = node.feeds["x"], node.constants["w"]
+    column_axis = 1 if node.op == opset.RRAM_MATMUL else 0
+    cells = _cells(node, w)
     reads = node.attributes["num_tiles"] if p.adc_bits else 1
     tile = -(-cells.shape[2] // reads)
     shape = (len(_rows(node, x)), cells.shape[0] * cells.shape[1])
     low, high, size = (np.zeros(shape) for _ in range(3))
-    place = _places(node, shape)
+    by_channel = node.op == opset.RRAM_CONV
     planes = reference.word_lines(x, p)
     for plane, (weight, v) in enumerate(planes):
-        rows = _rows(node, v)
+        terms = reference.iv_terms(v, w, p, column_axis)
+        products = [(_rows(node, a), _cells(node, b)) for a, b in [(v, w), *terms]]
         for t in range(reads):
             part = slice(t * tile, (t + 1) * tile)
-            r, c = rows[:, :, part], cells[:, :, part]
+            parts = [(a[:, :, part], b[:, :, part]) for a, b in products]
+            r, c = parts[0]
             steps = r.shape[2] * r.shape[3]
-            value = _sums(r, c)
-            error = 4 * steps * EPS * _sums(np.abs(r), np.abs(c)) + 2 * steps * DENORMAL
+            value = np.sum([_sums(a, b) for a, b in parts], axis=0)
+            # The sums of up to three products are added: two roundings more.
+            rounds = 4 * (steps + 2 * len(terms))
+            size_of_all = np.sum([_sums(np.abs(a), np.abs(b)) for a, b in parts], axis=0)
+            error = rounds * EPS * size_of_all + rounds * DENORMAL
             if p.read_noise:
-                z = read_normals(
-                    key=p.read_key, run=run, stream=plane * reads + t, count=value.size
+                z = reference.read_noise(
+                    p, run=run, stream=plane * reads + t, shape=shape, by_channel=by_channel
                 )
-                noise, noise_error = _noise(p, r, c, z[place])
+                noise, noise_error = _noise(p, r, c, z)
                 value, error = value + noise, error + noise_error + 4 * EPS * np.abs(noise)
             ends = value - error, value + error
             if p.adc_bits:

@@ -247,8 +247,9 @@ def test_word_lines_that_bend_need_a_range(build):
         ({"dac_bits": 4, "dac_serial_bits": 0}, r"dac_serial_bits must lie in 1\.\.3"),
         ({"wire_ohm": 0.0}, "wire_ohm must be above 0 and at most 1000, got 0.0"),
         ({"wire_ohm": -1.0}, "wire_ohm must be above 0"),
-        ({"range_percentile": 0.0}, "range_percentile must be above 0 and at most 100"),
-        ({"range_percentile": 101.0}, "range_percentile must be above 0 and at most 100"),
+        ({"range_percentile": 0.9999}, "range_percentile must lie in 50..100 percent"),
+        ({"range_percentile": 101.0}, "range_percentile must lie in 50..100 percent"),
+        ({"range_percentile": float("nan")}, "range_percentile must lie in 50..100 percent"),
     ],
 )
 def test_value_out_of_range_is_an_error(given, message):

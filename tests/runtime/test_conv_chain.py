@@ -10,29 +10,21 @@ from dataclasses import replace
 
 import chain_cases
 import numpy as np
-import onnxruntime
-import pytest
 from onnx import helper
+from provider_models import needs_providers
 
 from rimc_onnx import runtime
 from rimc_onnx.runtime.provider import provider_session
 
-HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and tuple(
-    int(part) for part in onnxruntime.__version__.split(".")[:2]
-) >= (1, 24)
-pytestmark = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
+pytestmark = needs_providers
 
-ISAS = ("scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon")
 NUM_SEEDS = 24
 
 
-@pytest.mark.parametrize("isa", ISAS)
 def test_fused_node_gives_the_bits_of_its_operators(isa: str) -> None:
     # Catches a merge in another order, sums that a pass forgets, codes of another position, a
     # residual of another image, an activation that changes NaN or -0, noise of another draw, tasks
     # that share memory.
-    if isa not in runtime.build_info()["available_isas"]:
-        pytest.skip(f"this machine has no {isa}")
     result = subprocess.run(
         [sys.executable, chain_cases.__file__, "0", str(NUM_SEEDS)],
         check=False,

@@ -12,14 +12,15 @@ import sys
 from typing import Any
 
 import malformed
+import onnxruntime
 import pytest
 
 NUM_PARTS = 4
 
 
-def outcomes(part: int) -> list[tuple[dict[str, Any], str | None]]:
+def outcomes(part: int, *way: str) -> list[tuple[dict[str, Any], str | None]]:
     """What became of each node of a part, in a process of their own."""
-    command = [sys.executable, malformed.__file__, str(NUM_PARTS), str(part)]
+    command = [sys.executable, malformed.__file__, str(NUM_PARTS), str(part), *way]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.returncode == 0, f"{result.returncode} at {lines[-1:]}: {result.stderr[-2000:]}"
@@ -41,3 +42,20 @@ def test_malformed_nodes_are_refused_by_name(part: int) -> None:
         assert node["refused"] is not False, f"{where}: {error}"
         assert "the_node" in error, f"{where}: {error}"
         assert "\n" not in error.strip(), f"{where}: {error}"
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
+    reason="providers need ONNX Runtime 1.24",
+)
+@pytest.mark.parametrize("part", range(NUM_PARTS))
+def test_malformed_nodes_in_a_chain_are_refused_as_one_by_one(part: int) -> None:
+    # A chain that runs what its operators refuse, to other bits, or whose error has the name that
+    # ONNX Runtime gave it, in place of its nodes'.
+    found = outcomes(part, "chain")
+    assert len(found) > 250
+    for node, error in found:
+        where = f"{node['op']}, {node['label']}"
+        assert error is None or "the_node" in error or "the_crossbar" in error, f"{where}: {error}"
+        assert error is None or "\n" not in error.strip(), f"{where}: {error}"
+        assert error is None or not error.startswith(("only one", "other")), f"{where}: {error}"

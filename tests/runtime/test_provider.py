@@ -99,6 +99,7 @@ def test_programmed_weight_is_that_of_a_conversion(
     seed = 2**40 + 3
     config = ConvertConfig(device=get_preset(preset, scaling=scaling, **numbers), seed=seed, rank=1)
     options = {"preset": preset, "scaling": scaling.value, "seed": seed, **numbers}
+    options["device_reads"] = False  # noise would be added to the weight
     session = provider_session(model, provider_options=options)
     want = converted_weight(model, config)
     got = weight_of_conv(session, shape) if op == "Conv" else weight_of_matmul(session, len(want))
@@ -120,7 +121,8 @@ def test_every_preset_is_that_of_the_package_at_every_time(preset: str) -> None:
         times += sorted({float(np.float32(first + (last - first) * s)) for s in shares})
     for time_s in times:
         time = {} if time_s is None else {"time_s": repr(time_s)}
-        session = provider_session(model, provider_options={"preset": preset, **time})
+        options = {"preset": preset, "device_reads": False, **time}
+        session = provider_session(model, provider_options=options)
         ideal = PeripheryConfig(device_reads=False)
         config = ConvertConfig(device=device, rank=1, time_s=time_s, periphery=ideal)
         want = converted_weight(model, config)

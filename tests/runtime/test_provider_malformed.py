@@ -9,13 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
+from provider_models import needs_providers
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+pytestmark = needs_providers
 
 DIGITAL = ("no node can go to a crossbar", "no conductance can hold them")
 

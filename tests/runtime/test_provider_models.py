@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import needs_providers
 
 from rimc_onnx import convert
 from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
@@ -22,10 +22,7 @@ from rimc_onnx.provider_options import provider_options
 from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+pytestmark = needs_providers
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = np.ndarray[Any, Any]
@@ -307,8 +304,11 @@ def changed(**fields: object) -> str:
         ({"periphery": '{"fc": {"dac_bits": 2.5}}'}, ".*'fc': dac_bits must be a whole number"),
         ({"periphery": '{"fc": {"adc_range": []}}'}, ".*'fc': adc_range must be a number or a li"),
         ({"periphery": '{"fc": {"read_key": 1e3}}'}, ".*'fc': read_key must be a whole number of"),
-        ({"periphery": '{"fc": {"read_noise": 0.1}}'}, ".*'fc': read_noise needs a read_key"),
-        ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*needs a read_key of each"),
+        ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*read_key must be of one n"),
+        ({"device": changed(read_noise_frac=0)}, "option device: read_noise_frac must lie in"),
+        ({"device": changed(iv_sinh=7)}, "option device: iv_sinh must lie in"),
+        ({"device": changed(iv_polynomial={"v_max_v": 0.5})}, ".*iv_polynomial lacks square"),
+        ({"device_reads": "yes"}, "option device_reads must be 0 or 1, got 'yes'"),
         ({"periphery": "@no/such.json"}, "option periphery: the file 'no/such.json' can't be re"),
     ],
 )  # fmt: skip
@@ -373,7 +373,9 @@ def test_reads_of_a_preset_are_those_of_a_conversion(
     options = provider_options(model, config=config, periphery_file=tmp_path / "periphery.json")
     assert_as_converted(model, config, options)
     ideal = ConvertConfig(device=config.device, periphery=PeripheryConfig(device_reads=False))
-    assert "periphery" not in provider_options(model, config=ideal)
+    ideal_options = provider_options(model, config=ideal)
+    assert "periphery" not in ideal_options
+    assert ideal_options["device_reads"] == "0"
 
 
 def test_transposed_convolution_is_refused_when_options_are_made(tmp_path: Path) -> None:

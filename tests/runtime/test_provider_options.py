@@ -6,21 +6,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import RELATIVE, needs_providers
 
 from rimc_onnx.device import presets
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.provider import provider_session
 
-needs_providers = pytest.mark.skipif(
-    not hasattr(onnxruntime, "register_execution_provider_library")
-    or tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
-
-RELATIVE = {"preset": "gaussian-relative"}
 NOT_A_NUMBER = float("nan")
 
 

@@ -11,15 +11,13 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import needs_providers
 
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 Array = npt.NDArray[Any]
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+pytestmark = needs_providers
 
 PER_MODEL = 12
 IDEAL = {"preset": "gaussian-relative", "drift_frac": 0}

@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import needs_providers
 
 from rimc_onnx import opset, runtime
 from rimc_onnx.runtime.provider import provider_session
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+pytestmark = needs_providers
 
 PER_MODEL = 6
 

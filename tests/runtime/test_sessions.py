@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
+from provider_models import needs_providers
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="reads the memory of the process from /proc"
@@ -45,10 +45,7 @@ def test_memory_is_flat(name: str, pytestconfig: pytest.Config) -> None:
     assert found["growth_mib"] < flat_mib(name, count)
 
 
-@pytest.mark.skipif(
-    tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < (1, 24),
-    reason="providers need ONNX Runtime 1.24",
-)
+@needs_providers
 @pytest.mark.parametrize("name", ["provider", "provider_converted", "provider_threads"])
 def test_memory_is_flat_with_the_provider(name: str, pytestconfig: pytest.Config) -> None:
     count = pytestconfig.getoption("--sessions")

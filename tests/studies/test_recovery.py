@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,18 @@ def test_wrong_calls_are_refused_before_the_work(digits: Path, tmp_path: Path) -
     alone.write_bytes(model.read_bytes())
     with pytest.raises(DataError, match=r"no calibration\.npz beside the model"):
         recovery_study(alone, test=test)
+
+
+def test_command_studies_the_devices_of_convert(
+    cli: Callable[..., Any], digits_folder: Path
+) -> None:
+    # An option of the device that the help lists and the study's conversions leave out.
+    options = ["--stuck-min", 0.1, "--level-bits", 3, "--clip-sigma", 2, "--devices-per-weight", 2]
+    study = ["study", "recovery", "model.onnx", "--test", "test.npz", "--seeds", 1, "--draws", 1]
+    found = cli(*study, *options, "--json", cwd=digits_folder).json()
+    assert cli("convert", "model.onnx", *options, cwd=digits_folder).code == 0
+    alone = cli("evaluate", "model.rimc.onnx", "--data", "test.npz", "--json", cwd=digits_folder)
+    assert found["uncalibrated"]["mean"] == alone.json()["top1"] < found["clean"]
 
 
 def test_documentation_lists_the_fields() -> None:

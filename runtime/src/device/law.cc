@@ -161,6 +161,8 @@ void AddDriftColumns(const DeviceModel& model, const Function& drift_at, TimedLa
 
 }  // namespace
 
+double ExactLog(double x) { return Log(x); }
+
 double RoundTime(double time_s) { return static_cast<double>(static_cast<float>(time_s)); }
 
 std::optional<std::pair<double, double>> TimeRange(const DeviceModel& model) {

@@ -73,6 +73,14 @@ struct PowerDecay {
 
 using TimeLaw = std::variant<std::monostate, SigmaAtTimes, LogRelaxation, PowerDecay>;
 
+// I = G V + N2 V^2 + N3 V^3, N2 and N3 polynomials in log10(G in siemens), lowest power first.
+struct IvPolynomial {
+  double v_max_v = 0.0;  // at the end of the input range
+  std::vector<double> square;
+  std::vector<double> cube;
+  std::pair<double, double> g_range_us;
+};
+
 enum class Reference { kTarget, kGMax };
 
 // rimc_onnx.device.DeviceConfig.
@@ -92,11 +100,17 @@ struct DeviceModel {
   int level_bits = 0;
   int num_slices = 1;
   int devices_per_weight = 1;
-  bool by_column = false;  // one W_max per column
+  bool by_column = false;        // one W_max per column
+  double read_noise_frac = 0.0;  // 0: none is stated
+  double iv_sinh = 0.0;          // the same
+  std::optional<IvPolynomial> iv_polynomial;
 };
 
 // First and last time that the law of a model reaches; nothing without a time axis.
 std::optional<std::pair<double, double>> TimeRange(const DeviceModel& model);
+
+// ln x of a positive, normal number, the same bits on every machine.
+double ExactLog(double x);
 
 // A time as files hold it: the nearest float32.
 double RoundTime(double time_s);

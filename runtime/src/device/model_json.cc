@@ -187,6 +187,36 @@ TimeLaw ReadTimeLaw(const std::string& where, const Json& json) {
   return law;
 }
 
+IvPolynomial ReadIvPolynomial(const std::string& where, const Json& json) {
+  Fields fields(where, json);
+  IvPolynomial curve;
+  curve.v_max_v = fields.Number("v_max_v", kAboveZero, 10.0);
+  curve.square = fields.Numbers("square");
+  curve.cube = fields.Numbers("cube");
+  const std::vector<double> range = fields.Numbers("g_range_us");
+  CheckRising(fields.Where("g_range_us"), range);
+  if (range.size() != 2 || !(range[0] > 0.0)) {
+    Refuse(fields.Where("g_range_us"), " must be two numbers above 0");
+  }
+  curve.g_range_us = {range[0], range[1]};
+  fields.Finish();
+  return curve;
+}
+
+// What goes with the model in every read.
+void ReadReads(Fields* fields, DeviceModel* model) {
+  constexpr double kMostSinh = 6.0;
+  if (const Json* noise = fields->Optional("read_noise_frac")) {
+    model->read_noise_frac = NumberOf(fields->Where("read_noise_frac"), *noise, kAboveZero, 1.0);
+  }
+  if (const Json* sinh = fields->Optional("iv_sinh")) {
+    model->iv_sinh = NumberOf(fields->Where("iv_sinh"), *sinh, kAboveZero, kMostSinh);
+  }
+  if (const Json* curve = fields->Optional("iv_polynomial")) {
+    model->iv_polynomial = ReadIvPolynomial(fields->Where("iv_polynomial"), *curve);
+  }
+}
+
 }  // namespace
 
 bool SetNumber(const std::string& where, const std::string& name, const std::string& text,
@@ -239,6 +269,16 @@ void CheckModel(const std::string& where, const DeviceModel& model) {
              high, " microsiemens, but devices would be set to ", model.g_min_us, " .. ", top);
     }
   }
+  if (model.iv_polynomial) {
+    if (model.iv_sinh > 0.0) Refuse(where, "iv_sinh and iv_polynomial are two curves, give one");
+    const auto [low, high] = model.iv_polynomial->g_range_us;
+    const double top = model.g_min_us + model.g_max_us;
+    if (!(low * (1 - 1e-9) <= model.g_min_us && top <= high * (1 + 1e-9))) {
+      Refuse(where, "g_min_us and g_max_us: the iv_polynomial of '", model.name, "' holds for ",
+             low, " .. ", high, " microsiemens, but devices would be set to ", model.g_min_us,
+             " .. ", top);
+    }
+  }
   if (model.stuck_min_frac + model.stuck_max_frac > 1.0) {
     Refuse(where, "stuck_min_frac + stuck_max_frac must be 1 or less, got ", model.stuck_min_frac,
            " and ", model.stuck_max_frac);
@@ -289,10 +329,8 @@ DeviceModel ReadModel(const std::string& where, const std::string& text) {
     if (pair.size() != 2) Refuse(fields.Where("g_range_us"), " must be two numbers");
     model.g_range_us = {pair[0], pair[1]};
   }
-  // What goes with the model in every read: the option periphery says what is used of it.
-  for (const char* name : {"source", "read_noise_frac", "iv_sinh", "iv_polynomial"}) {
-    fields.Optional(name);
-  }
+  ReadReads(&fields, &model);
+  fields.Optional("source");
   fields.Finish();
   CheckModel(where + ": ", model);
   return model;

@@ -130,14 +130,11 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
-  // In matmul_block sigma is [rows], deviation is like gain, and z has as many values as c, whole
-  // vectors of them readable. In conv_block deviation is like gain, sigma is sqrt(variance), and
-  // variance and z + i * z_row are both read at z_at[v], lanes[v] values.
+  // z[i * z_row + v * lanes], whole vectors. deviation is like gain; sigma is [rows] in
+  // matmul_block, and per lane, at v * lanes, in conv_block.
   const float* z;
   ptrdiff_t z_row;
-  ptrdiff_t z_at[kMaxVecs];
   const float* sigma;
-  const float* variance;
   const float* deviation;
   const float* gain;
   const float* offset;
@@ -149,6 +146,35 @@ struct BlockArgs {
   const FinishArgs* finish;
   const PanelFinishArgs* panel_finish;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
+  // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
+  // and c, what is per row and the residual go on with the rows. Not with z, nor with v or sums
+  // that differ from block to block.
+  ptrdiff_t more_blocks;
+  ptrdiff_t a_block;
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
+  // blocks, a line of a channel each. Or null.
+  const float* next_b;
+  const int32_t* next_offset;
+  // Of one vector: where its sums start, at tail_sums + i * tail_row, or null.
+  const float* tail_sums;
+  ptrdiff_t tail_row;
+};
+
+// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows
+// rows,
+//   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
+// where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
+struct TailArgs {
+  const float* a;
+  const float* b;
+  const int32_t* b_offset;
+  ptrdiff_t depth;
+  float* c;
+  ptrdiff_t c_row;
+  ptrdiff_t positions;  // up to tail_positions
+  ptrdiff_t blocks;
+  ptrdiff_t a_block;  // from one block to the next
+  bool resume;
 };
 
 // How codes, clip(rint(x / step), -127, 127), are had from x. Where `rest` is 0 or more,
@@ -338,20 +364,28 @@ struct ProgramArgs {
   CellLaw law;
 };
 
-// Address of the draws of one read: a Philox 4x32-10 key and counter words 1 to 3.
+// Address of the draws of one read: a Philox 4x32-7 key and counter words 2 and 3.
 struct DrawKey {
   uint32_t key[2];
-  uint32_t counter[3];
+  uint32_t counter[2];
 };
 
-// z[i] = the standard normal of output `start` + i, i < count. Output number j takes word
-// j / 16 % 4 of the block whose counter word 0 is j / 64 * 16 + j % 16; NormalsOf in
-// reading.h says how a word becomes a normal.
+// Rows of outputs whose draws are of one counter.
+constexpr int kDrawRows = 8;
+
+// z[i * z_row + j] = the standard normal of the output in row `row` + i at place j, i < rows,
+// j < count: 16 bits of the words of the counter whose word 0 is places[j], or first + j where that
+// is null, and word 1 the row / kDrawRows; NormalsOfHalves in reading.h makes them a normal.
+// Pre: of `places` whole vectors are readable.
 struct NormalArgs {
   DrawKey key;
-  uint64_t start;
+  uint64_t row;
+  ptrdiff_t rows;
+  uint32_t first;
+  const uint32_t* places;
   ptrdiff_t count;
   float* z;
+  ptrdiff_t z_row;
 };
 
 // Reads `count` sums that lie side by side:
@@ -421,6 +455,10 @@ struct KernelTable {
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
 
+  // Null, and 0, where that is no faster than conv_block.
+  void (*conv_tail)(const TailArgs& args);
+  int tail_positions;
+
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);
   void (*rank_codes)(const RankArgs& args);
@@ -434,10 +472,14 @@ struct KernelTable {
   void (*read_rows)(const ReadArgs& args);
   // y[i] = x[i] * x[i]
   void (*square)(const float* x, float* y, ptrdiff_t count);
-  // y[i] = x[i] * x[i] + y[i], rounded once
-  void (*add_squares)(const float* x, float* y, ptrdiff_t count);
-  // The sum of x[i] * x[i]: 16 sums with fma, of every 16th value, then those in halves.
-  float (*sum_squares)(const float* x, ptrdiff_t count);
+  // y[i] = sqrt(x[i])
+  void (*root)(const float* x, float* y, ptrdiff_t count);
+  // y[i] = the sum of x[r * x_row + i]^2 over r < rows, with fma in the order of r
+  void (*column_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
+                         ptrdiff_t count);
+  // y[r] = the sum of x[r * x_row + i]^2 over i < count: 16 sums with fma, of every 16th value,
+  // then those in halves.
+  void (*row_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count);
 
   const CodeTable* codes;  // null where there are none
 };

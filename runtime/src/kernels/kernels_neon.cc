@@ -50,6 +50,10 @@ struct Neon {
     return vbslq_f32(vcgtq_f32(v, high), high, v);
   }
   static float Sum(Vec v) { return vaddvq_f32(v); }
+  static float SumHalves(Vec v) {
+    const float32x2_t two = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+  }
   static void Transpose(Vec* v) {
     const Vec even01 = vtrn1q_f32(v[0], v[1]);
     const Vec odd01 = vtrn2q_f32(v[0], v[1]);
@@ -67,47 +71,68 @@ struct Neon {
   static Vec CopySign(Vec magnitude, Vec sign) {
     return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
   }
-  static bool AnyAtLeast(Vec v, Vec bound) { return vmaxvq_u32(vcgeq_f32(v, bound)) != 0; }
-  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vcltq_f32(a, b), x, y); }
+  static Vec FlipSign(Vec v, Vec sign) {
+    return vreinterpretq_f32_u32(
+        veorq_u32(FloatBits(v), vandq_u32(FloatBits(sign), vdupq_n_u32(0x80000000u))));
+  }
 
   using Int = uint32x4_t;
-  static Int SetInt(uint32_t x) { return vdupq_n_u32(x); }
-  static Int AddInt(Int a, Int b) { return vaddq_u32(a, b); }
-  static Int SubInt(Int a, Int b) { return vsubq_u32(a, b); }
-  static Int Xor(Int a, Int b) { return veorq_u32(a, b); }
-  static Int And(Int a, Int b) { return vandq_u32(a, b); }
+  static Int LoadInt(const uint32_t* p) { return vld1q_u32(p); }
+  static Int Count(uint32_t first) {
+    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
+    return vaddq_u32(vdupq_n_u32(first), vld1q_u32(lanes));
+  }
+  static Int Xor(Int a, Int b, uint32_t word) {
+    return veorq_u32(veorq_u32(a, b), vdupq_n_u32(word));
+  }
+  static Int AndOr(Int a, uint32_t b, uint32_t c) {
+    return vorrq_u32(vandq_u32(a, vdupq_n_u32(b)), vdupq_n_u32(c));
+  }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return vshlq_n_u32(a, kBits);
+  }
   template <int kBits>
   static Int ShiftRight(Int a) {
-    return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), kBits));
+    return vshrq_n_u32(a, kBits);
   }
   static Vec ToFloat(Int a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
   static Int FloatBits(Vec v) { return vreinterpretq_u32_f32(v); }
-  static Vec BitsFloat(Int a) { return vreinterpretq_f32_u32(a); }
+
+  struct Lookup16 {
+    uint8x16x4_t table;
+    explicit Lookup16(const float* from) {
+      for (int i = 0; i < 4; ++i) table.val[i] = vreinterpretq_u8_f32(vld1q_f32(from + 4 * i));
+    }
+    Vec operator()(Int index) const {
+      // Places of the four bytes of each value.
+      const Int number = vandq_u32(index, vdupq_n_u32(15));
+      const Int places = vmlaq_u32(vdupq_n_u32(0x03020100u), number, vdupq_n_u32(0x04040404u));
+      return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(places)));
+    }
+  };
 
   // Words 0, 1 and 2, 3.
   struct Wide {
     uint64x2_t low, high;
   };
-  static Wide SetWide(uint32_t x) {
-    const uint64x2_t word = vreinterpretq_u64_u32(SetInt(x));
-    return {word, word};
-  }
-  static Wide CountWide(uint32_t first) {
-    const uint32_t lanes[kLanes] = {0, 1, 2, 3};
-    const Int words = vaddq_u32(SetInt(first), vld1q_u32(lanes));
-    return {vmovl_u32(vget_low_u32(words)), vmovl_u32(vget_high_u32(words))};
-  }
+  static Wide Widen(Int a) { return {vmovl_u32(vget_low_u32(a)), vmovl_u32(vget_high_u32(a))}; }
   static Wide MulWide(Wide a, uint32_t word) {
     const uint32x2_t factor = vdup_n_u32(word);
     return {vmull_u32(vmovn_u64(a.low), factor), vmull_u32(vmovn_u64(a.high), factor)};
   }
   static Wide UpperWide(Wide a) { return {vshrq_n_u64(a.low, 32), vshrq_n_u64(a.high, 32)}; }
+  static Wide XorWide(Wide a, uint32_t word) {
+    const uint64x2_t second = vdupq_n_u64(word);
+    return {veorq_u64(a.low, second), veorq_u64(a.high, second)};
+  }
   static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    const Wide third = SetWide(word);
-    return {veorq_u64(veorq_u64(a.low, b.low), third.low),
-            veorq_u64(veorq_u64(a.high, b.high), third.high)};
+    return XorWide(Wide{veorq_u64(a.low, b.low), veorq_u64(a.high, b.high)}, word);
   }
   static Int Narrow(Wide a) { return vcombine_u32(vmovn_u64(a.low), vmovn_u64(a.high)); }
+  static Int NarrowUpper(Wide a) {
+    return vcombine_u32(vshrn_n_u64(a.low, 32), vshrn_n_u64(a.high, 32));
+  }
 };
 
 }  // namespace

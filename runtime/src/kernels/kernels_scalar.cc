@@ -36,25 +36,27 @@ struct Scalar {
     return v > high ? high : v;
   }
   static float Sum(Vec v) { return v; }
+  static float SumHalves(Vec v) { return v; }
   static void Transpose(Vec*) {}
   static Vec Sub(Vec a, Vec b) { return a - b; }
   static Vec Sqrt(Vec v) { return ::sqrtf(v); }
   static Vec Floor(Vec v) { return ::floorf(v); }
   static Vec Abs(Vec v) { return ::fabsf(v); }
   static Vec CopySign(Vec magnitude, Vec sign) { return ::copysignf(magnitude, sign); }
-  static bool AnyAtLeast(Vec v, Vec bound) { return v >= bound; }
-  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) { return a < b ? x : y; }
+  static Vec FlipSign(Vec v, Vec sign) { return FloatBits(sign) >> 31 != 0 ? -v : v; }
 
   using Int = uint32_t;
-  static Int SetInt(uint32_t x) { return x; }
-  static Int AddInt(Int a, Int b) { return a + b; }
-  static Int SubInt(Int a, Int b) { return a - b; }
-  static Int Xor(Int a, Int b) { return a ^ b; }
-  static Int And(Int a, Int b) { return a & b; }
+  static Int LoadInt(const uint32_t* p) { return *p; }
+  static Int Count(uint32_t first) { return first; }
+  static Int Xor(Int a, Int b, uint32_t word) { return a ^ b ^ word; }
+  static Int AndOr(Int a, uint32_t b, uint32_t c) { return (a & b) | c; }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return a << kBits;
+  }
   template <int kBits>
   static Int ShiftRight(Int a) {
-    // Of a negative word: ones from the left, without the shift that C++17 leaves open.
-    return a >> kBits | (0u - (a >> 31)) << (32 - kBits);
+    return a >> kBits;
   }
   static Vec ToFloat(Int a) {
     int32_t number;
@@ -66,19 +68,21 @@ struct Scalar {
     ::memcpy(&bits, &v, sizeof(bits));
     return bits;
   }
-  static Vec BitsFloat(Int a) {
-    Vec v;
-    ::memcpy(&v, &a, sizeof(v));
-    return v;
-  }
+
+  struct Lookup16 {
+    const float* table;
+    explicit Lookup16(const float* from) : table(from) {}
+    Vec operator()(Int index) const { return table[index & 15u]; }
+  };
 
   using Wide = uint64_t;
-  static Wide SetWide(uint32_t x) { return x; }
-  static Wide CountWide(uint32_t first) { return first; }
+  static Wide Widen(Int a) { return a; }
   static Wide MulWide(Wide a, uint32_t word) { return uint64_t{Narrow(a)} * word; }
   static Wide UpperWide(Wide a) { return a >> 32; }
+  static Wide XorWide(Wide a, uint32_t word) { return a ^ word; }
   static Wide XorWide(Wide a, Wide b, uint32_t word) { return a ^ b ^ word; }
   static Int Narrow(Wide a) { return static_cast<uint32_t>(a); }
+  static Int NarrowUpper(Wide a) { return static_cast<uint32_t>(a >> 32); }
 };
 
 }  // namespace

@@ -136,7 +136,7 @@ inline void FinishPanel(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVe
 }
 
 template <class S, int kRows, int kVecs, bool kConv>
-void Block(const BlockArgs& args) {
+inline void OneBlock(const BlockArgs& args) {
   using Vec = typename S::Vec;
   Vec acc[kRows][kVecs];
   RIMC_UNROLL
@@ -145,6 +145,9 @@ void Block(const BlockArgs& args) {
     for (int v = 0; v < kVecs; ++v) {
       acc[i][v] = S::Set1(0.0f);
       if (args.resume) acc[i][v] = LoadLanes<S>(args.c[v] + i * args.c_row, args.lanes[v]);
+    }
+    if (kConv && kVecs == 1 && args.tail_sums != nullptr) {
+      acc[i][0] = LoadLanes<S>(args.tail_sums + i * args.tail_row, args.lanes[0]);
     }
   }
 
@@ -155,8 +158,13 @@ void Block(const BlockArgs& args) {
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
   const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
+  const float* const next_b = args.next_b == nullptr ? b[0] : args.next_b;
+  const int32_t* const next_offset = args.next_b == nullptr ? args.b_offset : args.next_offset;
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
-    if (kConv) RIMC_PREFETCH(ahead + k * kRows);
+    if (kConv) {
+      RIMC_PREFETCH(ahead + k * kRows);
+      RIMC_PREFETCH(next_b + next_offset[k]);
+    }
     const ptrdiff_t a_at = kConv ? k * kRows : k;
     const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
     Vec b_k[kVecs];
@@ -170,37 +178,7 @@ void Block(const BlockArgs& args) {
     }
   }
 
-  if constexpr (kConv) {
-    if (args.z != nullptr) {
-      Vec sigma[kVecs];
-      RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) {
-        sigma[v] = S::Sqrt(LoadLanes<S>(args.variance + args.z_at[v], args.lanes[v]));
-      }
-      RIMC_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const Vec deviation = S::Set1(args.deviation[i]);
-        RIMC_UNROLL
-        for (int v = 0; v < kVecs; ++v) {
-          const Vec z = LoadLanes<S>(args.z + i * args.z_row + args.z_at[v], args.lanes[v]);
-          acc[i][v] = S::Add(acc[i][v], S::Mul(S::Mul(sigma[v], deviation), z));
-        }
-      }
-    }
-  } else {
-    if (args.z != nullptr) {
-      RIMC_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const Vec sigma = S::Set1(args.sigma[i]);
-        RIMC_UNROLL
-        for (int v = 0; v < kVecs; ++v) {
-          const Vec deviation = S::Mul(sigma, S::Load(args.deviation + v * S::kLanes));
-          const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
-          acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
-        }
-      }
-    }
-  }
+  if (args.z != nullptr) AddNoise<S, kRows, kVecs, kConv>(args, acc);
   if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
   if constexpr (kConv) {
     if (args.finish != nullptr) FinishSums<S, kRows, kVecs>(args, acc);
@@ -216,12 +194,182 @@ void Block(const BlockArgs& args) {
   }
 }
 
+// Asks for outputs from row `row` on and for what is added to them, which come from afar.
+template <int kRows, int kVecs>
+inline void PrefetchRows(const BlockArgs& args, int row) {
+  const auto ask = [&](const float* const* values) {
+    for (ptrdiff_t i = row; i < row + kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) RIMC_PREFETCH(values[v] + i * args.c_row);
+      RIMC_PREFETCH(values[kVecs - 1] + i * args.c_row + args.lanes[kVecs - 1] - 1);
+    }
+  };
+  ask(args.c);
+  if (args.finish != nullptr && args.finish->has_residual) ask(args.finish->residual);
+}
+
+// Goes on to the next block of the same call.
+template <int kRows, int kVecs>
+inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
+  const auto move = [](auto** values) {
+    if (*values != nullptr) *values += kRows;
+  };
+  args->a += args->a_block;
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) args->c[v] += kRows * args->c_row;
+  move(&args->gain);
+  move(&args->offset);
+  move(&args->back);
+  if (args->tail_sums != nullptr) args->tail_sums += kRows * args->tail_row;
+  if (args->finish == nullptr) return;
+  move(&finish->b);
+  move(&finish->b_start);
+  move(&finish->scale);
+  move(&finish->sums_scale);
+  move(&finish->magnitude);
+  move(&finish->bias);
+  if (!finish->has_residual) return;
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) finish->residual[v] += kRows * args->c_row;
+}
+
+template <class S, int kRows, int kVecs, bool kConv>
+void Block(const BlockArgs& args) {
+  if constexpr (!kConv) {
+    OneBlock<S, kRows, kVecs, kConv>(args);
+  } else {
+    BlockArgs block = args;
+    FinishArgs finish;
+    if (args.finish != nullptr) {
+      finish = *args.finish;
+      block.finish = &finish;
+    }
+    if (!args.resume) {
+      for (int n = 0; n < 2 && n <= args.more_blocks; ++n) {
+        PrefetchRows<kRows, kVecs>(block, n * kRows);
+      }
+    }
+    constexpr ptrdiff_t kLine = 16;
+    for (ptrdiff_t n = 0;; ++n) {
+      if (n * kLine < kVecs * S::kLanes + kLine && args.next_b != nullptr) {
+        block.next_b = args.next_b + n * kLine;
+      } else {
+        block.next_b = nullptr;
+      }
+      const bool is_last = block.more_blocks-- == 0;
+      if (!is_last) {
+        block.ahead = block.a + block.a_block;
+      } else {
+        block.ahead = args.ahead;
+      }
+      if (block.more_blocks > 0) PrefetchRows<kRows, kVecs>(block, 2 * kRows);
+      OneBlock<S, kRows, kVecs, kConv>(block);
+      if (is_last) return;
+      NextBlock<kRows, kVecs>(&block, &finish);
+    }
+  }
+}
+
 template <class S, int kRows, int kVecs, bool kConv>
 constexpr BlockFunction PickBlock() {
   constexpr bool fits = kRows <= S::kMaxRows && kRows * kVecs <= S::kMaxAccumulators &&
                         (kConv || kVecs <= S::kPanelVecs);
   if constexpr (fits) {
     return &Block<S, kRows, kVecs, kConv>;
+  } else {
+    return nullptr;
+  }
+}
+
+// Whether a SIMD type has vectors of as many lanes as a block has rows.
+template <class S, class = void>
+struct HasColumn {
+  static constexpr bool value = false;
+  static constexpr int kPositions = 0;
+};
+template <class S>
+struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
+  static constexpr bool value = true;
+  static constexpr int kPositions = 4;
+};
+
+// Of kBlocks blocks at once, a vector of rows for each position.
+template <class S, int kPositions, int kBlocks>
+void TailBlocks(const TailArgs& args, ptrdiff_t block) {
+  using Column = typename S::Column;
+  constexpr int kRows = S::kMaxRows;
+  const float* const a = args.a + block * args.a_block;
+  float* const c = args.c + block * kRows * args.c_row;
+  Column sums[kBlocks][kPositions];
+  float rows[kRows];
+  RIMC_UNROLL
+  for (int n = 0; n < kBlocks; ++n) {
+    RIMC_UNROLL
+    for (int j = 0; j < kPositions; ++j) {
+      for (int i = 0; i < kRows; ++i) {
+        rows[i] = args.resume ? c[(n * kRows + i) * args.c_row + j] : 0.0f;
+      }
+      sums[n][j] = S::LoadColumn(rows);
+    }
+  }
+  for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    const float* const b = args.b + args.b_offset[k];
+    Column b_k[kPositions];
+    RIMC_UNROLL
+    for (int j = 0; j < kPositions; ++j) b_k[j] = S::SetColumn(b[j]);
+    RIMC_UNROLL
+    for (int n = 0; n < kBlocks; ++n) {
+      const Column a_k = S::LoadColumn(a + n * args.a_block + k * kRows);
+      RIMC_UNROLL
+      for (int j = 0; j < kPositions; ++j) sums[n][j] = S::FmaColumn(a_k, b_k[j], sums[n][j]);
+    }
+  }
+  RIMC_UNROLL
+  for (int n = 0; n < kBlocks; ++n) {
+    RIMC_UNROLL
+    for (int j = 0; j < kPositions; ++j) {
+      S::StoreColumn(rows, sums[n][j]);
+      for (int i = 0; i < kRows; ++i) c[(n * kRows + i) * args.c_row + j] = rows[i];
+    }
+  }
+}
+
+template <class S, int kPositions, int kBlocks>
+ptrdiff_t TailOf(const TailArgs& args, ptrdiff_t block) {
+  for (; block + kBlocks <= args.blocks; block += kBlocks) {
+    TailBlocks<S, kPositions, kBlocks>(args, block);
+  }
+  return block;
+}
+
+// As many blocks at once as make enough sums for the latency of an fma.
+template <class S, int kPositions>
+void TailOf(const TailArgs& args) {
+  ptrdiff_t block = 0;
+  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8>(args, block);
+  block = TailOf<S, kPositions, 4>(args, block);
+  block = TailOf<S, kPositions, 2>(args, block);
+  TailOf<S, kPositions, 1>(args, block);
+}
+
+template <class S>
+void Tail(const TailArgs& args) {
+  switch (args.positions) {
+    case 1:
+      return TailOf<S, 1>(args);
+    case 2:
+      return TailOf<S, 2>(args);
+    case 3:
+      return TailOf<S, 3>(args);
+    default:
+      return TailOf<S, 4>(args);
+  }
+}
+
+template <class S>
+constexpr auto PickTail() -> void (*)(const TailArgs&) {
+  if constexpr (HasColumn<S>::value) {
+    return &Tail<S>;
   } else {
     return nullptr;
   }
@@ -249,6 +397,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           S::kPanelVecs,
           RIMC_BLOCK_TABLE(S, false),
           RIMC_BLOCK_TABLE(S, true),
+          PickTail<S>(),
+          HasColumn<S>::kPositions,
           &Quantize<S>,
           &CopyRows<S>,
           &RankCodes<S>,
@@ -260,8 +410,9 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Read<S, true>,
           &Read<S, false>,
           &Square<S>,
-          &AddSquares<S>,
-          &SumSquares<S>,
+          &Root<S>,
+          &ColumnSquares<S>,
+          &RowSquares<S>,
           nullptr};
 }
 

@@ -9,203 +9,195 @@
 
 namespace rimc::kernels {
 
-// Four words for each of the counters {first + i, counter}, i < kVecs * S::kLanes: Philox 4x32-10
-// (Salmon et al., SC 2011). words[4 * v + w] are words w of vector v of counters.
-template <class S, int kVecs>
-inline void Philox(uint32_t first, const DrawKey& key, typename S::Int* words) {
-  using Wide = typename S::Wide;
-  Wide c[kVecs][4];
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) {
-    c[v][0] = S::CountWide(first + static_cast<uint32_t>(v * S::kLanes));
-    c[v][1] = S::SetWide(key.counter[0]);
-    c[v][2] = S::SetWide(key.counter[1]);
-    c[v][3] = S::SetWide(key.counter[2]);
-  }
+// The words of the counters {place, group, key.counter[0], key.counter[1]}: Philox 4x32 (Salmon et
+// al., SC 2011), but for what only the last three of these have a part in, which is done here.
+constexpr int kReadRounds = 7;
+constexpr uint32_t kPhiloxFactor0 = 0xD2511F53u;
+constexpr uint32_t kPhiloxFactor1 = 0xCD9E8D57u;
+
+struct PhiloxStart {
+  uint32_t key[kReadRounds][2];
+  uint32_t first;   // word 2 after the first round is this and the upper half of the product
+  uint32_t second;  // word 0 after the second, likewise
+  uint32_t third;   // word 2 after the second is this and word 3 before it
+  uint32_t fourth;  // word 2 after the third is this and the upper half of the product
+};
+
+// A template so that every ISA has its own.
+template <class S>
+inline PhiloxStart StartPhilox(const DrawKey& key, uint32_t group) {
+  PhiloxStart start;
   uint32_t k0 = key.key[0];
   uint32_t k1 = key.key[1];
-  RIMC_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      // What is left in upper halves, no product sees.
-      const Wide product0 = S::MulWide(c[v][0], 0xD2511F53u);
-      const Wide product1 = S::MulWide(c[v][2], 0xCD9E8D57u);
-      c[v][0] = S::XorWide(S::UpperWide(product1), c[v][1], k0);
-      c[v][2] = S::XorWide(S::UpperWide(product0), c[v][3], k1);
-      c[v][1] = product1;
-      c[v][3] = product0;
-    }
+  for (int round = 0; round < kReadRounds; ++round) {
+    start.key[round][0] = k0;
+    start.key[round][1] = k1;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) {
-    RIMC_UNROLL
-    for (int w = 0; w < 4; ++w) words[4 * v + w] = S::Narrow(c[v][w]);
-  }
+  const uint64_t product1 = uint64_t{key.counter[0]} * kPhiloxFactor1;
+  const uint32_t word0 = static_cast<uint32_t>(product1 >> 32) ^ group ^ start.key[0][0];
+  const uint64_t product0 = uint64_t{word0} * kPhiloxFactor0;
+  start.first = key.counter[1] ^ start.key[0][1];
+  start.second = static_cast<uint32_t>(product1) ^ start.key[1][0];
+  start.third = static_cast<uint32_t>(product0 >> 32) ^ start.key[1][1];
+  start.fourth = static_cast<uint32_t>(product0) ^ start.key[2][1];
+  return start;
 }
 
-// Horner's rule for several vectors side by side, highest power first: none waits for itself.
-template <class S, int kVecs, int kTerms>
-inline void Polynomials(const float (&coefficients)[kTerms], const typename S::Vec* x,
-                        typename S::Vec* values) {
+// For several vectors side by side, none of which waits for itself.
+template <class S, int kVecs>
+inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVecs],
+                   typename S::Int (&words)[kVecs][4]) {
+  using Wide = typename S::Wide;
+  Wide c[kVecs][4];
+  // What is left in upper halves, no product sees.
   RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) values[v] = S::Set1(coefficients[0]);
+  for (int v = 0; v < kVecs; ++v) {
+    c[v][3] = S::MulWide(S::Widen(places[v]), kPhiloxFactor0);
+    c[v][1] = S::MulWide(S::XorWide(S::UpperWide(c[v][3]), start.first), kPhiloxFactor1);
+    c[v][0] = S::XorWide(S::UpperWide(c[v][1]), start.second);
+    c[v][2] = S::XorWide(c[v][3], start.third);
+  }
   RIMC_UNROLL
-  for (int i = 1; i < kTerms; ++i) {
+  for (int round = 2; round + 1 < kReadRounds; ++round) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      values[v] = S::Add(S::Mul(values[v], x[v]), S::Set1(coefficients[i]));
+      const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
+      const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
+      c[v][0] = S::XorWide(S::UpperWide(product1), c[v][1], start.key[round][0]);
+      c[v][2] = round == 2 ? S::XorWide(S::UpperWide(product0), start.fourth)
+                           : S::XorWide(S::UpperWide(product0), c[v][3], start.key[round][1]);
+      c[v][1] = product1;
+      c[v][3] = product0;
     }
   }
-}
-
-// The normal of a random word: bit 31 is the sign, and with p = (lower 31 bits + 1/2) / 2^32 the
-// distribution function of -|z| is p. z = x P(w), x = 1 - 2 p, w = -ln(4 p (1 - p)), with one
-// polynomial in w below 5 and one in sqrt(w) above; after Giles, "Approximating the erfinv
-// function", GPU Computing Gems Jade (2011), with coefficients of our own for w up to 21.6. Only
-// operations that IEEE 754 rounds in one way; rimc_onnx/device/read_noise.py is the same in numpy,
-// where factors that are powers of two, and so exact, are steps of their own.
-constexpr float kCentreBound = 5.0f - 2.5f;
-
-// x with the sign of z, and -w.
-template <class S, int kVecs>
-inline void Places(const typename S::Int* words, typename S::Vec* x, typename S::Vec* log) {
-  using Vec = typename S::Vec;
-  using Int = typename S::Int;
-  static const float kAtanh[4] = {0.2857142857142857f, 0.4f, 0.6666666666666666f, 2.0f};
-  constexpr float kTwoTo30 = 1073741824.0f;
-  const Vec one = S::Set1(1.0f);
-  const Int sqrt_half = S::SetInt(0x3f3504f3u);
-  Vec s[kVecs];
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
-    // p * 2^32
-    const Vec scaled = S::Add(S::ToFloat(S::And(words[v], S::SetInt(0x7fffffffu))), S::Set1(0.5f));
-    x[v] = S::Fma(scaled, S::Set1(-0.5f / kTwoTo30), one);
-    x[v] = S::BitsFloat(S::Xor(S::FloatBits(x[v]), S::And(words[v], S::SetInt(0x80000000u))));
-    const Vec rest =
-        S::Fma(scaled, S::Set1(-0.25f / kTwoTo30 / kTwoTo30), S::Set1(1.0f / kTwoTo30));
-    // 4 p (1 - p) = mantissa * 2^exponent, mantissa in [sqrt(1/2), sqrt(2))
-    const Int above = S::SubInt(S::FloatBits(S::Mul(scaled, rest)), sqrt_half);
-    const Vec mantissa = S::BitsFloat(S::AddInt(S::And(above, S::SetInt(0x007fffffu)), sqrt_half));
-    s[v] = S::Div(S::Sub(mantissa, one), S::Add(mantissa, one));
-    log[v] = S::Mul(S::ToFloat(S::template ShiftRight<23>(above)), S::Set1(0.6931471805599453f));
+    const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
+    const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
+    const uint32_t(&key)[2] = start.key[kReadRounds - 1];
+    words[v][0] = S::Xor(S::NarrowUpper(product1), S::Narrow(c[v][1]), key[0]);
+    words[v][1] = S::Narrow(product1);
+    words[v][2] = S::Xor(S::NarrowUpper(product0), S::Narrow(c[v][3]), key[1]);
+    words[v][3] = S::Narrow(product0);
   }
-  Vec squares[kVecs];
-  Vec series[kVecs];
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) squares[v] = S::Mul(s[v], s[v]);
-  Polynomials<S, kVecs>(kAtanh, squares, series);
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) log[v] = S::Add(log[v], S::Mul(s[v], series[v]));
 }
 
-// Normals of kVecs vectors of words, right where w is below 5. Bit v of what is returned says that
-// vector v has a lane where it is not.
-template <class S, int kVecs>
-inline uint64_t CentreNormals(const typename S::Int* words, typename S::Vec* z) {
-  using Vec = typename S::Vec;
-  static const float kCentre[9] = {
-      4.035462808360535e-08f,  4.861039428760705e-07f,  -4.990565230400534e-06f,
-      -6.217992904566927e-06f, 0.00030915020033717155f, -0.0017730101244524121f,
-      -0.005908171180635691f,  0.3488026559352875f,     2.1233136653900146f};
-  Vec x[kVecs];
-  Vec centred[kVecs];
-  Places<S, kVecs>(words, x, centred);
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) centred[v] = S::Sub(S::Set1(-2.5f), centred[v]);
-  Polynomials<S, kVecs>(kCentre, centred, z);
-  uint64_t beyond = 0;
+// 2^16 normals, the same as of rimc_onnx/device/read_noise.py: with `s` the signed number that the
+// upper 16 bits of a word are, the sign of s + 1/2 and a polynomial in a = |s + 1/2| 2^16. Of each
+// power the 16 coefficients at the lowest bits of the exponent of a.
+const float kReadNormals[4][16] = {
+#include "kernels/read_normals.inc"
+};
+
+template <class S>
+struct NormalsOfHalves {
+  using Lookup = typename S::Lookup16;
+  Lookup power0{kReadNormals[0]}, power1{kReadNormals[1]}, power2{kReadNormals[2]},
+      power3{kReadNormals[3]};
+
+  // `half`: 16 bits and 2^15.
+  typename S::Vec operator()(typename S::Int half) const {
+    using Vec = typename S::Vec;
+    const Vec number = S::ToFloat(half);
+    const auto index = S::template ShiftRight<23>(S::FloatBits(number));
+    const Vec a = S::Abs(number);
+    Vec z = S::Fma(power3(index), a, power2(index));
+    z = S::Fma(z, a, power1(index));
+    z = S::Fma(z, a, power0(index));
+    return S::FlipSign(z, number);
+  }
+};
+
+// Rows [begin, end) of a group (eight in all, two of each word) for the next kVecs vectors.
+template <class S, int kVecs, bool kAll>
+inline void NormalsOfVecs(const NormalArgs& args, const PhiloxStart& start,
+                          const NormalsOfHalves<S>& normals, ptrdiff_t from, int begin, int end,
+                          float* z) {
+  using Int = typename S::Int;
+  Int places[kVecs];
+  Int words[kVecs][4];
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
-    z[v] = S::Mul(x[v], z[v]);
-    beyond |= uint64_t{S::AnyAtLeast(centred[v], S::Set1(kCentreBound))} << v;
+    const ptrdiff_t at = from + v * S::kLanes;
+    places[v] = args.places == nullptr ? S::Count(args.first + static_cast<uint32_t>(at))
+                                       : S::LoadInt(args.places + at);
   }
-  return beyond;
-}
-
-// The normals of words some of which are beyond the centre, given those of the centre.
-template <class S>
-inline typename S::Vec TailNormals(typename S::Int word, typename S::Vec centre) {
-  using Vec = typename S::Vec;
-  static const float kTail[9] = {
-      -2.7950824005529284e-05f, -0.00016246568702626973f, 0.0016234691720455885f,
-      -0.004842372611165047f,   0.00822721142321825f,     -0.010898633860051632f,
-      0.013330565765500069f,    1.416590929031372f,       4.006434917449951f};
-  Vec x;
-  Vec log;
-  Places<S, 1>(&word, &x, &log);
-  // abs keeps lanes of the centre, which are not looked at, from a root of -0.
-  const Vec root = S::Sub(S::Sqrt(S::Abs(log)), S::Set1(3.0f));
-  Vec ratio;
-  Polynomials<S, 1>(kTail, &root, &ratio);
-  const Vec centred = S::Sub(S::Set1(-2.5f), log);
-  return S::SelectLess(centred, S::Set1(kCentreBound), centre, S::Mul(x, ratio));
-}
-
-// Groups of 64 outputs, which take 16 consecutive counters: [group * 64, (group + count) * 64), in
-// 64 vectors at most. Words first, then normals, then the few beyond the centre: within each of
-// these steps a processor finds enough to do at a time, and no branch to guess.
-template <class S>
-inline void NormalGroups(const DrawKey& key, uint64_t group, int count, float* z) {
-  using Int = typename S::Int;
-  using Vec = typename S::Vec;
-  // Vectors side by side: as many as registers hold.
-  constexpr int kTogether = S::kLanes == 16 ? 8 : 4;
-  constexpr int kCounters = S::kLanes == 16 ? 2 : 1;
-  constexpr int kGroupVecs = 64 / S::kLanes;
-  constexpr int kParts = 16 / S::kLanes;  // vectors of the counters of a group
-  Int words[64 + kTogether];
-  const auto first = static_cast<uint32_t>(group) * 16u;
-  for (int part = 0; part < count * kParts; part += kCounters) {
-    Int found[4 * kCounters];
-    Philox<S, kCounters>(first + static_cast<uint32_t>(part * S::kLanes), key, found);
+  Philox<S, kVecs>(start, places, words);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    const ptrdiff_t at = from + v * S::kLanes;
+    const bool is_whole = at + S::kLanes <= args.count;
     RIMC_UNROLL
-    for (int i = 0; i < 4 * kCounters; ++i) {
-      const int at = part + i / 4;
-      words[at / kParts * kGroupVecs + i % 4 * kParts + at % kParts] = found[i];
+    for (int row = 0; row < kDrawRows; ++row) {
+      if (!kAll && (row < begin || row >= end)) continue;
+      const Int word = words[v][row / 2];
+      const Int bits = row % 2 == 0 ? S::template ShiftLeft<16>(word) : word;
+      const auto normal = normals(S::AndOr(bits, 0xffff0000u, 0x8000u));
+      float* const to = z + (row - begin) * args.z_row + at;
+      if (is_whole) {
+        S::Store(to, normal);
+      } else {
+        S::StoreN(to, static_cast<int>(args.count - at), normal);
+      }
     }
   }
-  const int vecs = count * kGroupVecs;
-  uint64_t beyond = 0;
-  for (int n = 0; n < vecs; n += kTogether) {
-    Vec found[kTogether];
-    beyond |= CentreNormals<S, kTogether>(words + n, found) << n;
-    RIMC_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
-      if (n + i < vecs) S::Store(z + (n + i) * S::kLanes, found[i]);
+}
+
+template <class S, bool kAll>
+inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, int end, float* z) {
+  const PhiloxStart start = StartPhilox<S>(args.key, group);
+  const NormalsOfHalves<S> normals;
+  ptrdiff_t i = 0;
+  if constexpr (S::kLanes == 16) {
+    // As many as registers hold.
+    for (; i + 2 * S::kLanes < args.count; i += 3 * S::kLanes) {
+      NormalsOfVecs<S, 3, kAll>(args, start, normals, i, begin, end, z);
+    }
+    for (; i + S::kLanes < args.count; i += 2 * S::kLanes) {
+      NormalsOfVecs<S, 2, kAll>(args, start, normals, i, begin, end, z);
     }
   }
-  if (vecs < 64) beyond &= (uint64_t{1} << vecs) - 1;
-  for (int n = 0; beyond != 0; ++n, beyond >>= 1) {
-    if ((beyond & 1) == 0) continue;
-    float* const at = z + n * S::kLanes;
-    S::Store(at, TailNormals<S>(words[n], S::Load(at)));
+  for (; i < args.count; i += S::kLanes) {
+    NormalsOfVecs<S, 1, kAll>(args, start, normals, i, begin, end, z);
   }
 }
 
 template <class S>
 void Normals(const NormalArgs& args) {
-  constexpr uint64_t kMost = S::kLanes;  // groups of 64 vectors
-  const uint64_t end = args.start + static_cast<uint64_t>(args.count);
-  uint64_t group = args.start / 64;
-  while (group * 64 < end) {
-    const uint64_t first = group * 64;
-    if (first >= args.start && first + 64 <= end) {
-      const uint64_t whole = (end - first) / 64;
-      const int count = static_cast<int>(whole < kMost ? whole : kMost);
-      NormalGroups<S>(args.key, group, count, args.z + (first - args.start));
-      group += static_cast<uint64_t>(count);
-      continue;
+  const uint64_t end = args.row + static_cast<uint64_t>(args.rows);
+  for (uint64_t row = args.row; row < end;) {
+    const uint64_t group = row / kDrawRows;
+    const int first = static_cast<int>(row % kDrawRows);
+    const uint64_t left = end - group * kDrawRows;
+    const int last = left < kDrawRows ? static_cast<int>(left) : kDrawRows;
+    float* const z = args.z + static_cast<ptrdiff_t>(row - args.row) * args.z_row;
+    if (last - first == kDrawRows) {
+      NormalsOfGroup<S, true>(args, static_cast<uint32_t>(group), first, last, z);
+    } else {
+      NormalsOfGroup<S, false>(args, static_cast<uint32_t>(group), first, last, z);
     }
-    float part[64];
-    NormalGroups<S>(args.key, group, 1, part);
-    const uint64_t low = first < args.start ? args.start : first;
-    const uint64_t high = first + 64 < end ? first + 64 : end;
-    for (uint64_t i = low; i < high; ++i) args.z[i - args.start] = part[i - first];
-    ++group;
+    row += static_cast<uint64_t>(last - first);
+  }
+}
+
+// Adds noise to the sums of a block, which stay in registers.
+template <class S, int kRows, int kVecs, bool kConv>
+inline void AddNoise(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  using Vec = typename S::Vec;
+  // Of a block of a convolution sigma is per lane, of others the deviation.
+  const float* const of_lanes = kConv ? args.sigma : args.deviation;
+  const float* const of_rows = kConv ? args.deviation : args.sigma;
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    const Vec of_row = S::Set1(of_rows[i]);
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec deviation = S::Mul(of_row, S::Load(of_lanes + v * S::kLanes));
+      const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
+      acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
+    }
   }
 }
 
@@ -249,37 +241,79 @@ void Square(const float* x, float* y, ptrdiff_t count) {
 }
 
 template <class S>
-void AddSquares(const float* x, float* y, ptrdiff_t count) {
+void Root(const float* x, float* y, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
     const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
-    const typename S::Vec v = LoadLanes<S>(x + i, lanes);
-    StoreLanes<S>(y + i, lanes, S::Fma(v, v, LoadLanes<S>(y + i, lanes)));
+    StoreLanes<S>(y + i, lanes, S::Sqrt(LoadLanes<S>(x + i, lanes)));
   }
 }
 
 template <class S>
-float SumSquares(const float* x, ptrdiff_t count) {
+void ColumnSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
+    const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
+    typename S::Vec sum = S::Set1(0.0f);
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+      const typename S::Vec v = LoadLanes<S>(x + r * x_row + i, lanes);
+      sum = S::Fma(v, v, sum);
+    }
+    StoreLanes<S>(y + i, lanes, sum);
+  }
+}
+
+// y[r] for the next kRows rows: their sums side by side, none of which waits for itself.
+template <class S, int kRows>
+inline void RowSquaresOf(const float* x, ptrdiff_t x_row, float* y, ptrdiff_t count) {
+  using Vec = typename S::Vec;
   constexpr int kVecs = 16 / S::kLanes;
-  typename S::Vec acc[kVecs];
+  Vec acc[kRows][kVecs];
   RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) acc[v] = S::Set1(0.0f);
-  for (ptrdiff_t i = 0; i < count; i += 16) {
+  for (int r = 0; r < kRows; ++r) {
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      const ptrdiff_t left = count - i - v * S::kLanes;
-      if (left <= 0) continue;
-      const int lanes = left < S::kLanes ? static_cast<int>(left) : S::kLanes;
-      const typename S::Vec value = LoadLanes<S>(x + i + v * S::kLanes, lanes);
-      acc[v] = S::Fma(value, value, acc[v]);
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = S::Set1(0.0f);
+  }
+  const auto add = [&](ptrdiff_t i, const auto& load) {
+    RIMC_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const ptrdiff_t at = i + v * S::kLanes;
+        const Vec value = load(x + r * x_row + at, count - at);
+        acc[r][v] = S::Fma(value, value, acc[r][v]);
+      }
+    }
+  };
+  ptrdiff_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    add(i, [](const float* p, ptrdiff_t) { return S::Load(p); });
+  }
+  if (i < count) {
+    add(i, [](const float* p, ptrdiff_t left) {
+      const ptrdiff_t lanes = left < S::kLanes ? left : S::kLanes;
+      return lanes <= 0 ? S::Set1(0.0f) : S::LoadN(p, static_cast<int>(lanes));
+    });
+  }
+  RIMC_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    RIMC_UNROLL
+    for (int half = kVecs / 2; half > 0; half /= 2) {
+      RIMC_UNROLL
+      for (int v = 0; v < half; ++v) acc[r][v] = S::Add(acc[r][v], acc[r][v + half]);
+    }
+    y[r] = S::SumHalves(acc[r][0]);
+  }
+}
+
+template <class S>
+void RowSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count) {
+  constexpr int kTogether = S::kLanes / 2;
+  ptrdiff_t r = 0;
+  if constexpr (kTogether > 1) {
+    for (; r + kTogether <= rows; r += kTogether) {
+      RowSquaresOf<S, kTogether>(x + r * x_row, x_row, y + r, count);
     }
   }
-  float sums[16];
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) S::Store(sums + v * S::kLanes, acc[v]);
-  for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  return sums[0];
+  for (; r < rows; ++r) RowSquaresOf<S, 1>(x + r * x_row, x_row, y + r, count);
 }
 
 }  // namespace rimc::kernels

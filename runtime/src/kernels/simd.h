@@ -5,15 +5,18 @@
 //   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs,
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
-//   NaN), Sum (any order), Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude,
-//   sign), AnyAtLeast(v, bound), SelectLess(a, b, x, y) = a < b ? x : y, kHasLookup and, where
-//   true, Lookup<n>(p), a function of p[i] for whole numbers i < n (NaN stays NaN),
+//   NaN), Sum (any order), SumHalves (lanes of one half to those of the other, and so on),
+//   Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude, sign), FlipSign(v, sign)
+//   (-v where sign has its bit set), kHasLookup and, where true, Lookup<n>(p), a function of p[i]
+//   for whole numbers i < n (NaN stays NaN), Lookup16(p), a function of p[i & 15] for words i,
 // and over words of 32 bits:
-//   Int, SetInt, AddInt, SubInt, Xor, And, ShiftRight<n> (arithmetic), ToFloat (of a signed word),
-//   FloatBits, BitsFloat,
+//   Int, LoadInt, Count(first) (first, first + 1, ..), Xor(a, b, word), ShiftLeft<n>,
+//   ShiftRight<n>, AndOr(a, b, c) = (a & b) | c for words b and c, ToFloat (of a signed word),
+//   FloatBits,
 // and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:
-//   Wide, SetWide, CountWide(first) (first, first + 1, ..), MulWide(a, word) (all 64 bits of the
-//   products), UpperWide (upper halves to the lower), XorWide(a, b, word), Narrow (to an Int).
+//   Wide, Widen (an Int), MulWide(a, word) (all 64 bits of the products), UpperWide (upper halves
+//   to the lower), XorWide(a, word), XorWide(a, b, word), Narrow (to an Int), NarrowUpper (of the
+//   upper halves).
 #pragma once
 
 #include "kernels/kernels.h"

@@ -52,6 +52,7 @@ struct Avx2 {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+  static float SumHalves(Vec v) { return Sum(v); }
   static Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
   static Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
   static Vec Floor(Vec v) { return _mm256_floor_ps(v); }
@@ -60,37 +61,51 @@ struct Avx2 {
     const Vec bit = Set1(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
   }
-  static bool AnyAtLeast(Vec v, Vec bound) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(v, bound, _CMP_GE_OQ)) != 0;
-  }
-  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
-    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  static Vec FlipSign(Vec v, Vec sign) {
+    return _mm256_xor_ps(v, _mm256_and_ps(sign, Set1(-0.0f)));
   }
 
   using Int = __m256i;
   static Int SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
-  static Int AddInt(Int a, Int b) { return _mm256_add_epi32(a, b); }
-  static Int SubInt(Int a, Int b) { return _mm256_sub_epi32(a, b); }
-  static Int Xor(Int a, Int b) { return _mm256_xor_si256(a, b); }
-  static Int And(Int a, Int b) { return _mm256_and_si256(a, b); }
+  static Int LoadInt(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static Int Count(uint32_t first) {
+    return _mm256_add_epi32(SetInt(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static Int Xor(Int a, Int b, uint32_t word) {
+    return _mm256_xor_si256(_mm256_xor_si256(a, b), SetInt(word));
+  }
+  static Int AndOr(Int a, uint32_t b, uint32_t c) {
+    return _mm256_or_si256(_mm256_and_si256(a, SetInt(b)), SetInt(c));
+  }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return _mm256_slli_epi32(a, kBits);
+  }
   template <int kBits>
   static Int ShiftRight(Int a) {
-    return _mm256_srai_epi32(a, kBits);
+    return _mm256_srli_epi32(a, kBits);
   }
   static Vec ToFloat(Int a) { return _mm256_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm256_castps_si256(v); }
-  static Vec BitsFloat(Int a) { return _mm256_castsi256_ps(a); }
+
+  struct Lookup16 {
+    Vec low, high;
+    explicit Lookup16(const float* from) : low(Load(from)), high(Load(from + 8)) {}
+    Vec operator()(Int index) const {
+      // A permutation looks at three bits, a blend at the sign.
+      return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
+                              _mm256_permutevar8x32_ps(high, index),
+                              _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+    }
+  };
 
   // Words 0, 2, 4, 6 and 1, 3, 5, 7.
   struct Wide {
     __m256i even, odd;
   };
-  static Wide SetWide(uint32_t x) { return {SetInt(x), SetInt(x)}; }
-  static Wide CountWide(uint32_t first) {
-    const Int word = SetInt(first);
-    return {AddInt(word, _mm256_setr_epi32(0, 0, 2, 0, 4, 0, 6, 0)),
-            AddInt(word, _mm256_setr_epi32(1, 0, 3, 0, 5, 0, 7, 0))};
-  }
+  static Wide Widen(Int a) { return {a, _mm256_srli_epi64(a, 32)}; }
   static Wide MulWide(Wide a, uint32_t word) {
     const Int factor = SetInt(word);
     return {_mm256_mul_epu32(a.even, factor), _mm256_mul_epu32(a.odd, factor)};
@@ -98,12 +113,18 @@ struct Avx2 {
   static Wide UpperWide(Wide a) {
     return {_mm256_srli_epi64(a.even, 32), _mm256_srli_epi64(a.odd, 32)};
   }
+  static Wide XorWide(Wide a, uint32_t word) {
+    const Int second = SetInt(word);
+    return {_mm256_xor_si256(a.even, second), _mm256_xor_si256(a.odd, second)};
+  }
   static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    const Int third = SetInt(word);
-    return {Xor(Xor(a.even, b.even), third), Xor(Xor(a.odd, b.odd), third)};
+    return {Xor(a.even, b.even, word), Xor(a.odd, b.odd, word)};
   }
   static Int Narrow(Wide a) {
     return _mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa);
+  }
+  static Int NarrowUpper(Wide a) {
+    return _mm256_blend_epi32(_mm256_srli_epi64(a.even, 32), a.odd, 0xaa);
   }
 
   static void Transpose(Vec* v) {

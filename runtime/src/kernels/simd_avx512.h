@@ -43,6 +43,13 @@ struct Avx512 {
   // min and max give their second operand where one is NaN.
   static Vec Clip(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
   static float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  static float SumHalves(Vec v) {
+    const __m512 half = _mm512_shuffle_f32x4(v, v, _MM_SHUFFLE(1, 0, 3, 2));
+    const __m256 eight = _mm512_castps512_ps256(_mm512_add_ps(v, half));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
   static Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
   static Vec Sqrt(Vec v) { return _mm512_sqrt_ps(v); }
   static Vec Floor(Vec v) {
@@ -54,20 +61,35 @@ struct Avx512 {
     return BitsFloat(_mm512_or_si512(_mm512_andnot_si512(bit, FloatBits(magnitude)),
                                      _mm512_and_si512(bit, FloatBits(sign))));
   }
-  static bool AnyAtLeast(Vec v, Vec bound) { return _mm512_cmp_ps_mask(v, bound, _CMP_GE_OQ) != 0; }
-  static Vec SelectLess(Vec a, Vec b, Vec x, Vec y) {
-    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+  static Vec FlipSign(Vec v, Vec sign) {
+    constexpr int kXorAnd = 0x78;
+    return BitsFloat(
+        _mm512_ternarylogic_epi32(FloatBits(v), FloatBits(sign), SetInt(0x80000000u), kXorAnd));
   }
 
   using Int = __m512i;
+  static constexpr int kXor3 = 0x96;
   static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
-  static Int AddInt(Int a, Int b) { return _mm512_add_epi32(a, b); }
-  static Int SubInt(Int a, Int b) { return _mm512_sub_epi32(a, b); }
-  static Int Xor(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  static Int LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static Int Count(uint32_t first) {
+    return _mm512_add_epi32(
+        SetInt(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
   static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
+  static Int Xor(Int a, Int b, uint32_t word) {
+    return _mm512_ternarylogic_epi32(a, b, SetInt(word), kXor3);
+  }
+  static Int AndOr(Int a, uint32_t b, uint32_t c) {
+    constexpr int kAndOr = 0xea;
+    return _mm512_ternarylogic_epi32(a, SetInt(b), SetInt(c), kAndOr);
+  }
+  template <int kBits>
+  static Int ShiftLeft(Int a) {
+    return _mm512_slli_epi32(a, kBits);
+  }
   template <int kBits>
   static Int ShiftRight(Int a) {
-    return _mm512_srai_epi32(a, kBits);
+    return _mm512_srli_epi32(a, kBits);
   }
   static Vec ToFloat(Int a) { return _mm512_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
@@ -102,32 +124,42 @@ struct Avx512 {
     }
   };
 
-  // Words 0 to 7 and 8 to 15.
-  struct Wide {
-    __m512i low, high;
+  using Column = __m256;
+  static Column LoadColumn(const float* p) { return _mm256_loadu_ps(p); }
+  static void StoreColumn(float* p, Column v) { _mm256_storeu_ps(p, v); }
+  static Column SetColumn(float x) { return _mm256_set1_ps(x); }
+  static Column FmaColumn(Column a, Column b, Column c) { return _mm256_fmadd_ps(a, b, c); }
+
+  struct Lookup16 {
+    Vec table;
+    explicit Lookup16(const float* from) : table(Load(from)) {}
+    Vec operator()(Int index) const { return _mm512_permutexvar_ps(index, table); }
   };
-  static Wide SetWide(uint32_t x) { return {SetInt(x), SetInt(x)}; }
-  static Wide CountWide(uint32_t first) {
-    const Int word = SetInt(first);
-    return {AddInt(word, _mm512_setr_epi32(0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0)),
-            AddInt(word, _mm512_setr_epi32(8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15, 0))};
-  }
+
+  // Words 0, 2, .. and 1, 3, ..
+  struct Wide {
+    __m512i even, odd;
+  };
+  static Wide Widen(Int a) { return {a, _mm512_srli_epi64(a, 32)}; }
   static Wide MulWide(Wide a, uint32_t word) {
     const Int factor = SetInt(word);
-    return {_mm512_mul_epu32(a.low, factor), _mm512_mul_epu32(a.high, factor)};
+    return {_mm512_mul_epu32(a.even, factor), _mm512_mul_epu32(a.odd, factor)};
   }
   static Wide UpperWide(Wide a) {
-    return {_mm512_srli_epi64(a.low, 32), _mm512_srli_epi64(a.high, 32)};
+    return {_mm512_srli_epi64(a.even, 32), _mm512_srli_epi64(a.odd, 32)};
+  }
+  static Wide XorWide(Wide a, uint32_t word) {
+    const Int second = SetInt(word);
+    return {_mm512_xor_si512(a.even, second), _mm512_xor_si512(a.odd, second)};
   }
   static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    constexpr int kXor3 = 0x96;
-    const Int third = SetInt(word);
-    return {_mm512_ternarylogic_epi32(a.low, b.low, third, kXor3),
-            _mm512_ternarylogic_epi32(a.high, b.high, third, kXor3)};
+    return {Xor(a.even, b.even, word), Xor(a.odd, b.odd, word)};
   }
   static Int Narrow(Wide a) {
-    const Int even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_epi32(a.low, even, a.high);
+    return FloatBits(_mm512_mask_moveldup_ps(BitsFloat(a.even), 0xaaaa, BitsFloat(a.odd)));
+  }
+  static Int NarrowUpper(Wide a) {
+    return FloatBits(_mm512_mask_movehdup_ps(BitsFloat(a.odd), 0x5555, BitsFloat(a.even)));
   }
 
   static void Transpose(Vec* v) {

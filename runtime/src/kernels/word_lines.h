@@ -108,6 +108,29 @@ inline void Clear(float* to, ptrdiff_t count) {
   }
 }
 
+// Rows as they are, of one plane that is not cleared. The last vector of a row reaches back into
+// the one before it.
+template <class S>
+void CopyPlainRows(const CopyArgs& args) {
+  const bool joined = args.from_row == args.width && args.to_row == args.width;
+  const ptrdiff_t width = joined ? args.width * args.rows : args.width;
+  const ptrdiff_t rows = joined ? (width > 0 ? 1 : 0) : args.rows;
+  const ptrdiff_t last = width - S::kLanes;
+  const float* from = args.from;
+  float* to = args.to;
+  for (ptrdiff_t r = 0; r < rows; ++r) {
+    if (last >= 0) {
+      for (ptrdiff_t i = 0; i < last; i += S::kLanes) S::Store(to + i, S::Load(from + i));
+      S::Store(to + last, S::Load(from + last));
+    } else {
+      const int lanes = static_cast<int>(width);
+      S::StoreN(to, lanes, S::LoadN(from, lanes));
+    }
+    from += args.from_row;
+    to += args.to_row;
+  }
+}
+
 template <class S, Drive kDrive, int kStride>
 void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
@@ -177,6 +200,7 @@ template <class S>
 void CopyRows(const CopyArgs& args) {
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kNone:
+      if (args.stride == 1 && args.size == 0 && args.planes <= 1) return CopyPlainRows<S>(args);
       return CopyRowsStride<S, Drive::kNone>(args);
     case Drive::kConvert:
       return CopyRowsStride<S, Drive::kConvert>(args);

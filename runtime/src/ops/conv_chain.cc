@@ -34,7 +34,7 @@ void ConvChain::Compute(const Context& context) const {
   if (y_dims.Count() == 0) return;
   const std::uint64_t number = crossbar_.NextRun();
   const Run run{x, residual, y, number};
-  if (crossbar_.ReadsAtOnce(shaped->plan) && ComputeFused(context, *shaped, run)) return;
+  if (crossbar_.ReadsAtOnce() && ComputeFused(context, *shaped, run)) return;
   ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
 }
@@ -96,8 +96,9 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
   const kernels::Quantizer line = crossbar_.periphery_.Line(0);
-  const ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
-  const std::vector<ConvPass> passes = PlanPasses(plan, crossbar_.readout_);
+  ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
+  if (crossbar_.periphery_.noise.on) engine.CopyAlways();
+  const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
 
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);

@@ -2,7 +2,6 @@
 #include "ops/rram_conv.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "dispatch.h"
@@ -16,10 +15,6 @@ struct RramConv::Run {
   float* y;
   std::uint64_t number;
 
-  Index Phases() const {
-    return static_cast<Index>(plan.phases(0).size() * plan.phases(1).size() *
-                              plan.phases(2).size());
-  }
   // Positions of a task in the memory of its sums.
   Index Positions() const { return plan.images_per_item() * plan.MaxBandSize(); }
 };
@@ -109,7 +104,7 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
   const ConvPlan& plan = shaped->plan;
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return {y, y_dims};
-  if (!ReadsAtOnce(plan)) {
+  if (!ReadsAtOnce()) {
     // Items that share their input can't have the planes of a bit-serial one in turn.
     Dims dims;
     const ConvPlan stored(conv_, ShapeOf(conv_, x, &dims), periphery_.num_planes() == 1, kernels_);
@@ -117,79 +112,62 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
     return {y, y_dims};
   }
   const kernels::Quantizer line = periphery_.Line(0);
-  const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
-  const std::vector<ConvPass> passes = PlanPasses(plan, readout_);
+  ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
+  if (periphery_.noise.on) engine.CopyAlways();
+  const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
   engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
     ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
   });
   return {y, y_dims};
 }
 
-// Noise of one group of an item: the same variances and draws as of stored sums.
-class RramConv::NoiseOf : public ConvEngine::Noise {
- public:
-  NoiseOf(const RramConv& node, const ConvEngine& engine, const ConvPlan& plan,
-          const ConvEngine::Place& place, std::uint64_t number, float* memory)
-      : node_(node), engine_(engine), plan_(plan), number_(number) {
-    const Index band = RoundUp(plan.MaxBandSize(), plan.panel_row());
-    variance = memory;
-    z = variance + band;
-    squares_ = z + node.kernels_.max_rows * band;
-    offsets_ = reinterpret_cast<std::int32_t*>(squares_ + plan.scratch_floats());
-    deviation = node.periphery_.noise.deviation.data() + place.group * plan.columns();
-  }
-
-  void FillVariance(const ConvEngine::Place& place, Range k) const noexcept override {
-    const Index window = node_.conv_.Window();
-    const Range channels{k.begin / window, k.end / window};
-    if (!plan_.is_panels()) {
-      Memory memory{};
-      memory.variance = variance;
-      memory.squares = squares_;
-      memory.offsets = offsets_;
-      node_.ChannelSquares({plan_, engine_, nullptr, number_}, place, channels, memory);
-      return;
-    }
-    const Index panel = plan_.panel_row();
-    const Index band = plan_.BandSize(place.item);
-    std::fill_n(variance, RoundUp(band, panel), 0.0f);
-    for (Index p = 0; p < band; p += panel) {
-      for (Index c = channels.begin; c < channels.end; ++c) {
-        node_.kernels_.add_squares(place.input + (p / panel * node_.conv_.depth + c) * panel,
-                                   variance + p, std::min(panel, band - p));
-      }
-    }
-  }
-
-  void FillNormals(const ConvEngine::Place& place, Index tile,
-                   Range columns) const noexcept override {
-    const Index volume = plan_.shape().OutVolume();
-    const Index band = plan_.BandSize(place.item);
-    const Index column = place.group * plan_.columns() + columns.begin;
-    const Index start = (place.item.images.begin * node_.conv_.columns + column) * volume +
-                        plan_.BandOffset(place.item);
-    const kernels::DrawKey key = node_.periphery_.Draws(number_, 0, tile);
-    // Whole channels lie one after the other in the output.
-    const Index joined = band == volume ? columns.size() : 1;
-    for (Index i = 0; i < columns.size(); i += joined) {
-      const auto first = static_cast<std::uint64_t>(start + i * volume);
-      node_.kernels_.normals({key, first, joined * band, z + i * band});
-    }
-  }
-
- private:
-  const RramConv& node_;
-  const ConvEngine& engine_;
-  const ConvPlan& plan_;
-  std::uint64_t number_;
-  float* squares_;
-  std::int32_t* offsets_;
-};
-
 Index RramConv::NoiseFloats(const ConvPlan& plan) const {
   if (!periphery_.noise.on) return 0;
-  const Index band = RoundUp(plan.MaxBandSize(), plan.panel_row());
-  return (1 + kernels_.max_rows) * band + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+  return (static_cast<Index>(readout_.tiles.size()) + 1) * plan.MaxPositions() +
+         ConvEngine::Noise::ZFloats(plan) + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+}
+
+ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
+                                    const ConvEngine::Place& place, std::uint64_t number,
+                                    float* memory) const noexcept {
+  const auto num_tiles = static_cast<Index>(readout_.tiles.size());
+  const Index row = plan.MaxPositions();
+  auto* const places = reinterpret_cast<std::uint32_t*>(memory + num_tiles * row);
+  float* const z = memory + (num_tiles + 1) * row;
+  float* const squares = z + ConvEngine::Noise::ZFloats(plan);
+  engine.FillPlaces(place, places);
+  for (Index tile = 0; tile < num_tiles; ++tile) {
+    const Range k = readout_.tiles[static_cast<std::size_t>(tile)].k;
+    const Range channels{k.begin / conv_.Window(), k.end / conv_.Window()};
+    FillVariance(engine, plan, place, channels, squares, memory + tile * row);
+  }
+  kernels_.root(memory, memory, num_tiles * row);
+  const Index column0 = place.group * plan.columns();
+  return {memory,  row,
+          places,  periphery_.noise.deviation.data() + column0,
+          column0, periphery_.Draws(number, 0, 0),
+          z};
+}
+
+// Sums of x^2 over `channels`, of every window, as vectors hold them.
+void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
+                            const ConvEngine::Place& place, Range channels, float* squares,
+                            float* variance) const noexcept {
+  if (plan.is_panels()) {
+    const Index panel = plan.panel_row();
+    const Index positions = place.item.images.size() * plan.BandSize(place.item);
+    for (Index p = 0; p < positions; p += panel) {
+      const float* const from = place.input + (p / panel * conv_.depth + channels.begin) * panel;
+      kernels_.column_squares(from, panel, channels.size(), variance + p, panel);
+    }
+    return;
+  }
+  auto* const offsets = reinterpret_cast<std::int32_t*>(squares + plan.scratch_floats());
+  SquareChannels(plan, place, channels, squares, offsets);
+  ConvEngine::Place summed = place;
+  summed.input = squares;
+  summed.offsets = offsets;
+  engine.SumVecs(summed, ones_.data(), conv_.Window(), variance);
 }
 
 void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
@@ -203,7 +181,7 @@ void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
     engine.ComputeFused(place, cells, readout_, passes, column0, output, finish);
     return;
   }
-  const NoiseOf noise(*this, engine, plan, place, number, memory);
+  const ConvEngine::Noise noise = NoiseOf(engine, plan, place, number, memory);
   engine.ComputeFused(place, cells, readout_, passes, column0, output, finish, &noise);
 }
 
@@ -299,27 +277,31 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
   }
 }
 
-// variance [images, band]: of every window, the sum of x^2 over `channels`. Channels first, then
-// the kernel's positions.
-void RramConv::ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
-                              const Memory& memory) const noexcept {
-  const ConvPlan& plan = run.plan;
+// Sums of x^2 over `channels` of every phase of an input, and where the kernel's positions find
+// them.
+void RramConv::SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
+                              float* squares, std::int32_t* offsets) const noexcept {
   const Index channel = plan.images_per_item() * plan.plane();
-  const Index phases = run.Phases();
-  std::memset(memory.squares, 0, static_cast<std::size_t>(phases * channel) * sizeof(float));
+  const auto phases =
+      static_cast<Index>(plan.phases(0).size() * plan.phases(1).size() * plan.phases(2).size());
   for (Index phase = 0; phase < phases; ++phase) {
-    for (Index c = channels.begin; c < channels.end; ++c) {
-      kernels_.add_squares(place.input + (phase * conv_.depth + c) * channel,
-                           memory.squares + phase * channel, channel);
-    }
+    kernels_.column_squares(place.input + (phase * conv_.depth + channels.begin) * channel, channel,
+                            channels.size(), squares + phase * channel, channel);
   }
   // A phase is `depth` channels away from the next one in place.input, and one channel here.
   const Index phase_floats = conv_.depth * channel;
   for (Index q = 0; q < conv_.Window(); ++q) {
     const Index offset = place.offsets[q];
-    memory.offsets[q] =
-        static_cast<std::int32_t>(offset / phase_floats * channel + offset % phase_floats);
+    offsets[q] = static_cast<std::int32_t>(offset / phase_floats * channel + offset % phase_floats);
   }
+}
+
+// variance [images, band]: of every window, the sum of x^2 over `channels`. Channels first, then
+// the kernel's positions.
+void RramConv::ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
+                              const Memory& memory) const noexcept {
+  const ConvPlan& plan = run.plan;
+  SquareChannels(plan, place, channels, memory.squares, memory.offsets);
   ConvEngine::Place summed = place;
   summed.input = memory.squares;
   summed.offsets = memory.offsets;
@@ -351,12 +333,9 @@ void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const M
     const Index image = place.item.images.begin + n;
     const Index start = (image * conv_.columns + column0) * volume + plan.BandOffset(place.item);
     if (periphery_.noise.on) {
-      // Whole channels lie one after the other in the output.
-      const Index joined = band == volume ? columns.size() : 1;
-      for (Index i = 0; i < columns.size(); i += joined) {
-        const auto first = static_cast<std::uint64_t>(start + i * volume);
-        kernels_.normals({key, first, joined * band, memory.z + i * band});
-      }
+      const Index first = image * volume + plan.BandOffset(place.item);
+      kernels_.normals({key, static_cast<std::uint64_t>(column0), columns.size(),
+                        static_cast<std::uint32_t>(first), nullptr, band, memory.z, band});
     }
     for (Index i = 0; i < columns.size(); ++i) {
       const Index at = (n * columns.size() + i) * band;

@@ -18,7 +18,7 @@ namespace rimc {
 // three spatial dimensions. w has to be a constant.
 //
 // Sums are read as they leave the registers; only bit-serial inputs, noise that is relative to each
-// device, and noise of small images store them first.
+// device, and cells with an I-V curve of their own store them first.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -40,7 +40,6 @@ class RramConv {
     Dims y_dims;
     ConvPlan plan;
   };
-  class NoiseOf;
 
   void Pack(const float* w);
   // Throws where the dimensions of an input don't fit.
@@ -54,19 +53,26 @@ class RramConv {
   void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
                      std::uint64_t number) const;
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
+  void SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
+                      float* squares, std::int32_t* offsets) const noexcept;
   void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
                       const Memory& memory) const noexcept;
   void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
                  Range columns, Index plane, Index tile) const noexcept;
   Index TaskFloats(const ConvPlan& plan) const;
-  // Whether the reads of a plan can follow the sums while they are in registers, and memory that a
-  // task needs then.
-  bool ReadsAtOnce(const ConvPlan& plan) const {
-    return !periphery_.stored_sums() ||
-           (periphery_.num_planes() == 1 && !periphery_.noise.relative && !periphery_.iv.on &&
-            plan.by_rows());
+  // Whether reads can follow the sums while they are in registers, and memory that a task needs
+  // then for noise.
+  bool ReadsAtOnce() const {
+    return periphery_.num_planes() == 1 && !periphery_.iv.on &&
+           !(periphery_.noise.on && periphery_.noise.relative);
   }
   Index NoiseFloats(const ConvPlan& plan) const;
+  // Noise of one group of an item, in `memory`.
+  ConvEngine::Noise NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
+                            const ConvEngine::Place& place, std::uint64_t number,
+                            float* memory) const noexcept;
+  void FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
+                    Range channels, float* squares, float* variance) const noexcept;
   // ComputeFused with the noise of run `number`, in `memory`.
   void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
                     const std::vector<ConvPass>& passes, float* y, const ConvFinish* finish,

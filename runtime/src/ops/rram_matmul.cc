@@ -2,7 +2,6 @@
 #include "ops/rram_matmul.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "dispatch.h"
@@ -20,8 +19,8 @@ constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // A task of fewer rows reads a panel too often for what it computes.
 constexpr Index kTaskRows = 48;
-// Word lines, or draws, that a task makes at a time, and sums that it stores: they should stay in
-// the L2 cache.
+// Word lines that a task makes at a time, and sums that it stores: they should stay in the L2
+// cache.
 constexpr Index kChunkFloats = 3 << 15;
 constexpr Index kStoredFloats = Index{1} << 14;
 
@@ -57,6 +56,7 @@ struct RramMatMul::Work {
   float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
   float* squares;  // of it; null without relative read noise
   float* terms;    // [2, planes, rows, K] inputs of the cells of the I-V curve; null without
+  float* sigma;    // [reads, rows] of Chunk; null without read noise, or where sums are stored
   float* y;
   Index rows;
   Index row_tasks;
@@ -66,12 +66,10 @@ struct RramMatMul::Work {
   bool task_lines;    // tasks drive word lines for themselves
   Index chunk_rows;   // rows that a task takes at a time
   Index line_floats;  // of a task's memory: word lines of a chunk,
-  Index z_floats;     // and draws for it
-  float* memory;      // of tasks: word lines, draws, [chunk_rows] of Chunk::sigma
+  Index z_floats;     // and draws for a group of rows and a panel
+  float* memory;
 
-  Index TaskFloats() const {
-    return line_floats + z_floats + (z_floats > 0 ? RoundUp(chunk_rows, 16) : 0);
-  }
+  Index TaskFloats() const { return line_floats + z_floats; }
 
   const float* Line(Index plane, Index depth) const {
     return x_line == nullptr ? x : x_line + plane * rows * depth;
@@ -84,11 +82,10 @@ struct RramMatMul::Work {
 // Rows that a task takes at a time, and what it has made for them.
 struct RramMatMul::Chunk {
   Range rows;
-  Range columns;
   const float* line;  // word lines of the pass, rows K apart
   float* made_lines;
-  float* z;      // [rows, columns]
-  float* sigma;  // [rows] root of the sum of squares of a tile's word lines
+  float* z;            // [kDrawRows, columns of a panel]
+  const float* sigma;  // [rows] root of the sum of squares of a tile's word lines
 };
 
 // The part of the output that a task stores sums of, and where.
@@ -117,6 +114,7 @@ RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKe
 }
 
 void RramMatMul::Pack(const float* w) {
+  num_panels_ = CeilDiv(num_vecs_, PanelVecs());
   PlanPasses();
   panels_ = PackPanels(w);
   if (periphery_.iv.on) {
@@ -135,6 +133,11 @@ void RramMatMul::Pack(const float* w) {
   if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
 }
 
+Range RramMatMul::RowsOf(Index rows, Index parts, Index part) {
+  const Range groups = Part(CeilDiv(rows, Index{kernels::kDrawRows}), parts, part);
+  return {groups.begin * kernels::kDrawRows, std::min(groups.end * kernels::kDrawRows, rows)};
+}
+
 void RramMatMul::TakeShape(const Tensor& w) {
   if (w.dims.rank != 2 || w.dims.Count() == 0) {
     Refuse("input w must have the shape [K, N], got ", w.dims);
@@ -142,7 +145,14 @@ void RramMatMul::TakeShape(const Tensor& w) {
   depth_ = static_cast<Index>(w.dims[0]);
   columns_ = static_cast<Index>(w.dims[1]);
   num_vecs_ = CeilDiv(columns_, kernels_.lanes);
-  num_panels_ = CeilDiv(num_vecs_, kernels_.panel_vecs);
+}
+
+// Vectors of a panel, at most: with noise, as many as leave room for all rows whose draws go
+// together.
+Index RramMatMul::PanelVecs() const {
+  const Index vecs = kernels_.panel_vecs;
+  if (!periphery_.noise.on || kernels_.max_rows < kernels::kDrawRows) return vecs;
+  return std::min<Index>(vecs, kernels_.max_accumulators / kernels::kDrawRows);
 }
 
 AlignedFloats RramMatMul::PackPanels(const float* w) const {
@@ -212,11 +222,15 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
   const Index square_floats = squares_.size() == 0 ? 0 : all_lines;
   const Index term_floats = periphery_.iv.on ? 2 * all_lines : Index{0};
   const Index task_floats = stored ? StoredFloats() : work.TaskFloats();
-  const Index shared_floats = line_floats + square_floats + term_floats;
+  const bool has_sigma = periphery_.noise.on && !stored;
+  const Index sigma_floats = has_sigma ? RoundUp(periphery_.num_reads() * work.rows, 16) : Index{0};
+  const Index shared_floats = sigma_floats + line_floats + square_floats + term_floats;
   const Scratch scratch(context, shared_floats + work.row_tasks * work.panel_tasks * task_floats);
-  if (line_floats > 0) work.x_line = scratch.data();
-  if (square_floats > 0) work.squares = scratch.data() + line_floats;
-  if (term_floats > 0) work.terms = scratch.data() + line_floats + square_floats;
+  float* const lines = scratch.data() + sigma_floats;
+  if (has_sigma) work.sigma = scratch.data();
+  if (line_floats > 0) work.x_line = lines;
+  if (square_floats > 0) work.squares = lines + line_floats;
+  if (term_floats > 0) work.terms = lines + line_floats + square_floats;
   work.memory = scratch.data() + shared_floats;
   if (stored || periphery_.noise.on) work.run = runs_.fetch_add(1, std::memory_order_relaxed);
   DriveLines(context, work);
@@ -241,18 +255,15 @@ void RramMatMul::PlanTasks(Work* work) const {
 
   // Where several tasks share rows, their word lines come first.
   work->task_lines = periphery_.has_line && work->panel_tasks == 1;
-  const Index line_row = work->task_lines ? depth_ : Index{0};
-  const Index z_row =
-      periphery_.noise.on ? task_panels * kernels_.panel_vecs * kernels_.lanes : Index{0};
-  work->chunk_rows = CeilDiv(work->rows, work->row_tasks);
-  const Index widest = std::max(line_row, z_row);
-  if (widest > 0) {
-    const Index most = std::max(kChunkFloats / widest, Index{kernels_.max_rows});
+  const Index group = kernels::kDrawRows;
+  work->chunk_rows = std::min(RoundUp(CeilDiv(work->rows, work->row_tasks), group), work->rows);
+  if (work->task_lines) {
+    const Index most = RoundUp(std::max(kChunkFloats / depth_, Index{1}), group);
     work->chunk_rows = std::min(work->chunk_rows, most);
+    work->line_floats = RoundUp(work->chunk_rows * depth_, 16);
   }
-  work->line_floats = RoundUp(work->chunk_rows * line_row, 16);
-  // Kernels read whole vectors of draws.
-  if (z_row > 0) work->z_floats = RoundUp(work->chunk_rows * z_row + kernels_.lanes, 16);
+  if (!periphery_.noise.on) return;
+  work->z_floats = group * PanelVecs() * kernels_.lanes;
 }
 
 Range RramMatMul::TaskColumns(Range panels) const {
@@ -260,44 +271,48 @@ Range RramMatMul::TaskColumns(Range panels) const {
           std::min(PanelVecs(panels.end - 1).end * kernels_.lanes, columns_)};
 }
 
-// Word lines of all planes, and their squares where these are wanted.
+// Word lines of all planes, their squares where these are wanted, and deviations of their noise.
 void RramMatMul::DriveLines(const Context& context, const Work& work) const {
-  if (work.x_line == nullptr && work.squares == nullptr && work.terms == nullptr) return;
+  const bool has_sigma = work.sigma != nullptr && !work.task_lines;
+  const bool has_more = work.squares != nullptr || work.terms != nullptr || has_sigma;
+  if (work.x_line == nullptr && !has_more) return;
   const Index count = work.rows * depth_;
-  const Index parts = std::clamp(count / 65536, Index{1}, kMaxTasks);
+  const Index parts = std::clamp(count / 65536, Index{1}, std::min(work.rows, kMaxTasks));
   context.ParallelFor(parts * periphery_.num_planes(), [&](Index i) {
     const Index plane = i / parts;
-    const Range part = Part(count, parts, i % parts);
-    const Index at = plane * count + part.begin;
+    const Range rows = Part(work.rows, parts, i % parts);
+    const Index begin = rows.begin * depth_;
+    const Index floats = rows.size() * depth_;
     if (work.x_line != nullptr) {
-      kernels_.quantize(work.x + part.begin, work.x_line + at, part.size(), periphery_.Line(plane));
+      kernels_.quantize(work.x + begin, work.x_line + plane * count + begin, floats,
+                        periphery_.Line(plane));
     }
+    const float* const line = work.Line(plane, depth_) + begin;
     if (work.squares != nullptr) {
-      kernels_.square(work.Line(plane, depth_) + part.begin, work.squares + at, part.size());
+      kernels_.square(line, work.squares + plane * count + begin, floats);
     }
     if (work.terms != nullptr) {
-      periphery_.DriveTerms(plane, work.Line(plane, depth_) + part.begin, part.size(),
-                            work.Term(0, plane, depth_, periphery_.num_planes()) + part.begin,
-                            work.Term(1, plane, depth_, periphery_.num_planes()) + part.begin);
+      periphery_.DriveTerms(plane, line, floats,
+                            work.Term(0, plane, depth_, periphery_.num_planes()) + begin,
+                            work.Term(1, plane, depth_, periphery_.num_planes()) + begin);
     }
+    if (has_sigma) FindSigma(line, rows.size(), work.sigma + rows.begin, work.rows);
   });
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {
-  const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   Chunk chunk{};
-  chunk.columns = TaskColumns(panels);
   chunk.made_lines = work.memory + task * work.TaskFloats();
-  if (work.z_floats > 0) {
-    chunk.z = chunk.made_lines + work.line_floats;
-    chunk.sigma = chunk.z + work.z_floats;
-  }
+  if (work.z_floats > 0) chunk.z = chunk.made_lines + work.line_floats;
   for (Index row = rows.begin; row < rows.end; row += work.chunk_rows) {
     chunk.rows = {row, std::min(row + work.chunk_rows, rows.end)};
     for (const Pass& pass : passes_) {
       TakeLines(work, pass, &chunk);
-      if (chunk.z != nullptr && pass.whole) DrawNoise(work, pass, chunk);
+      if (chunk.z != nullptr) {
+        chunk.sigma = work.sigma + (tiled_ ? pass.tile : 0) * work.rows + chunk.rows.begin;
+      }
       for (Index panel = panels.begin; panel < panels.end; ++panel) {
         MultiplyPanel(work, pass, chunk, panel);
       }
@@ -314,24 +329,19 @@ void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) con
   if (pass.k.begin == 0) {
     kernels_.quantize(work.x + row, chunk->made_lines, chunk->rows.size() * depth_,
                       periphery_.Line(0));
+    if (work.sigma != nullptr) {
+      FindSigma(chunk->made_lines, chunk->rows.size(), work.sigma + chunk->rows.begin, work.rows);
+    }
   }
   chunk->line = chunk->made_lines + pass.k.begin;
 }
 
-// Draws for all sums of a tile.
-void RramMatMul::DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const {
-  const Index width = chunk.columns.size();
-  const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
-  // Rows of all columns lie one after the other in the output.
-  const Index joined = width == columns_ ? chunk.rows.size() : 1;
-  for (Index i = 0; i < chunk.rows.size(); i += joined) {
-    const Index start = (chunk.rows.begin + i) * columns_ + chunk.columns.begin;
-    kernels_.normals({key, static_cast<std::uint64_t>(start), joined * width, chunk.z + i * width});
-  }
-  const float* const line = tiled_ ? chunk.line : chunk.line - pass.k.begin;
-  for (Index i = 0; i < chunk.rows.size(); ++i) {
-    chunk.sigma[i] =
-        std::sqrt(kernels_.sum_squares(line + i * depth_, tiled_ ? pass.k.size() : depth_));
+void RramMatMul::FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const {
+  for (Index tile = 0; tile < periphery_.num_reads(); ++tile) {
+    const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, depth_};
+    float* const to = sigma + tile * sigma_row;
+    kernels_.row_squares(line + k.begin, depth_, rows, to, k.size());
+    kernels_.root(to, to, rows);
   }
 }
 
@@ -361,16 +371,15 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   const MatMulFinish* const finish = pass.last ? work.finish : nullptr;
   kernels::PanelFinishArgs panel_finish = PanelFinish(finish, n0, columns_);
   if (finish != nullptr) args.panel_finish = &panel_finish;
-  args.z_row = chunk.columns.size();
+  args.z_row = vecs.size() * kernels_.lanes;
   args.resume = pass.resume;
   args.first = pass.first;
   args.last = pass.last;
-  const Index num_blocks = CeilDiv(chunk.rows.size(), kernels_.PanelRows(vecs.size()));
-  for (Index block = 0; block < num_blocks; ++block) {
-    const Range rows = Part(chunk.rows.size(), num_blocks, block);
+  const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
+  const auto multiply = [&](Range rows) {
     args.a = chunk.line + rows.begin * depth_;
     if (noisy) {
-      args.z = chunk.z + rows.begin * args.z_row + n0 - chunk.columns.begin;
+      args.z = chunk.z + rows.begin % kernels::kDrawRows * args.z_row;
       args.sigma = chunk.sigma + rows.begin;
     }
     if (finish != nullptr) AimAt(*finish, chunk.rows.begin + rows.begin, n0, &panel_finish);
@@ -378,12 +387,28 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }
     kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
+  };
+  // Draws are made for few sums at a time, next to their products: a processor does both at once.
+  const Index count = chunk.rows.size();
+  const Index step = noisy ? Index{kernels::kDrawRows} : count;
+  for (Index row = 0; row < count; row += step) {
+    const Index rows = std::min(step, count - row);
+    if (noisy) {
+      kernels_.normals({key, static_cast<std::uint64_t>(chunk.rows.begin + row), rows,
+                        static_cast<std::uint32_t>(n0), nullptr, args.z_row, chunk.z, args.z_row});
+    }
+    const Index num_blocks = CeilDiv(rows, kernels_.PanelRows(vecs.size()));
+    for (Index block = 0; block < num_blocks; ++block) {
+      const Range part = Part(rows, num_blocks, block);
+      multiply({row + part.begin, row + part.end});
+    }
   }
 }
 
 // Rows that a task stores the sums of at a time.
 Index RramMatMul::StoredRows() const {
-  return std::clamp(kStoredFloats / columns_, Index{kernels_.max_rows}, kTaskRows);
+  const Index rows = std::clamp(kStoredFloats / columns_, Index{1}, kTaskRows);
+  return RoundUp(rows, kernels::kDrawRows);
 }
 
 Index RramMatMul::StoredFloats() const {
@@ -392,7 +417,7 @@ Index RramMatMul::StoredFloats() const {
 }
 
 void RramMatMul::RunStoredTask(const Work& work, Index task) const {
-  const Range rows = Part(work.rows, work.row_tasks, task / work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
   Stored part{};
   part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   part.columns = TaskColumns(part.panels);
@@ -472,15 +497,11 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
     args.deviation = periphery_.noise.deviation.data() + n0;
     args.variance_each = part.variance != nullptr;
     const kernels::DrawKey key = periphery_.Draws(work.run, plane, pass.tile);
-    // Rows of all columns lie one after the other in the output.
-    const Index joined = width == columns_ ? part.rows.size() : 1;
-    for (Index i = 0; i < part.rows.size(); i += joined) {
-      const auto start = static_cast<std::uint64_t>((part.rows.begin + i) * columns_ + n0);
-      kernels_.normals({key, start, joined * width, part.z + i * width});
-    }
+    kernels_.normals({key, static_cast<std::uint64_t>(part.rows.begin), part.rows.size(),
+                      static_cast<std::uint32_t>(n0), nullptr, width, part.z, width});
   }
   // All rows of the tile: passes of a tile follow each other.
-  const Index k0 = periphery_.num_reads() > 1 ? pass.k.begin : 0;
+  const Index k0 = tiled_ ? pass.k.begin : 0;
   for (Index i = 0; i < part.rows.size(); ++i) {
     const Index row = part.rows.begin + i;
     float sum_squares = 0.0f;
@@ -490,8 +511,8 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
       args.z = part.z + i * width;
       args.variance = args.variance_each ? part.variance + i * width : &sum_squares;
       if (!args.variance_each) {
-        sum_squares =
-            kernels_.sum_squares(work.Line(plane, depth_) + row * depth_ + k0, pass.k.end - k0);
+        kernels_.row_squares(work.Line(plane, depth_) + row * depth_ + k0, depth_, 1, &sum_squares,
+                             pass.k.end - k0);
       }
     }
     kernels_.read_columns(args);

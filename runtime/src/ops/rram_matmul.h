@@ -65,13 +65,17 @@ class RramMatMul {
   void RunTask(const Work& work, Index task) const;
   // What a pass finds on the word lines of a chunk.
   void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
-  void DrawNoise(const Work& work, const Pass& pass, const Chunk& chunk) const;
+  // Deviations of the noise of `rows` rows, for all tiles, from what is on their word lines.
+  void FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const;
   void MultiplyPanel(const Work& work, const Pass& pass, const Chunk& chunk, Index panel) const;
   void RunStoredTask(const Work& work, Index task) const;
   void Multiply(const float* x, const AlignedFloats& panels, const Stored& part, const Pass& pass,
                 float* sums) const;
   void ReadSums(const Work& work, const Stored& part, Index plane, const Pass& pass) const;
+  Index PanelVecs() const;
   Range PanelVecs(Index panel) const { return Part(num_vecs_, num_panels_, panel); }
+  // Rows `part` of parts that are cut between groups of rows whose draws go together.
+  static Range RowsOf(Index rows, Index parts, Index part);
 
   const kernels::KernelTable& kernels_;
   Index depth_ = 0;       // K

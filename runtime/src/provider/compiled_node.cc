@@ -64,7 +64,8 @@ Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const
   if (node.is_conv) {
     shape = {static_cast<Index>(w[0]), static_cast<Index>(w[1]), node.WindowSize()};
   }
-  return PeripheryOf(device.periphery, node.name, shape, std::move(w_max));
+  return PeripheryOf(device.periphery, device.reads, device.seed, node.name, shape,
+                     std::move(w_max));
 }
 
 std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {
@@ -80,7 +81,8 @@ std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {
 
 }  // namespace
 
-CompiledNode::CompiledNode(const abi::Api* api) : abi::NodeComputeInfo{}, api_(api) {
+CompiledNode::CompiledNode(const abi::Api* api, std::string label)
+    : abi::NodeComputeInfo{}, api_(api), label_(std::move(label)) {
   version = abi::kEpApiVersion;
   CreateState = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*,
                    void** state) -> abi::Status* {
@@ -96,9 +98,9 @@ CompiledNode::CompiledNode(const abi::Api* api) : abi::NodeComputeInfo{}, api_(a
   Check(api_, abi::CreateCpuMemoryInfo::Call(api_, 0, 0, &memory_));
 }
 
-CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device,
-                           const Tail& tail)
-    : CompiledNode(api) {
+CompiledNode::CompiledNode(const abi::Api* api, std::string label, const MappedNode& node,
+                           const DeviceOptions& device, const Tail& tail)
+    : CompiledNode(api, std::move(label)) {
   Tensor w = node.weight;
   if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
   std::vector<float> realised = CrossbarWeight(node);
@@ -112,7 +114,8 @@ CompiledNode::CompiledNode(const abi::Api* api, const MappedNode& node, const De
   }
 }
 
-CompiledNode::CompiledNode(const abi::Api* api, const Chain& chain) : CompiledNode(api) {
+CompiledNode::CompiledNode(const abi::Api* api, std::string label, const Chain& chain)
+    : CompiledNode(api, std::move(label)) {
   const NodeInfo crossbar(api, chain.crossbar);
   const NodeInfo adapter(api, chain.adapter);
   const NodeInfo* const beside = chain.adapter == nullptr ? nullptr : &adapter;
@@ -128,11 +131,15 @@ CompiledNode::~CompiledNode() {
 }
 
 void CompiledNode::Run(abi::KernelContext* kernel_context) const {
-  const Context context(api_, kernel_context, memory_);
-  if (const auto* matmul = std::get_if<MatMulChain>(&crossbar_)) {
-    matmul->Compute(context);
-  } else if (const auto* conv = std::get_if<ConvChain>(&crossbar_)) {
-    conv->Compute(context);
+  try {
+    const Context context(api_, kernel_context, memory_);
+    if (const auto* matmul = std::get_if<MatMulChain>(&crossbar_)) {
+      matmul->Compute(context);
+    } else if (const auto* conv = std::get_if<ConvChain>(&crossbar_)) {
+      conv->Compute(context);
+    }
+  } catch (const Error& error) {
+    throw Error(error.code(), label_ + ": " + error.what());
   }
 }
 

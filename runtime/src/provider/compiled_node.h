@@ -18,20 +18,22 @@ namespace rimc {
 // a converted model; and what follows it.
 class CompiledNode : public abi::NodeComputeInfo {
  public:
-  // Throws Error where the weight can't be programmed.
-  CompiledNode(const abi::Api* api, const MappedNode& node, const DeviceOptions& device,
-               const Tail& tail);
+  // Errors of a run begin with `label`, as ONNX Runtime knows the node by a name of its own. Throws
+  // Error where the weight can't be programmed.
+  CompiledNode(const abi::Api* api, std::string label, const MappedNode& node,
+               const DeviceOptions& device, const Tail& tail);
   // Of a converted model. Throws Error where a node is not as its operator asks.
-  CompiledNode(const abi::Api* api, const Chain& chain);
+  CompiledNode(const abi::Api* api, std::string label, const Chain& chain);
   ~CompiledNode();
   CompiledNode(const CompiledNode&) = delete;
   CompiledNode& operator=(const CompiledNode&) = delete;
 
  private:
-  explicit CompiledNode(const abi::Api* api);
+  CompiledNode(const abi::Api* api, std::string label);
   void Run(abi::KernelContext* context) const;
 
   const abi::Api* api_;
+  std::string label_;
   abi::MemoryInfo* memory_ = nullptr;
   std::variant<std::monostate, MatMulChain, ConvChain> crossbar_;
 };

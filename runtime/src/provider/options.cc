@@ -27,6 +27,7 @@ constexpr const char* kKnown[] = {"preset",
                                   "scaling",
                                   "seed",
                                   "keep_digital",
+                                  "device_reads",
                                   "periphery"};
 constexpr const char* kWhere = "provider option ";
 
@@ -110,6 +111,7 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
                           : ReadModel("provider option device",
                                       ReadTextOrFile("provider option device", *model_json));
   DeviceOptions device;
+  bool device_reads = true;
   for (const auto& [name, value] : options) {
     SetNumber(kWhere, name, value, &model);
     if (name == "seed") device.seed = Seed(value);
@@ -117,6 +119,12 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
     if (name == "periphery") {
       const std::string where = kWhere + name;
       device.periphery = ReadPeripheryOption(where, ReadTextOrFile(where, value));
+    }
+    if (name == "device_reads") {
+      if (value != "0" && value != "1") {
+        Refuse(kWhere, "device_reads must be 0 or 1, got '", value, "'");
+      }
+      device_reads = value == "1";
     }
     if (name == "scaling") {
       if (value != "node" && value != "column") {
@@ -130,6 +138,7 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
   device.has_error = HasError(model);
   device.by_column = model.by_column;
   device.clip_sigma = model.clip_sigma;
+  if (device_reads) device.reads = ReadsOf(model);
   return device;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device/law.h"
+#include "device/reads.h"
 #include "provider/periphery_option.h"
 
 namespace rimc {
@@ -23,6 +24,7 @@ struct DeviceOptions {
   std::uint64_t seed = 0;
   std::vector<std::string> keep_digital;  // patterns of node names
   PeripheryOption periphery;
+  DeviceReads reads;  // of the device model, unless they are to be ideal
 };
 
 using KeyValues = std::vector<std::pair<std::string, std::string>>;

@@ -84,10 +84,41 @@ void SetAttribute(const std::string& where, const std::string& name, const Json&
   }
 }
 
-const Attributes* Find(const PeripheryOption& option, const std::string& node) {
+const StatedPeriphery* Find(const PeripheryOption& option, const std::string& node) {
   auto found = option.find(node);
   if (found == option.end()) found = option.find("*");
   return found == option.end() ? nullptr : &found->second;
+}
+
+void NoteStated(const std::string& name, const Json& value, StatedPeriphery* stated) {
+  stated->has_range = stated->has_range || name == "dac_range";
+  stated->has_noise = stated->has_noise || name == "read_noise";
+  stated->has_key = stated->has_key || name == kReadKey;
+  stated->has_curve =
+      stated->has_curve || name == "iv_sinh" || name == "iv_square" || name == "iv_cube";
+  if (name == "input_shrink" && value.kind == Json::Kind::kNumber) {
+    stated->input_shrink = ReadNumber(name, value.text, 0.0, std::numeric_limits<float>::max());
+  }
+}
+
+// The I-V curve of the device, as attributes.
+void SetCurve(const DeviceReads& reads, const StatedPeriphery& stated, Attributes* attributes) {
+  if (!stated.has_range) {
+    Refuse("the I-V curve of '", reads.model,
+           "' needs dac_range, the range of this node's inputs. State it, or set the option "
+           "device_reads to 0");
+  }
+  if (!reads.iv_polynomial) {
+    attributes->SetFloats("iv_sinh", {static_cast<float>(reads.iv_sinh)});
+    return;
+  }
+  if (reads.num_slices > 1) {
+    Refuse("the iv_polynomial of '", reads.model,
+           "' needs whole weights on a pair of devices, got num_slices ", reads.num_slices);
+  }
+  IvCurves curves = WeightCurves(reads, stated.input_shrink);
+  attributes->SetFloats("iv_square", std::move(curves.square));
+  attributes->SetFloats("iv_cube", std::move(curves.cube));
 }
 
 }  // namespace
@@ -102,34 +133,40 @@ PeripheryOption ReadPeripheryOption(const std::string& where, const std::string&
     if (values.kind != Json::Kind::kObject) {
       Refuse(where, ": '", node, "' must be an object of attributes");
     }
-    Attributes attributes = Ideal();
-    bool keyed = false;
+    StatedPeriphery stated{Ideal()};
     for (const auto& [name, value] : values.fields) {
-      SetAttribute(where + ": '" + node + "': " + name, name, value, &attributes);
-      keyed = keyed || name == kReadKey;
+      SetAttribute(where + ": '" + node + "': " + name, name, value, &stated.attributes);
+      NoteStated(name, value, &stated);
     }
-    if (attributes.Float("read_noise") > 0.0f && (!keyed || node == "*")) {
-      Refuse(where, ": '", node, "': read_noise needs a read_key of each node");
+    if (stated.has_key && node == "*") {
+      Refuse(where, ": '*': read_key must be of one node. Leave it out: it follows from the seed");
     }
-    option.emplace(node, std::move(attributes));
+    option.emplace(node, std::move(stated));
   }
   return option;
 }
 
-Periphery PeripheryOf(const PeripheryOption& option, const std::string& node,
-                      const ArrayShape& shape, std::vector<float> w_max) {
-  if (option.empty()) return {};
-  const Attributes* const found = Find(option, node);
+Periphery PeripheryOf(const PeripheryOption& option, const DeviceReads& reads, std::uint64_t seed,
+                      const std::string& node, const ArrayShape& shape, std::vector<float> w_max) {
+  if (option.empty() && !reads.Any()) return {};
+  const StatedPeriphery ideal{Ideal()};
+  const StatedPeriphery* const found = option.empty() ? &ideal : Find(option, node);
   if (found == nullptr) {
     Refuse("option periphery: no entry of its name, and none of '*'");
   }
-  Attributes attributes = *found;
+  Attributes attributes = found->attributes;
   attributes.SetFloats("w_max", std::move(w_max));
   if (attributes.Int("num_tiles") == 0) {
     const Index steps = attributes.Int("tile_rows") / shape.rows_per_step;
     attributes.SetInt("num_tiles", std::int64_t{steps == 0 ? 1 : CeilDiv(shape.depth, steps)});
   }
   try {
+    if (reads.read_noise > 0.0 && !found->has_noise) {
+      attributes.SetFloats("read_noise", {static_cast<float>(reads.read_noise)});
+      attributes.SetInt("read_noise_relative", std::int64_t{0});
+    }
+    if (!found->has_key) attributes.SetInt(kReadKey, ReadKeyOf(seed, node));
+    if (reads.HasCurve() && !found->has_curve) SetCurve(reads, *found, &attributes);
     return ReadPeriphery(attributes, shape.columns, shape.depth, shape.rows_per_step);
   } catch (const Error& error) {
     Refuse("option periphery: ", error.what());
@@ -137,8 +174,8 @@ Periphery PeripheryOf(const PeripheryOption& option, const std::string& node,
 }
 
 bool FitsTiles(const PeripheryOption& option, const std::string& node, Index rows_per_step) {
-  const Attributes* const found = Find(option, node);
-  const Index tile_rows = found == nullptr ? 0 : found->Int("tile_rows");
+  const StatedPeriphery* const found = Find(option, node);
+  const Index tile_rows = found == nullptr ? 0 : found->attributes.Int("tile_rows");
   return tile_rows == 0 || tile_rows >= rows_per_step;
 }
 

@@ -4,17 +4,29 @@
 // converted model have, by the name of the node.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "device/reads.h"
 #include "ops/common/attributes.h"
 #include "ops/common/periphery.h"
 
 namespace rimc {
 
-// Of each node; "*" is every node that is not named. Empty: everything is ideal.
-using PeripheryOption = std::map<std::string, Attributes>;
+// What is stated of one node's periphery; the other attributes have their ideal values.
+struct StatedPeriphery {
+  Attributes attributes;
+  double input_shrink = 1.0;  // before it is an attribute, a float
+  bool has_range = false;     // dac_range
+  bool has_noise = false;     // read_noise
+  bool has_key = false;       // read_key
+  bool has_curve = false;     // iv_sinh, iv_square or iv_cube
+};
+
+// Of each node; "*" is every node that is not named. Empty: ideal, but for the reads of the device.
+using PeripheryOption = std::map<std::string, StatedPeriphery>;
 
 // The JSON object {node: {attribute: value}}. Throws Error where it is something else.
 PeripheryOption ReadPeripheryOption(const std::string& where, const std::string& text);
@@ -26,10 +38,11 @@ struct ArrayShape {
   Index rows_per_step;
 };
 
-// The periphery of a node whose W_max is `w_max`. Throws Error as ReadPeriphery, and where the node
-// has no entry.
-Periphery PeripheryOf(const PeripheryOption& option, const std::string& node,
-                      const ArrayShape& shape, std::vector<float> w_max);
+// The periphery of a node whose W_max is `w_max`. What the option does not state of read noise and
+// I-V curve is that of the device, as in a conversion. Throws Error as ReadPeriphery, and where the
+// node has no entry, or a curve of the device and no range.
+Periphery PeripheryOf(const PeripheryOption& option, const DeviceReads& reads, std::uint64_t seed,
+                      const std::string& node, const ArrayShape& shape, std::vector<float> w_max);
 
 // False where the node's window has more word lines than a tile: it then stays digital.
 bool FitsTiles(const PeripheryOption& option, const std::string& node, Index rows_per_step);

@@ -179,21 +179,25 @@ class Provider : public abi::Ep {
     for (const abi::Node* node : NodesOf(api_, graph)) {
       auto decision = device_ ? Decide(api_, node, *device_) : std::optional<Decision>();
       if (!IsChainStart(node) && !(decision && decision->mapped)) continue;
+      std::string label = Labelled(decision ? decision->name : NameOf(api_, node), node);
       try {
         Chain chain = FindChain(api_, node, {});
-        if (!decision) {
-          FindInputs(api_, graph, &chain);
-          return std::make_unique<CompiledNode>(api_, chain);
+        if (chain.adapter != nullptr) {
+          label += " with " + Labelled(NameOf(api_, chain.adapter), chain.adapter);
         }
         FindInputs(api_, graph, &chain);
-        return std::make_unique<CompiledNode>(api_, *decision->mapped, *device_, chain.tail);
+        if (!decision) return std::make_unique<CompiledNode>(api_, label, chain);
+        return std::make_unique<CompiledNode>(api_, label, *decision->mapped, *device_, chain.tail);
       } catch (const Error& error) {
-        const std::string name = decision ? decision->name : NameOf(api_, node);
-        throw Error(error.code(),
-                    "node '" + name + "' (" + OperatorOf(api_, node) + "): " + error.what());
+        throw Error(error.code(), label + ": " + error.what());
       }
     }
     throw Error(abi::kFail, "ONNX Runtime asks for a node that was not claimed");
+  }
+
+  // As messages have it.
+  std::string Labelled(const std::string& name, const abi::Node* node) const {
+    return "node '" + name + "' (" + OperatorOf(api_, node) + ")";
   }
 
   void Log(const Decision& decision) const {

@@ -3,7 +3,17 @@
 
 #include <cstring>
 
+#include "kernels/unroll.h"
+
 namespace rimc {
+namespace {
+
+// Channels whose phases are copied together, of a few kilobytes each.
+constexpr Index kCopiedTogether = 8;
+// Those whose input is asked for are so many channels ahead.
+constexpr Index kChannelsAhead = 2;
+
+}  // namespace
 
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   Axes out = plan_.shape().out;
@@ -31,68 +41,91 @@ ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
                            const kernels::Quantizer* quantizer, float* memory) const noexcept {
+  const Sources sources = FindSources(item);
+  // All phases of a few channels, which are in the L1 cache then.
+  for (Index c = channels.begin; c < channels.end; c += kCopiedTogether) {
+    const Range few{c, std::min(c + kCopiedTogether, channels.end)};
+    CopyPhases(item, g, few, quantizer, sources, memory);
+  }
+}
+
+void ConvEngine::CopyPhases(const ConvItem& item, Index g, Range channels,
+                            const kernels::Quantizer* quantizer, const Sources& sources,
+                            float* memory) const noexcept {
   const Index phase_floats = plan_.conv().depth * plan_.images_per_item() * plan_.plane();
+  const auto& phases2 = plan_.phases(2);
+  const auto source_of = [&](std::size_t i) { return i < sources.size() ? sources[i] : i; };
+  const auto at = [&](std::size_t i) { return static_cast<Index>(i) * phase_floats; };
   for (const Index phase0 : plan_.phases(0)) {
     const Inside d = FindInside(item, 0, phase0);
     for (const Index phase1 : plan_.phases(1)) {
       const Inside h = FindInside(item, 1, phase1);
-      const auto& phases2 = plan_.phases(2);
-      const Index whole = WholeRowPhase();
-      if (whole >= 0) {
-        const Inside w = FindInside(item, 2, phases2[static_cast<std::size_t>(whole)]);
-        CopyPhase(item, g, channels, {d, h, w}, quantizer, memory + whole * phase_floats);
+      for (std::size_t i = 0; i < phases2.size(); ++i) {
+        if (source_of(i) != i) continue;
+        const Inside w = FindInside(item, 2, phases2[i]);
+        CopyPhase(item, g, channels, {d, h, w}, quantizer, memory + at(i));
       }
       for (std::size_t i = 0; i < phases2.size(); ++i) {
-        const auto place = static_cast<Index>(i);
-        const Inside w = FindInside(item, 2, phases2[i]);
-        float* const to = memory + place * phase_floats;
-        if (whole < 0) {
-          CopyPhase(item, g, channels, {d, h, w}, quantizer, to);
-        } else if (place != whole) {
-          ShiftPhase(memory + whole * phase_floats, channels, w, to);
-        }
+        const std::size_t source = source_of(i);
+        if (source == i) continue;
+        ShiftPhase(memory + at(source), FindInside(item, 2, phases2[source]), channels,
+                   FindInside(item, 2, phases2[i]), memory + at(i));
       }
-      memory += static_cast<Index>(phases2.size()) * phase_floats;
+      memory += at(phases2.size());
     }
   }
 }
 
-// The phase of a woven plan, if any, that has every input position of a row, each at its own index:
-// the others are the same, shifted.
-Index ConvEngine::WholeRowPhase() const noexcept {
-  const Index pad = plan_.conv().pads_begin[2];
-  const Index dilation = plan_.conv().dilations[2];
-  const bool is_whole = plan_.is_woven() && plan_.band_axis() != 2 && pad % dilation == 0 &&
-                        pad / dilation < plan_.conv().kernel[2] && plan_.conv().strides[2] == 1 &&
-                        plan_.shape().in[2] <= plan_.extent()[2];
-  return is_whole ? pad / dilation : -1;
+ConvEngine::Sources ConvEngine::FindSources(const ConvItem& item) const noexcept {
+  Sources sources{};
+  for (std::size_t i = 0; i < std::min(sources.size(), plan_.phases(2).size()); ++i) {
+    sources[i] = SourceOf(item, i);
+  }
+  return sources;
 }
 
-// A phase from the one that has the whole rows.
-void ConvEngine::ShiftPhase(const float* whole, Range channels, const Inside& w,
+// The phase of a woven plan that has all input positions of phase i of the last axis, and is
+// copied from the input: i itself, or another one of which i is the same, shifted.
+std::size_t ConvEngine::SourceOf(const ConvItem& item, std::size_t i) const noexcept {
+  const auto& phases = plan_.phases(2);
+  const Index stride = plan_.conv().strides[2];
+  const Inside own = FindInside(item, 2, phases[i]);
+  if (!plan_.is_woven() || own.size() == 0) return i;
+  std::size_t source = i;
+  Index most = own.size();
+  for (std::size_t j = 0; j < std::min(phases.size(), kMaxSources); ++j) {
+    if (phases[j] % stride != phases[i] % stride) continue;
+    const Inside w = FindInside(item, 2, phases[j]);
+    const bool covers = w.at <= own.at && own.at + own.size() * stride <= w.at + w.size() * stride;
+    if (!covers || w.size() < most || (w.size() == most && j >= source)) continue;
+    source = j;
+    most = w.size();
+  }
+  return source;
+}
+
+// A phase, which is `own` inside, from one that is `w` inside and has all of it.
+void ConvEngine::ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
                             float* to) const noexcept {
   const Index width = plan_.extent()[2];
   const Index channel_floats = plan_.images_per_item() * plan_.plane();
   const Index first = channels.begin * channel_floats;
   const Index floats = channels.size() * channel_floats;
-  if (w.size() == 0) {
-    ClearPlanes(to + first, floats);
-    return;
-  }
+  const Index from = w.low + (own.at - w.at) / plan_.conv().strides[2];
   // All rows as one, and then what came from the rows beside.
   kernels::CopyArgs args{};
-  args.from = whole + first + w.at;
+  args.from = source + first + from;
   args.stride = 1;
-  args.to = to + first + w.low;
+  args.to = to + first + own.low;
   args.rows = 1;
-  args.width = floats - w.low - w.at;
+  args.width = floats - std::max(from, own.low);
   kernels_.copy_rows(args);
-  if (w.size() == width) return;
+  if (own.size() == width) return;
   float zero = 0.0f;
   ClearPlanes(&zero, 1);
   for (float* row = to + first; row < to + first + floats; row += width) {
-    for (Index i = 0; i < w.low; ++i) row[i] = zero;
-    for (Index i = w.high; i < width; ++i) row[i] = zero;
+    for (Index j = 0; j < own.low; ++j) row[j] = zero;
+    for (Index j = own.high; j < width; ++j) row[j] = zero;
   }
 }
 
@@ -112,6 +145,10 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
     return;
   }
   for (Index c = channels.begin; c < channels.end; ++c) {
+    if (code_channels_ == 0 && c + kChannelsAhead < conv.depth) {
+      const Index first = (item.images.begin * conv.group + g) * conv.depth + c + kChannelsAhead;
+      PrefetchRows(parts, x_ + first * in_plane);
+    }
     for (Index n = 0; n < item.images.size(); ++n) {
       const Index group = (item.images.begin + n) * conv.group + g;
       Channels from{};
@@ -125,6 +162,18 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
       CopyPlane(parts, from, quantizer, to + n * plan_.plane());
     }
     to += plan_.images_per_item() * plan_.plane();
+  }
+}
+
+// Asks for the rows of a channel that a phase reads, of its first plane.
+void ConvEngine::PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept {
+  constexpr Index kLine = 16;
+  const Index width = plan_.shape().in[2];
+  const auto& [d, h, w] = parts;
+  const float* row = channel + (d.at * plan_.shape().in[1] + h.at) * width;
+  for (Index i = 0; i < h.size(); ++i) {
+    for (Index j = 0; j < width; j += kLine) RIMC_PREFETCH(row + j);
+    row += plan_.conv().strides[1] * width;
   }
 }
 
@@ -402,13 +451,11 @@ void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Ra
   });
 }
 
-// Copies what belongs to the output from a block `local` of positions that run on over rows and
-// images. `output` is of the block's first column.
-void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
-                      const ConvOutput& output, const ConvFinish* finish) const noexcept {
-  const ConvItem& item = place.item;
-  const Index rows = block.columns.size();
-  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+// Calls body(from, at, count) for the runs of `positions`, which go on over rows and images, that
+// belong to the output: so many from positions.begin + `from` on are at `at` of an output's column.
+template <class Body>
+void ConvEngine::ForRuns(const ConvItem& item, Range positions, Index image,
+                         const Body& body) const {
   const Axes out = BandOut(item);
   const Axes extent = Extent();
   for (Index p = positions.begin; p < positions.end;) {
@@ -419,29 +466,46 @@ void ConvEngine::Drop(const Place& place, const Block& block, const float* local
     const Index d = line / extent[1] % extent[0];
     const Index n = line / extent[1] / extent[0];
     if (w < out[2] && h < out[1] && d < out[0] && n < item.images.size()) {
-      const Index count = std::min(next - p, out[2] - w);
-      const float* from = local + p - positions.begin;
-      const Index at = n * output.image + (d * out[1] + h) * out[2] + w;
-      for (Index i = 0; i < rows; ++i) {
-        float* const to = output.data + at + i * output.column;
-        for (Index j = 0; j < count; ++j) to[j] = from[j];
-        if (finish != nullptr && finish->residual != nullptr) {
-          const float* const residual =
-              finish->residual + at + (block.columns.begin + i) * output.column;
-          for (Index j = 0; j < count; ++j) to[j] += residual[j];
-        }
-        if (finish != nullptr && finish->args.activates) {
-          const auto [low, high] = std::pair(finish->args.low, finish->args.high);
-          for (Index j = 0; j < count; ++j) {
-            const float raised = to[j] < low ? low : to[j];
-            to[j] = raised > high ? high : raised;
-          }
-        }
-        from += positions.size();
-      }
+      const Index at = n * image + (d * out[1] + h) * out[2] + w;
+      body(p - positions.begin, at, std::min(next - p, out[2] - w));
     }
     p = next;
   }
+}
+
+// Copies what belongs to the output from a block `local` of positions that run on over rows and
+// images. `output` is of the block's first column.
+void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
+                      const ConvOutput& output) const noexcept {
+  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+  ForRuns(place.item, positions, output.image, [&](Index from, Index at, Index count) {
+    kernels::CopyArgs args{};
+    args.from = local + from;
+    args.from_row = positions.size();
+    args.stride = 1;
+    args.to = output.data + at;
+    args.to_row = output.column;
+    args.rows = block.columns.size();
+    args.width = count;
+    kernels_.copy_rows(args);
+  });
+}
+
+// The other way round, from what lies as the output does. `from` is of the block's first column.
+void ConvEngine::Gather(const Place& place, const Block& block, const float* from,
+                        const ConvOutput& output, float* local) const noexcept {
+  const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
+  ForRuns(place.item, positions, output.image, [&](Index to, Index at, Index count) {
+    kernels::CopyArgs args{};
+    args.from = from + at;
+    args.from_row = output.column;
+    args.stride = 1;
+    args.to = local + to;
+    args.to_row = positions.size();
+    args.rows = block.columns.size();
+    args.width = count;
+    kernels_.copy_rows(args);
+  });
 }
 
 }  // namespace rimc

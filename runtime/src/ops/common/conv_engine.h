@@ -110,13 +110,10 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors whose sums are computed together: few of large matrices, or all of an item
-// where reads have noise.
+// Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
+// a last vector, which go with them.
 constexpr Index kPartsTogether = 2;
-Index PartsTogether(const ConvPlan& plan, bool noisy);
-
-// Passes that find the inputs they need in the L1 cache.
-std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout);
+Index PartsTogether(const ConvPlan& plan);
 
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].
 // `w` is [M, depth * window], `out` of the same size.
@@ -156,6 +153,12 @@ class ConvEngine {
         code_channels_(channels),
         code_divisor_(code_divisor) {}
 
+  // Passes that find the inputs they need in the L1 cache.
+  std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
+
+  // Has RunFused copy all inputs, for a caller that reads place.input.
+  void CopyAlways() { copies_always_ = true; }
+
   // True after a run of an engine of codes that met a NaN: its results are then of no use.
   bool has_nan() const { return has_nan_.load(); }
 
@@ -169,21 +172,28 @@ class ConvEngine {
     float* extra;                 // `extra_floats` for the caller
     float* codes;                 // the same as input and offsets of the branch, in RunFused
     const std::int32_t* code_offsets;
+    const std::int32_t* direct_offsets;  // in x itself, where ReadsDirectly()
     bool is_new = true;  // false where input and codes are those of the place before
   };
 
-  // Noise of the reads of a group's sums, of a plan whose vectors hold positions of one row.
-  class Noise {
-   public:
-    virtual ~Noise() = default;
-    // Variances of an item's positions, over a deviation of 1.
-    virtual void FillVariance(const Place& place, Range k) const noexcept = 0;
-    // Normals of an item's positions for some of a group's columns.
-    virtual void FillNormals(const Place& place, Index tile, Range columns) const noexcept = 0;
-    float* variance = nullptr;         // [positions]
-    float* z = nullptr;                // [columns of a block, positions]
-    const float* deviation = nullptr;  // [columns of the group]
+  // Noise of the reads of a group's sums. What is of positions lies as vectors hold them.
+  struct Noise {
+    const float* sigma;           // [tiles, sigma_row] over a deviation of 1
+    Index sigma_row;              // MaxPositions() of the plan
+    const std::uint32_t* places;  // [sigma_row] of draws
+    const float* deviation;       // [columns of the group]
+    Index column0;                // number of its first column
+    kernels::DrawKey key;         // of tile 0
+    float* z;                     // ZFloats(): of the columns whose draws are of one counter
+    static Index ZFloats(const ConvPlan& plan) {
+      return kPartsTogether * kernels::kDrawRows * plan.panel_row();
+    }
   };
+  // places[i]: number of what vectors hold at i, of an item, among the positions of all images;
+  // anything where that is none.
+  void FillPlaces(const Place& place, std::uint32_t* places) const noexcept;
+  // Sums over `depth` word lines of an item, as vectors hold them.
+  void SumVecs(const Place& place, const float* cells, Index depth, float* sums) const noexcept;
 
   // Calls body(place) for every group of every item of the plan, on the threads of the session.
   // `body` must not throw.
@@ -237,6 +247,12 @@ class ConvEngine {
     const float* from[4];
   };
 
+  // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
+  // vector.
+  bool ReadsDirectly() const noexcept;
+  const float* ChannelAt(const Place& place, Index image) const noexcept;
+  Index TailPositions(const Place& place, const ConvCells& cells,
+                      const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
   void PackInput(const Place& place, Range words, Index depth) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
@@ -248,12 +264,14 @@ class ConvEngine {
                         Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      float* to, Index to_row) const noexcept;
-  void AimPart(const Place& place, Range vecs, Index part, Index i, const ConvOutput& output,
+  void DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
+                 float* z) const noexcept;
+  void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
-  void ComputeColumns(const Place& place, Range columns, const ConvOutput& output, bool finishes,
-                      bool ends, Aim* aim) const noexcept;
+  void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,
+                      const ConvPass& pass, bool finishes, Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
@@ -269,8 +287,16 @@ class ConvEngine {
   using PhaseParts = std::array<Inside, kAxes>;
 
   Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
-  Index WholeRowPhase() const noexcept;
-  void ShiftPhase(const float* whole, Range channels, const Inside& w, float* to) const noexcept;
+  // Of the phases of the last axis: which one each is made from.
+  static constexpr std::size_t kMaxSources = 32;
+  using Sources = std::array<std::size_t, kMaxSources>;
+  void CopyPhases(const ConvItem& item, Index g, Range channels,
+                  const kernels::Quantizer* quantizer, const Sources& sources,
+                  float* memory) const noexcept;
+  Sources FindSources(const ConvItem& item) const noexcept;
+  std::size_t SourceOf(const ConvItem& item, std::size_t i) const noexcept;
+  void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
+                  float* to) const noexcept;
   void ClearPlanes(float* to, Index floats) const noexcept;
   void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
                  const kernels::Quantizer* quantizer, float* memory) const noexcept;
@@ -278,6 +304,7 @@ class ConvEngine {
                     const kernels::Quantizer* quantizer, float* to) const noexcept;
   void CopyPlane(const PhaseParts& parts, const Channels& channels,
                  const kernels::Quantizer* quantizer, float* to) const noexcept;
+  void PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept;
   void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
                 const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
@@ -292,9 +319,12 @@ class ConvEngine {
   // Calls body(block) for all vectors of a group whose columns go in lists.
   template <class Body>
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
-  // `finish`: whose residual and activation follow, or null.
-  void Drop(const Place& place, const Block& block, const float* local, const ConvOutput& output,
-            const ConvFinish* finish = nullptr) const noexcept;
+  template <class Body>
+  void ForRuns(const ConvItem& item, Range positions, Index image, const Body& body) const;
+  void Drop(const Place& place, const Block& block, const float* local,
+            const ConvOutput& output) const noexcept;
+  void Gather(const Place& place, const Block& block, const float* from, const ConvOutput& output,
+              float* local) const noexcept;
   // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
   Axes Extent() const;
@@ -305,6 +335,7 @@ class ConvEngine {
   const float* x_;
   Index code_channels_ = 0;
   kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
+  bool copies_always_ = false;
   mutable std::atomic<bool> has_nan_{false};
 };
 
@@ -362,8 +393,8 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i),        0,       input,  plan_.offsets(), local,
-                  local + local_floats, nullptr, nullptr};
+      Place place{plan_.Item(i),        0,       input,   plan_.offsets(), local,
+                  local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
@@ -381,8 +412,10 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index input_floats = plan_.scratch_floats();
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
-  const Index local_columns = plan_.by_rows() ? 0 : PartsTogether(plan_, false) * plan_.columns();
-  const Index local_floats = RoundUp(local_columns * plan_.panel_row(), 16);
+  // Sums that go on over rows, and the residual that is added to them; or those of a tail.
+  const Index column_floats =
+      plan_.by_rows() ? kernels_.tail_positions : 2 * PartsTogether(plan_) * plan_.panel_row();
+  const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Scratch scratch(context, num_tasks * task_floats);
   float* const memory = scratch.data();
@@ -403,7 +436,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
                   local,
                   local + local_floats,
                   input + input_floats,
-                  branch == nullptr ? nullptr : branch->plan_.offsets()};
+                  branch == nullptr ? nullptr : branch->plan_.offsets(),
+                  plan_.direct_offsets()};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;

@@ -12,6 +12,11 @@ namespace {
 constexpr Index kPassFloats = 8192;
 // Fewer word lines would not pay for the sums that are stored and loaded again.
 constexpr Index kPassSteps = 96;
+// Blocks of columns that are computed for one part of the positions after the other: their cells
+// stay in the L2 cache.
+constexpr Index kBlocksTogether = 8;
+// Channels of x itself in a pass: they may be a power of two of cache lines apart.
+constexpr Index kDirectSteps = 128;
 // An item of so few blocks of vectors computes each block of columns for all of them: the cells of
 // large matrices come from far.
 constexpr Index kFewParts = kPartsTogether;
@@ -20,6 +25,12 @@ constexpr Index kLongRow = 512;
 constexpr Index kChannelsOfWord = 4;
 // Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
 constexpr Index kPackFloats = 4096;
+
+// Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
+Index DrawnWith(Range columns, Index group_columns, Index column0) {
+  const Index end = RoundUp(column0 + columns.end, kernels::kDrawRows) - column0;
+  return end - columns.begin <= kernels::kDrawRows ? std::min(end, group_columns) : columns.end;
+}
 
 // The products of a low-rank part that adds nothing.
 constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
@@ -36,16 +47,24 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
   return copies * std::min(apart, joined);
 }
 
-}  // namespace
-
-Index PartsTogether(const ConvPlan& plan, bool noisy) {
+// PartsTogether of whole vectors.
+Index FullParts(const ConvPlan& plan) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
-  // Rows that don't fill vectors need twice as many at most.
-  if (noisy) return CeilDiv(2 * positions, plan.panel_row()) + 1;
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
-std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readout) {
+// Whether what follows the sums needs sums of its own for each block of columns.
+bool FinishesByBlock(const ConvBranch& branch) {
+  const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
+  return branch.cells.columns > 0 || (branch.b.columns > 0 && !in_kernel);
+}
+
+}  // namespace
+
+Index PartsTogether(const ConvPlan& plan) { return 1 + FullParts(plan); }
+
+std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
+  const ConvPlan& plan = plan_;
   std::vector<ConvPass> passes;
   const auto num_tiles = static_cast<Index>(readout.tiles.size());
   if (num_tiles > 1) {
@@ -56,13 +75,27 @@ std::vector<ConvPass> PlanPasses(const ConvPlan& plan, const ConvReadout& readou
     return passes;
   }
   const Index steps = plan.num_offsets();
-  const Index channel = ChannelFloats(plan, PartsTogether(plan, false) * plan.panel_row());
-  const Index most = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
+  const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
+  const Index fits = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
+  const Index most = ReadsDirectly() ? std::min(fits, kDirectSteps) : fits;
   const Index parts = CeilDiv(steps, most);
   for (Index i = 0; i < parts; ++i) {
     passes.push_back({Part(steps, parts, i), 0, i > 0, i + 1 == parts, true, true});
   }
   return passes;
+}
+
+bool ConvEngine::ReadsDirectly() const noexcept {
+  const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
+  return plan_.is_panels() && plan_.images_per_item() == 1 && quantizer_ == nullptr &&
+         code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
+}
+
+// The first position of an item in a group's first channel, or word of channels.
+const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
+  const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
+  const Index group = (place.item.images.begin + image) * plan_.conv().group + place.group;
+  return x_ + group * inputs * plan_.shape().OutVolume() + place.item.band.begin;
 }
 
 // The input of a group, and the codes of the branch.
@@ -114,20 +147,30 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth) const n
   };
   const auto& phases = plan_.phases(2);
   const auto row_phases = static_cast<Index>(phases.size());
-  const Index whole = WholeRowPhase();
+  const Sources sources = FindSources(place.item);
+  const auto source_of = [&](Index i) {
+    const auto at = static_cast<std::size_t>(i);
+    return at < sources.size() ? static_cast<Index>(sources[at]) : i;
+  };
   const Index full = std::min(words.end, depth / kChannelsOfWord);
   const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
-  for (Index phase = 0; phase < rows * row_phases; ++phase) {
-    if (whole >= 0 && phase % row_phases != whole) continue;
-    pack(phase, {words.begin, full}, kChannelsOfWord);
-    if (full < words.end) pack(phase, {full, words.end}, depth % kChannelsOfWord);
-  }
-  for (Index phase = 0; whole >= 0 && phase < rows * row_phases; ++phase) {
-    const Index i = phase % row_phases;
-    if (i == whole) continue;
-    const Inside w = FindInside(place.item, 2, phases[static_cast<std::size_t>(i)]);
-    ShiftPhase(place.codes + (phase - i + whole) * word_phase, words, w,
-               place.codes + phase * word_phase);
+  for (Index row = 0; row < rows; ++row) {
+    for (Index i = 0; i < row_phases; ++i) {
+      if (source_of(i) != i) continue;
+      pack(row * row_phases + i, {words.begin, full}, kChannelsOfWord);
+      if (full < words.end) {
+        pack(row * row_phases + i, {full, words.end}, depth % kChannelsOfWord);
+      }
+    }
+    for (Index i = 0; i < row_phases; ++i) {
+      const Index source = source_of(i);
+      if (source == i) continue;
+      const auto inside = [&](Index phase) {
+        return FindInside(place.item, 2, phases[static_cast<std::size_t>(phase)]);
+      };
+      ShiftPhase(place.codes + (row * row_phases + source) * word_phase, inside(source), words,
+                 inside(i), place.codes + (row * row_phases + i) * word_phase);
+    }
   }
 }
 
@@ -135,11 +178,17 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
   const Index depth = plan_.conv().depth;
   const Index positions = place.item.images.size() * place.item.band.size();
   const Index panel = plan_.panel_row();
+  const bool copies = !ReadsDirectly();
+  if (!copies && positions % kernels_.lanes != 0) {
+    const Range last{(positions - 1) / panel * panel, positions};
+    CopyPanelRows(place, {0, depth}, last, place.input);
+  }
+  if (!copies && branch == nullptr) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
       const Range part{p, std::min(p + panel, positions)};
-      CopyPanelRows(place, {0, depth}, part, place.input);
+      if (copies) CopyPanelRows(place, {0, depth}, part, place.input);
       if (branch == nullptr) continue;
       branch->CopyPanelRows(place, {0, branch->plan_.conv().depth}, part, place.codes);
     }
@@ -148,7 +197,9 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
   // Few channels at a time, of which the codes are made while they are in the cache.
   const Index step = branch == nullptr ? depth : CeilDiv(depth, branch->plan_.conv().depth);
   for (Index c = 0; c < depth; c += step) {
-    CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
+    if (copies) {
+      CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
+    }
     if (branch != nullptr) {
       branch->CopyPanelRows(place, {c / step, c / step + 1}, {0, positions}, place.codes);
     }
@@ -165,11 +216,10 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
   const Index inputs = code_channels_ == 0 ? depth : code_channels_;
   const Index each = code_channels_ == 0 ? 1 : kChannelsOfWord;
   const auto copy = [&](Index p, Index count, Range part, kernels::CopyArgs args) {
-    const Index image = place.item.images.begin + p / band;
-    const Index row = (image * plan_.conv().group + place.group) * inputs + part.begin * each;
+    const float* const first = ChannelAt(place, p / band) + p % band;
     Channels from{};
     for (Index j = 0; j < std::min(each, inputs - part.begin * each); ++j) {
-      from.from[j] = x_ + (row + j) * volume + place.item.band.begin + p % band;
+      from.from[j] = first + (part.begin * each + j) * volume;
     }
     args.stride = 1;
     args.to = to + (p / panel * depth + part.begin) * panel + p % panel;
@@ -311,11 +361,6 @@ void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* 
   }
 }
 
-// The word lines of the tile that a pass ends.
-Range TileOf(const ConvReadout& readout, const ConvPass& pass) {
-  return readout.tiles[static_cast<std::size_t>(pass.tile)].k;
-}
-
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -349,85 +394,177 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
 // A block of vectors of an item while its columns are computed.
 struct ConvEngine::Aim {
   Range vecs;
+  Index tail;                             // positions of a last vector of few, 0: vectors
   kernels::BlockArgs args;                // of the first column
+  const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
-  float* local;                           // sums of column 0 of those, where positions run on
+  float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
 };
 
-// Aims at part number `part` of the positions; `i`: which of those that are computed together.
-void ConvEngine::AimPart(const Place& place, Range vecs, Index part, Index i,
-                         const ConvOutput& output, Aim* aim) const noexcept {
+// Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
+void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
+                         Aim* aim) const noexcept {
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
+  aim->tail = 0;
   aim->args = {};
   AimAt(place, vecs, output, &aim->args);
   const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
   const ConvBranch& branch = aim->finish.branch;
-  const Index panel = part * plan_.panel_row();
+  const Index row = plan_.panel_row();
+  const Index panel = vecs.begin / plan_.block_vecs() * row;
+  const Index place_in_panel = vecs.begin % plan_.block_vecs() * lanes;
+  const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
+  aim->offsets = direct ? place.direct_offsets : place.offsets;
   for (Index v = 0; v < vecs.size() && plan_.is_panels(); ++v) {
-    aim->args.b[v] = place.input + panel * plan_.conv().depth + v * lanes;
+    aim->args.b[v] = direct ? ChannelAt(place, 0) + (vecs.begin + v) * lanes
+                            : place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
   }
   if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
+}
+
+// Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
+Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
+                                const Noise* noise) const noexcept {
+  const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
+                                        : plan_.is_woven() && plan_.shape().out[0] == 1;
+  const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
+  if (!is_row || !is_full || noise != nullptr) return 0;
+  const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
+  return positions <= kernels_.tail_positions ? positions : 0;
+}
+
+void ConvEngine::FillPlaces(const Place& place, std::uint32_t* places) const noexcept {
+  const ConvItem& item = place.item;
+  const Axes out = BandOut(item);
+  const Axes extent = Extent();
+  const Index volume = plan_.shape().OutVolume();
+  const Index row = plan_.by_rows() ? RoundUp(out[2], kernels_.lanes) : extent[2];
+  const Index rows = plan_.by_rows() ? out[1] : extent[1];
+  const Index first = item.images.begin * volume + plan_.BandOffset(item);
+  for (Index n = 0; n < item.images.size(); ++n) {
+    for (Index d = 0; d < (plan_.by_rows() ? out[0] : extent[0]); ++d) {
+      for (Index h = 0; h < rows; ++h) {
+        const Index at = first + n * volume + (d * out[1] + h) * out[2];
+        for (Index w = 0; w < row; ++w) *places++ = static_cast<std::uint32_t>(at + w);
+      }
+    }
+  }
+}
+
+void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
+                         float* sums) const noexcept {
+  const Index num_vecs = NumVecs(place.item);
+  kernels::BlockArgs args{};
+  args.a = cells;
+  args.b_offset = place.offsets;
+  args.depth = depth;
+  for (Index vec = 0; vec < num_vecs; vec += plan_.block_vecs()) {
+    const Range vecs{vec, std::min(vec + plan_.block_vecs(), num_vecs)};
+    AimAt(place, vecs, {}, &args);
+    for (Index v = 0; v < vecs.size(); ++v) {
+      args.c[v] = sums + (vec + v) * kernels_.lanes;
+      args.lanes[v] = static_cast<int>(kernels_.lanes);
+    }
+    kernels_.conv_block[0][vecs.size() - 1](args);
+  }
+}
+
+// Draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
+void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
+                           float* z) const noexcept {
+  kernels::NormalArgs args{};
+  args.key = noise.key;
+  args.key.counter[0] += static_cast<std::uint32_t>(tile);
+  args.row = static_cast<std::uint64_t>(noise.column0 + columns.begin);
+  args.rows = columns.size();
+  args.places = noise.places + vecs.begin * kernels_.lanes;
+  args.count = args.z_row = vecs.size() * kernels_.lanes;
+  args.z = z;
+  kernels_.normals(args);
 }
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
                               const Noise* noise) const noexcept {
-  const Index num_vecs = NumVecs(place.item);
+  const Index tail = TailPositions(place, cells, noise);
+  const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
+  const Index all_parts = parts + (tail > 0 ? 1 : 0);
   const Range blocks = place.item.blocks;
-  const Index together = noise == nullptr ? PartsTogether(plan_, false) : parts;
-  const Range first = Part(cells.columns, cells.num_blocks, blocks.begin);
-  Aim few[kPartsTogether];
-  std::vector<Aim> many(static_cast<std::size_t>(noise == nullptr ? 0 : parts));
-  Aim* const aims = noise == nullptr ? few : many.data();
-  for (Index i = 0; i < together && finish != nullptr; ++i) {
+  const Index together = FullParts(plan_);
+  const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
+  const bool alike = noise == nullptr && cells.columns % cells.num_blocks == 0;
+  Aim aims[kPartsTogether + 1];
+  for (Index i = 0; i <= together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
   }
   if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
     ComputeRanks(place, finish->branch);
   }
-  for (Index part = 0; part < parts; part += together) {
-    const Index count = std::min(together, parts - part);
+  for (Index part = 0; part < all_parts;) {
+    // The last positions go with those before them.
+    Index count = std::min(together, all_parts - part);
+    if (tail > 0 && part + count == parts) ++count;
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
-      AimPart(place, plan_.is_panels() ? panel : Part(num_vecs, parts, part + i), part + i, i,
-              output, &aims[i]);
+      const Range vecs = part + i == parts   ? Range{num_vecs, num_vecs + 1}
+                         : plan_.is_panels() ? panel
+                                             : Part(num_vecs, parts, part + i);
+      AimPart(place, vecs, i, output, &aims[i]);
+      if (part + i == parts) aims[i].tail = tail;
     }
-    for (const ConvPass& pass : passes) {
+    part += count;
+    for (std::size_t p = 0; p < passes.size(); ++p) {
+      const ConvPass& pass = passes[p];
+      const ConvPass& next = passes[p + 1 < passes.size() ? p + 1 : 0];
       const bool ends = &pass == &passes.back();
+      const bool finishes = ends && finish != nullptr;
       const bool has_noise = noise != nullptr && pass.reads;
-      if (has_noise) noise->FillVariance(place, TileOf(readout, pass));
-      Range next = first;
-      for (Index b = blocks.begin; b < blocks.end; ++b) {
-        const Range columns = next;
-        if (has_noise) noise->FillNormals(place, pass.tile, columns);
-        if (b + 1 < blocks.end) next = Part(cells.columns, cells.num_blocks, b + 1);
+      const bool by_block = !alike || (finishes && FinishesByBlock(finish->branch));
+      const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
+      Range drawn{0, 0};  // columns
+      for (Index b = blocks.begin; b < blocks.end; b += step) {
+        const Index end = std::min(b + step, blocks.end);
+        const Index begin = Part(cells.columns, cells.num_blocks, b).begin;
+        const Range columns{begin, Part(cells.columns, cells.num_blocks, end - 1).end};
+        const Index rows = columns.size() / (end - b);
+        const bool draws = has_noise && columns.end > drawn.end;
+        if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
         for (Index i = 0; i < count; ++i) {
           kernels::BlockArgs& args = aims[i].args;
-          args.a =
-              cells.packed + columns.begin * plan_.num_offsets() + pass.k.begin * columns.size();
-          args.ahead = cells.packed + next.begin * plan_.num_offsets() + pass.k.begin * next.size();
-          args.b_offset = place.offsets + pass.k.begin;
+          args.a = cells.packed + begin * plan_.num_offsets() + pass.k.begin * rows;
+          const Index ahead = i + 1 < count ? begin : end < blocks.end ? columns.end : first;
+          args.ahead = cells.packed + ahead * plan_.num_offsets() + pass.k.begin * rows;
+          args.a_block = rows * plan_.num_offsets();
+          args.b_offset = aims[i].offsets + pass.k.begin;
           args.depth = pass.k.size();
+          args.next_b = nullptr;
+          if (aims[i].offsets == place.direct_offsets && b == blocks.begin) {
+            args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0);
+            args.next_offset =
+                place.direct_offsets + std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
+          }
           args.resume = pass.resume;
           args.first = pass.first;
           args.last = pass.last;
-          SetReadout(readout, pass, column0 + columns.begin, &args);
-          args.z = has_noise ? noise->z : nullptr;
+          SetReadout(readout, pass, column0 + begin, &args);
+          args.z = nullptr;
           if (has_noise) {
-            args.z_row = plan_.BandSize(place.item);
-            args.variance = noise->variance;
+            // Draws are made next to the products that they go with: a processor does both at once.
+            float* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
+            if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
+            args.z_row = aims[i].vecs.size() * kernels_.lanes;
+            args.z = z + (columns.begin - drawn.begin) * args.z_row;
+            args.sigma =
+                noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
             args.deviation = noise->deviation + columns.begin;
-            for (Index v = 0; v < aims[i].vecs.size(); ++v) {
-              args.z_at[v] = args.c[v] - output.data;
-            }
           }
-          ComputeColumns(place, columns, output, ends && finish != nullptr, ends, &aims[i]);
+          ComputeColumns(place, columns, end - b, output, pass, finishes, &aims[i]);
         }
       }
     }
@@ -446,14 +583,17 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
   args->top = readout.top;
 }
 
-// A block of columns of a part: the kernel, what follows its sums, and their way to the output.
-void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOutput& output,
-                                bool finishes, bool ends, Aim* aim) const noexcept {
+// Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
+void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks,
+                                const ConvOutput& output, const ConvPass& pass, bool finishes,
+                                Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
+  const Index rows = columns.size() / num_blocks;
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
+  float* const added = local + PartsTogether(plan_) * plan_.columns() * plan_.panel_row();
   float* c[kernels::kMaxVecs];  // of the first column
   for (Index v = 0; v < vecs; ++v) {
     c[v] = args.c[v];
@@ -462,22 +602,36 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, const ConvOut
   kernels::FinishArgs follows;
   const auto* table = &kernels_.conv_block;
   args.finish = nullptr;
+  args.more_blocks = num_blocks - 1;
   if (finishes) {
     const Block block{aim->vecs, columns};
     FinishBlock(block, aim->codes, aim->finish, &follows);
-    follows.activates = follows.activates && plan_.by_rows();
-    follows.has_residual = aim->finish.residual != nullptr && plan_.by_rows();
+    const float* const residual = aim->finish.residual;
+    follows.has_residual = residual != nullptr;
+    if (follows.has_residual && !plan_.by_rows()) {
+      Gather(place, block, residual + columns.begin * output.column, output, added);
+    }
     for (Index v = 0; v < vecs && follows.has_residual; ++v) {
-      follows.residual[v] = aim->finish.residual + (args.c[v] - output.data);
+      follows.residual[v] =
+          plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
     if (follows.b != nullptr) table = &kernels_.codes->conv_block;
     args.finish = &follows;
   }
-  (*table)[columns.size() - 1][vecs - 1](args);
-  if (ends && !plan_.by_rows()) {
+  args.tail_sums = nullptr;
+  if (aim->tail > 0) {
+    args.tail_row = kernels_.tail_positions;
+    float* const sums = place.local + columns.begin * args.tail_row;
+    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row,
+                        aim->tail, num_blocks, args.a_block, args.resume});
+    args.tail_sums = sums;
+    args.depth = 0;
+    args.resume = false;
+  }
+  if (aim->tail == 0 || pass.reads) (*table)[rows - 1][vecs - 1](args);
+  if (pass.reads && pass.last && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
-         {output.data + columns.begin * output.column, output.column, output.image},
-         finishes ? &aim->finish : nullptr);
+         {output.data + columns.begin * output.column, output.column, output.image});
   }
   for (Index v = 0; v < vecs; ++v) args.c[v] = c[v];
 }

@@ -19,8 +19,10 @@ constexpr Index kMaxTaskFloats = Index{1} << 18;
 // Vectors that make a task of several small images.
 constexpr Index kImageVecs = 12;
 constexpr Index kPanelImageVecs = 24;
+// Images go side by side in panels if each alone leaves more than one of so many lanes empty.
+constexpr Index kWorthCopies = 8;
 // Blocks of columns of an item, at least: all items of some positions make the adapter's codes.
-constexpr Index kItemBlocks = 4;
+constexpr Index kItemBlocks = 8;
 // Products of vectors that take as long as copying a row's vector.
 constexpr Index kCopyWork = 12;
 // And as copying a vector of outputs from where positions run on over rows.
@@ -210,6 +212,8 @@ void ConvPlan::ChooseImages() {
   if (is_woven_) return;
   const Index alone = std::min(RowPositions(shape_.out), RunOnPositions(shape_.out));
   if (plane() >= alone || shape_.batch < 2) return;
+  // Of one image the input needs no copy.
+  if (is_panels_ && alone * kWorthCopies < plane() * (kWorthCopies + 1)) return;
   const Index vecs = is_panels_ ? kPanelImageVecs : kImageVecs;
   images_per_item_ = std::min(shape_.batch, CeilDiv(vecs * lanes_, plane()));
 }
@@ -302,6 +306,13 @@ ConvItem ConvPlan::Item(Index i) const {
 
 void ConvPlan::FillOffsets() {
   offsets_.resize(static_cast<std::size_t>(num_offsets()));
+  const Index volume = shape_.OutVolume();
+  direct_offsets_.clear();
+  if (is_panels_ && conv_.depth * volume < kMaxSteps) {
+    for (Index c = 0; c < conv_.depth; ++c) {
+      direct_offsets_.push_back(static_cast<std::int32_t>(c * volume));
+    }
+  }
   const Index channel = is_panels_ ? panel_row() : images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];

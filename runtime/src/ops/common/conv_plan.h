@@ -99,6 +99,8 @@ class ConvPlan {
   Index num_offsets() const { return conv_.depth * conv_.Window(); }
   // offsets()[k] is what to add to the place of an output position, k = (channel, kernel position).
   const std::int32_t* offsets() const { return offsets_.data(); }
+  // The same in the channels of a group of x itself, of a plan of panels.
+  const std::int32_t* direct_offsets() const { return direct_offsets_.data(); }
 
   // Output positions of `item` per image and column; they are consecutive in the output.
   Index BandSize(const ConvItem& item) const { return item.band.size() * band_inner_; }
@@ -166,6 +168,7 @@ class ConvPlan {
   bool is_panels_ = false;
   Index scratch_floats_ = 0;
   std::vector<std::int32_t> offsets_;
+  std::vector<std::int32_t> direct_offsets_;  // where x is not too large for them
 };
 
 }  // namespace rimc

@@ -306,9 +306,9 @@ const float* Periphery::Offset(Index tile) const {
 }
 
 kernels::DrawKey Periphery::Draws(std::uint64_t run, Index plane, Index tile) const {
-  return {{noise.key[0], noise.key[1]},
-          {static_cast<std::uint32_t>(plane * num_reads() + tile), static_cast<std::uint32_t>(run),
-           static_cast<std::uint32_t>(run >> 32)}};
+  return {
+      {noise.key[0], noise.key[1] ^ static_cast<std::uint32_t>(run >> 32)},
+      {static_cast<std::uint32_t>(plane * num_reads() + tile), static_cast<std::uint32_t>(run)}};
 }
 
 template <class Node>

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes are fitted beside each other, each on one thread, so that no bit depends on how many.
+
+BLAS splits a sum over its threads, so what it gives depends on their number, and its threads wait
+for each other in matrices as small as a node's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+__all__ = ["beside_each_other", "one_blas_thread"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST_WORKERS = 4
+"""Each holds a node's matrices: a bound on memory."""
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """A context in which BLAS has one thread a call, in the whole process."""
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
+
+
+def beside_each_other(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None
+) -> Iterator[R]:
+    """``function`` of every item, in order, on as many threads as there are cores (at most four).
+
+    Items are taken as they are needed, one more than there are threads. While the iteration lasts
+    BLAS has one thread a call, in the whole process.
+    """
+    count = workers or min(_cores(), _MOST_WORKERS)
+    waiting: deque[Future[R]] = deque()
+    with one_blas_thread(), ThreadPoolExecutor(count, "rimc-fit") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # After an error, or when nobody asks on: what has not begun must not.
+            for future in waiting:
+                future.cancel()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
