@@ -206,6 +206,9 @@ class _Look:
             return (
                 "the constant is the left operand" if x_fixed else "both operands are activations"
             )
+        producer = w.producer()
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return "its weight is quantized (DequantizeLinear): convert the float model"
         return None
 
     def _is_fixed(self, value: ir.Value) -> bool:

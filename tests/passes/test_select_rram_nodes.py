@@ -60,6 +60,10 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
          "weight 'w' is an overridable initializer (it is a graph input too)"),
         (f"{ROWS} {{ c = Cast<to=1>(w) y = MatMul(x, c) }}", {"w": _ones(6, 5, dtype=F16)},
          "weight 'c' is computed by node 'Cast_0' (Cast)"),
+        ("g (float[3,6] x) => (float y) <float s = {0.5}> "
+         "{ c = DequantizeLinear(w, s) y = Gemm(x, c) }",
+         {"w": _ones(6, 5, dtype=np.int8)},
+         "its weight is quantized (DequantizeLinear): convert the float model"),
         ('g (float[3,6] x) => (float y) { y = Einsum<equation="ij,jk->ik">(x, w) }',
          {"w": _ones(6, 5)}, "Einsum has no RRAM operator; write it as MatMul"),
         ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",

@@ -244,6 +244,66 @@ def test_large_noisy_matmul_splits_into_tasks_without_changing_bits(
         assert np.mean(np.abs(one - oracle()) > 0.5 * step) <= 1e-3
 
 
+NOISY_CONVS = [  # batch, input channels, output channels, size, kernel, stride, group
+    # Whole vectors of a row; rows that run on; several images of few positions; bands of an image.
+    (2, 16, 24, 40, 3, 1, 1),
+    (3, 48, 20, 5, 3, 1, 1),
+    (9, 32, 64, 2, 3, 1, 1),
+    (1, 64, 16, 41, 3, 2, 1),
+    # Panels: of one image, of many, with the last one not full.
+    (2, 160, 40, 14, 1, 1, 1),
+    (7, 130, 64, 7, 1, 1, 1),
+    # Groups whose columns begin in the middle of a counter's eight, and of one column each.
+    (3, 20, 30, 9, 3, 1, 5),
+    (2, 11, 11, 13, 3, 1, 11),
+]
+
+
+@pytest.mark.parametrize("shape", NOISY_CONVS)
+def test_noisy_convolution_draws_what_the_oracle_draws(
+    cases: ModuleType, shape: tuple[int, ...]
+) -> None:
+    # Without an ADC every draw shows. Catches one of another channel, position or image, and a
+    # deviation of another window: what vectors hold where rows run on, in bands, in panels, and
+    # blocks of columns that share a counter.
+    batch, channels, columns, size, kernel, stride, group = shape
+    pad = kernel // 2
+    attributes = {
+        **cases.ANNOTATIONS,
+        **cases.NO_EXTRAS,
+        "strides": [stride, stride],
+        "pads": [pad] * 4,
+        "dilations": [1, 1],
+        "group": group,
+        "tile_rows": 128,
+        "num_tiles": opset.num_tiles(channels // group, kernel * kernel, 128),
+        "dac_bits": 8,
+        "dac_range": 3.0,
+        "dac_signed": 1,
+        "adc_bits": 0,
+        "adc_range": [40.0],
+        "read_noise": 0.05,
+        "read_key": 12345678901,
+    }
+    attributes["tile_group"] = group * attributes["num_tiles"]
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((batch, channels, size, size), dtype=np.float32)
+    w = rng.standard_normal((columns, channels // group, kernel, kernel), dtype=np.float32)
+    oracle = cases.rram_oracle(opset.RRAM_CONV, x, w, attributes)
+    case = cases.Case(
+        op=opset.RRAM_CONV, feeds={"x": x}, constants={"w": w}, attributes=attributes, oracle=oracle
+    )
+    one = case.run(num_threads=1)
+    assert case.run(num_threads=3).tobytes() == one.tobytes()
+    # Sums of K products and K squares, whose root is taken: 8 K eps of their size.
+    depth = w[0].size
+    size_of_sums = cases.rram_oracle(
+        opset.RRAM_CONV, np.abs(x), np.abs(w), {**attributes, "read_noise": 0.0}
+    )()
+    noise = 10 * 0.05 * np.sqrt(depth) * 3.0  # |z| below 5, sqrt(2), inputs up to 3
+    assert np.all(np.abs(one - oracle()) <= 8 * depth * cases.EPS * (size_of_sums + noise))
+
+
 @pytest.mark.parametrize("sparse_frac", [0.03, 1.0])
 @pytest.mark.parametrize("shape", [*MATMULS, *CONVS])
 def test_large_adapter_splits_into_tasks_without_changing_bits(

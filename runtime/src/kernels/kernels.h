@@ -113,7 +113,7 @@ struct PanelFinishArgs {
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
-//   value = partial + (sigma * deviation) * z; partial where z is null
+//   value = partial + (sigma * deviation) * normal(z); partial where z is null
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
@@ -130,9 +130,9 @@ struct BlockArgs {
   float* c[kMaxVecs];
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
-  // z[i * z_row + v * lanes], whole vectors. deviation is like gain; sigma is [rows] in
-  // matmul_block, and per lane, at v * lanes, in conv_block.
-  const float* z;
+  // Draws z[i * z_row + v * lanes], whole vectors, as of DrawArgs. deviation is like gain; sigma is
+  // [rows] in matmul_block, and per lane, at v * lanes, in conv_block.
+  const uint32_t* z;
   ptrdiff_t z_row;
   const float* sigma;
   const float* deviation;
@@ -373,23 +373,24 @@ struct DrawKey {
 // Rows of outputs whose draws are of one counter.
 constexpr int kDrawRows = 8;
 
-// z[i * z_row + j] = the standard normal of the output in row `row` + i at place j, i < rows,
-// j < count: 16 bits of the words of the counter whose word 0 is places[j], or first + j where that
-// is null, and word 1 the row / kDrawRows; NormalsOfHalves in reading.h makes them a normal.
-// Pre: of `places` whole vectors are readable.
-struct NormalArgs {
+// z[i * z_row + j] = the draw of the output in row `row` + i at place j, i < rows, j < count: in
+// its upper half 16 bits of the words of the counter whose word 0 is places[j], or first + j where
+// that is null, and word 1 the row / kDrawRows; its lower half is 2^15. NormalsOf in reading.h
+// makes it a normal. Pre: z_row is count rounded up to whole vectors or more: these are written,
+// and read of `places`.
+struct DrawArgs {
   DrawKey key;
   uint64_t row;
   ptrdiff_t rows;
   uint32_t first;
   const uint32_t* places;
   ptrdiff_t count;
-  float* z;
+  uint32_t* z;
   ptrdiff_t z_row;
 };
 
 // Reads `count` sums that lie side by side:
-//   value = partial + (sqrt(variance) * deviation) * z          partial alone where z is null
+//   value = partial + (sqrt(variance) * deviation) * normal(z)  partial alone where z is null
 //   without ADC (gain null):  read = value
 //   with ADC:                 read = clip(rint(value * gain + offset), -top, top)
 //   total = (first ? 0 : y) + read * weight
@@ -399,7 +400,7 @@ struct NormalArgs {
 // them, or (variance_each) one for each. offset may be null.
 struct ReadArgs {
   const float* partial;
-  const float* z;
+  const uint32_t* z;
   const float* variance;
   const float* deviation;
   const float* gain;
@@ -467,7 +468,7 @@ struct KernelTable {
   void (*merge_rows)(const MergeArgs& args);
   void (*program_cells)(const ProgramArgs& args);
 
-  void (*normals)(const NormalArgs& args);
+  void (*draw)(const DrawArgs& args);
   void (*read_columns)(const ReadArgs& args);
   void (*read_rows)(const ReadArgs& args);
   // y[i] = x[i] * x[i]

@@ -78,6 +78,7 @@ struct Neon {
 
   using Int = uint32x4_t;
   static Int LoadInt(const uint32_t* p) { return vld1q_u32(p); }
+  static void StoreInt(uint32_t* p, Int a) { vst1q_u32(p, a); }
   static Int Count(uint32_t first) {
     const uint32_t lanes[kLanes] = {0, 1, 2, 3};
     return vaddq_u32(vdupq_n_u32(first), vld1q_u32(lanes));

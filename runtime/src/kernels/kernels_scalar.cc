@@ -47,6 +47,7 @@ struct Scalar {
 
   using Int = uint32_t;
   static Int LoadInt(const uint32_t* p) { return *p; }
+  static void StoreInt(uint32_t* p, Int a) { *p = a; }
   static Int Count(uint32_t first) { return first; }
   static Int Xor(Int a, Int b, uint32_t word) { return a ^ b ^ word; }
   static Int AndOr(Int a, uint32_t b, uint32_t c) { return (a & b) | c; }

@@ -406,7 +406,7 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Merge<S, true>,
           &Merge<S, false>,
           &ProgramCells<S>,
-          &Normals<S>,
+          &Draw<S>,
           &Read<S, true>,
           &Read<S, false>,
           &Square<S>,

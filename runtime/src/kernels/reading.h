@@ -92,15 +92,15 @@ const float kReadNormals[4][16] = {
 };
 
 template <class S>
-struct NormalsOfHalves {
+struct NormalsOf {
   using Lookup = typename S::Lookup16;
   Lookup power0{kReadNormals[0]}, power1{kReadNormals[1]}, power2{kReadNormals[2]},
       power3{kReadNormals[3]};
 
-  // `half`: 16 bits and 2^15.
-  typename S::Vec operator()(typename S::Int half) const {
+  // `draw`: 16 bits and 2^15.
+  typename S::Vec operator()(typename S::Int draw) const {
     using Vec = typename S::Vec;
-    const Vec number = S::ToFloat(half);
+    const Vec number = S::ToFloat(draw);
     const auto index = S::template ShiftRight<23>(S::FloatBits(number));
     const Vec a = S::Abs(number);
     Vec z = S::Fma(power3(index), a, power2(index));
@@ -112,9 +112,8 @@ struct NormalsOfHalves {
 
 // Rows [begin, end) of a group (eight in all, two of each word) for the next kVecs vectors.
 template <class S, int kVecs, bool kAll>
-inline void NormalsOfVecs(const NormalArgs& args, const PhiloxStart& start,
-                          const NormalsOfHalves<S>& normals, ptrdiff_t from, int begin, int end,
-                          float* z) {
+inline void DrawVecs(const DrawArgs& args, const PhiloxStart& start, ptrdiff_t from, int begin,
+                     int end, uint32_t* z) {
   using Int = typename S::Int;
   Int places[kVecs];
   Int words[kVecs][4];
@@ -128,74 +127,68 @@ inline void NormalsOfVecs(const NormalArgs& args, const PhiloxStart& start,
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
     const ptrdiff_t at = from + v * S::kLanes;
-    const bool is_whole = at + S::kLanes <= args.count;
     RIMC_UNROLL
     for (int row = 0; row < kDrawRows; ++row) {
       if (!kAll && (row < begin || row >= end)) continue;
       const Int word = words[v][row / 2];
       const Int bits = row % 2 == 0 ? S::template ShiftLeft<16>(word) : word;
-      const auto normal = normals(S::AndOr(bits, 0xffff0000u, 0x8000u));
-      float* const to = z + (row - begin) * args.z_row + at;
-      if (is_whole) {
-        S::Store(to, normal);
-      } else {
-        S::StoreN(to, static_cast<int>(args.count - at), normal);
-      }
+      S::StoreInt(z + (row - begin) * args.z_row + at, S::AndOr(bits, 0xffff0000u, 0x8000u));
     }
   }
 }
 
 template <class S, bool kAll>
-inline void NormalsOfGroup(const NormalArgs& args, uint32_t group, int begin, int end, float* z) {
+inline void DrawGroup(const DrawArgs& args, uint32_t group, int begin, int end, uint32_t* z) {
   const PhiloxStart start = StartPhilox<S>(args.key, group);
-  const NormalsOfHalves<S> normals;
   ptrdiff_t i = 0;
   if constexpr (S::kLanes == 16) {
     // As many as registers hold.
     for (; i + 2 * S::kLanes < args.count; i += 3 * S::kLanes) {
-      NormalsOfVecs<S, 3, kAll>(args, start, normals, i, begin, end, z);
+      DrawVecs<S, 3, kAll>(args, start, i, begin, end, z);
     }
     for (; i + S::kLanes < args.count; i += 2 * S::kLanes) {
-      NormalsOfVecs<S, 2, kAll>(args, start, normals, i, begin, end, z);
+      DrawVecs<S, 2, kAll>(args, start, i, begin, end, z);
     }
   }
   for (; i < args.count; i += S::kLanes) {
-    NormalsOfVecs<S, 1, kAll>(args, start, normals, i, begin, end, z);
+    DrawVecs<S, 1, kAll>(args, start, i, begin, end, z);
   }
 }
 
 template <class S>
-void Normals(const NormalArgs& args) {
+void Draw(const DrawArgs& args) {
   const uint64_t end = args.row + static_cast<uint64_t>(args.rows);
   for (uint64_t row = args.row; row < end;) {
     const uint64_t group = row / kDrawRows;
     const int first = static_cast<int>(row % kDrawRows);
     const uint64_t left = end - group * kDrawRows;
     const int last = left < kDrawRows ? static_cast<int>(left) : kDrawRows;
-    float* const z = args.z + static_cast<ptrdiff_t>(row - args.row) * args.z_row;
+    uint32_t* const z = args.z + static_cast<ptrdiff_t>(row - args.row) * args.z_row;
     if (last - first == kDrawRows) {
-      NormalsOfGroup<S, true>(args, static_cast<uint32_t>(group), first, last, z);
+      DrawGroup<S, true>(args, static_cast<uint32_t>(group), first, last, z);
     } else {
-      NormalsOfGroup<S, false>(args, static_cast<uint32_t>(group), first, last, z);
+      DrawGroup<S, false>(args, static_cast<uint32_t>(group), first, last, z);
     }
     row += static_cast<uint64_t>(last - first);
   }
 }
 
-// Adds noise to the sums of a block, which stay in registers.
+// Adds noise to the sums of a block, which stay in registers. Draws become normals here: that
+// takes no sum, so a processor does it while the last products are on their way.
 template <class S, int kRows, int kVecs, bool kConv>
 inline void AddNoise(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
   using Vec = typename S::Vec;
   // Of a block of a convolution sigma is per lane, of others the deviation.
   const float* const of_lanes = kConv ? args.sigma : args.deviation;
   const float* const of_rows = kConv ? args.deviation : args.sigma;
+  const NormalsOf<S> normals;
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     const Vec of_row = S::Set1(of_rows[i]);
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       const Vec deviation = S::Mul(of_row, S::Load(of_lanes + v * S::kLanes));
-      const Vec z = S::Load(args.z + i * args.z_row + v * S::kLanes);
+      const Vec z = normals(S::LoadInt(args.z + i * args.z_row + v * S::kLanes));
       acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
     }
   }
@@ -207,6 +200,7 @@ void Read(const ReadArgs& args) {
   const Vec top = S::Set1(args.top);
   const Vec bottom = S::Set1(-args.top);
   const Vec weight = S::Set1(args.weight);
+  const NormalsOf<S> normals;
   for (ptrdiff_t i = 0; i < args.count; i += S::kLanes) {
     const int lanes = args.count - i < S::kLanes ? static_cast<int>(args.count - i) : S::kLanes;
     const auto of_column = [&](const float* values) {
@@ -217,7 +211,9 @@ void Read(const ReadArgs& args) {
       const Vec variance =
           args.variance_each ? LoadLanes<S>(args.variance + i, lanes) : S::Set1(*args.variance);
       const Vec deviation = S::Mul(S::Sqrt(variance), of_column(args.deviation));
-      value = S::Add(value, S::Mul(deviation, LoadLanes<S>(args.z + i, lanes)));
+      uint32_t draws[S::kLanes] = {};
+      for (int lane = 0; lane < lanes; ++lane) draws[lane] = args.z[i + lane];
+      value = S::Add(value, S::Mul(deviation, normals(S::LoadInt(draws))));
     }
     if (args.gain != nullptr) {
       value = S::Mul(value, of_column(args.gain));

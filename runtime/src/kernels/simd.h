@@ -10,7 +10,7 @@
 //   (-v where sign has its bit set), kHasLookup and, where true, Lookup<n>(p), a function of p[i]
 //   for whole numbers i < n (NaN stays NaN), Lookup16(p), a function of p[i & 15] for words i,
 // and over words of 32 bits:
-//   Int, LoadInt, Count(first) (first, first + 1, ..), Xor(a, b, word), ShiftLeft<n>,
+//   Int, LoadInt, StoreInt, Count(first) (first, first + 1, ..), Xor(a, b, word), ShiftLeft<n>,
 //   ShiftRight<n>, AndOr(a, b, c) = (a & b) | c for words b and c, ToFloat (of a signed word),
 //   FloatBits,
 // and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:

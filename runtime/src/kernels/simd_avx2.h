@@ -70,6 +70,9 @@ struct Avx2 {
   static Int LoadInt(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
+  static void StoreInt(uint32_t* p, Int a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a);
+  }
   static Int Count(uint32_t first) {
     return _mm256_add_epi32(SetInt(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

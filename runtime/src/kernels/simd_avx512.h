@@ -71,6 +71,7 @@ struct Avx512 {
   static constexpr int kXor3 = 0x96;
   static Int SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static Int LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static void StoreInt(uint32_t* p, Int a) { _mm512_storeu_si512(p, a); }
   static Int Count(uint32_t first) {
     return _mm512_add_epi32(
         SetInt(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));

@@ -22,7 +22,7 @@ struct RramConv::Run {
 // What a task that stores sums has of its own.
 struct RramConv::Memory {
   float* partial;         // [images, columns of a block, positions of a band]
-  float* z;               // the same, of one image
+  std::uint32_t* z;       // draws of one image, rows of whole vectors
   float* variance;        // as partial, or [images, positions of a band]
   float* squares;         // of the inputs, or their sums over the channels of a tile
   std::int32_t* offsets;  // [window] in those sums
@@ -133,8 +133,8 @@ ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& pl
   const auto num_tiles = static_cast<Index>(readout_.tiles.size());
   const Index row = plan.MaxPositions();
   auto* const places = reinterpret_cast<std::uint32_t*>(memory + num_tiles * row);
-  float* const z = memory + (num_tiles + 1) * row;
-  float* const squares = z + ConvEngine::Noise::ZFloats(plan);
+  auto* const z = places + row;
+  float* const squares = memory + (num_tiles + 1) * row + ConvEngine::Noise::ZFloats(plan);
   engine.FillPlaces(place, places);
   for (Index tile = 0; tile < num_tiles; ++tile) {
     const Range k = readout_.tiles[static_cast<std::size_t>(tile)].k;
@@ -203,7 +203,8 @@ Index RramConv::TaskFloats(const ConvPlan& plan) const {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
   const Index block = RoundUp(kernels_.max_rows * positions, 16);
   const Index terms = periphery_.iv.on ? block + 2 * plan.scratch_floats() : Index{0};
-  return 3 * block + plan.scratch_floats() + RoundUp(conv_.Window(), 16) + terms;
+  return 2 * block + kernels_.max_rows * RoundUp(positions, 16) + plan.scratch_floats() +
+         RoundUp(conv_.Window(), 16) + terms;
 }
 
 void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
@@ -218,10 +219,11 @@ void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const
 void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept {
   const ConvPlan& plan = run.plan;
   const Index block_floats = RoundUp(kernels_.max_rows * run.Positions(), 16);
+  const Index z_floats = kernels_.max_rows * RoundUp(run.Positions(), 16);
   Memory memory{};
   memory.partial = place.extra;
-  memory.z = memory.partial + block_floats;
-  memory.variance = memory.z + block_floats;
+  memory.z = reinterpret_cast<std::uint32_t*>(memory.partial + block_floats);
+  memory.variance = memory.partial + block_floats + z_floats;
   memory.squares = memory.variance + block_floats;
   memory.offsets = reinterpret_cast<std::int32_t*>(memory.squares + plan.scratch_floats());
   if (periphery_.iv.on) {
@@ -320,6 +322,7 @@ void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const M
   const Index last_tile = static_cast<Index>(sums_.size()) - 1;
   const bool relative = squares_.size() > 0;
   const kernels::DrawKey key = periphery_.Draws(run.number, plane, tile);
+  const Index z_row = RoundUp(band, kernels_.lanes);
   kernels::ReadArgs args{};
   args.top = periphery_.adc_top;
   args.weight = periphery_.PlaneWeight(plane);
@@ -334,14 +337,14 @@ void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const M
     const Index start = (image * conv_.columns + column0) * volume + plan.BandOffset(place.item);
     if (periphery_.noise.on) {
       const Index first = image * volume + plan.BandOffset(place.item);
-      kernels_.normals({key, static_cast<std::uint64_t>(column0), columns.size(),
-                        static_cast<std::uint32_t>(first), nullptr, band, memory.z, band});
+      kernels_.draw({key, static_cast<std::uint64_t>(column0), columns.size(),
+                     static_cast<std::uint32_t>(first), nullptr, band, memory.z, z_row});
     }
     for (Index i = 0; i < columns.size(); ++i) {
       const Index at = (n * columns.size() + i) * band;
       args.partial = memory.partial + at;
       if (periphery_.noise.on) {
-        args.z = memory.z + i * band;
+        args.z = memory.z + i * z_row;
         args.variance = memory.variance + (relative ? at : n * band);
         args.deviation = periphery_.noise.deviation.data() + column0 + i;
       }

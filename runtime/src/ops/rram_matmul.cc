@@ -84,7 +84,7 @@ struct RramMatMul::Chunk {
   Range rows;
   const float* line;  // word lines of the pass, rows K apart
   float* made_lines;
-  float* z;            // [kDrawRows, columns of a panel]
+  std::uint32_t* z;    // draws [kDrawRows, columns of a panel]
   const float* sigma;  // [rows] root of the sum of squares of a tile's word lines
 };
 
@@ -93,9 +93,9 @@ struct RramMatMul::Stored {
   Range rows;
   Range panels;
   Range columns;
-  float* partial;   // [rows, columns]
-  float* z;         // the same; null without read noise
-  float* variance;  // the same; null unless each sum has one
+  float* partial;    // [rows, columns]
+  float* variance;   // the same; null unless each sum has one
+  std::uint32_t* z;  // draws [rows, whole vectors of columns]; null without read noise
 };
 
 RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
@@ -305,7 +305,9 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
   const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   Chunk chunk{};
   chunk.made_lines = work.memory + task * work.TaskFloats();
-  if (work.z_floats > 0) chunk.z = chunk.made_lines + work.line_floats;
+  if (work.z_floats > 0) {
+    chunk.z = reinterpret_cast<std::uint32_t*>(chunk.made_lines + work.line_floats);
+  }
   for (Index row = rows.begin; row < rows.end; row += work.chunk_rows) {
     chunk.rows = {row, std::min(row + work.chunk_rows, rows.end)};
     for (const Pass& pass : passes_) {
@@ -394,8 +396,8 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   for (Index row = 0; row < count; row += step) {
     const Index rows = std::min(step, count - row);
     if (noisy) {
-      kernels_.normals({key, static_cast<std::uint64_t>(chunk.rows.begin + row), rows,
-                        static_cast<std::uint32_t>(n0), nullptr, args.z_row, chunk.z, args.z_row});
+      kernels_.draw({key, static_cast<std::uint64_t>(chunk.rows.begin + row), rows,
+                     static_cast<std::uint32_t>(n0), nullptr, args.z_row, chunk.z, args.z_row});
     }
     const Index num_blocks = CeilDiv(rows, kernels_.PanelRows(vecs.size()));
     for (Index block = 0; block < num_blocks; ++block) {
@@ -412,8 +414,8 @@ Index RramMatMul::StoredRows() const {
 }
 
 Index RramMatMul::StoredFloats() const {
-  const Index parts = 1 + (periphery_.noise.on ? 1 : 0) + (squares_.size() > 0 ? 1 : 0);
-  return RoundUp(parts * StoredRows() * columns_, 16);
+  const Index sums = (squares_.size() > 0 ? 2 : 1) * RoundUp(StoredRows() * columns_, 16);
+  return sums + (periphery_.noise.on ? StoredRows() * RoundUp(columns_, 16) : Index{0});
 }
 
 void RramMatMul::RunStoredTask(const Work& work, Index task) const {
@@ -421,10 +423,13 @@ void RramMatMul::RunStoredTask(const Work& work, Index task) const {
   Stored part{};
   part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
   part.columns = TaskColumns(part.panels);
-  const Index floats = StoredRows() * columns_;
+  const Index floats = RoundUp(StoredRows() * columns_, 16);
   part.partial = work.memory + task * StoredFloats();
-  part.z = periphery_.noise.on ? part.partial + floats : nullptr;
-  part.variance = work.squares != nullptr ? part.partial + 2 * floats : nullptr;
+  part.variance = work.squares != nullptr ? part.partial + floats : nullptr;
+  if (periphery_.noise.on) {
+    float* const z = part.partial + (work.squares != nullptr ? 2 : 1) * floats;
+    part.z = reinterpret_cast<std::uint32_t*>(z);
+  }
   for (Index row = rows.begin; row < rows.end; row += StoredRows()) {
     part.rows = {row, std::min(row + StoredRows(), rows.end)};
     for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
@@ -478,6 +483,7 @@ void RramMatMul::Multiply(const float* x, const AlignedFloats& packed, const Sto
 void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
                           const Pass& pass) const {
   const Index width = part.columns.size();
+  const Index z_row = RoundUp(width, kernels_.lanes);
   const Index n0 = part.columns.begin;
   const bool first_plane = plane == 0;
   const bool last_plane = plane + 1 == periphery_.num_planes();
@@ -497,8 +503,8 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
     args.deviation = periphery_.noise.deviation.data() + n0;
     args.variance_each = part.variance != nullptr;
     const kernels::DrawKey key = periphery_.Draws(work.run, plane, pass.tile);
-    kernels_.normals({key, static_cast<std::uint64_t>(part.rows.begin), part.rows.size(),
-                      static_cast<std::uint32_t>(n0), nullptr, width, part.z, width});
+    kernels_.draw({key, static_cast<std::uint64_t>(part.rows.begin), part.rows.size(),
+                   static_cast<std::uint32_t>(n0), nullptr, width, part.z, z_row});
   }
   // All rows of the tile: passes of a tile follow each other.
   const Index k0 = tiled_ ? pass.k.begin : 0;
@@ -508,7 +514,7 @@ void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
     args.partial = part.partial + i * width;
     args.y = work.y + row * columns_ + n0;
     if (part.z != nullptr) {
-      args.z = part.z + i * width;
+      args.z = part.z + i * z_row;
       args.variance = args.variance_each ? part.variance + i * width : &sum_squares;
       if (!args.variance_each) {
         kernels_.row_squares(work.Line(plane, depth_) + row * depth_ + k0, depth_, 1, &sum_squares,

@@ -184,7 +184,7 @@ class ConvEngine {
     const float* deviation;       // [columns of the group]
     Index column0;                // number of its first column
     kernels::DrawKey key;         // of tile 0
-    float* z;                     // ZFloats(): of the columns whose draws are of one counter
+    std::uint32_t* z;             // ZFloats(): of the columns whose draws are of one counter
     static Index ZFloats(const ConvPlan& plan) {
       return kPartsTogether * kernels::kDrawRows * plan.panel_row();
     }
@@ -265,7 +265,7 @@ class ConvEngine {
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      float* to, Index to_row) const noexcept;
   void DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
-                 float* z) const noexcept;
+                 std::uint32_t* z) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,

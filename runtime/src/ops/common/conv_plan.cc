@@ -306,13 +306,6 @@ ConvItem ConvPlan::Item(Index i) const {
 
 void ConvPlan::FillOffsets() {
   offsets_.resize(static_cast<std::size_t>(num_offsets()));
-  const Index volume = shape_.OutVolume();
-  direct_offsets_.clear();
-  if (is_panels_ && conv_.depth * volume < kMaxSteps) {
-    for (Index c = 0; c < conv_.depth; ++c) {
-      direct_offsets_.push_back(static_cast<std::int32_t>(c * volume));
-    }
-  }
   const Index channel = is_panels_ ? panel_row() : images_per_item_ * plane();
   const auto place = [&](std::size_t axis, Index k) {
     const Index at = k * conv_.dilations[axis];
@@ -321,6 +314,10 @@ void ConvPlan::FillOffsets() {
         std::find(phases_[axis].begin(), phases_[axis].end(), at % conv_.strides[axis]);
     return std::pair<Index, Index>(phase - phases_[axis].begin(), at / conv_.strides[axis]);
   };
+  const Index volume = shape_.OutVolume();
+  for (Index c = 0; c < conv_.depth && is_panels_ && conv_.depth * volume < kMaxSteps; ++c) {
+    direct_offsets_.push_back(static_cast<std::int32_t>(c * volume));
+  }
   const auto phases1 = static_cast<Index>(phases_[1].size());
   const auto phases2 = static_cast<Index>(phases_[2].size());
   const Index window = conv_.Window();

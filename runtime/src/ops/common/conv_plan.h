@@ -99,7 +99,7 @@ class ConvPlan {
   Index num_offsets() const { return conv_.depth * conv_.Window(); }
   // offsets()[k] is what to add to the place of an output position, k = (channel, kernel position).
   const std::int32_t* offsets() const { return offsets_.data(); }
-  // The same in the channels of a group of x itself, of a plan of panels.
+  // The same in the input itself, [depth], of a pointwise plan whose channels are that near.
   const std::int32_t* direct_offsets() const { return direct_offsets_.data(); }
 
   // Output positions of `item` per image and column; they are consecutive in the output.
@@ -168,7 +168,7 @@ class ConvPlan {
   bool is_panels_ = false;
   Index scratch_floats_ = 0;
   std::vector<std::int32_t> offsets_;
-  std::vector<std::int32_t> direct_offsets_;  // where x is not too large for them
+  std::vector<std::int32_t> direct_offsets_;
 };
 
 }  // namespace rimc
