@@ -112,16 +112,16 @@ void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& bran
   }
 }
 
-// The codes of the ranks for all positions of an item.
-void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept {
+// The codes of the ranks for vectors `all` of an item's positions.
+void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
+                              Range all) const noexcept {
   const BranchCells& a = branch.a;
   const Index lanes = kernels_.lanes;
-  const Index num_vecs = NumVecs(place.item);
   const Index most = std::min<Index>(kernels::kMaxVecs,
                                      kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
   const float* codes[kernels::kMaxVecs];
-  for (Index vec = 0; vec < num_vecs; vec += most) {
-    const Range vecs{vec, std::min(vec + most, num_vecs)};
+  for (Index vec = all.begin; vec < all.end; vec += most) {
+    const Range vecs{vec, std::min(vec + most, all.end)};
     AimCodes(place, vecs, branch, codes);
     if (a.words != nullptr) {
       ComputeRankWords(branch, codes, vecs);

@@ -91,6 +91,12 @@ bool ConvEngine::ReadsDirectly() const noexcept {
          code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
 }
 
+// Whether ComputeFused makes the codes of each part of the positions just before it reads them.
+// Items that share their input share its codes too.
+bool ConvEngine::CopiesCodesByPart() const noexcept {
+  return ReadsDirectly() && plan_.sharers() == 1;
+}
+
 // The first position of an item in a group's first channel, or word of channels.
 const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
   const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
@@ -133,7 +139,7 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
     const Range last{(positions - 1) / panel * panel, positions};
     CopyPanelRows(place, {0, depth}, last, place.input);
   }
-  if (!copies && branch == nullptr) return;
+  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
@@ -268,6 +274,12 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
     aim->args.b[v] = direct ? ChannelAt(place, 0) + (vecs.begin + v) * lanes
                             : place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
   }
+  if (branch.engine != nullptr && CopiesCodesByPart()) {
+    const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
+    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
+                                 {vecs.begin * lanes, end}, place.codes);
+    if (branch.a.columns > 0) ComputeRanks(place, branch, vecs);
+  }
   if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
 }
 
@@ -349,8 +361,8 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   for (Index i = 0; i <= together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
   }
-  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
-    ComputeRanks(place, finish->branch);
+  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
+    ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
   }
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
