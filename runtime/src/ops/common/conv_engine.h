@@ -250,6 +250,7 @@ class ConvEngine {
   // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
   // vector.
   bool ReadsDirectly() const noexcept;
+  bool CopiesCodesByPart() const noexcept;
   const float* ChannelAt(const Place& place, Index image) const noexcept;
   Index TailPositions(const Place& place, const ConvCells& cells,
                       const Noise* noise) const noexcept;
@@ -259,7 +260,7 @@ class ConvEngine {
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
   void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
                 const float** codes) const noexcept;
-  void ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept;
+  void ComputeRanks(const Place& place, const ConvBranch& branch, Range all) const noexcept;
   void ComputeRankWords(const ConvBranch& branch, const float* const* codes,
                         Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,

@@ -91,6 +91,12 @@ bool ConvEngine::ReadsDirectly() const noexcept {
          code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
 }
 
+// Whether ComputeFused makes the codes of each part of the positions just before it reads them.
+// Items that share their input share its codes too.
+bool ConvEngine::CopiesCodesByPart() const noexcept {
+  return ReadsDirectly() && plan_.sharers() == 1;
+}
+
 // The first position of an item in a group's first channel, or word of channels.
 const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
   const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
@@ -124,56 +130,6 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
   }
 }
 
-// Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
-void ConvEngine::PackInput(const Place& place, Range words, Index depth) const noexcept {
-  const Index channel = plan_.images_per_item() * plan_.plane();
-  const Index word_phase = plan_.conv().depth * channel;
-  const auto pack = [&](Index phase, Range part, Index channels) {
-    kernels::PackArgs args{};
-    const float* const from =
-        place.input + (phase * depth + part.begin * kChannelsOfWord) * channel;
-    for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
-    args.from_row = kChannelsOfWord * channel;
-    args.stride = 1;
-    args.to =
-        reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
-    args.to_row = channel;
-    args.rows = part.size();
-    args.width = channel;
-    args.divisor = code_divisor_;
-    if (part.size() > 0 && !kernels_.codes->pack_codes(args)) {
-      has_nan_.store(true, std::memory_order_relaxed);
-    }
-  };
-  const auto& phases = plan_.phases(2);
-  const auto row_phases = static_cast<Index>(phases.size());
-  const Sources sources = FindSources(place.item);
-  const auto source_of = [&](Index i) {
-    const auto at = static_cast<std::size_t>(i);
-    return at < sources.size() ? static_cast<Index>(sources[at]) : i;
-  };
-  const Index full = std::min(words.end, depth / kChannelsOfWord);
-  const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
-  for (Index row = 0; row < rows; ++row) {
-    for (Index i = 0; i < row_phases; ++i) {
-      if (source_of(i) != i) continue;
-      pack(row * row_phases + i, {words.begin, full}, kChannelsOfWord);
-      if (full < words.end) {
-        pack(row * row_phases + i, {full, words.end}, depth % kChannelsOfWord);
-      }
-    }
-    for (Index i = 0; i < row_phases; ++i) {
-      const Index source = source_of(i);
-      if (source == i) continue;
-      const auto inside = [&](Index phase) {
-        return FindInside(place.item, 2, phases[static_cast<std::size_t>(phase)]);
-      };
-      ShiftPhase(place.codes + (row * row_phases + source) * word_phase, inside(source), words,
-                 inside(i), place.codes + (row * row_phases + i) * word_phase);
-    }
-  }
-}
-
 void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
   const Index depth = plan_.conv().depth;
   const Index positions = place.item.images.size() * place.item.band.size();
@@ -183,7 +139,7 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
     const Range last{(positions - 1) / panel * panel, positions};
     CopyPanelRows(place, {0, depth}, last, place.input);
   }
-  if (!copies && branch == nullptr) return;
+  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
   if (positions < kLongRow || place.item.images.size() > 1) {
     // Whole panels, whose rows are near each other in the input.
     for (Index p = 0; p < positions; p += panel) {
@@ -257,110 +213,6 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
   }
 }
 
-// Columns of a matrix of the branch, from the vectors b on, to `to`.
-void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
-                               Range vecs, float* to, Index to_row) const noexcept {
-  const Index num_vecs = vecs.size();
-  const Index rows = cells.lists == nullptr ? columns.size() : 1;
-  kernels::CodeBlockArgs words{};
-  kernels::BlockArgs floats{};
-  for (Index v = 0; v < num_vecs; ++v) {
-    floats.b[v] = b[vecs.begin + v];
-    words.b[v] = reinterpret_cast<const std::uint32_t*>(floats.b[v]);
-    words.lanes[v] = floats.lanes[v] = static_cast<int>(kernels_.lanes);
-  }
-  words.c_row = floats.c_row = to_row;
-  floats.last = true;
-  for (Index m = columns.begin; m < columns.end; m += rows) {
-    const Index cell = cells.lists == nullptr ? m * cells.depth : cells.lists[m] - cells.lists[0];
-    const Index depth = cells.lists == nullptr ? cells.depth : cells.lists[m + 1] - cells.lists[m];
-    const std::int32_t* const offsets = cells.offsets + (cells.lists == nullptr ? 0 : cell);
-    for (Index v = 0; v < num_vecs; ++v) {
-      words.c[v] = floats.c[v] =
-          to + (m - columns.begin) * to_row + (vecs.begin + v) * kernels_.lanes;
-    }
-    if (cells.words != nullptr) {
-      words.a = cells.words + cell;
-      words.start = cells.start + m;
-      words.b_offset = offsets;
-      words.depth = depth;
-      kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
-    } else {
-      floats.a = cells.floats + cell;
-      floats.b_offset = offsets;
-      floats.depth = depth;
-      kernels_.conv_block[rows - 1][num_vecs - 1](floats);
-    }
-  }
-}
-
-// Where the branch reads for vectors `vecs` of an item's positions.
-void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
-                          const float** codes) const noexcept {
-  const Index lanes = kernels_.lanes;
-  if (!plan_.is_panels()) {
-    kernels::BlockArgs aim{};
-    AimAt(place, vecs, {}, &aim);
-    for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
-    return;
-  }
-  const Index panel = plan_.block_vecs();
-  const Index panel_floats = branch.engine->plan_.conv().depth * panel * lanes;
-  for (Index v = vecs.begin; v < vecs.end; ++v) {
-    *codes++ = branch.codes + v / panel * panel_floats + v % panel * lanes;
-  }
-}
-
-// The codes of the ranks for all positions of an item.
-void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch) const noexcept {
-  const BranchCells& a = branch.a;
-  const Index lanes = kernels_.lanes;
-  const Index num_vecs = NumVecs(place.item);
-  const Index most = std::min<Index>(kernels::kMaxVecs,
-                                     kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
-  const float* codes[kernels::kMaxVecs];
-  for (Index vec = 0; vec < num_vecs; vec += most) {
-    const Range vecs{vec, std::min(vec + most, num_vecs)};
-    AimCodes(place, vecs, branch, codes);
-    if (a.words != nullptr) {
-      ComputeRankWords(branch, codes, vecs);
-      continue;
-    }
-    float* const u = branch.u + vec * lanes;
-    for (Index i = 0; i < a.num_blocks; ++i) {
-      const Range ranks = Part(a.columns, a.num_blocks, i);
-      ComputeBranch(a, ranks, codes, {0, vecs.size()}, u + ranks.begin * branch.u_row,
-                    branch.u_row);
-    }
-    for (Index r = 0; r < a.columns; ++r) {
-      float* const rank = u + r * branch.u_row;
-      kernels_.quantize(rank, rank, vecs.size() * lanes,
-                        {branch.rank_step[r].step, -127.0f, 127.0f, 1.0f});
-    }
-  }
-}
-
-// The words of vectors `vecs`, whose input is at `codes`.
-void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
-                                  Range vecs) const noexcept {
-  const BranchCells& a = branch.a;
-  kernels::RankBlockArgs args{};
-  for (Index v = 0; v < vecs.size(); ++v) {
-    args.b[v] = reinterpret_cast<const std::uint32_t*>(codes[v]);
-  }
-  args.b_offset = a.offsets;
-  args.depth = a.depth;
-  for (Index i = 0; i < a.num_blocks; ++i) {
-    const Range ranks = Part(a.columns, a.num_blocks, i);
-    args.a = a.words + ranks.begin * a.depth;
-    args.start = a.start + ranks.begin;
-    args.rank_step = branch.rank_step + ranks.begin;
-    auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);
-    for (Index v = 0; v < vecs.size(); ++v) args.u[v] = u + (vecs.begin + v) * kernels_.lanes;
-    kernels_.codes->rank_block[ranks.size() - 1][vecs.size() - 1](args);
-  }
-}
-
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -421,6 +273,12 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   for (Index v = 0; v < vecs.size() && plan_.is_panels(); ++v) {
     aim->args.b[v] = direct ? ChannelAt(place, 0) + (vecs.begin + v) * lanes
                             : place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
+  }
+  if (branch.engine != nullptr && CopiesCodesByPart()) {
+    const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
+    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
+                                 {vecs.begin * lanes, end}, place.codes);
+    if (branch.a.columns > 0) ComputeRanks(place, branch, vecs);
   }
   if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
 }
@@ -503,8 +361,8 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   for (Index i = 0; i <= together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
   }
-  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new) {
-    ComputeRanks(place, finish->branch);
+  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
+    ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
   }
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
