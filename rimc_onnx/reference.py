@@ -28,6 +28,7 @@ __all__ = [
     "im2col",
     "iv_terms",
     "line_range",
+    "read_noise",
     "rram_conv",
     "rram_matmul",
     "word_lines",
