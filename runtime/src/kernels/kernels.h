@@ -146,8 +146,8 @@ struct BlockArgs {
   // that differ from block to block.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
-  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first blocks,
-  // a line of a channel each. Or null.
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
+  // blocks, a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
   // Of one vector: where its sums start, at tail_sums + i * tail_row, or null.
@@ -155,7 +155,8 @@ struct BlockArgs {
   ptrdiff_t tail_row;
 };
 
-// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
+// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows
+// rows,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
 struct TailArgs {

@@ -239,6 +239,7 @@ class ConvEngine {
     Range columns;
   };
   struct Aim;
+  struct Job;
   // The channels that go to one plane of scratch memory: one, or four of codes.
   struct Channels {
     const float* from[4];
@@ -259,6 +260,10 @@ class ConvEngine {
                      const float* rank_step, float* to, Index to_row) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
+  void ComputePass(const Place& place, const Job& job, std::size_t number,
+                   Index count) const noexcept;
+  void SetNoise(const Place& place, const Noise& noise, Index column, const ConvOutput& output,
+                Aim* aim) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
   void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,
@@ -385,8 +390,8 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     float* const local = locals + slot * task_floats;
     for (Index i = task; i < plan_.num_items(); i += num_tasks) {
       float* const input = inputs + (shared ? i / plan_.sharers() : slot) * input_floats;
-      Place place{plan_.Item(i), 0, input, offsets, local, local + local_floats, nullptr, nullptr,
-                  nullptr};
+      Place place{plan_.Item(i),        0,       input,   offsets, local,
+                  local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
@@ -408,9 +413,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index code_offsets = branch == nullptr ? 0 : RoundUp(branch->plan_.num_offsets(), 16);
   const Index direct_offsets = ReadsDirectly() ? offset_floats : 0;
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
-  const Index column_floats =
-      plan_.by_rows() ? kernels_.tail_positions
-                      : 2 * PartsTogether(plan_, false) * plan_.panel_row();
+  const Index column_floats = plan_.by_rows() ? kernels_.tail_positions
+                                              : 2 * PartsTogether(plan_, false) * plan_.panel_row();
   const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Index table_floats = offset_floats + code_offsets + direct_offsets;
