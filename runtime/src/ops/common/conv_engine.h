@@ -242,6 +242,7 @@ class ConvEngine {
     Range columns;
   };
   struct Aim;
+  struct Job;
   // The channels that go to one plane of scratch memory: one, or four of codes.
   struct Channels {
     const float* from[4];
@@ -269,6 +270,8 @@ class ConvEngine {
                  std::uint32_t* z) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
+  void ComputePass(const Place& place, const Job& job, std::size_t number,
+                   Index count) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
   void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,

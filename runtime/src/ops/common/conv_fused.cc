@@ -20,11 +20,6 @@ constexpr Index kDirectSteps = 128;
 // An item of so few blocks of vectors computes each block of columns for all of them: the cells of
 // large matrices come from far.
 constexpr Index kFewParts = kPartsTogether;
-// Positions of an item from which on its channels are copied one by one.
-constexpr Index kLongRow = 512;
-constexpr Index kChannelsOfWord = 4;
-// Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
-constexpr Index kPackFloats = 4096;
 
 // Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
 Index DrawnWith(Range columns, Index group_columns, Index column0) {
@@ -85,134 +80,6 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
   return passes;
 }
 
-bool ConvEngine::ReadsDirectly() const noexcept {
-  const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
-  return plan_.is_panels() && plan_.images_per_item() == 1 && quantizer_ == nullptr &&
-         code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
-}
-
-// Whether ComputeFused makes the codes of each part of the positions just before it reads them.
-// Items that share their input share its codes too.
-bool ConvEngine::CopiesCodesByPart() const noexcept {
-  return ReadsDirectly() && plan_.sharers() == 1;
-}
-
-// The first position of an item in a group's first channel, or word of channels.
-const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
-  const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
-  const Index group = (place.item.images.begin + image) * plan_.conv().group + place.group;
-  return x_ + group * inputs * plan_.shape().OutVolume() + place.item.band.begin;
-}
-
-// The input of a group, and the codes of the branch.
-void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const noexcept {
-  if (plan_.is_panels()) {
-    CopyPanels(place, branch);
-    return;
-  }
-  const Index depth = plan_.conv().depth;
-  if (branch == nullptr || branch->code_channels_ == 0 || quantizer_ != nullptr) {
-    CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
-    if (branch == nullptr) return;
-    branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
-                      place.codes);
-    return;
-  }
-  // Codes are made of the copy, while it is in the cache.
-  const Index words = branch->plan_.conv().depth;
-  const Index step =
-      std::max<Index>(1, kPackFloats / (kChannelsOfWord * plan_.scratch_floats() / depth));
-  for (Index word = 0; word < words; word += step) {
-    const Range part{word, std::min(word + step, words)};
-    const Range channels{part.begin * kChannelsOfWord, std::min(part.end * kChannelsOfWord, depth)};
-    CopyInput(place.item, place.group, channels, quantizer_, place.input);
-    branch->PackInput(place, part, depth);
-  }
-}
-
-void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const noexcept {
-  const Index depth = plan_.conv().depth;
-  const Index positions = place.item.images.size() * place.item.band.size();
-  const Index panel = plan_.panel_row();
-  const bool copies = !ReadsDirectly();
-  if (!copies && positions % kernels_.lanes != 0) {
-    const Range last{(positions - 1) / panel * panel, positions};
-    CopyPanelRows(place, {0, depth}, last, place.input);
-  }
-  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
-  if (positions < kLongRow || place.item.images.size() > 1) {
-    // Whole panels, whose rows are near each other in the input.
-    for (Index p = 0; p < positions; p += panel) {
-      const Range part{p, std::min(p + panel, positions)};
-      if (copies) CopyPanelRows(place, {0, depth}, part, place.input);
-      if (branch == nullptr) continue;
-      branch->CopyPanelRows(place, {0, branch->plan_.conv().depth}, part, place.codes);
-    }
-    return;
-  }
-  // Few channels at a time, of which the codes are made while they are in the cache.
-  const Index step = branch == nullptr ? depth : CeilDiv(depth, branch->plan_.conv().depth);
-  for (Index c = 0; c < depth; c += step) {
-    if (copies) {
-      CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
-    }
-    if (branch != nullptr) {
-      branch->CopyPanelRows(place, {c / step, c / step + 1}, {0, positions}, place.codes);
-    }
-  }
-}
-
-// Positions of an item, from the first of a panel on, to their panels.
-void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positions,
-                               float* to) const noexcept {
-  const Index volume = plan_.shape().OutVolume();
-  const Index depth = plan_.conv().depth;
-  const Index panel = plan_.panel_row();
-  const Index band = place.item.band.size();
-  const Index inputs = code_channels_ == 0 ? depth : code_channels_;
-  const Index each = code_channels_ == 0 ? 1 : kChannelsOfWord;
-  const auto copy = [&](Index p, Index count, Range part, kernels::CopyArgs args) {
-    const float* const first = ChannelAt(place, p / band) + p % band;
-    Channels from{};
-    for (Index j = 0; j < std::min(each, inputs - part.begin * each); ++j) {
-      from.from[j] = first + (part.begin * each + j) * volume;
-    }
-    args.stride = 1;
-    args.to = to + (p / panel * depth + part.begin) * panel + p % panel;
-    args.width = count;
-    CopyRows(from, 0, quantizer_, args);
-  };
-  kernels::CopyArgs args{};
-  if (positions.size() > panel) {
-    // Channel by channel: rows of the copy are panels.
-    args.from_row = panel;
-    args.to_row = depth * panel;
-    args.rows = positions.size() / panel;
-    const Index whole = args.rows * panel;
-    for (Index c = channels.begin; c < channels.end; ++c) {
-      copy(positions.begin, panel, {c, c + 1}, args);
-      if (whole == positions.size()) continue;
-      kernels::CopyArgs rest = args;
-      rest.rows = 1;
-      copy(positions.begin + whole, positions.size() - whole, {c, c + 1}, rest);
-    }
-    return;
-  }
-  // A panel, whose positions may be of several images: rows of the copy are channels, of which the
-  // last word may have less than four.
-  args.from_row = volume * each;
-  args.to_row = panel;
-  const Index full = std::min(channels.end, inputs / each);
-  for (Index p = positions.begin; p < positions.end;) {
-    const Index count = std::min(positions.end - p, band - p % band);
-    args.rows = full - channels.begin;
-    if (args.rows > 0) copy(p, count, {channels.begin, full}, args);
-    args.rows = 1;
-    for (Index c = full; c < channels.end; ++c) copy(p, count, {c, c + 1}, args);
-    p += count;
-  }
-}
-
 // What follows the sums of a block, for the kernel.
 void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
                              const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
@@ -252,6 +119,18 @@ struct ConvEngine::Aim {
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
   float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
+};
+
+// What all passes over an item share.
+struct ConvEngine::Job {
+  const ConvCells& cells;
+  const ConvReadout& readout;
+  const std::vector<ConvPass>& passes;
+  Index column0;
+  const ConvOutput& output;
+  bool finishes;
+  const Noise* noise;
+  Aim* aims;
 };
 
 // Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
@@ -353,10 +232,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Index all_parts = parts + (tail > 0 ? 1 : 0);
-  const Range blocks = place.item.blocks;
   const Index together = FullParts(plan_);
-  const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
-  const bool alike = noise == nullptr && cells.columns % cells.num_blocks == 0;
   Aim aims[kPartsTogether + 1];
   for (Index i = 0; i <= together && finish != nullptr; ++i) {
     aims[i].finish = *finish;
@@ -364,6 +240,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
     ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
   }
+  const Job job{cells, readout, passes, column0, output, finish != nullptr, noise, aims};
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
     Index count = std::min(together, all_parts - part);
@@ -377,54 +254,63 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
       if (part + i == parts) aims[i].tail = tail;
     }
     part += count;
-    for (std::size_t p = 0; p < passes.size(); ++p) {
-      const ConvPass& pass = passes[p];
-      const ConvPass& next = passes[p + 1 < passes.size() ? p + 1 : 0];
-      const bool ends = &pass == &passes.back();
-      const bool finishes = ends && finish != nullptr;
-      const bool has_noise = noise != nullptr && pass.reads;
-      const bool by_block = !alike || (finishes && FinishesByBlock(finish->branch));
-      const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
-      Range drawn{0, 0};  // columns
-      for (Index b = blocks.begin; b < blocks.end; b += step) {
-        const Index end = std::min(b + step, blocks.end);
-        const Index begin = Part(cells.columns, cells.num_blocks, b).begin;
-        const Range columns{begin, Part(cells.columns, cells.num_blocks, end - 1).end};
-        const Index rows = columns.size() / (end - b);
-        const bool draws = has_noise && columns.end > drawn.end;
-        if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
-        for (Index i = 0; i < count; ++i) {
-          kernels::BlockArgs& args = aims[i].args;
-          args.a = cells.packed + begin * plan_.num_offsets() + pass.k.begin * rows;
-          const Index ahead = i + 1 < count ? begin : end < blocks.end ? columns.end : first;
-          args.ahead = cells.packed + ahead * plan_.num_offsets() + pass.k.begin * rows;
-          args.a_block = rows * plan_.num_offsets();
-          args.b_offset = aims[i].offsets + pass.k.begin;
-          args.depth = pass.k.size();
-          args.next_b = nullptr;
-          if (aims[i].offsets == place.direct_offsets && b == blocks.begin) {
-            args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0);
-            args.next_offset =
-                place.direct_offsets + std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
-          }
-          args.resume = pass.resume;
-          args.first = pass.first;
-          args.last = pass.last;
-          SetReadout(readout, pass, column0 + begin, &args);
-          args.z = nullptr;
-          if (has_noise) {
-            // Draws are made next to the products that they go with: a processor does both at once.
-            std::uint32_t* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
-            if (draws) DrawNoise(*noise, pass.tile, drawn, aims[i].vecs, z);
-            args.z_row = aims[i].vecs.size() * kernels_.lanes;
-            args.z = z + (columns.begin - drawn.begin) * args.z_row;
-            args.sigma =
-                noise->sigma + pass.tile * noise->sigma_row + aims[i].vecs.begin * kernels_.lanes;
-            args.deviation = noise->deviation + columns.begin;
-          }
-          ComputeColumns(place, columns, end - b, output, pass, finishes, &aims[i]);
-        }
+    for (std::size_t p = 0; p < passes.size(); ++p) ComputePass(place, job, p, count);
+  }
+}
+
+// One pass over the blocks of columns, for `count` parts that are computed together.
+void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t number,
+                             Index count) const noexcept {
+  const ConvCells& cells = job.cells;
+  const ConvPass& pass = job.passes[number];
+  const bool ends = number + 1 == job.passes.size();
+  const ConvPass& next = job.passes[ends ? 0 : number + 1];
+  const Noise* const noise = pass.reads ? job.noise : nullptr;
+  const bool finishes = ends && job.finishes;
+  const bool by_block = job.noise != nullptr || cells.columns % cells.num_blocks != 0 ||
+                        (finishes && FinishesByBlock(job.aims->finish.branch));
+  const Range blocks = place.item.blocks;
+  const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
+  const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
+  Range drawn{0, 0};  // columns
+  for (Index b = blocks.begin; b < blocks.end; b += step) {
+    const Index end = std::min(b + step, blocks.end);
+    const Range columns{Part(cells.columns, cells.num_blocks, b).begin,
+                        Part(cells.columns, cells.num_blocks, end - 1).end};
+    const Index rows = columns.size() / (end - b);
+    const bool draws = noise != nullptr && columns.end > drawn.end;
+    if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
+    for (Index i = 0; i < count; ++i) {
+      Aim& aim = job.aims[i];
+      kernels::BlockArgs& args = aim.args;
+      const Index ahead = i + 1 < count ? columns.begin : end < blocks.end ? columns.end : first;
+      args.a = cells.packed + columns.begin * plan_.num_offsets() + pass.k.begin * rows;
+      args.ahead = cells.packed + ahead * plan_.num_offsets() + pass.k.begin * rows;
+      args.a_block = rows * plan_.num_offsets();
+      args.b_offset = aim.offsets + pass.k.begin;
+      args.depth = pass.k.size();
+      args.next_b = nullptr;
+      if (aim.offsets == place.direct_offsets && b - blocks.begin <= plan_.block_vecs()) {
+        args.next_b = args.b[0] + (ends ? plan_.panel_row() * count : 0) +
+                      (b - blocks.begin) * kernels_.lanes;
+        args.next_offset =
+            aim.offsets + std::min(next.k.begin, plan_.num_offsets() - pass.k.size());
       }
+      args.resume = pass.resume;
+      args.first = pass.first;
+      args.last = pass.last;
+      SetReadout(job.readout, pass, job.column0 + columns.begin, &args);
+      args.z = nullptr;
+      if (noise != nullptr) {
+        // Draws are made next to the products that they go with: a processor does both at once.
+        std::uint32_t* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
+        if (draws) DrawNoise(*noise, pass.tile, drawn, aim.vecs, z);
+        args.z_row = aim.vecs.size() * kernels_.lanes;
+        args.z = z + (columns.begin - drawn.begin) * args.z_row;
+        args.sigma = noise->sigma + pass.tile * noise->sigma_row + aim.vecs.begin * kernels_.lanes;
+        args.deviation = noise->deviation + columns.begin;
+      }
+      ComputeColumns(place, columns, end - b, job.output, pass, finishes, &aim);
     }
   }
 }
