@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "dispatch.h"
+#include "ops/rram_matmul_work.h"
 
 namespace rimc {
 namespace {
@@ -17,12 +18,8 @@ constexpr Index kTaskWork = Index{1} << 18;
 // Fewer rows take as long as these: reading the panels costs more than the products.
 constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
-// A task of fewer rows reads a panel too often for what it computes.
-constexpr Index kTaskRows = 48;
-// Word lines that a task makes at a time, and sums that it stores: they should stay in the L2
-// cache.
+// Word lines that a task makes at a time: they should stay in the L2 cache.
 constexpr Index kChunkFloats = 3 << 15;
-constexpr Index kStoredFloats = Index{1} << 14;
 
 // What is of all rows of a panel whose first column is n0.
 kernels::PanelFinishArgs PanelFinish(const MatMulFinish* finish, Index n0, Index columns) {
@@ -49,54 +46,6 @@ void AimAt(const MatMulFinish& finish, Index row, Index n0, kernels::PanelFinish
 }
 
 }  // namespace
-
-// One run: rows of x are cut into row_tasks parts, panels into panel_tasks parts.
-struct RramMatMul::Work {
-  const float* x;
-  float* x_line;   // [planes, rows, K] what is on the word lines; null where that is x
-  float* squares;  // of it; null without relative read noise
-  float* terms;    // [2, planes, rows, K] inputs of the cells of the I-V curve; null without
-  float* sigma;    // [reads, rows] of Chunk; null without read noise, or where sums are stored
-  float* y;
-  Index rows;
-  Index row_tasks;
-  Index panel_tasks;
-  std::uint64_t run;
-  const MatMulFinish* finish;
-  bool task_lines;    // tasks drive word lines for themselves
-  Index chunk_rows;   // rows that a task takes at a time
-  Index line_floats;  // of a task's memory: word lines of a chunk,
-  Index z_floats;     // and draws for a group of rows and a panel
-  float* memory;
-
-  Index TaskFloats() const { return line_floats + z_floats; }
-
-  const float* Line(Index plane, Index depth) const {
-    return x_line == nullptr ? x : x_line + plane * rows * depth;
-  }
-  float* Term(Index term, Index plane, Index depth, Index planes) const {
-    return terms + (term * planes + plane) * rows * depth;
-  }
-};
-
-// Rows that a task takes at a time, and what it has made for them.
-struct RramMatMul::Chunk {
-  Range rows;
-  const float* line;  // word lines of the pass, rows K apart
-  float* made_lines;
-  std::uint32_t* z;    // draws [kDrawRows, columns of a panel]
-  const float* sigma;  // [rows] root of the sum of squares of a tile's word lines
-};
-
-// The part of the output that a task stores sums of, and where.
-struct RramMatMul::Stored {
-  Range rows;
-  Range panels;
-  Range columns;
-  float* partial;    // [rows, columns]
-  float* variance;   // the same; null unless each sum has one
-  std::uint32_t* z;  // draws [rows, whole vectors of columns]; null without read noise
-};
 
 RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   const auto w = node.Constant(1);
@@ -404,124 +353,6 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       const Range part = Part(rows, num_blocks, block);
       multiply({row + part.begin, row + part.end});
     }
-  }
-}
-
-// Rows that a task stores the sums of at a time.
-Index RramMatMul::StoredRows() const {
-  const Index rows = std::clamp(kStoredFloats / columns_, Index{1}, kTaskRows);
-  return RoundUp(rows, kernels::kDrawRows);
-}
-
-Index RramMatMul::StoredFloats() const {
-  const Index sums = (squares_.size() > 0 ? 2 : 1) * RoundUp(StoredRows() * columns_, 16);
-  return sums + (periphery_.noise.on ? StoredRows() * RoundUp(columns_, 16) : Index{0});
-}
-
-void RramMatMul::RunStoredTask(const Work& work, Index task) const {
-  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
-  Stored part{};
-  part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
-  part.columns = TaskColumns(part.panels);
-  const Index floats = RoundUp(StoredRows() * columns_, 16);
-  part.partial = work.memory + task * StoredFloats();
-  part.variance = work.squares != nullptr ? part.partial + floats : nullptr;
-  if (periphery_.noise.on) {
-    float* const z = part.partial + (work.squares != nullptr ? 2 : 1) * floats;
-    part.z = reinterpret_cast<std::uint32_t*>(z);
-  }
-  for (Index row = rows.begin; row < rows.end; row += StoredRows()) {
-    part.rows = {row, std::min(row + StoredRows(), rows.end)};
-    for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
-      for (const Pass& pass : passes_) {
-        Multiply(work.Line(plane, depth_), panels_, part, pass, part.partial);
-        for (int term = 0; term < (periphery_.iv.on ? 2 : 0); ++term) {
-          Pass more = pass;
-          more.resume = true;
-          Multiply(work.Term(term, plane, depth_, periphery_.num_planes()), terms_[term], part,
-                   more, part.partial);
-        }
-        if (part.variance != nullptr) {
-          Multiply(work.squares + plane * work.rows * depth_, squares_, part, pass, part.variance);
-        }
-        if (pass.whole) ReadSums(work, part, plane, pass);
-      }
-    }
-  }
-}
-
-// sums [rows, columns] of a part, for the word lines of a pass.
-void RramMatMul::Multiply(const float* x, const AlignedFloats& packed, const Stored& part,
-                          const Pass& pass, float* sums) const {
-  const Index width = part.columns.size();
-  kernels::BlockArgs args{};
-  args.a_row = depth_;
-  args.c_row = width;
-  args.depth = pass.k.size();
-  args.resume = pass.resume;
-  for (Index panel = part.panels.begin; panel < part.panels.end; ++panel) {
-    const Range vecs = PanelVecs(panel);
-    const Index n0 = vecs.begin * kernels_.lanes;
-    const Index num_blocks = CeilDiv(part.rows.size(), kernels_.PanelRows(vecs.size()));
-    args.b[0] = packed.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
-    for (Index v = 0; v < vecs.size(); ++v) {
-      args.lanes[v] =
-          static_cast<int>(std::min<Index>(kernels_.lanes, columns_ - n0 - v * kernels_.lanes));
-    }
-    for (Index block = 0; block < num_blocks; ++block) {
-      const Range rows = Part(part.rows.size(), num_blocks, block);
-      args.a = x + (part.rows.begin + rows.begin) * depth_ + pass.k.begin;
-      for (Index v = 0; v < vecs.size(); ++v) {
-        args.c[v] = sums + rows.begin * width + n0 - part.columns.begin + v * kernels_.lanes;
-      }
-      kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
-    }
-  }
-}
-
-// Reads the sums of a tile: noise, ADC, and the digital sum of what was read.
-void RramMatMul::ReadSums(const Work& work, const Stored& part, Index plane,
-                          const Pass& pass) const {
-  const Index width = part.columns.size();
-  const Index z_row = RoundUp(width, kernels_.lanes);
-  const Index n0 = part.columns.begin;
-  const bool first_plane = plane == 0;
-  const bool last_plane = plane + 1 == periphery_.num_planes();
-  const auto of_columns = [&](const float* values) {
-    return values == nullptr ? nullptr : values + n0;
-  };
-  kernels::ReadArgs args{};
-  args.gain = of_columns(periphery_.Gain(pass.tile));
-  args.offset = of_columns(periphery_.Offset(pass.tile));
-  args.back = periphery_.has_adc ? periphery_.adc_back.data() + n0 : nullptr;
-  args.top = periphery_.adc_top;
-  args.weight = periphery_.PlaneWeight(plane);
-  args.first = first_plane && pass.first;
-  args.last = last_plane && pass.last;
-  args.count = width;
-  if (part.z != nullptr) {
-    args.deviation = periphery_.noise.deviation.data() + n0;
-    args.variance_each = part.variance != nullptr;
-    const kernels::DrawKey key = periphery_.Draws(work.run, plane, pass.tile);
-    kernels_.draw({key, static_cast<std::uint64_t>(part.rows.begin), part.rows.size(),
-                   static_cast<std::uint32_t>(n0), nullptr, width, part.z, z_row});
-  }
-  // All rows of the tile: passes of a tile follow each other.
-  const Index k0 = tiled_ ? pass.k.begin : 0;
-  for (Index i = 0; i < part.rows.size(); ++i) {
-    const Index row = part.rows.begin + i;
-    float sum_squares = 0.0f;
-    args.partial = part.partial + i * width;
-    args.y = work.y + row * columns_ + n0;
-    if (part.z != nullptr) {
-      args.z = part.z + i * z_row;
-      args.variance = args.variance_each ? part.variance + i * width : &sum_squares;
-      if (!args.variance_each) {
-        kernels_.row_squares(work.Line(plane, depth_) + row * depth_ + k0, depth_, 1, &sum_squares,
-                             pass.k.end - k0);
-      }
-    }
-    kernels_.read_columns(args);
   }
 }
 

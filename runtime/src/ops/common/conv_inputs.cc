@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Inputs of ConvEngine::ComputeFused: which are copied, and how those of pointwise convolutions
-// become panels.
+// Inputs of a ConvEngine: which are copied, and how they become phases, or panels of a pointwise
+// convolution.
 #include <algorithm>
+#include <cstring>
 
+#include "kernels/unroll.h"
 #include "ops/common/conv_engine.h"
 
 namespace rimc {
@@ -15,7 +17,224 @@ constexpr Index kChannelsOfWord = 4;
 // Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
 constexpr Index kPackFloats = 4096;
 
+// Channels whose phases are copied together, of a few kilobytes each.
+constexpr Index kCopiedTogether = 8;
+// Those whose input is asked for are so many channels ahead.
+constexpr Index kChannelsAhead = 2;
+
 }  // namespace
+
+void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
+                           const kernels::Quantizer* quantizer, float* memory) const noexcept {
+  const Sources sources = FindSources(item);
+  // All phases of a few channels, which are in the L1 cache then.
+  for (Index c = channels.begin; c < channels.end; c += kCopiedTogether) {
+    const Range few{c, std::min(c + kCopiedTogether, channels.end)};
+    CopyPhases(item, g, few, quantizer, sources, memory);
+  }
+}
+
+void ConvEngine::CopyPhases(const ConvItem& item, Index g, Range channels,
+                            const kernels::Quantizer* quantizer, const Sources& sources,
+                            float* memory) const noexcept {
+  const Index phase_floats = plan_.conv().depth * plan_.images_per_item() * plan_.plane();
+  const auto& phases2 = plan_.phases(2);
+  const auto source_of = [&](std::size_t i) { return i < sources.size() ? sources[i] : i; };
+  const auto at = [&](std::size_t i) { return static_cast<Index>(i) * phase_floats; };
+  for (const Index phase0 : plan_.phases(0)) {
+    const Inside d = FindInside(item, 0, phase0);
+    for (const Index phase1 : plan_.phases(1)) {
+      const Inside h = FindInside(item, 1, phase1);
+      for (std::size_t i = 0; i < phases2.size(); ++i) {
+        if (source_of(i) != i) continue;
+        const Inside w = FindInside(item, 2, phases2[i]);
+        CopyPhase(item, g, channels, {d, h, w}, quantizer, memory + at(i));
+      }
+      for (std::size_t i = 0; i < phases2.size(); ++i) {
+        const std::size_t source = source_of(i);
+        if (source == i) continue;
+        ShiftPhase(memory + at(source), FindInside(item, 2, phases2[source]), channels,
+                   FindInside(item, 2, phases2[i]), memory + at(i));
+      }
+      memory += at(phases2.size());
+    }
+  }
+}
+
+ConvEngine::Sources ConvEngine::FindSources(const ConvItem& item) const noexcept {
+  Sources sources{};
+  for (std::size_t i = 0; i < std::min(sources.size(), plan_.phases(2).size()); ++i) {
+    sources[i] = SourceOf(item, i);
+  }
+  return sources;
+}
+
+// The phase of a woven plan that has all input positions of phase i of the last axis, and is
+// copied from the input: i itself, or another one of which i is the same, shifted.
+std::size_t ConvEngine::SourceOf(const ConvItem& item, std::size_t i) const noexcept {
+  const auto& phases = plan_.phases(2);
+  const Index stride = plan_.conv().strides[2];
+  const Inside own = FindInside(item, 2, phases[i]);
+  if (!plan_.is_woven() || own.size() == 0) return i;
+  std::size_t source = i;
+  Index most = own.size();
+  for (std::size_t j = 0; j < std::min(phases.size(), kMaxSources); ++j) {
+    if (phases[j] % stride != phases[i] % stride) continue;
+    const Inside w = FindInside(item, 2, phases[j]);
+    const bool covers = w.at <= own.at && own.at + own.size() * stride <= w.at + w.size() * stride;
+    if (!covers || w.size() < most || (w.size() == most && j >= source)) continue;
+    source = j;
+    most = w.size();
+  }
+  return source;
+}
+
+// A phase, which is `own` inside, from one that is `w` inside and has all of it.
+void ConvEngine::ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
+                            float* to) const noexcept {
+  const Index width = plan_.extent()[2];
+  const Index channel_floats = plan_.images_per_item() * plan_.plane();
+  const Index first = channels.begin * channel_floats;
+  const Index floats = channels.size() * channel_floats;
+  const Index from = w.low + (own.at - w.at) / plan_.conv().strides[2];
+  // All rows as one, and then what came from the rows beside.
+  kernels::CopyArgs args{};
+  args.from = source + first + from;
+  args.stride = 1;
+  args.to = to + first + own.low;
+  args.rows = 1;
+  args.width = floats - std::max(from, own.low);
+  kernels_.copy_rows(args);
+  if (own.size() == width) return;
+  float zero = 0.0f;
+  ClearPlanes(&zero, 1);
+  for (float* row = to + first; row < to + first + floats; row += width) {
+    for (Index j = 0; j < own.low; ++j) row[j] = zero;
+    for (Index j = own.high; j < width; ++j) row[j] = zero;
+  }
+}
+
+void ConvEngine::ClearPlanes(float* to, Index floats) const noexcept {
+  // The code 0 is the byte 128.
+  std::memset(to, code_channels_ == 0 ? 0 : 128, static_cast<std::size_t>(floats) * sizeof(float));
+}
+
+void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
+                           const kernels::Quantizer* quantizer, float* memory) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const Index in_plane = in[0] * in[1] * in[2];
+  float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
+  if (code_channels_ == 0 && plan_.extent()[0] == 1 && parts[0].size() == 1) {
+    CopyChannels(item, g, channels, parts, quantizer, to);
+    return;
+  }
+  for (Index c = channels.begin; c < channels.end; ++c) {
+    if (code_channels_ == 0 && c + kChannelsAhead < conv.depth) {
+      const Index first = (item.images.begin * conv.group + g) * conv.depth + c + kChannelsAhead;
+      PrefetchRows(parts, x_ + first * in_plane);
+    }
+    for (Index n = 0; n < item.images.size(); ++n) {
+      const Index group = (item.images.begin + n) * conv.group + g;
+      Channels from{};
+      if (code_channels_ == 0) {
+        from.from[0] = x_ + (group * conv.depth + c) * in_plane;
+      } else {
+        for (Index j = 0; j < std::min<Index>(4, code_channels_ - 4 * c); ++j) {
+          from.from[j] = x_ + (group * code_channels_ + 4 * c + j) * in_plane;
+        }
+      }
+      CopyPlane(parts, from, quantizer, to + n * plan_.plane());
+    }
+    to += plan_.images_per_item() * plan_.plane();
+  }
+}
+
+// Asks for the rows of a channel that a phase reads, of its first plane.
+void ConvEngine::PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept {
+  constexpr Index kLine = 16;
+  const Index width = plan_.shape().in[2];
+  const auto& [d, h, w] = parts;
+  const float* row = channel + (d.at * plan_.shape().in[1] + h.at) * width;
+  for (Index i = 0; i < h.size(); ++i) {
+    for (Index j = 0; j < width; j += kLine) RIMC_PREFETCH(row + j);
+    row += plan_.conv().strides[1] * width;
+  }
+}
+
+// A phase of several channels at once, where there is one depth.
+void ConvEngine::CopyChannels(const ConvItem& item, Index g, Range channels,
+                              const PhaseParts& parts, const kernels::Quantizer* quantizer,
+                              float* to) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const auto& [d, h, w] = parts;
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = plan_.extent()[2];
+  args.rows = h.size();
+  args.width = w.size();
+  args.quantizer = quantizer;
+  args.planes = channels.size();
+  args.from_plane = in[0] * in[1] * in[2];
+  args.to_plane = plan_.images_per_item() * plan_.plane();
+  args.before = h.low * args.to_row + w.low;
+  args.size = plan_.plane();
+  for (Index n = 0; n < item.images.size(); ++n) {
+    const Index channel = ((item.images.begin + n) * conv.group + g) * conv.depth + channels.begin;
+    args.from = x_ + channel * args.from_plane + (d.at * in[1] + h.at) * in[2] + w.at;
+    args.to = to + n * plan_.plane();
+    kernels_.copy_rows(args);
+  }
+}
+
+// Rows of one channel, or of four as words, from `at` on; `rows` says where to and how many.
+void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
+                          const kernels::CopyArgs& rows) const noexcept {
+  if (code_channels_ == 0) {
+    kernels::CopyArgs args = rows;
+    args.from = channels.from[0] + at;
+    args.quantizer = quantizer;
+    kernels_.copy_rows(args);
+    return;
+  }
+  kernels::PackArgs args{};
+  for (Index j = 0; j < 4; ++j) {
+    if (channels.from[j] != nullptr) args.from[j] = channels.from[j] + at;
+  }
+  args.from_row = rows.from_row;
+  args.stride = rows.stride;
+  args.to = reinterpret_cast<std::uint32_t*>(rows.to);
+  args.to_row = rows.to_row;
+  args.rows = rows.rows;
+  args.width = rows.width;
+  args.divisor = code_divisor_;
+  if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
+}
+
+// One phase of one channel of one image, or of four as words.
+void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
+                           const kernels::Quantizer* quantizer, float* to) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Axes& in = plan_.shape().in;
+  const Axes& extent = plan_.extent();
+  const auto& [d, h, w] = parts;
+  if (d.size() < extent[0] || h.size() < extent[1] || w.size() < extent[2]) {
+    ClearPlanes(to, plan_.plane());
+  }
+  kernels::CopyArgs args{};
+  args.from_row = conv.strides[1] * in[2];
+  args.stride = conv.strides[2];
+  args.to_row = extent[2];
+  args.rows = h.size();
+  args.width = w.size();
+  for (Index i = d.low; i < d.high; ++i) {
+    const Index in_d = d.at + (i - d.low) * conv.strides[0];
+    args.to = to + (i * extent[1] + h.low) * extent[2] + w.low;
+    CopyRows(channels, (in_d * in[1] + h.at) * in[2] + w.at, quantizer, args);
+  }
+}
 
 bool ConvEngine::ReadsDirectly() const noexcept {
   const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
