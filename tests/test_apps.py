@@ -87,18 +87,21 @@ def test_python_app_takes_an_adapter(digits_job: Path) -> None:
     assert without < swapped
 
 
-def build(source: str, folder: Path) -> Path:
-    """Build a C++ program of the samples as ``app``; gives the library of ONNX Runtime."""
+def cpp_compiler() -> list[object]:
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ on Linux")
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    return [compiler, "-std=c++17", *warnings, f"-I{ROOT / 'runtime' / 'include'}"]
+
+
+def build(source: str, folder: Path) -> Path:
+    """Build a C++ program of the samples as ``app``; gives the library of ONNX Runtime."""
+    compiler = cpp_compiler()
     libraries = list((Path(ort.__file__).parent / "capi").glob("libonnxruntime.so*"))
     if not libraries:
         pytest.skip("this onnxruntime wheel holds no libonnxruntime.so")
-    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
-    include = f"-I{ROOT / 'runtime' / 'include'}"
-    command = [compiler, "-std=c++17", *warnings, include, APPS / source, "-o", "app", "-ldl"]
-    run(*command, cwd=folder)
+    run(*compiler, APPS / source, "-o", "app", "-ldl", cwd=folder)
     return libraries[0]
 
 
@@ -181,6 +184,15 @@ def test_cpp_provider_app_runs_a_deployed_model(raw: Path) -> None:
     library = build("provider.cc", raw)
     command = ["./app", library, runtime.library_path(), MODEL, "images.f32", "labels.u8"]
     assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
+
+
+@pytest.mark.parametrize(
+    "program", sorted((ROOT / "tests" / "compat").glob("*.cc")), ids=lambda p: p.stem
+)
+def test_programs_of_the_compatibility_scripts_compile(program: Path, tmp_path: Path) -> None:
+    # They share headers with the samples and are built by scripts that no test runs.
+    folders = [f"-I{ROOT / 'runtime' / 'src'}", f"-I{APPS}"]
+    run(*cpp_compiler(), *folders, "-fsyntax-only", program, cwd=tmp_path)
 
 
 def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:

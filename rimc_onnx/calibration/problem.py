@@ -146,9 +146,9 @@ def problem_from_device(
     """
     known = _lost_share(moments, target) * target if measured is None else target - measured
     spread = target if measured is None else np.float32(noise_frac) * measured
-    error = known.copy()
+    error, grams = known.copy(), moments.gram
     for g in range(moments.geometry.group if spread.any() else 0):
-        gram = moments.gram[g]
+        gram = grams[g]
         error[g] += _regress(gram, moments.x_e[g] - gram @ known[g].astype("f8"), spread[g])
     return NodeProblem(
         name=name,

@@ -100,36 +100,45 @@ inline std::vector<const EpDevice*> AddProvider(const abi::Api* api, Env* env,
   return own;
 }
 
-// Runs a session on the images of a file and prints how many it gets right.
-inline void Score(const abi::Api* api, Session* session, const char* images_path,
-                  const char* labels_path) {
-  std::vector<char> images = ReadFile(images_path);
-  const std::vector<char> labels = ReadFile(labels_path);
-  if (images.size() != labels.size() * kPixels * sizeof(float)) Fail("images and labels differ");
-  const std::int64_t shape[] = {static_cast<std::int64_t>(labels.size()), 1, 8, 8};
+// What a session answers to `count` images, [count, kClasses].
+inline std::vector<float> Logits(const abi::Api* api, Session* session, std::vector<char> images,
+                                 std::size_t count) {
+  if (images.size() < count * kPixels * sizeof(float)) Fail("too few images");
+  const std::int64_t shape[] = {static_cast<std::int64_t>(count), 1, 8, 8};
   abi::MemoryInfo* memory = nullptr;
   abi::Value* input = nullptr;
   abi::Value* output = nullptr;
   Check(api, abi::CreateCpuMemoryInfo::Call(api, 0, 0, &memory));
-  Check(api, CreateTensor::Call(api, memory, images.data(), images.size(), shape, 4, abi::kFloat,
-                                &input));
+  Check(api, CreateTensor::Call(api, memory, images.data(), count * kPixels * sizeof(float), shape,
+                                4, abi::kFloat, &input));
   const char* const input_name = "input";
   const char* const output_name = "logits";
   Check(api, Run::Call(api, session, nullptr, &input_name, &input, 1, &output_name, 1, &output));
 
   void* data = nullptr;
   Check(api, abi::GetTensorMutableData::Call(api, output, &data));
-  const float* logits = static_cast<const float*>(data);
+  const float* const logits = static_cast<const float*>(data);
+  std::vector<float> found(logits, logits + count * kClasses);
+  ReleaseValue::Call(api, output);
+  ReleaseValue::Call(api, input);
+  abi::ReleaseMemoryInfo::Call(api, memory);
+  return found;
+}
+
+// Runs a session on the images of a file and prints how many it gets right.
+inline void Score(const abi::Api* api, Session* session, const char* images_path,
+                  const char* labels_path) {
+  const std::vector<char> images = ReadFile(images_path);
+  const std::vector<char> labels = ReadFile(labels_path);
+  if (images.size() != labels.size() * kPixels * sizeof(float)) Fail("images and labels differ");
+  const std::vector<float> logits = Logits(api, session, images, labels.size());
   std::size_t right = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    const float* row = logits + i * kClasses;
+    const float* row = logits.data() + i * kClasses;
     right += std::max_element(row, row + kClasses) - row == labels[i];
   }
   std::printf("%zu of %zu right, accuracy %.1f %%\n", right, labels.size(),
               100.0 * static_cast<double>(right) / static_cast<double>(labels.size()));
-  ReleaseValue::Call(api, output);
-  ReleaseValue::Call(api, input);
-  abi::ReleaseMemoryInfo::Call(api, memory);
 }
 
 }  // namespace app

@@ -5,7 +5,6 @@
 // its tasks by means that the checker doesn't see.
 //
 // Usage: provider_threads libonnxruntime.so librimc_ops.so MODEL.onnx CONVERTED.onnx images.f32
-#include <cstring>
 #include <functional>
 #include <thread>
 
@@ -17,17 +16,8 @@ namespace {
 
 using namespace app;
 
-struct EpDevice;
-
 using SetIntraOpThreads = abi::Slot<24, abi::Status*, abi::SessionOptions*, int>;
-using RegisterProviderLibrary = abi::Slot<301, abi::Status*, Env*, const char*, const char*>;
-using GetDevices = abi::Slot<303, abi::Status*, const Env*, const EpDevice* const**, std::size_t*>;
-using AppendProvider =
-    abi::Slot<304, abi::Status*, abi::SessionOptions*, Env*, const EpDevice* const*, std::size_t,
-              const char* const*, const char* const*, std::size_t>;
-using DeviceProviderName = abi::Slot<312, const char*, const EpDevice*>;
 
-constexpr const char* kProvider = "RimcExecutionProvider";
 constexpr int kThreads = 4;
 constexpr int kRounds = 3;
 constexpr int kImages = 4;
@@ -70,27 +60,7 @@ Session* MustOpen(const Machine& machine, const char* model, const Options& opti
 }
 
 Output RunOnce(const Machine& machine, Session* session) {
-  const abi::Api* const api = machine.api;
-  const std::int64_t shape[] = {kImages, 1, 8, 8};
-  std::vector<char> images(machine.images.begin(),
-                           machine.images.begin() + kImages * kPixels * sizeof(float));
-  abi::MemoryInfo* memory = nullptr;
-  abi::Value* input = nullptr;
-  abi::Value* output = nullptr;
-  Check(api, abi::CreateCpuMemoryInfo::Call(api, 0, 0, &memory));
-  Check(api, CreateTensor::Call(api, memory, images.data(), images.size(), shape, 4, abi::kFloat,
-                                &input));
-  const char* const input_name = "input";
-  const char* const output_name = "logits";
-  Check(api, Run::Call(api, session, nullptr, &input_name, &input, 1, &output_name, 1, &output));
-  void* data = nullptr;
-  Check(api, abi::GetTensorMutableData::Call(api, output, &data));
-  const float* const logits = static_cast<const float*>(data);
-  const Output found(logits, logits + kImages * kClasses);
-  ReleaseValue::Call(api, output);
-  ReleaseValue::Call(api, input);
-  abi::ReleaseMemoryInfo::Call(api, memory);
-  return found;
+  return Logits(machine.api, session, machine.images, kImages);
 }
 
 void InThreads(const std::function<void(int)>& work) {
@@ -158,16 +128,7 @@ int main(int argc, char** argv) {
   machine.last_mapping = reinterpret_cast<const char* (*)()>(dlsym(library, "RimcLastMapping"));
   const abi::Api* const api = machine.api;
   Check(api, CreateEnv::Call(api, kErrorsOnly, "threads", &machine.env));
-  Check(api, RegisterProviderLibrary::Call(api, machine.env, kProvider, argv[2]));
-  const EpDevice* const* devices = nullptr;
-  std::size_t count = 0;
-  Check(api, GetDevices::Call(api, machine.env, &devices, &count));
-  for (std::size_t i = 0; i < count; ++i) {
-    if (std::strcmp(DeviceProviderName::Call(api, devices[i]), kProvider) == 0) {
-      machine.device = devices[i];
-    }
-  }
-  if (machine.device == nullptr) Fail("no device of the provider");
+  machine.device = AddProvider(api, machine.env, argv[2]).back();
   OwnSessions(machine, argv[3], argv[4]);
   SharedSession(machine, argv[3]);
   ReleaseEnv::Call(api, machine.env);

@@ -19,11 +19,10 @@
 
 namespace rimc::kernels {
 
-template <class S, int kRows, int kVecs>
-void CodeBlock(const CodeBlockArgs& args) {
-  using Vec = typename S::Vec;
+// Sums of CodeBlockArgs, or of RankBlockArgs, in registers.
+template <class S, class Args, int kRows, int kVecs>
+RIMC_INLINE void SumWords(const Args& args, typename S::Words (&acc)[kRows][kVecs]) {
   using Words = typename S::Words;
-  Words acc[kRows][kVecs];
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
@@ -44,6 +43,14 @@ void CodeBlock(const CodeBlockArgs& args) {
       for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
     }
   }
+}
+
+template <class S, int kRows, int kVecs>
+void CodeBlock(const CodeBlockArgs& args) {
+  using Vec = typename S::Vec;
+  using Words = typename S::Words;
+  Words acc[kRows][kVecs];
+  SumWords<S>(args, acc);
   const Vec high = S::Set1(127.0f);
   const Vec low = S::Set1(-127.0f);
   RIMC_UNROLL
@@ -82,26 +89,7 @@ template <class S, int kRanks, int kVecs>
 void RankBlock(const RankBlockArgs& args) {
   using Words = typename S::Words;
   Words acc[kRanks][kVecs];
-  RIMC_UNROLL
-  for (int i = 0; i < kRanks; ++i) {
-    RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Set1Words(args.start[i]);
-  }
-  const uint32_t* b[kVecs];
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) b[v] = args.b[v];
-  for (ptrdiff_t k = 0; k < args.depth; ++k) {
-    const ptrdiff_t b_at = args.b_offset[k];
-    Words b_k[kVecs];
-    RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) b_k[v] = S::LoadWords(b[v] + b_at);
-    RIMC_UNROLL
-    for (int i = 0; i < kRanks; ++i) {
-      const Words a_k = S::Set1Words(args.a[k * kRanks + i]);
-      RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
-    }
-  }
+  SumWords<S>(args, acc);
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
     Words codes[4];

@@ -160,8 +160,7 @@ struct BlockArgs {
   ptrdiff_t tail_row;
 };
 
-// Sums of a few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows
-// rows,
+// Sums of few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
 struct TailArgs {

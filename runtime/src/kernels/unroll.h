@@ -15,3 +15,10 @@
 #else
 #define RIMC_PREFETCH(address) static_cast<void>(address)
 #endif
+
+// A part of a kernel whose sums have to stay in its registers.
+#if defined(__GNUC__) || defined(__clang__)
+#define RIMC_INLINE inline __attribute__((always_inline))
+#else
+#define RIMC_INLINE inline
+#endif
