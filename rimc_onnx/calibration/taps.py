@@ -9,7 +9,7 @@ nodes: a session factory decides that (the simulator, stock ONNX Runtime, a vend
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,7 +173,7 @@ def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:
                 yield value.name
 
 
-def _with_bodies(nodes: Sequence[ir.Node]) -> Iterator[ir.Node]:
+def _with_bodies(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
     for node in nodes:
         yield node
         for attribute in node.attributes.values():
@@ -239,19 +239,39 @@ def _piece(
         ir_version=model.ir_version,
         opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
     )
-    proto.functions.extend(_function(f) for f in model.functions.values())
+    proto.functions.extend(_functions(model, nodes))
     content: bytes = proto.SerializeToString()
     return content
 
 
-_written: weakref.WeakKeyDictionary[ir.Function, onnx.FunctionProto] = weakref.WeakKeyDictionary()
-"""Functions as they were written before: every piece carries all, and none changes while a model is
-run in pieces."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Written:
+    proto: onnx.FunctionProto
+    calls: frozenset[ir.OperatorIdentifier]
 
 
-def _function(function: ir.Function) -> onnx.FunctionProto:
+_written: weakref.WeakKeyDictionary[ir.Function, _Written] = weakref.WeakKeyDictionary()
+"""Functions as they were written before: many pieces carry the same, and none changes while a model
+is run in pieces."""
+
+
+def _functions(model: ir.Model, nodes: Sequence[ir.Node]) -> Iterator[onnx.FunctionProto]:
+    """The model's functions that the nodes call, and those called by these."""
+    called: set[ir.OperatorIdentifier] = set()
+    waiting = {node.op_identifier() for node in _with_bodies(nodes)}
+    while waiting:
+        called |= waiting
+        inside = [_function(model.functions[k]).calls for k in waiting if k in model.functions]
+        waiting = set().union(*inside) - called
+    return (_function(f).proto for key, f in model.functions.items() if key in called)
+
+
+def _function(function: ir.Function) -> _Written:
     if function not in _written:
-        _written[function] = ir.serde.serialize_function(function)
+        _written[function] = _Written(
+            proto=ir.serde.serialize_function(function),
+            calls=frozenset(node.op_identifier() for node in _with_bodies(function)),
+        )
     return _written[function]
 
 

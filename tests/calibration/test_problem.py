@@ -129,6 +129,34 @@ def test_a_bit_line_has_a_prior_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert own < 0.9 * np.linalg.norm(asked(x, target, error).error[0] - error)
 
 
+def test_regression_goes_on_until_its_equations_hold() -> None:
+    # Too few steps, or an end that is asked of a single bit line: X'X with powers from 1 to 1e-3,
+    # bit lines of which one is 1e3 times the others.
+    d, m = 32, 8
+    x = rng(1).standard_normal((4000, d)) * np.geomspace(1, 1e-3, d) ** 0.5
+    target = rng(2).standard_normal((d, m)) * np.geomspace(1e3, 1, m)
+    error = 0.2 * target * rng(3).standard_normal((d, m))
+    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
+    moments.update(x, x @ target, x @ (target - error))
+    found = problem_from_device("fc", moments, target[None], bias_frac=0.5).error[0]
+    gram, x_e = moments.gram.dense()[0], moments.x_e[0]
+    share = (target * x_e).sum() / moments.y_y.sum()
+    variance = np.square(target, dtype="f8")
+    variance += 0.05 * variance.mean()
+    rest = x_e - gram @ found
+    rest -= 1e-3 * (gram.diagonal() @ variance / d) / variance * (found - share * target)
+    # In the norm of the inverse of X'X and the mean prior, as a share of what there was at first.
+    mean_prior = 1e-3 * gram.diagonal().mean() * variance.mean() / variance.mean(axis=1)
+    inverse = np.linalg.inv(gram + np.diag(mean_prior))
+    first = x_e - gram @ (share * target)
+
+    def power(columns: Array) -> float:
+        return float((columns * (inverse @ columns)).sum())
+
+    assert power(rest) < 1e-6 * power(first)
+
+
 @pytest.mark.usefixtures("by_line")
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
 def test_units_do_not_matter(scale: float) -> None:

@@ -126,6 +126,40 @@ def test_every_node_runs_once_and_none_after_the_last_watched_value() -> None:
     assert len(factory.pieces) == 2
 
 
+FUNCTIONS = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[N, 4] x) => (float[N, 4] y)
+{
+  a = own.Twice(x)
+  c = Abs(a)
+  flag = Constant <value = bool {1}> ()
+  y = If(flag) <
+    then_branch = t () => (float[N, 4] tv) { tv = own.Square(c) },
+    else_branch = e () => (float[N, 4] ev) { ev = Neg(c) }
+  >
+}
+<domain: "own", opset_import: ["" : 17, "own" : 1]>
+Twice (v) => (w) { w = own.Sum2(v, v) }
+<domain: "own", opset_import: ["" : 17]>
+Sum2 (u, v) => (w) { w = Add(u, v) }
+<domain: "own", opset_import: ["" : 17]>
+Square (v) => (w) { w = Mul(v, v) }
+"""
+
+
+def test_a_piece_carries_the_functions_it_calls_and_no_other() -> None:
+    # One left out that only another function or a body calls: the piece can't be opened; all in
+    # every piece: each is read by ONNX Runtime again for every node of a model.
+    model = onnx.parser.parse_model(FUNCTIONS)
+    onnx.checker.check_model(model)
+    factory, x = Factory(), np.float32([[1, -2, 3, -4]])
+    run = StagedRun(ir.from_proto(model), [{"x": x}], ["a", "c", "y"], factory)
+    found = {name: chunks[0] for name, chunks in run}
+    assert np.array_equal(found["y"], 4 * x * x)
+    carried = [{f.name for f in piece.functions} for piece in factory.pieces]
+    assert carried == [{"Twice", "Sum2"}, set(), {"Square"}]
+
+
 def test_values_are_freed_after_the_last_piece_that_reads_them() -> None:
     # All activations of a network in memory at the end.
     run = StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["a", "b", "d", "e", "f"], Factory())
