@@ -25,7 +25,7 @@ from rimc_onnx.files import (
     sha256_of,
 )
 from rimc_onnx.opset import DOMAIN
-from rimc_onnx.reports import ConvertReport, InspectReport, NodeReport
+from rimc_onnx.reports import ConvertReport, InspectReport, NodeRangesReport, NodeReport
 from rimc_onnx.runtime.programming import native_realise
 from rimc_onnx.sessions import digital_session
 from rimc_onnx.teacher import (
@@ -149,6 +149,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
     first = branches[0].rram.attributes
     device = json.loads(first["device_config"].as_string())
+    adapters = [b.adapter() for b in branches]
     return InspectReport(
         model=str(source),
         converted=True,
@@ -156,11 +157,26 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         mapped=len(nodes),
         digital=len(digital),
         rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
-        sram_bytes=sum(b.adapter().sram_bytes for b in branches),
+        sram_bytes=sum(adapter.sram_bytes for adapter in adapters),
         device=device,
         seed=first["seed"].as_int(),
         time_s=first["time_s"].as_float() if "time_law" in device else None,
         teacher_sha256=graph.metadata_props.get(TEACHER_SHA256),
+        periphery=passes.read_periphery(first),
+        ranges=[_ranges_report(b) for b in branches],
+        adapters=sum(not adapter.is_identity for adapter in adapters),
+        swappable=passes.is_swappable(graph),
+    )
+
+
+def _ranges_report(branch: passes.RramBranch) -> NodeRangesReport:
+    attributes = branch.rram.attributes
+    dac_range, adc_range = passes.node_ranges(attributes)
+    return NodeRangesReport(
+        name=branch.node,
+        num_tiles=attributes["num_tiles"].as_int(),
+        dac_range=dac_range,
+        adc_range=adc_range,
     )
 
 

@@ -202,6 +202,26 @@ def test_inspect_json_is_the_same_before_and_after_conversion(
     assert len(after["nodes"]) == len(by_name)
 
 
+def test_inspect_shows_people_the_hardware_and_the_state_of_the_adapters(
+    cli: Cli, digits_job: Path
+) -> None:
+    # Bits and noise are in the file, and only --json says so.
+    text = cli("inspect", "model.rimc.onnx", cwd=digits_job).stdout
+    assert "converters and reads = ideal" in text
+    assert "0 of 11 fitted" in text
+    assert "ADC ranges" not in text
+    assert "11 of 11 fitted" in cli(
+        "inspect", "model.rimc.calibrated.onnx", cwd=digits_job
+    ).stdout  # fmt: skip
+    hard = ["--adc-bits", 6, "--tile-rows", 64, "--read-noise", 0.01, "-o", "hard.rimc.onnx"]
+    cli("convert", "model.onnx", *hard, cwd=digits_job)
+    text = cli("inspect", "hard.rimc.onnx", cwd=digits_job).stdout
+    for line in ("adc_bits = 6", "read_noise = 0.01", "read_noise_law = absolute"):
+        assert f"  {line}\n" in text
+    assert "ADC ranges" in text
+    assert "dac_bits" not in text
+
+
 def test_calibrate_json_has_every_node(cli: Cli, digits_folder: Path) -> None:
     # gamma is eq. 7: parameters of the adapters over weights in RRAM, not over the model's size.
     converted = cli("convert", "model.onnx", "--json", cwd=digits_folder).json()
