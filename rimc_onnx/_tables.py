@@ -203,7 +203,7 @@ def show_calibration(console: Console, report: CalibrateReport) -> None:
         f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
         f"(gamma {100 * report.gamma:.2f} %), {report.seconds:.1f} s"
     )
-    for path in (report.report, report.page, report.output):
+    for path in (report.report, report.page, report.adapter_file, report.twin, report.output):
         if path is not None:
             console.line(f"wrote {path}")
 

@@ -126,6 +126,10 @@ class CalibrateReport:
     """JSON beside the output."""
     page: str | None
     """HTML beside the output."""
+    adapter_file: str | None = None
+    """The adapters alone."""
+    twin: str | None = None
+    """The plain fp32 model."""
     samples: int
     solver: str
     gamma: float

@@ -239,6 +239,17 @@ def test_calibrate_json_has_every_node(cli: Cli, digits_folder: Path) -> None:
     assert report["gamma"] == pytest.approx(report["sram_bytes"] / converted["rram_weights"])
 
 
+def test_calibrate_names_every_file_that_it_writes(cli: Cli, digits_job: Path) -> None:
+    # --adapter-file and --twin are written, and nothing says so.
+    extras = ["--adapter-file", "task.onnx_adapter", "--twin", "twin.onnx"]
+    call = ["calibrate", "model.rimc.onnx", "--samples", 1, *extras, "--force"]
+    shown = [line[6:] for line in cli(*call, cwd=digits_job).stdout.splitlines() if "wrote" in line]
+    report = cli(*call, "--json", cwd=digits_job).json()
+    names = ["report", "adapter_file", "twin", "output"]
+    assert shown == [report[name] for name in names]
+    assert all((digits_job / name).is_file() for name in shown)
+
+
 def test_evaluate_json_counts_labels_and_the_teacher(cli: Cli, digits_job: Path) -> None:
     # Percent in place of fractions; agreement of the model with itself below 1.
     clean = cli(
