@@ -239,6 +239,19 @@ def test_calibrate_json_has_every_node(cli: Cli, digits_folder: Path) -> None:
     assert report["gamma"] == pytest.approx(report["sram_bytes"] / converted["rram_weights"])
 
 
+def test_names_in_brackets_are_shown_as_they_are(
+    cli: Cli, tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # Taken for markup: [red] disappears, and [/x] is an error that should not happen.
+    model = matmul_model(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
+    model.graph.node[0].name, model.graph.node[2].name = "[red]fc", "block[/x]"
+    onnx.save(model, tmp_path / "model.onnx")
+    result = cli("inspect", "model.onnx", cwd=tmp_path)
+    assert (result.code, result.stderr) == (0, "")
+    assert "[red]fc" in result.stdout
+    assert "block[/x]" in result.stdout
+
+
 def test_calibrate_names_every_file_that_it_writes(cli: Cli, digits_job: Path) -> None:
     # --adapter-file and --twin are written, and nothing says so.
     extras = ["--adapter-file", "task.onnx_adapter", "--twin", "twin.onnx"]
