@@ -103,13 +103,14 @@ def calibrate(
     teacher_path = teacher_of(student, source, teacher, force=force)
     reads = [source, teacher_path, *([] if statistics is None else [Path(statistics)])]
     files.check(reads, force=force)
+    teacher_graph = _prepared_teacher(teacher_path)
     teacher_sha256 = sha256_of(teacher_path)
     known = None
     if statistics is not None:
         known = read_statistics(Path(statistics), teacher_sha256=teacher_sha256)
     nodes = fit_adapters(
         student,
-        _prepared_teacher(teacher_path),
+        teacher_graph,
         _drawn_feeds(student, source, data, config) if config.num_samples else [],
         num_samples=config.num_samples,
         config=config,

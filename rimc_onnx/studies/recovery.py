@@ -24,7 +24,6 @@ from rimc_onnx.config import ConvertConfig
 from rimc_onnx.errors import UsageError
 from rimc_onnx.evaluation import EvaluationReport, Metric
 from rimc_onnx.feeds import Data, data_beside
-from rimc_onnx.reports import CalibratedNodeReport
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
 
@@ -205,7 +204,7 @@ def _runs_of_device(
     statistics: str | Path | None,
     device: SessionFactory | None,
     judge: _Judge,
-) -> Iterator[tuple[RecoveryRun, list[CalibratedNodeReport]]]:
+) -> Iterator[tuple[RecoveryRun, list[api.CalibratedNodeReport]]]:
     """One conversion, and a calibration for every draw; its files are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="rimc-recovery-") as folder:
         converted = Path(folder) / "model.rimc.onnx"
