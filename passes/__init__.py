@@ -33,6 +33,7 @@ from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
 from rimc_onnx.passes.name_nodes import NameNodesPass
 from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline, prepare_pipeline
 from rimc_onnx.passes.raise_opset import RaiseOpsetPass
+from rimc_onnx.passes.read_periphery import node_ranges, read_periphery
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
@@ -76,7 +77,9 @@ __all__ = [
     "folded_weight",
     "is_swappable",
     "is_transposed_product",
+    "node_ranges",
     "prepare_pipeline",
+    "read_periphery",
     "require_mapped",
     "rram_branches",
     "select_rram_nodes",

@@ -38,10 +38,11 @@ class Console:
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*columns, box=box.SIMPLE)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # a str is markup: a node may be named [/x]
         width = None if sys.stdout.isatty() else 160
         RichConsole(file=sys.stdout, width=width, highlight=False).print(table)
 

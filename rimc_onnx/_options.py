@@ -15,6 +15,7 @@ import typer
 from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
+    from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.config import ConvertConfig, PeripheryConfig
     from rimc_onnx.device import DeviceConfig
     from rimc_onnx.runtime.any_provider import ProviderDevice
@@ -24,9 +25,11 @@ __all__ = [
     "IDEAL_PERIPHERY",
     "NATIVE_PROVIDER",
     "PRESET",
+    "TEN_SAMPLES",
     "BatchSize",
     "DataOption",
     "DeviceOptions",
+    "FitOptions",
     "Force",
     "Json",
     "Labels",
@@ -36,7 +39,6 @@ __all__ = [
     "PeripheryOptions",
     "ProviderOptions",
     "Rank",
-    "ReadOutNoise",
     "Seed",
     "Teacher",
     "TileRows",
@@ -308,6 +310,72 @@ def parse_option_time(text: str | None) -> float | None:
     from rimc_onnx.device import parse_time
 
     return None if text is None else parse_time(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How many samples a calibration takes, what it fits and what it may know."""
+
+    samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
+            show_default="dora+sparse, dora with --rank",
+        ),
+    ] = ""
+    rank: Annotated[
+        int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
+    ] = None
+    sram_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES|SHARE%",
+            help="SRAM for all adapters.",
+            show_default="that of the branches as converted",
+        ),
+    ] = None
+    solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form"
+    propagate: Annotated[
+        str, typer.Option(help="Whose inputs the nodes are fitted on: teacher or student.")
+    ] = "teacher"
+    read_out: Annotated[
+        bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
+    ] = False
+    read_out_noise: ReadOutNoise = None
+    seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0
+
+    def config(self) -> CalibrateConfig:
+        """The calibration that these options ask for."""
+        from rimc_onnx.calibration.config import (
+            READ_OUT_NOISE_FRAC,
+            CalibrateConfig,
+            one_of,
+            parse_budget,
+        )
+
+        noise = self.read_out_noise
+        if noise is not None and not self.read_out:
+            raise UsageError(
+                "--read-out-noise says how well arrays are measured, and none is. "
+                "Give --read-out too."
+            )
+        budget = parse_budget(self.sram_budget) if self.sram_budget else (None, None)
+        return CalibrateConfig(
+            num_samples=self.samples,
+            sample_seed=self.seed,
+            adapter=self.adapter,
+            rank=self.rank,
+            sram_budget_bytes=budget[0],
+            sram_budget_frac=budget[1],
+            solver=one_of("--solver", self.solver, "closed-form", "adam"),
+            propagate=one_of("--propagate", self.propagate, "teacher", "student"),
+            read_out=self.read_out,
+            read_out_noise_frac=READ_OUT_NOISE_FRAC if noise is None else noise,
+        )
+
+
+TEN_SAMPLES = FitOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CalibrateReport,
         ConvertReport,
         InspectReport,
+        NodeRangesReport,
         NodeReport,
     )
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
@@ -131,6 +132,7 @@ def show_device(console: Console, device: DeviceDescription) -> None:
 def show_inspection(console: Console, report: InspectReport) -> None:
     """As a conversion; of a converted model the device, its age and the SRAM too."""
     _show_nodes(console, report.nodes)
+    _show_ranges(console, report.ranges or [])
     state = "converted" if report.converted else "not converted; as convert would map it"
     console.line(
         f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
@@ -141,8 +143,28 @@ def show_inspection(console: Console, report: InspectReport) -> None:
         console.line(f"  seed = {report.seed}")
         if report.time_s is not None:
             console.line(f"  time_s = {report.time_s:g}{_at(report.time_s)}")
-        console.line(f"  SRAM = {report.sram_bytes} bytes of adapters")
+        given = {k: v for k, v in (report.periphery or {}).items() if v is not None}
+        _show_parameters(console, given or {"converters and reads": "ideal"})
+        swappable = ", swappable" if report.swappable else ""
+        console.line(
+            f"  SRAM = {report.sram_bytes} bytes of adapters, {report.adapters} of {report.mapped} "
+            f"fitted{swappable}"
+        )
         console.line(f"  teacher sha256 = {report.teacher_sha256}")
+
+
+def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:
+    """Tiles and ranges of every node; nothing where all are whole and ideal."""
+
+    def text(span: tuple[float, float] | None) -> str:
+        if span is None:
+            return "ideal"
+        low, high = (f"{value:.4g}" for value in span)
+        return low if low == high else f"{low} .. {high}"
+
+    rows = [[r.name, str(r.num_tiles), text(r.dac_range), text(r.adc_range)] for r in ranges]
+    if any(row[1:] != ["1", "ideal", "ideal"] for row in rows):
+        console.table(["node", "tiles", "inputs", "ADC ranges"], rows)
 
 
 def show_evaluation(console: Console, report: EvaluationReport) -> None:
@@ -181,7 +203,7 @@ def show_calibration(console: Console, report: CalibrateReport) -> None:
         f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
         f"(gamma {100 * report.gamma:.2f} %), {report.seconds:.1f} s"
     )
-    for path in (report.report, report.page, report.output):
+    for path in (report.report, report.page, report.adapter_file, report.twin, report.output):
         if path is not None:
             console.line(f"wrote {path}")
 

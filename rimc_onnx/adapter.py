@@ -127,6 +127,13 @@ class QuantizedAdapter:
         has_magnitude = bool((self.magnitude != IDENTITY_CODE).any())
         return self.lora_a.size + self.lora_b.size + has_magnitude * self.magnitude.size + sparse
 
+    @property
+    def is_identity(self) -> bool:
+        """True where Y = H + bias whatever the input: A B and S are zero, M is one."""
+        low_rank = self.lora_a.any() and self.lora_b.any()
+        scaled = (self.magnitude * self.magnitude_scale != 1.0).any()
+        return not (low_rank or self.sparse_values.any() or scaled)
+
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """Input name -> tensor, in the order of the operator's inputs."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

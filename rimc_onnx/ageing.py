@@ -47,11 +47,11 @@ def age(
     target = output_of(source, output, ".aged.onnx")
     check_converted(student, source)
     passes.check_rimc_model(student)
-    check_output(target, force=force)
     branches = passes.rram_branches(student)
     first = branches[0].rram.attributes
     before = first["time_s"].as_float()
     teacher_path = teacher_of(student, source, teacher, force=force)
+    check_output(target, force=force, reads=[teacher_path])
     teacher_graph = load_model(teacher_path)
     with blame_model(teacher_path):
         passes.prepare_pipeline()(teacher_graph)

@@ -24,6 +24,7 @@ from rimc_onnx.reports import (
     CalibrateReport,
     ConvertReport,
     InspectReport,
+    NodeRangesReport,
     NodeReport,
     StatisticsReport,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "CalibratedNodeReport",
     "ConvertReport",
     "InspectReport",
+    "NodeRangesReport",
     "NodeReport",
     "StatisticsReport",
     "age",

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.adapter_file import write_adapter_file
@@ -17,6 +20,7 @@ from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.calibration.report import (
     NATIVE_LIBRARY,
+    CalibrationRecord,
     check_report,
     gamma_of,
     make_record,
@@ -35,7 +39,7 @@ from rimc_onnx.files import check_output, load_model, output_of, save_model, sha
 from rimc_onnx.opset import DOMAIN
 from rimc_onnx.reports import CalibratedNodeReport, CalibrateReport, StatisticsReport
 from rimc_onnx.sessions import digital_session, native_session
-from rimc_onnx.teacher import check_converted, teacher_of
+from rimc_onnx.teacher import TEACHER_PATH, check_converted, teacher_of
 
 __all__ = ["calibrate", "write_statistics"]
 
@@ -88,36 +92,26 @@ def calibrate(
     student = load_model(source)
     target = output_of(source, output, ".calibrated.onnx")
     check_converted(student, source)
-    check_output(target, force=force)
-    extras = [Path(extra) for extra in (adapter_file, twin) if extra is not None]
-    for extra in extras:
-        check_output(extra, force=force)
-    paths = [source, target, *extras]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError("every output needs a file of its own, and none may be the model itself.")
-    path_json = target.with_suffix(".report.json") if report else None
-    path_html = target.with_suffix(".report.html") if page else None
-    check_report(path_json, path_html, force=force)
+    check_output(target, force=force)  # first: a folder may have no name to derive others from
+    files = _Outputs(
+        model=target,
+        report=target.with_suffix(".report.json") if report else None,
+        page=target.with_suffix(".report.html") if page else None,
+        adapters=None if adapter_file is None else Path(adapter_file),
+        twin=None if twin is None else Path(twin),
+    )
     teacher_path = teacher_of(student, source, teacher, force=force)
-    teacher_graph = load_model(teacher_path)
-    if DOMAIN in teacher_graph.opset_imports:
-        raise ModelError(
-            f"{teacher_path} is a converted model. Give the one before conversion with --teacher."
-        )
-    passes.prepare_pipeline()(teacher_graph)
+    reads = [source, teacher_path, *([] if statistics is None else [Path(statistics)])]
+    files.check(reads, force=force)
+    teacher_graph = _prepared_teacher(teacher_path)
+    teacher_sha256 = sha256_of(teacher_path)
     known = None
     if statistics is not None:
-        known = read_statistics(Path(statistics), teacher_sha256=sha256_of(teacher_path))
-    feeds: list[dict[str, Array]] = []
-    if config.num_samples:
-        samples = load_samples(data_beside(source, data), graph_inputs(student)).draw(
-            config.num_samples, seed=config.sample_seed
-        )
-        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
+        known = read_statistics(Path(statistics), teacher_sha256=teacher_sha256)
     nodes = fit_adapters(
         student,
         teacher_graph,
-        feeds,
+        _drawn_feeds(student, source, data, config) if config.num_samples else [],
         num_samples=config.num_samples,
         config=config,
         sessions=Sessions(device=device or native_session, digital=digital_session),
@@ -125,9 +119,7 @@ def calibrate(
         progress=progress,
     )
     result = CalibrateReport(
-        output=str(target),
-        report=str(path_json) if path_json else None,
-        page=str(path_html) if path_html else None,
+        **files.names(),
         samples=config.num_samples,
         solver=config.solver,
         gamma=gamma_of(nodes),
@@ -143,19 +135,86 @@ def calibrate(
         student,
         model=str(source),
         config=config,
-        teacher_sha256=sha256_of(teacher_path),
+        teacher_sha256=teacher_sha256,
         runs_on=_name_of(device),
+    )
+    student.metadata_props[TEACHER_PATH] = os.path.relpath(
+        teacher_path.resolve(), target.resolve().parent
     )
     if swappable or passes.is_swappable(student):
         passes.MakeAdaptersSwappablePass()(student)
-    save_model(student, target, force=force)
-    if adapter_file is not None:
-        write_adapter_file(adapter_file, {n.name: n.adapter for n in nodes}, student, force=force)
-    if twin is not None:
-        passes.FoldAdaptersPass()(student)
-        save_model(student, Path(twin), force=force)
-    write_report(path_json, path_html, record, force=force)
+    files.write(student, nodes, record, force=force)
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """The files that a calibration writes; ``None`` is left out."""
+
+    model: Path
+    report: Path | None
+    page: Path | None
+    adapters: Path | None
+    twin: Path | None
+
+    def check(self, reads: Sequence[Path], *, force: bool) -> None:
+        """Refuse early what :meth:`write` would refuse, and to replace what the job ``reads``."""
+        models = [path for path in (self.model, self.adapters, self.twin) if path is not None]
+        for path in models:
+            check_output(path, force=force, reads=reads)
+        check_report(self.report, self.page, force=force)
+        reports = [path for path in (self.report, self.page) if path is not None]
+        if len({path.resolve() for path in (*models, *reports)}) < len(models) + len(reports):
+            raise UsageError("every output needs a file of its own.")
+
+    def names(self) -> dict[str, Any]:
+        """Fields of a :class:`CalibrateReport`."""
+        texts = {
+            "report": self.report,
+            "page": self.page,
+            "adapter_file": self.adapters,
+            "twin": self.twin,
+        }
+        found = {name: None if path is None else str(path) for name, path in texts.items()}
+        return {"output": str(self.model), **found}
+
+    def write(
+        self,
+        student: ir.Model,
+        nodes: Sequence[CalibratedNode],
+        record: CalibrationRecord,
+        *,
+        force: bool,
+    ) -> None:
+        """Write them; the twin is the last that is made of ``student``, which it changes."""
+        save_model(student, self.model, force=force)
+        if self.adapters is not None:
+            fitted = {n.name: n.adapter for n in nodes}
+            write_adapter_file(self.adapters, fitted, student, force=force)
+        if self.twin is not None:
+            passes.FoldAdaptersPass()(student)
+            save_model(student, self.twin, force=force)
+        write_report(self.report, self.page, record, force=force)
+
+
+def _prepared_teacher(path: Path) -> ir.Model:
+    """The teacher's graph in the form that was converted."""
+    graph = load_model(path)
+    if DOMAIN in graph.opset_imports:
+        raise ModelError(
+            f"{path} is a converted model. Give the one before conversion with --teacher."
+        )
+    passes.prepare_pipeline()(graph)
+    return graph
+
+
+def _drawn_feeds(
+    student: ir.Model, source: Path, data: Data | None, config: CalibrateConfig
+) -> list[dict[str, Array]]:
+    """The samples of a calibration, in chunks."""
+    samples = load_samples(data_beside(source, data), graph_inputs(student))
+    drawn = samples.draw(config.num_samples, seed=config.sample_seed)
+    return [batch.feeds for batch in drawn.batches(CHUNK_SAMPLES)]
 
 
 def write_statistics(
@@ -181,7 +240,7 @@ def write_statistics(
     if keep_samples < 0:
         raise UsageError(f"keep_samples must be 0 or more, got {keep_samples}")
     source = Path(model)
-    target = Path(output) if output else source.with_suffix(".statistics.npz")
+    target = output_of(source, output, ".statistics.npz")
     graph = load_model(source)
     check_output(target, force=force)
     samples = load_samples(data_beside(source, data), graph_inputs(graph))

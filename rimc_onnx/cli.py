@@ -22,9 +22,11 @@ from rimc_onnx._options import (
     IDEAL_PERIPHERY,
     NATIVE_PROVIDER,
     PRESET,
+    TEN_SAMPLES,
     BatchSize,
     DataOption,
     DeviceOptions,
+    FitOptions,
     Force,
     Json,
     Labels,
@@ -34,7 +36,6 @@ from rimc_onnx._options import (
     PeripheryOptions,
     ProviderOptions,
     Rank,
-    ReadOutNoise,
     Seed,
     Teacher,
     TileRows,
@@ -184,40 +185,13 @@ def calibrate(
             help="A converted model.", show_default="the only *.rimc.onnx in this folder"
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples.")] = 10,
+    fit: FitOptions = TEN_SAMPLES,
     data: DataOption = None,
     teacher: Teacher = None,
-    adapter: Annotated[
-        str,
-        typer.Option(
-            help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
-            show_default="dora+sparse, dora with --rank",
-        ),
-    ] = "",
-    rank: Annotated[
-        int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
-    ] = None,
-    sram_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BYTES|SHARE%",
-            help="SRAM for all adapters.",
-            show_default="that of the branches as converted",
-        ),
-    ] = None,
-    solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form",
-    propagate: Annotated[
-        str, typer.Option(help="Whose inputs the nodes are fitted on: teacher or student.")
-    ] = "teacher",
-    read_out: Annotated[
-        bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
-    ] = False,
-    read_out_noise: ReadOutNoise = None,
     statistics: Annotated[
         Path | None,
         typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0,
     swappable: Annotated[
         bool, typer.Option("--swappable", help="Adapters that a live session can change.")
     ] = False,
@@ -244,27 +218,9 @@ def calibrate(
         rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
     """
     from rimc_onnx import api
-    from rimc_onnx.calibration.config import CalibrateConfig, one_of, parse_budget
 
     console = Console(as_json=as_json)
-    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
-    if read_out_noise is not None and not read_out:
-        raise UsageError(
-            "--read-out-noise says how well arrays are measured, and none is. Give --read-out too."
-        )
-    config = CalibrateConfig(
-        num_samples=samples,
-        sample_seed=seed,
-        adapter=adapter,
-        rank=rank,
-        sram_budget_bytes=budget_bytes,
-        sram_budget_frac=budget_frac,
-        solver=one_of("--solver", solver, "closed-form", "adam"),
-        propagate=one_of("--propagate", propagate, "teacher", "student"),
-        read_out=read_out,
-        **({} if read_out_noise is None else {"read_out_noise_frac": read_out_noise}),
-    )
-    device = runs_on.device()
+    config, device = fit.config(), runs_on.device()
     with console.progress("calibrate") as progress:
         report = api.calibrate(
             model or _only_converted_model(),

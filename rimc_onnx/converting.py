@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from rimc_onnx.files import (
     sha256_of,
 )
 from rimc_onnx.opset import DOMAIN
-from rimc_onnx.reports import ConvertReport, InspectReport, NodeReport
+from rimc_onnx.reports import ConvertReport, InspectReport, NodeRangesReport, NodeReport
 from rimc_onnx.runtime.programming import native_realise
 from rimc_onnx.sessions import digital_session
 from rimc_onnx.teacher import (
@@ -75,25 +75,7 @@ def convert(
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
-    nodes = [
-        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
-        for d in decisions
-    ]
-    report = ConvertReport(
-        output=None if dry_run else str(target),
-        nodes=nodes,
-        mapped=sum(n.mapped for n in nodes),
-        digital=sum(not n.mapped for n in nodes),
-        rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
-        device=config.device.preset,
-        seed=config.seed,
-        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
-        teacher_sha256=digest,
-        seconds=0.0,
-        read_noise_frac=config.reads.read_noise_frac,
-        iv_curve=config.iv_curve,
-        reads_of_device=config.reads_of_device,
-    )
+    report = _report(decisions, config, output=None if dry_run else str(target), digest=digest)
     if dry_run:
         return _timed(report, start)
     passes.require_mapped(decisions)
@@ -114,11 +96,40 @@ def convert(
             TEACHER_SHA256: digest,
             TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
             VERSION: package_version(),
-            _NODES: json.dumps([n.__dict__ for n in nodes if not n.mapped], sort_keys=True),
+            _NODES: json.dumps([n.__dict__ for n in report.nodes if not n.mapped], sort_keys=True),
         }
     )
     save_model(graph, target, force=force)
     return _timed(report, start)
+
+
+def _report(
+    decisions: Sequence[passes.MappingDecision],
+    config: ConvertConfig,
+    *,
+    output: str | None,
+    digest: str,
+) -> ConvertReport:
+    """What the decisions and the configuration say; the time taken is still to come."""
+    nodes = [
+        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
+        for d in decisions
+    ]
+    return ConvertReport(
+        output=output,
+        nodes=nodes,
+        mapped=sum(n.mapped for n in nodes),
+        digital=sum(not n.mapped for n in nodes),
+        rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
+        device=config.device.preset,
+        seed=config.seed,
+        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
+        teacher_sha256=digest,
+        seconds=0.0,
+        read_noise_frac=config.reads.read_noise_frac,
+        iv_curve=config.iv_curve,
+        reads_of_device=config.reads_of_device,
+    )
 
 
 def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> InspectReport:
@@ -149,6 +160,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(_NODES, "[]"))]
     first = branches[0].rram.attributes
     device = json.loads(first["device_config"].as_string())
+    adapters = [b.adapter() for b in branches]
     return InspectReport(
         model=str(source),
         converted=True,
@@ -156,11 +168,26 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         mapped=len(nodes),
         digital=len(digital),
         rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
-        sram_bytes=sum(b.adapter().sram_bytes for b in branches),
+        sram_bytes=sum(adapter.sram_bytes for adapter in adapters),
         device=device,
         seed=first["seed"].as_int(),
         time_s=first["time_s"].as_float() if "time_law" in device else None,
         teacher_sha256=graph.metadata_props.get(TEACHER_SHA256),
+        periphery=passes.read_periphery(first),
+        ranges=[_ranges_report(b) for b in branches],
+        adapters=sum(not adapter.is_identity for adapter in adapters),
+        swappable=passes.is_swappable(graph),
+    )
+
+
+def _ranges_report(branch: passes.RramBranch) -> NodeRangesReport:
+    attributes = branch.rram.attributes
+    dac_range, adc_range = passes.node_ranges(attributes)
+    return NodeRangesReport(
+        name=branch.node,
+        num_tiles=attributes["num_tiles"].as_int(),
+        dac_range=dac_range,
+        adc_range=adc_range,
     )
 
 

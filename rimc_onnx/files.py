@@ -7,9 +7,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -235,8 +235,15 @@ def output_of(source: Path, output: str | Path | None, suffix: str) -> Path:
     return target
 
 
-def check_output(path: Path, *, force: bool) -> None:
-    """Refuse early what :func:`save_model` would refuse after the work is done."""
+def check_output(path: Path, *, force: bool, reads: Sequence[Path] = ()) -> None:
+    """Refuse early what :func:`save_model` would refuse after the work is done.
+
+    Raises:
+        OutputError: ``path`` can't be a file, or is one and ``force`` is False.
+        UsageError: it is one of ``reads``, files that the job reads; ``force`` does not help.
+    """
+    if any(path.resolve() == read.resolve() for read in reads):
+        raise UsageError(f"{path}: is read by this job and can't be written by it. Name another.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Give a file name with -o.")
     if path.exists() and not path.is_file():  # renaming over a device would take it away
@@ -251,11 +258,10 @@ def check_output(path: Path, *, force: bool) -> None:
 def output_folder(path: Path, *, force: bool) -> Iterator[Path]:
     """A folder beside ``path``; what the body leaves in it is renamed into place at the end."""
     check_output(path, force=force)
+    # Named before it is made: an interrupt right after that has to find it, too.
+    folder = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}).") from error
-    try:
+        folder.mkdir(mode=0o700)
         yield folder
         # The model file last: it must never name a data file that is not there yet.
         for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):

@@ -12,6 +12,7 @@ __all__ = [
     "CalibratedNodeReport",
     "ConvertReport",
     "InspectReport",
+    "NodeRangesReport",
     "NodeReport",
     "StatisticsReport",
 ]
@@ -51,6 +52,18 @@ class ConvertReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeRangesReport:
+    """Tiles of one RRAM node, and what its converters reach."""
+
+    name: str
+    num_tiles: int
+    dac_range: tuple[float, float] | None
+    """Lowest and highest input; ``None`` without a DAC and without a curve of the current."""
+    adc_range: tuple[float, float] | None
+    """Smallest and largest range of the bit lines; ``None`` is an ideal ADC."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectReport:
     """What a model holds: an unconverted one as ``convert`` would map it."""
 
@@ -67,6 +80,14 @@ class InspectReport:
     time_s: float | None
     """Seconds since programming; ``None`` without a time axis, and for unconverted models."""
     teacher_sha256: str | None
+    periphery: dict[str, float | bool | str | None] | None = None
+    """Converters, reads and wires of the first node, as a calibration's report has them."""
+    ranges: list[NodeRangesReport] | None = None
+    """Of every RRAM node."""
+    adapters: int | None = None
+    """Adapters that do something, a bias apart; 0 in a file as ``convert`` writes it."""
+    swappable: bool | None = None
+    """Whether a session can be given other adapters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +126,10 @@ class CalibrateReport:
     """JSON beside the output."""
     page: str | None
     """HTML beside the output."""
+    adapter_file: str | None = None
+    """The adapters alone."""
+    twin: str | None = None
+    """The plain fp32 model."""
     samples: int
     solver: str
     gamma: float

@@ -342,7 +342,11 @@ def test_swappable_model_is_inspected_and_calibrated_as_any_other(digits_job: Pa
     save_model(model, live, force=False)
     assert inspect(live).nodes == inspect(source).nodes
     assert inspect(live).sram_bytes == inspect(source).sram_bytes
+    # A file that is taken for calibrated, or for one whose adapters are fixed.
+    assert (inspect(source).swappable, inspect(live).swappable) == (False, True)
+    assert (inspect(source).adapters, inspect(live).adapters) == (0, 0)
     calibrate(live)
+    assert inspect(digits_job / "live.calibrated.onnx").adapters == 11
     got = load_model(digits_job / "live.calibrated.onnx")
     want = load_model(digits_job / "model.rimc.calibrated.onnx")
     assert rram_digest(got) == rram_digest(want)

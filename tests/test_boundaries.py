@@ -113,6 +113,7 @@ ALLOWED = {
     },
     "rimc_onnx.calibrating": BASE
     | {
+        "onnxscript",
         "rimc_onnx.adapter_file",
         "rimc_onnx.calibration",
         "rimc_onnx.data",

@@ -202,6 +202,26 @@ def test_inspect_json_is_the_same_before_and_after_conversion(
     assert len(after["nodes"]) == len(by_name)
 
 
+def test_inspect_shows_people_the_hardware_and_the_state_of_the_adapters(
+    cli: Cli, digits_job: Path
+) -> None:
+    # Bits and noise are in the file, and only --json says so.
+    text = cli("inspect", "model.rimc.onnx", cwd=digits_job).stdout
+    assert "converters and reads = ideal" in text
+    assert "0 of 11 fitted" in text
+    assert "ADC ranges" not in text
+    assert "11 of 11 fitted" in cli(
+        "inspect", "model.rimc.calibrated.onnx", cwd=digits_job
+    ).stdout  # fmt: skip
+    hard = ["--adc-bits", 6, "--tile-rows", 64, "--read-noise", 0.01, "-o", "hard.rimc.onnx"]
+    cli("convert", "model.onnx", *hard, cwd=digits_job)
+    text = cli("inspect", "hard.rimc.onnx", cwd=digits_job).stdout
+    for line in ("adc_bits = 6", "read_noise = 0.01", "read_noise_law = absolute"):
+        assert f"  {line}\n" in text
+    assert "ADC ranges" in text
+    assert "dac_bits" not in text
+
+
 def test_calibrate_json_has_every_node(cli: Cli, digits_folder: Path) -> None:
     # gamma is eq. 7: parameters of the adapters over weights in RRAM, not over the model's size.
     converted = cli("convert", "model.onnx", "--json", cwd=digits_folder).json()
@@ -217,6 +237,30 @@ def test_calibrate_json_has_every_node(cli: Cli, digits_folder: Path) -> None:
         assert 0 <= node["error_after"] < node["error_before"]
     assert report["sram_bytes"] == sum(n["sram_bytes"] for n in report["nodes"])
     assert report["gamma"] == pytest.approx(report["sram_bytes"] / converted["rram_weights"])
+
+
+def test_names_in_brackets_are_shown_as_they_are(
+    cli: Cli, tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # Taken for markup: [red] disappears, and [/x] is an error that should not happen.
+    model = matmul_model(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
+    model.graph.node[0].name, model.graph.node[2].name = "[red]fc", "block[/x]"
+    onnx.save(model, tmp_path / "model.onnx")
+    result = cli("inspect", "model.onnx", cwd=tmp_path)
+    assert (result.code, result.stderr) == (0, "")
+    assert "[red]fc" in result.stdout
+    assert "block[/x]" in result.stdout
+
+
+def test_calibrate_names_every_file_that_it_writes(cli: Cli, digits_job: Path) -> None:
+    # --adapter-file and --twin are written, and nothing says so.
+    extras = ["--adapter-file", "task.onnx_adapter", "--twin", "twin.onnx"]
+    call = ["calibrate", "model.rimc.onnx", "--samples", 1, *extras, "--force"]
+    shown = [line[6:] for line in cli(*call, cwd=digits_job).stdout.splitlines() if "wrote" in line]
+    report = cli(*call, "--json", cwd=digits_job).json()
+    names = ["report", "adapter_file", "twin", "output"]
+    assert shown == [report[name] for name in names]
+    assert all((digits_job / name).is_file() for name in shown)
 
 
 def test_evaluate_json_counts_labels_and_the_teacher(cli: Cli, digits_job: Path) -> None:

@@ -194,6 +194,34 @@ def test_output_that_can_not_be_made_is_refused(
     assert says in fails(digits_job, 1, "calibrate", "model.rimc.onnx", "-o", output)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "model.rimc.onnx", "--twin", "model.onnx"],
+        ["calibrate", "model.rimc.onnx", "-o", "model.onnx"],
+        ["calibrate", "model.rimc.onnx", "--adapter-file", "model.rimc.onnx"],
+        ["calibrate", "model.rimc.onnx", "--twin", "model.rimc.calibrated.report.json"],
+        ["age", "model.rimc.onnx", "--time", "1d", "-o", "model.onnx"],
+        ["statistics", "model.onnx", "-o", "model.onnx"],
+    ],
+)
+def test_force_replaces_no_file_that_the_job_reads_or_writes_otherwise(
+    fails: Callable[..., str], digits_job: Path, arguments: list[str]
+) -> None:
+    # The only copy of the trained model is replaced by its drifted twin, or by statistics.
+    fails(digits_job, 2, *arguments, "--force")
+
+
+def test_calibrated_model_in_another_folder_finds_its_teacher(cli: Cli, digits_job: Path) -> None:
+    # The recorded path is relative to the file, and was that of the converted file's folder.
+    (digits_job / "sub").mkdir()
+    out = ["-o", "sub/out.onnx"]
+    cli("calibrate", "model.rimc.onnx", "--samples", 1, *out, cwd=digits_job)
+    np.savez(digits_job / "field.npz", input=np.load(digits_job / "test.npz")["input"][:20])
+    found = cli("evaluate", "sub/out.onnx", "--data", "field.npz", "--json", cwd=digits_job)
+    assert found.json()["agreement"] > 0.5
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe in the file system")
 def test_output_that_is_no_file_is_kept(fails: Callable[..., str], digits_folder: Path) -> None:
     # --force renames a file over it: as root, convert -o /dev/null --force takes /dev/null away.
@@ -281,6 +309,8 @@ def test_interrupted_run_leaves_nothing(
     process = subprocess.Popen(
         [*COMMAND, "convert", "large.onnx"],
         cwd=tmp_path,
+        # A test run in the background passes on that it ignores interrupts.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import convert, inspect, opset, runtime
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import DeviceConfig, Scaling, get_preset
 from rimc_onnx.errors import ModelError, OutputError
 from rimc_onnx.files import load_model, save_model
@@ -228,6 +228,70 @@ def test_file_records_where_it_comes_from(digits_folder: Path) -> None:
     assert DeviceConfig(**{**report.device, "law": config.device.law, "scaling": Scaling.NODE}) == (
         config.device
     )
+
+
+def test_inspect_tells_what_the_file_says_about_converters_and_reads(
+    digits_folder: Path, chain: Path
+) -> None:
+    # Two files of different hardware that look the same; a range read from the first node for all.
+    periphery = PeripheryConfig(
+        tile_rows=64,
+        dac_bits=8,
+        adc_bits=7,
+        read_noise_frac=0.01,
+        read_noise_law=ReadNoiseLaw.RELATIVE,
+        adc_gain_error_frac=0.02,
+    )
+    convert(digits_folder / "model.onnx", config=ConvertConfig(periphery=periphery))
+    path = digits_folder / "model.rimc.onnx"
+    report = inspect(path)
+    assert report.periphery == {
+        "tile_rows": 64,
+        "dac_bits": 8,
+        "adc_bits": 7,
+        "dac_serial_bits": None,
+        "iv_sinh": None,
+        "input_shrink": None,
+        "read_noise": 0.01,
+        "read_noise_law": "relative",
+        "wire_ohm": None,
+        "iv_polynomial": None,
+        "adc_errors": True,
+    }
+    nodes = {
+        next(a.s.decode() for a in n.attribute if a.name == "node"): {
+            a.name: onnx.helper.get_attribute_value(a) for a in n.attribute
+        }
+        for n in onnx.load(path).graph.node
+        if n.op_type in {opset.RRAM_CONV, opset.RRAM_MATMUL}
+    }
+    ranges = {r.name: r for r in report.ranges or []}
+    assert list(ranges) == list(nodes)
+    assert {r.num_tiles for r in ranges.values()} == {1, 2}
+    for name, found in ranges.items():
+        assert found.num_tiles == nodes[name]["num_tiles"]
+        assert found.dac_range is not None
+        assert found.adc_range is not None
+        # The images and what a ReLU gives are never negative.
+        assert found.dac_range[0] == 0.0
+        assert np.float32(found.dac_range[1]) == np.float32(nodes[name]["dac_range"])
+        assert np.float32(found.adc_range[1]) == np.float32(max(nodes[name]["adc_range"]))
+
+    convert(chain)
+    ideal = inspect(chain.with_suffix(".rimc.onnx"))
+    assert set((ideal.periphery or {}).values()) == {None}
+    assert {(r.dac_range, r.adc_range) for r in ideal.ranges or []} == {(None, None)}
+    plain = inspect(chain)
+    assert (plain.periphery, plain.ranges, plain.adapters, plain.swappable) == (None,) * 4
+
+
+def test_inspect_tells_the_range_of_a_curve_without_a_dac(digits_folder: Path) -> None:
+    # The range bends every product, and saturates; taken for the ideal DAC's neutral 1.
+    config = ConvertConfig(periphery=PeripheryConfig(iv_sinh=1.5))
+    convert(digits_folder / "model.onnx", config=config)
+    found = inspect(digits_folder / "model.rimc.onnx").ranges or []
+    assert all(r.dac_range and r.dac_range[0] == -r.dac_range[1] < 0 for r in found)
+    assert len({r.dac_range for r in found}) == len(found)
 
 
 def test_converting_twice_is_refused(chain: Path) -> None:

@@ -11,7 +11,10 @@ from rimc_onnx.calibration.closed_form import ClosedFormConfig
 from rimc_onnx.errors import ConfigError, UsageError, suggest
 from rimc_onnx.opset import MAX_RANK
 
-__all__ = ["CalibrateConfig", "one_of", "parse_adapter", "parse_budget"]
+__all__ = ["READ_OUT_NOISE_FRAC", "CalibrateConfig", "one_of", "parse_adapter", "parse_budget"]
+
+READ_OUT_NOISE_FRAC = 0.02
+"""``read_out_noise_frac`` where none is given."""
 
 _ADAPTERS = {
     "dora": Kinds(low_rank=True, magnitude=True),
@@ -46,7 +49,7 @@ class CalibrateConfig:
     """Whose inputs the nodes are fitted on."""
     read_out: bool = False
     """The arrays can be measured; otherwise the device is a black box."""
-    read_out_noise_frac: float = 0.02
+    read_out_noise_frac: float = READ_OUT_NOISE_FRAC
     """Standard deviation of a measured weight, as a fraction of the weight."""
     closed_form: ClosedFormConfig = field(default_factory=ClosedFormConfig)
 

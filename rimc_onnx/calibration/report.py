@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnxscript import ir
 
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.files import check_output, output_folder
-from rimc_onnx.passes import RramBranch, rram_branches
+from rimc_onnx.passes import RramBranch, read_periphery, rram_branches
 
 __all__ = [
     "NATIVE_LIBRARY",
@@ -44,8 +43,6 @@ NATIVE_LIBRARY = "native library"
 _PROC_STATUS = Path("/proc/self/status")
 _MODULES = ("numpy", "scipy", "onnx", "onnxruntime")
 """Packages whose version decides what a calibration gives."""
-_PERIPHERY_INTS = ("tile_rows", "dac_bits", "adc_bits", "dac_serial_bits")
-_PERIPHERY_FLOATS = ("iv_sinh", "input_shrink", "read_noise", "wire_ohm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +120,7 @@ class CalibrationRecord:
     config: dict[str, Any]
     device: dict[str, Any]
     """Parameters of the device model."""
-    periphery: dict[str, float | bool | None]
+    periphery: dict[str, float | bool | str | None]
     """Of the first node; ``None`` is ideal."""
     runs_on: str = NATIVE_LIBRARY
     """What ran the arrays: the native library, an execution provider, or the user's device."""
@@ -182,7 +179,7 @@ def make_record(
         teacher_sha256=teacher_sha256,
         config=asdict(config),
         device=device,
-        periphery=_periphery(first),
+        periphery=read_periphery(first),
         runs_on=runs_on,
         device_seed=first["seed"].as_int(),
         device_time_s=first["time_s"].as_float() if "time_law" in device else None,
@@ -190,23 +187,6 @@ def make_record(
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],
     )
-
-
-def _periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool | None]:
-    """What surrounds a node's arrays; in the file 0 is an ideal part, a shrink of 1 none."""
-    found: dict[str, float | bool | None] = {
-        name: attributes[name].as_int() or None for name in _PERIPHERY_INTS
-    }
-    for name in _PERIPHERY_FLOATS:
-        value = attributes[name].as_float()
-        ideal = 1.0 if name == "input_shrink" else 0.0
-        # As it was typed: a file holds the nearest float32.
-        found[name] = None if value == ideal else float(str(np.float32(value)))
-    gain, offset = (list(attributes[name].as_floats()) for name in ("adc_gain", "adc_offset"))
-    terms = [*attributes["iv_square"].as_floats(), *attributes["iv_cube"].as_floats()]
-    found["iv_polynomial"] = True if any(terms) else None
-    found["adc_errors"] = None if gain == [1.0] and offset == [0.0] else True
-    return found
 
 
 def gamma_of(nodes: Sequence[CalibratedNode]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev, variance
@@ -168,37 +168,16 @@ def recovery_study(
     )
     runs: list[RecoveryRun] = []
     errors: dict[str, list[tuple[float, float]]] = {}
-    uncalibrated = []
     for seed in seeds:
-        with tempfile.TemporaryDirectory(prefix="rimc-recovery-") as folder:
-            converted = Path(folder) / "model.rimc.onnx"
-            api.convert(source, converted, config=replace(config, seed=seed), data=data)
-            uncalibrated.append(judge(converted))
-            for draw in draws:
-                report = api.calibrate(
-                    converted,
-                    data=data,
-                    teacher=source,
-                    statistics=statistics,
-                    device=device,
-                    config=replace(calibrate, sample_seed=draw),
-                    force=True,
-                )
-                runs.append(
-                    RecoveryRun(
-                        seed=seed,
-                        draw=draw,
-                        uncalibrated=uncalibrated[-1],
-                        calibrated=judge(Path(report.output)),
-                        sram_bytes=report.sram_bytes,
-                        gamma=report.gamma,
-                        seconds=report.seconds,
-                    )
-                )
-                for node in report.nodes:
-                    errors.setdefault(node.name, []).append((node.error_before, node.error_after))
-                on_run(runs[-1])
-    before, after = Spread.of(uncalibrated), Spread.of([r.calibrated for r in runs])
+        for run, nodes in _runs_of_device(
+            source, data, replace(config, seed=seed), draws, calibrate, statistics, device, judge
+        ):
+            runs.append(run)
+            for node in nodes:
+                errors.setdefault(node.name, []).append((node.error_before, node.error_after))
+            on_run(run)
+    before = Spread.of(list({run.seed: run.uncalibrated for run in runs}.values()))
+    after = Spread.of([r.calibrated for r in runs])
     return RecoveryReport(
         model=str(source),
         figure=judge.figure,
@@ -214,6 +193,43 @@ def recovery_study(
         runs=runs,
         seconds=time.perf_counter() - start,
     )
+
+
+def _runs_of_device(
+    source: Path,
+    data: Data | None,
+    config: ConvertConfig,
+    draws: Sequence[int],
+    calibrate: CalibrateConfig,
+    statistics: str | Path | None,
+    device: SessionFactory | None,
+    judge: _Judge,
+) -> Iterator[tuple[RecoveryRun, list[api.CalibratedNodeReport]]]:
+    """One conversion, and a calibration for every draw; its files are gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="rimc-recovery-") as folder:
+        converted = Path(folder) / "model.rimc.onnx"
+        api.convert(source, converted, config=config, data=data)
+        uncalibrated = judge(converted)
+        for draw in draws:
+            report = api.calibrate(
+                converted,
+                data=data,
+                teacher=source,
+                statistics=statistics,
+                device=device,
+                config=replace(calibrate, sample_seed=draw),
+                force=True,
+            )
+            run = RecoveryRun(
+                seed=config.seed,
+                draw=draw,
+                uncalibrated=uncalibrated,
+                calibrated=judge(Path(report.output)),
+                sram_bytes=report.sram_bytes,
+                gamma=report.gamma,
+                seconds=report.seconds,
+            )
+            yield run, report.nodes
 
 
 class _Judge:

@@ -15,8 +15,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sample_jobs import calibrated, top1
 
-from rimc_onnx import calibrate, convert, evaluate, opset, runtime
+from rimc_onnx import calibrate, convert, opset, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset
@@ -36,18 +37,6 @@ def initializers(path: Path, prefix: str) -> dict[str, bytes]:
         for name in node.input
         if name in tensors
     }
-
-
-def top1(path: Path, *, native: bool = True) -> float:
-    found = evaluate(path, data=path.parent / "test.npz", native=native).top1
-    assert found is not None
-    return found
-
-
-def calibrated(folder: Path, name: str, **config: Any) -> Path:
-    out = folder / name
-    calibrate(folder / "model.rimc.onnx", out, config=CalibrateConfig(**config), force=True)
-    return out
 
 
 @pytest.mark.parametrize("num_samples", [1, 10, 64])

@@ -9,17 +9,11 @@ from typing import Any
 import onnx
 import pytest
 from onnx import numpy_helper
+from sample_jobs import top1
 
-from rimc_onnx import calibrate, evaluate, inspect, opset
+from rimc_onnx import calibrate, inspect, opset
 from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter, parse_budget
 from rimc_onnx.errors import CalibrationError, ConfigError, UsageError
-
-
-def top1(path: Path) -> float:
-    found = evaluate(path, data=path.parent / "test.npz").top1
-    assert found is not None
-    return found
-
 
 KINDS = ["dora", "lora", "magnitude", "bias", "sparse", "dora+sparse", "lora+sparse", "dora+dense"]
 

@@ -11,23 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from sample_jobs import calibrated, top1
 
-from rimc_onnx import calibrate, evaluate, write_statistics
+from rimc_onnx import calibrate, write_statistics
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.opset import OPS
-
-
-def top1(path: Path) -> float:
-    found = evaluate(path, data=path.parent / "test.npz").top1
-    assert found is not None
-    return found
-
-
-def calibrated(folder: Path, name: str, **config: Any) -> Path:
-    out = folder / name
-    calibrate(folder / "model.rimc.onnx", out, config=CalibrateConfig(**config), force=True)
-    return out
 
 
 def rram_weights(path: Path) -> list[bytes]:

@@ -215,6 +215,7 @@ def test_report_says_what_surrounded_the_arrays_and_what_ran_them(digits_folder:
         "iv_sinh": 1.5,
         "input_shrink": 0.7,
         "read_noise": 0.01,
+        "read_noise_law": "absolute",
         "wire_ohm": 0.25,
         "iv_polynomial": None,
         "adc_errors": True,
