@@ -79,6 +79,7 @@ def convert(
         NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
         for d in decisions
     ]
+    table = config.read_noise_table()
     report = ConvertReport(
         output=None if dry_run else str(target),
         nodes=nodes,
@@ -90,7 +91,8 @@ def convert(
         time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
         seconds=0.0,
-        read_noise_frac=config.reads.read_noise_frac,
+        read_noise_frac=table.top_frac if table else config.reads.read_noise_frac,
+        read_noise_law=config.read_noise_law,
         iv_curve=config.iv_curve,
         reads_of_device=config.reads_of_device,
     )
