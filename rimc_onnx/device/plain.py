@@ -85,7 +85,7 @@ def required_fields(record: type[Any]) -> list[str]:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses as dicts (with their ``kind``, if they have one, without None), enums by value."""
+    """Dataclasses as dicts (without None, with their ``kind``, if any), enums by value."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
