@@ -205,6 +205,8 @@ def _periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool | No
     gain, offset = (list(attributes[name].as_floats()) for name in ("adc_gain", "adc_offset"))
     terms = [*attributes["iv_square"].as_floats(), *attributes["iv_cube"].as_floats()]
     found["iv_polynomial"] = True if any(terms) else None
+    curve = attributes["read_noise_curve"].as_floats()
+    found["read_noise_curve"] = True if len(curve) > 1 else None
     found["adc_errors"] = None if gain == [1.0] and offset == [0.0] else True
     return found
 

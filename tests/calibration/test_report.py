@@ -217,6 +217,7 @@ def test_report_says_what_surrounded_the_arrays_and_what_ran_them(digits_folder:
         "read_noise": 0.01,
         "wire_ohm": 0.25,
         "iv_polynomial": None,
+        "read_noise_curve": None,
         "adc_errors": True,
     }
 
