@@ -107,8 +107,10 @@ def RramMatMul(
     w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
     relative = op.Constant(value_int=read_noise_relative)
-    follows_curve = op.Size(op.Constant(value_floats=read_noise_curve)) > 1
+    knots = op.Constant(value_floats=read_noise_curve)
+    follows_curve = op.Size(knots) > 1
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
+    limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
     largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
     follows = op.Cast(largest_term > 0.0, to=7)
     stored = bits + serial + op.Cast(noise > 0.0, to=7) + follows
@@ -123,7 +125,6 @@ def RramMatMul(
         if follows > 0:
             # Cells made in every run: as constants they would cost memory at load where it is off.
             cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
-            limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
             t = op.Min(op.Abs(cells) / limit, 1.0)
             u = x_tiles / full_scale
             x_square = x_tiles * u
@@ -140,9 +141,8 @@ def RramMatMul(
                 spread = op.Sqrt(op.MatMul(x_squares, w_tiles * (w_tiles * unit))) * noise
             elif follows_curve:
                 noisy_cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
-                noise_limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
-                noise_at = op.Min(op.Abs(noisy_cells) / noise_limit, 1.0)
-                q = rimc.ReadCells(noise_at, curve=read_noise_curve) * noise_limit
+                noise_at = op.Min(op.Abs(noisy_cells) / limit, 1.0)
+                q = rimc.ReadCells(noise_at, knots) * limit
                 spread = op.Sqrt(op.MatMul(x_squares, q * q)) * noise
             else:
                 spread = op.Sqrt(op.ReduceSum(x_squares, [2], keepdims=1)) * deviation
@@ -245,7 +245,8 @@ def RramConv(
     )
     ones = op.ConstantOfShape(op.Concat(groups * tiles, rows, kernel, axis=0), value=_ONE)
     relative = op.Constant(value_int=read_noise_relative)
-    follows_curve = op.Size(op.Constant(value_floats=read_noise_curve)) > 1
+    knots = op.Constant(value_floats=read_noise_curve)
+    follows_curve = op.Size(knots) > 1
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     deviation = op.Reshape(op.Expand(deviations, columns), by_column)
     largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
@@ -316,7 +317,7 @@ def RramConv(
             elif follows_curve:
                 noisy_cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
                 noise_at = op.Min(op.Abs(noisy_cells) / w_max_tiles, 1.0)
-                q = rimc.ReadCells(noise_at, curve=read_noise_curve) * w_max_tiles
+                q = rimc.ReadCells(noise_at, knots) * w_max_tiles
                 curve_variance = op.Conv(
                     x_squares,
                     q * q,

@@ -86,9 +86,8 @@ def IvShare(t: FLOAT[...], coefficients: Sequence[float]) -> FLOAT[...]:
 
 
 @script(rimc, default_opset=op)
-def ReadCells(t: FLOAT[...], curve: Sequence[float]) -> FLOAT[...]:
+def ReadCells(t: FLOAT[...], knots: FLOAT[...]) -> FLOAT[...]:
     # Read noise of pairs at t = abs w / w_max: straight lines between knots at t = (i / 64)^2.
-    knots = op.Constant(value_floats=curve)
     last = op.Cast(op.Size(knots) - 1, to=1)
     at = op.Sqrt(t) * last
     knot = op.Min(op.Floor(at), last - 1.0)

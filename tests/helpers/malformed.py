@@ -324,7 +324,10 @@ def all_malformed() -> list[Malformed]:
     nodes = [*map(sound, opset.OPS), *map(curved, crossbars), *map(noisy, crossbars)]
     for op in crossbars:
         nodes += _bad_attributes(curved(op))
-        nodes += _bad_attributes(noisy(op))
+        nodes += [
+            Malformed(**{**bad.__dict__, "label": f"noisy, {bad.label}"})
+            for bad in _bad_attributes(noisy(op))
+        ]
     for op in opset.OPS:
         for make in (_bad_attributes, _bad_inputs, _bad_cells, _bad_volumes, _bad_outputs):
             nodes += make(sound(op))
