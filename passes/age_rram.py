@@ -9,7 +9,7 @@ import numpy as np
 from onnxscript import ir
 
 from rimc_onnx import opset
-from rimc_onnx.device import DeviceConfig, Realise, largest_weight
+from rimc_onnx.device import DeviceConfig, Realise, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
@@ -24,11 +24,13 @@ class AgeRramPass(ir.passes.InPlacePass):
     1. The weight of an RRAM node is computed again from the teacher's unit of the same name, with
        the device, the seed and the draws that the node records; by ``realise`` instead of numpy,
        with the same bits.
-    2. ``time_s`` of the node and of the model's metadata is set.
+    2. ``time_s`` of the node and of the model's metadata is set, and ``read_noise_curve`` with its
+       ``read_noise`` is that of the new time, where a node has one.
     3. Everything else, adapters included, is left alone; a model that is at that time already, too.
 
     Raises:
-        ModelError: the teacher has no such node, or one whose weight the arrays were not made from.
+        ModelError: the teacher has no such node, or one whose weight the arrays were not made from;
+            or a node has a ``read_noise_curve``, and its device has none.
         ConfigError: the device has no time axis, or its law does not reach to that time.
     """
 
@@ -48,8 +50,12 @@ class AgeRramPass(ir.passes.InPlacePass):
         # All before the first edit, so that an error leaves the model as it was.
         plans = [(branch, self._unit(branch), _device(branch)) for branch in branches]
         times = [device.resolve_time(self._time_s) for _, _, device in plans]
+        noises = [
+            _read_noise(branch, device, time_s)
+            for (branch, _, device), time_s in zip(plans, times, strict=True)
+        ]
         modified = False
-        for (branch, unit, device), time_s in zip(plans, times, strict=True):
+        for (branch, unit, device), time_s, noise in zip(plans, times, noises, strict=True):
             attributes = branch.rram.attributes
             if attributes["time_s"].as_float() == time_s:
                 continue
@@ -68,6 +74,7 @@ class AgeRramPass(ir.passes.InPlacePass):
                 realise=self._realise,
             )
             attributes["time_s"] = ir.AttrFloat32("time_s", time_s)
+            attributes.update({attribute.name: attribute for attribute in noise})
             modified = True
         if modified:
             model.metadata_props[opset.TIME_KEY] = f"{times[0]:.9g}"
@@ -94,6 +101,22 @@ class AgeRramPass(ir.passes.InPlacePass):
                 f"arrays were programmed with. Convert the new teacher instead."
             )
         return unit
+
+
+def _read_noise(branch: RramBranch, device: DeviceConfig, time_s: float) -> list[ir.Attr]:
+    """The attributes of the device's read noise at another time, if it follows the time."""
+    if len(branch.rram.attributes["read_noise_curve"].as_floats()) == 1:
+        return []
+    if device.read_noise_curve is None:
+        raise ModelError(
+            f"node '{branch.node}': its read_noise_curve is not one of its device "
+            f"'{device.preset}', so it can't be aged. Convert again."
+        )
+    table = read_noise_table(device, time_s)
+    return [
+        ir.AttrFloat32("read_noise", table.read_noise),
+        ir.AttrFloat32s("read_noise_curve", table.knots),
+    ]
 
 
 def _device(branch: RramBranch) -> DeviceConfig:

@@ -251,7 +251,21 @@ def _check_periphery(node: ir.Node) -> None:
         values = node.attributes[name].as_floats()
         if len(values) != opset.IV_TERMS or not np.isfinite(values).all():
             raise _error(node, f"{name} must have {opset.IV_TERMS} finite values, got {values}")
+    _check_read_noise_curve(node, relative)
     _check_ranges(node, dac_bits - signed, adc_bits)
+
+
+def _check_read_noise_curve(node: ir.Node, relative: int) -> None:
+    curve = np.asarray(node.attributes["read_noise_curve"].as_floats(), np.float32)
+    if curve.size != opset.NOISE_KNOTS and curve.tolist() != [0.0]:
+        raise _error(
+            node,
+            f"read_noise_curve must be one 0 or {opset.NOISE_KNOTS} values, got {curve.size}",
+        )
+    if not ((curve >= 0) & (curve <= 1)).all():
+        raise _error(node, "read_noise_curve must lie in 0..1")
+    if curve.size > 1 and relative:
+        raise _error(node, "read_noise_relative must be 0 with a read_noise_curve")
 
 
 def _check_ranges(node: ir.Node, dac_bits: int, adc_bits: int) -> None:

@@ -113,9 +113,17 @@ def _converter_errors(
 
 def _read_noise(unit: RramUnit, config: ConvertConfig) -> dict[str, object]:
     periphery, device = config.reads, config.device
+    neutral = {"read_noise_relative": 0, "read_noise_curve": (0.0,)}
+    table = config.read_noise_table()
+    if table is not None:
+        return neutral | {
+            "read_noise": table.read_noise,
+            "read_noise_curve": table.knots,
+            "read_key": read_key(seed=config.seed, node=unit.name),
+        }
     relative = periphery.read_noise_law is ReadNoiseLaw.RELATIVE
     if periphery.read_noise_frac is None:
-        return {"read_noise": 0.0, "read_noise_relative": 0, "read_key": 0}
+        return neutral | {"read_noise": 0.0, "read_key": 0}
     if relative and not _weight_tells_conductances(device):
         raise NodeMappingError(
             f"node '{unit.name}' ({unit.node.op_type}): relative read noise needs both "
@@ -125,7 +133,7 @@ def _read_noise(unit: RramUnit, config: ConvertConfig) -> dict[str, object]:
         )
     # Pairs that share a weight add their variances: sum of share^2.
     shares = pair_shares(device)
-    return {
+    return neutral | {
         "read_noise": periphery.read_noise_frac * math.sqrt(sum(s * s for s in shares)),
         "read_noise_relative": int(relative),
         "read_key": read_key(seed=config.seed, node=unit.name),

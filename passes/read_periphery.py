@@ -19,9 +19,10 @@ _FLOATS = ("iv_sinh", "input_shrink", "read_noise", "wire_ohm")
 def read_periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool | str | None]:
     """Converters, reads and wires by name; ``None`` is ideal.
 
-    In the file 0 is an ideal part, a shrink of 1 none. ``read_noise`` is that of one conductance
-    pair that holds the whole weight, ``read_noise_law`` what it is a fraction of; ``iv_polynomial``
-    and ``adc_errors`` are True where the file has such numbers.
+    In the file 0 is an ideal part, a shrink of 1 none. ``read_noise_law`` says what ``read_noise``
+    is: a fraction of G_max (``absolute``), of the device's conductance (``relative``), or the
+    largest of a table over the conductance (``curve``). ``iv_polynomial`` and ``adc_errors`` are
+    True where the file has such numbers.
     """
     found: dict[str, float | bool | str | None] = {
         name: attributes[name].as_int() or None for name in _INTS
@@ -30,9 +31,7 @@ def read_periphery(attributes: Mapping[str, ir.Attr]) -> dict[str, float | bool 
         ideal = 1.0 if name == "input_shrink" else 0.0
         value = attributes[name].as_float()
         found[name] = None if value == ideal else _as_typed(value)
-    relative = bool(attributes["read_noise_relative"].as_int())
-    law = ReadNoiseLaw.RELATIVE if relative else ReadNoiseLaw.ABSOLUTE
-    found["read_noise_law"] = None if found["read_noise"] is None else law.value
+    found["read_noise_law"] = None if found["read_noise"] is None else _law(attributes)
     terms = [*attributes["iv_square"].as_floats(), *attributes["iv_cube"].as_floats()]
     found["iv_polynomial"] = True if any(terms) else None
     gain, offset = (list(attributes[name].as_floats()) for name in ("adc_gain", "adc_offset"))
@@ -60,6 +59,13 @@ def node_ranges(
         ranges = attributes["adc_range"].as_floats()
         adcs = (_as_typed(min(ranges)), _as_typed(max(ranges)))
     return word_lines, adcs
+
+
+def _law(attributes: Mapping[str, ir.Attr]) -> str:
+    if len(attributes["read_noise_curve"].as_floats()) > 1:
+        return "curve"
+    relative = bool(attributes["read_noise_relative"].as_int())
+    return (ReadNoiseLaw.RELATIVE if relative else ReadNoiseLaw.ABSOLUTE).value
 
 
 def _as_typed(value: float) -> float:

@@ -46,15 +46,18 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
         f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
         f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
     )
-    if reads := _reads(report.read_noise_frac, report.iv_curve):
+    if reads := _reads(report.read_noise_frac, report.read_noise_law, report.iv_curve):
         origin = f" of {report.device}, left out by --ideal-reads" if report.reads_of_device else ""
         console.line(f"reads: {reads}{origin}")
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
 
 
-def _reads(noise_frac: float | None, iv_curve: str | None) -> str:
-    """``noise 1 %, I-V polynomial``; nothing where both are ideal."""
-    noise = "" if noise_frac is None else f"noise {100 * noise_frac:g} %"
+def _reads(noise_frac: float | None, noise_law: str | None, iv_curve: str | None) -> str:
+    """``noise 1 %, I-V polynomial``, ``noise up to 3.68 %``; nothing where both are ideal."""
+    noise = ""
+    if noise_frac is not None:
+        largest = "up to " if noise_law == "curve" else ""
+        noise = f"noise {largest}{100 * noise_frac:.3g} %"
     return ", ".join(part for part in (noise, iv_curve and f"I-V {iv_curve}") if part)
 
 
@@ -109,7 +112,7 @@ def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
         [
             [
                 *(d.name, _time_range(d), _range(d.g_range_us, "uS")),
-                _reads(d.read_noise_frac, d.iv_curve) or "ideal",
+                _reads(d.read_noise_frac, d.read_noise_law, d.iv_curve) or "ideal",
                 d.summary,
             ]
             for d in devices
@@ -123,7 +126,7 @@ def show_device(console: Console, device: DeviceDescription) -> None:
     console.line(f"  valid time = {_time_range(device)}")
     if device.g_range_us is not None:
         console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
-    reads = _reads(device.read_noise_frac, device.iv_curve)
+    reads = _reads(device.read_noise_frac, device.read_noise_law, device.iv_curve)
     console.line(f"  reads = {reads or 'ideal'}")
     _show_parameters(console, device.parameters)
     console.line(f"  source: {device.source}")

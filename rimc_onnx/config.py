@@ -8,7 +8,13 @@ from enum import Enum, unique
 
 import numpy as np
 
-from rimc_onnx.device import DeviceConfig, IvPolynomial, get_preset
+from rimc_onnx.device import (
+    DeviceConfig,
+    IvPolynomial,
+    ReadNoiseTable,
+    get_preset,
+    read_noise_table,
+)
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.opset import IV_TERMS, MAX_IV_SINH, MAX_RANK
 
@@ -169,6 +175,34 @@ class ConvertConfig:
                 f"of devices, got num_slices {self.device.num_slices}. Use --ideal-reads, or no "
                 f"slices."
             )
+        if self.has_read_noise_curve and self.device.num_slices > 1:
+            raise ConfigError(
+                f"device '{self.device.preset}': its read_noise_curve needs whole weights on a "
+                f"pair of devices, got num_slices {self.device.num_slices}. Use --read-noise or "
+                f"--ideal-reads, or no slices."
+            )
+        self.read_noise_table()
+
+    @property
+    def has_read_noise_curve(self) -> bool:
+        """True where read noise follows the conductance, by the device model's law."""
+        given = self.periphery
+        is_asked_for = given.device_reads and given.read_noise_frac is None
+        return is_asked_for and self.device.read_noise_curve is not None
+
+    def read_noise_table(self) -> ReadNoiseTable | None:
+        """What nodes carry of the device model's ``read_noise_curve``, where it applies."""
+        if not self.has_read_noise_curve:
+            return None
+        return read_noise_table(self.device, self.device.resolve_time(self.time_s))
+
+    @property
+    def read_noise_law(self) -> str | None:
+        """``absolute``, ``relative`` or ``curve``; None without read noise."""
+        if self.has_read_noise_curve:
+            return "curve"
+        reads = self.reads
+        return None if reads.read_noise_frac is None else reads.read_noise_law.value
 
     @property
     def reads(self) -> PeripheryConfig:
@@ -199,7 +233,8 @@ class ConvertConfig:
     @property
     def reads_of_device(self) -> bool:
         """True where read noise or I-V curve are those of the device model."""
-        return self.reads != self.periphery or self.iv_polynomial is not None
+        follows = self.iv_polynomial is not None or self.has_read_noise_curve
+        return self.reads != self.periphery or follows
 
     @property
     def iv_curves(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -115,6 +115,7 @@ def _report(
         NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
         for d in decisions
     ]
+    table = config.read_noise_table()
     return ConvertReport(
         output=output,
         nodes=nodes,
@@ -126,7 +127,8 @@ def _report(
         time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
         seconds=0.0,
-        read_noise_frac=config.reads.read_noise_frac,
+        read_noise_frac=table.top_frac if table else config.reads.read_noise_frac,
+        read_noise_law=config.read_noise_law,
         iv_curve=config.iv_curve,
         reads_of_device=config.reads_of_device,
     )

@@ -17,7 +17,14 @@ from onnxscript import script
 from onnxscript.onnx_opset import opset17 as op
 from onnxscript.onnx_types import FLOAT, INT8, INT64
 
-from rimc_onnx.line_functions import BitLines, IvShare, LargestTerm, WordLines, rimc
+from rimc_onnx.line_functions import (
+    BitLines,
+    IvShare,
+    LargestTerm,
+    ReadCells,
+    WordLines,
+    rimc,
+)
 
 __all__ = ["FUNCTION_OPSET_VERSION", "function_protos"]
 
@@ -48,6 +55,7 @@ def RramMatMul(
     adc_offset: Sequence[float],
     read_noise: float,
     read_noise_relative: int,
+    read_noise_curve: Sequence[float],
     read_key: int,
     node: str,
     device: str,
@@ -99,7 +107,10 @@ def RramMatMul(
     w_padded = op.Pad(w, op.Concat([0, 0], pad, [0], axis=0))
     w_tiles = op.Reshape(w_padded, op.Concat(tiles, rows, columns, axis=0))
     relative = op.Constant(value_int=read_noise_relative)
+    knots = op.Constant(value_floats=read_noise_curve)
+    follows_curve = op.Size(knots) > 1
     deviation = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
+    limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
     largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
     follows = op.Cast(largest_term > 0.0, to=7)
     stored = bits + serial + op.Cast(noise > 0.0, to=7) + follows
@@ -114,7 +125,6 @@ def RramMatMul(
         if follows > 0:
             # Cells made in every run: as constants they would cost memory at load where it is off.
             cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
-            limit = op.Max(op.Constant(value_floats=w_max), 1e-30)
             t = op.Min(op.Abs(cells) / limit, 1.0)
             u = x_tiles / full_scale
             x_square = x_tiles * u
@@ -129,6 +139,11 @@ def RramMatMul(
                 # Squared in every run: as a constant it would cost memory at load where it is off.
                 unit = op.Cast(op.Size(lines) >= 0, to=1)
                 spread = op.Sqrt(op.MatMul(x_squares, w_tiles * (w_tiles * unit))) * noise
+            elif follows_curve:
+                noisy_cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
+                noise_at = op.Min(op.Abs(noisy_cells) / limit, 1.0)
+                q = rimc.ReadCells(noise_at, knots) * limit
+                spread = op.Sqrt(op.MatMul(x_squares, q * q)) * noise
             else:
                 spread = op.Sqrt(op.ReduceSum(x_squares, [2], keepdims=1)) * deviation
             sums = partial + op.RandomNormalLike(partial) * spread
@@ -167,6 +182,7 @@ def RramConv(
     adc_offset: Sequence[float],
     read_noise: float,
     read_noise_relative: int,
+    read_noise_curve: Sequence[float],
     read_key: int,
     tile_group: int,
     node: str,
@@ -229,6 +245,8 @@ def RramConv(
     )
     ones = op.ConstantOfShape(op.Concat(groups * tiles, rows, kernel, axis=0), value=_ONE)
     relative = op.Constant(value_int=read_noise_relative)
+    knots = op.Constant(value_floats=read_noise_curve)
+    follows_curve = op.Size(knots) > 1
     deviations = op.Constant(value_floats=w_max) * (noise * 1.4142135381698608)
     deviation = op.Reshape(op.Expand(deviations, columns), by_column)
     largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
@@ -296,6 +314,19 @@ def RramConv(
                     group=tile_group,
                 )
                 spread = op.Sqrt(op.Reshape(variance, op.Shape(split))) * noise
+            elif follows_curve:
+                noisy_cells = w_tiles * op.Cast(op.Size(lines) >= 0, to=1)
+                noise_at = op.Min(op.Abs(noisy_cells) / w_max_tiles, 1.0)
+                q = rimc.ReadCells(noise_at, knots) * w_max_tiles
+                curve_variance = op.Conv(
+                    x_squares,
+                    q * q,
+                    strides=strides,
+                    pads=pads,
+                    dilations=dilations,
+                    group=tile_group,
+                )
+                spread = op.Sqrt(op.Reshape(curve_variance, op.Shape(split))) * noise
             else:
                 power = op.Conv(
                     x_squares,
@@ -417,6 +448,6 @@ def function_protos() -> list[onnx.FunctionProto]:
 
 
 _BODIES = (
-    *(LargestTerm, WordLines, IvShare, BitLines),
+    *(LargestTerm, WordLines, IvShare, ReadCells, BitLines),
     *(RramMatMul, RramConv, DoraMatMul, DoraConv),
 )

@@ -13,7 +13,7 @@ from onnxscript.onnx_types import FLOAT, INT64
 
 from rimc_onnx import opset
 
-__all__ = ["BitLines", "IvShare", "LargestTerm", "WordLines"]
+__all__ = ["BitLines", "IvShare", "LargestTerm", "ReadCells", "WordLines"]
 
 rimc = onnxscript.values.Opset(opset.DOMAIN, opset.VERSION)
 
@@ -83,6 +83,17 @@ def IvShare(t: FLOAT[...], coefficients: Sequence[float]) -> FLOAT[...]:
     c = op.Constant(value_floats=coefficients)
     share = ((c[7:8] * t + c[6:7]) * t + c[5:6]) * t + c[4:5]
     return (((share * t + c[3:4]) * t + c[2:3]) * t + c[1:2]) * t + c[0:1]
+
+
+@script(rimc, default_opset=op)
+def ReadCells(t: FLOAT[...], knots: FLOAT[...]) -> FLOAT[...]:
+    # Read noise of pairs at t = abs w / w_max: straight lines between knots at t = (i / 64)^2.
+    last = op.Cast(op.Size(knots) - 1, to=1)
+    at = op.Sqrt(t) * last
+    knot = op.Min(op.Floor(at), last - 1.0)
+    i = op.Cast(knot, to=7)
+    left = op.Gather(knots, i)
+    return left + (op.Gather(knots, i + 1) - left) * (at - knot)
 
 
 @script(rimc, default_opset=op)

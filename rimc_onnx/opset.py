@@ -23,6 +23,7 @@ __all__ = [
     "MAX_GEOMETRY",
     "MAX_IV_SINH",
     "MAX_RANK",
+    "NOISE_KNOTS",
     "OPS",
     "RANK_KEY",
     "RRAM_CONV",
@@ -62,6 +63,9 @@ MAX_IV_SINH: Final = 6.0
 IV_TERMS: Final = 8
 """Coefficients of ``iv_square`` and of ``iv_cube``."""
 
+NOISE_KNOTS: Final = 65
+"""Values of ``read_noise_curve``, at |w| = w_max (i / 64)^2: closest where most weights are."""
+
 RANK_KEY: Final = "rimc.rank"
 """Metadata of a converted model: the rank that its branches were given room for."""
 
@@ -85,6 +89,7 @@ _PERIPHERY = {
     "adc_offset": "floats",
     "read_noise": "float",
     "read_noise_relative": "int",
+    "read_noise_curve": "floats",
     "read_key": "int",
 }
 _DEVICE_STATE = {

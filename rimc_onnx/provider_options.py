@@ -111,4 +111,12 @@ def _periphery(
         feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
         ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
     attributes = {u.name: periphery_attributes(u, config, ranges.get(u.name)) for u in units}
+    # A curve is the device's, which the provider has too; without its noise none is stated.
+    own = {"read_noise_curve"}
+    if config.has_read_noise_curve:
+        own |= {"read_noise", "read_noise_relative"}
+    attributes = {
+        node: {name: value for name, value in values.items() if name not in own}
+        for node, values in attributes.items()
+    }
     return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))

@@ -28,6 +28,7 @@ __all__ = [
     "im2col",
     "iv_terms",
     "line_range",
+    "noise_cells",
     "read_noise",
     "rram_conv",
     "rram_matmul",
@@ -62,6 +63,8 @@ class Periphery:
     """As ``adc_gain``."""
     read_noise: float = 0.0
     read_noise_relative: int = 0
+    read_noise_curve: Sequence[float] = (0.0,)
+    """[1], or standard deviations of a pair at |w| = w_max (i / 64)^2, over ``read_noise``."""
     read_key: int = 0
     w_max: Sequence[float] = (1.0,)
     """[1] or [M]."""
@@ -147,10 +150,7 @@ def iv_terms(
     """(values on the word lines, cells) of u^2 and u^3 for values ``v`` and the crossbar ``w``."""
     if not periphery.follows_weight:
         return []
-    columns = [1] * w.ndim
-    columns[column_axis] = -1
-    w_max = np.maximum(np.asarray(periphery.w_max, _F32), _F32(1e-30)).reshape(columns)
-    t = np.minimum(np.abs(w) / w_max, _F32(1.0))
+    t = np.minimum(np.abs(w) / _limit(w, periphery, column_axis), _F32(1.0))
 
     def cells(coefficients: Sequence[float]) -> Array:
         share = np.full_like(w, _F32(coefficients[-1]))
@@ -164,10 +164,32 @@ def iv_terms(
     return [(square, cells(periphery.iv_square)), (cube, cells(periphery.iv_cube))]
 
 
-def _deviation(periphery: Periphery) -> Array:
-    """Read noise of y in units of sqrt(sum x^2) (absolute law) or sqrt(sum x^2 w^2): [1] or [M]."""
-    frac = _F32(periphery.read_noise)
+def noise_cells(w: Array, periphery: Periphery, column_axis: int) -> Array:
+    """What x^2 is multiplied by: 1 (absolute law), w^2, or q^2 with q(|w|) of the curve."""
     if periphery.read_noise_relative:
+        return np.square(w, dtype=_F32)
+    if len(periphery.read_noise_curve) == 1:
+        return np.ones_like(w)
+    curve = np.asarray(periphery.read_noise_curve, _F32)
+    limit = _limit(w, periphery, column_axis)
+    at = np.sqrt(np.minimum(np.abs(w) / limit, _F32(1.0))) * _F32(curve.size - 1)
+    knot = np.minimum(np.floor(at), _F32(curve.size - 2))
+    i = knot.astype(np.int64)
+    q = (curve[i] + (curve[i + 1] - curve[i]) * (at - knot)) * limit
+    return np.square(q, dtype=_F32)
+
+
+def _limit(w: Array, periphery: Periphery, column_axis: int) -> Array:
+    """W_max of every bit line, above 0, as it goes with ``w``."""
+    columns = [1] * w.ndim
+    columns[column_axis] = -1
+    return np.maximum(np.asarray(periphery.w_max, _F32), _F32(1e-30)).reshape(columns)
+
+
+def _deviation(periphery: Periphery) -> Array:
+    """Read noise of y in units of the root of sum x^2 times ``noise_cells``: [1] or [M]."""
+    frac = _F32(periphery.read_noise)
+    if periphery.read_noise_relative or len(periphery.read_noise_curve) > 1:
         return np.asarray([frac], _F32)
     return (np.sqrt(_F32(2.0)) * frac) * np.asarray(periphery.w_max, _F32)
 
@@ -204,7 +226,7 @@ def _read(
             value: Array = np.sum(sums, axis=0).astype(_F32)
             columns = value.shape[1]
             if p.read_noise:
-                cells = np.square(w, dtype=_F32) if p.read_noise_relative else np.ones_like(w)
+                cells = noise_cells(w, p, column_axis)
                 variance = multiply(np.square(v, dtype=_F32), cells, part).astype(_F32)
                 stream = plane * reads + t
                 z = read_noise(p, run=run, stream=stream, shape=value.shape, by_channel=w.ndim > 2)

@@ -44,11 +44,14 @@ class ConvertReport:
     teacher_sha256: str
     seconds: float
     read_noise_frac: float | None = None
-    """Read noise in the file, of the device model or as asked for."""
+    """Read noise in the file, of the device model or as asked for; of the law ``curve`` the largest
+    of a pair of devices."""
     iv_curve: str | None = None
     """I-V curve in the file: ``sinh`` or ``polynomial``; ``None`` is a straight line."""
     reads_of_device: bool = False
     """True where either comes from the device model."""
+    read_noise_law: str | None = None
+    """``absolute``, ``relative`` or ``curve``."""
 
 
 @dataclass(frozen=True, kw_only=True)

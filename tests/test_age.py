@@ -178,6 +178,7 @@ def test_mapping_options_and_own_models_age_as_well(folder: Path) -> None:
         num_slices=2,
         devices_per_weight=2,
         stuck_max_frac=0.01,
+        read_noise_curve=None,  # slices can't have one
     )
     paths = [folder / f"{name}.rimc.onnx" for name in ("hour", "new", "aged")]
     for path, time_s in zip(paths, (3600.0, None), strict=False):

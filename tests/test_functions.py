@@ -44,6 +44,7 @@ IDEAL = {
     "adc_offset": [0.0],
     "read_noise": 0.0,
     "read_noise_relative": 0,
+    "read_noise_curve": [0.0],
     "read_key": 0,
 }
 NUMERIC = tuple(name for name in IDEAL if name != "tile_rows")
@@ -416,10 +417,10 @@ def test_terms_of_the_body_are_those_of_the_oracle(op_type: str, serial: dict[st
 
 
 @pytest.mark.parametrize("adc", [{}, {"adc_bits": 16, "adc_range": [60.0]}], ids=["ideal", "adc"])
-@pytest.mark.parametrize("relative", [0, 1])
+@pytest.mark.parametrize("law", ["absolute", "relative", "curve"])
 @pytest.mark.parametrize("op_type", ["RramMatMul", "RramConv"])
 def test_read_noise_of_the_body_has_the_variance_of_the_sum(
-    op_type: str, relative: int, adc: dict[str, Any]
+    op_type: str, law: str, adc: dict[str, Any]
 ) -> None:
     # Noise of another size on other rows or bit lines, noise that all outputs share, or noise that
     # is folded into the file and so the same in every run. Scaled by what the law says, what is
@@ -427,13 +428,24 @@ def test_read_noise_of_the_body_has_the_variance_of_the_sum(
     x, w, attributes = bare(op_type, 40)
     columns = 6
     w_max = (0.5 + np.arange(columns)).tolist()
-    attributes |= {"read_noise": 0.1, "read_noise_relative": relative, "w_max": w_max, **adc}
+    attributes |= {"read_noise": 0.1, "w_max": w_max, **adc}
+    attributes["read_noise_relative"] = int(law == "relative")
+    column_axis = -1 if op_type == "RramMatMul" else 1
+    cells = np.square(w) if law == "relative" else np.ones_like(w)
+    if law == "curve":
+        # 1, 0 and 1 again at |w| = 0, W_max / 4 and W_max: straight in the root of |w|
+        knots = np.abs(1 - np.arange(opset.NOISE_KNOTS) / 32)
+        attributes["read_noise_curve"] = knots.tolist()
+        largest = np.asarray(w_max)
+        if op_type == "RramConv":
+            largest = largest.reshape(-1, *[1] * (w.ndim - 1))
+        q = np.abs(1 - 2 * np.sqrt(np.minimum(np.abs(w) / largest, 1))) * largest
+        cells = np.square(q).astype(np.float32)
     ideal = {**attributes, "read_noise": 0.0, "adc_bits": 0}
     quiet = oracle(op_type, x, w, ideal)
-    cells = np.square(w) if relative else np.ones_like(w)
-    deviation = np.sqrt(oracle(op_type, np.square(x), cells, ideal)) * 0.1
-    if not relative:
-        column_axis = -1 if op_type == "RramMatMul" else 1
+    plain = ideal | {"read_noise_curve": [0.0]}
+    deviation = np.sqrt(oracle(op_type, np.square(x), cells, plain)) * 0.1
+    if law == "absolute":
         by_column = np.sqrt(2.0) * np.asarray(w_max)
         shape = [1] * quiet.ndim
         shape[column_axis] = columns

@@ -14,6 +14,8 @@ from rimc_onnx.device.preset import Preset
 from rimc_onnx.device.presets import get_preset, presets
 from rimc_onnx.device.programming import ConductancePair, ProgrammedWeight, program
 from rimc_onnx.device.read_noise import read_key, read_normals
+from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
+from rimc_onnx.device.read_noise_table import ReadNoiseTable, read_noise_table
 from rimc_onnx.device.read_out import read_out
 from rimc_onnx.device.times import format_time, parse_time
 from rimc_onnx.device.user_file import (
@@ -34,6 +36,8 @@ __all__ = [
     "Preset",
     "ProgrammedWeight",
     "Purpose",
+    "ReadNoiseCurve",
+    "ReadNoiseTable",
     "Realise",
     "Scaling",
     "apply_ir_drop",
@@ -51,6 +55,7 @@ __all__ = [
     "program",
     "random_words",
     "read_key",
+    "read_noise_table",
     "read_normals",
     "read_out",
     "sinh",

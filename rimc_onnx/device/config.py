@@ -15,6 +15,7 @@ from rimc_onnx.device.curves import Curve, read_curve
 from rimc_onnx.device.iv_curve import IvPolynomial, read_iv_polynomial
 from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.device.plain import check_keys, check_number, check_numbers, to_plain
+from rimc_onnx.device.read_noise_curve import ReadNoiseCurve, read_read_noise_curve
 from rimc_onnx.device.time_laws import TimeLaw, read_time_law
 from rimc_onnx.device.times import format_time, round_time
 from rimc_onnx.errors import ConfigError, suggest
@@ -93,6 +94,8 @@ class DeviceConfig:
     read_noise_frac: float | None = None
     """Standard deviation of a device from one read to the next, as a fraction of ``g_max_us``, that
     goes with this model; None where nothing is known of it."""
+    read_noise_curve: ReadNoiseCurve | None = None
+    """The same, where it follows the conductance."""
     iv_sinh: float | None = None
     """K of the devices' current, sinh(K u) over the input range, that goes with this model."""
     iv_polynomial: IvPolynomial | None = None
@@ -198,6 +201,7 @@ class DeviceConfig:
                 object.__setattr__(self, name, value)
                 if not 0.0 < value <= most:
                     raise ConfigError(f"device: need 0 < {name} <= {most:g}, got {value}")
+        self._check_read_noise_curve()
         if self.iv_polynomial is None:
             return
         if self.iv_sinh is not None:
@@ -212,6 +216,29 @@ class DeviceConfig:
                 f"microsiemens, but devices would be set to {self.g_min_us} .. {top} "
                 f"(g_min_us .. g_min_us + g_max_us)"
             )
+
+    def _check_read_noise_curve(self) -> None:
+        curve = self.read_noise_curve
+        if curve is None:
+            return
+        if self.read_noise_frac is not None:
+            raise ConfigError(
+                f"device '{self.preset}': read_noise_frac and read_noise_curve are two laws, give "
+                f"one"
+            )
+        first = 0.0 if self.time_range_s is None else self.time_range_s[0]
+        if curve.t_read_s is not None and not first > curve.t_read_s:
+            raise ConfigError(
+                f"device '{self.preset}': read_noise_curve grows from t_read_s on, so it needs a "
+                f"time_law whose first time is above {curve.t_read_s:g} s, got {first:g}"
+            )
+
+    @property
+    def read_noise_law(self) -> str | None:
+        """``absolute`` or ``curve``; None where no read noise is stated."""
+        if self.read_noise_curve is not None:
+            return "curve"
+        return None if self.read_noise_frac is None else "absolute"
 
     @property
     def iv_curve(self) -> str | None:
@@ -310,6 +337,8 @@ class DeviceConfig:
             found.setdefault("drift_frac", 0.0)
         if "time_law" in found:
             found["time_law"] = read_time_law(found["time_law"])
+        if "read_noise_curve" in found:
+            found["read_noise_curve"] = read_read_noise_curve(found["read_noise_curve"])
         if "iv_polynomial" in found:
             found["iv_polynomial"] = read_iv_polynomial(found["iv_polynomial"])
         return cls(**found)

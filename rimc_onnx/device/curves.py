@@ -19,7 +19,7 @@ from rimc_onnx.device.normal import Float64Array
 from rimc_onnx.device.plain import check_keys, check_number, check_numbers, required_fields
 from rimc_onnx.errors import ConfigError, suggest
 
-__all__ = ["Curve", "Logarithmic", "Points", "Polynomial", "Saturating", "read_curve"]
+__all__ = ["Curve", "Logarithmic", "Points", "Polynomial", "Power", "Saturating", "read_curve"]
 
 
 def _positive(kind: str, name: str, value: float) -> float:
@@ -108,6 +108,38 @@ class Logarithmic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Power:
+    """amplitude * (G / g_ref_us)^exponent, held between low and high."""
+
+    kind: ClassVar[str] = "power"
+    amplitude: float
+    """In the unit of the value."""
+    exponent: float
+    """-8 to 8."""
+    low: float
+    high: float
+    """Both in the unit of the value."""
+    g_ref_us: float = 1.0
+    """Microsiemens."""
+
+    def __post_init__(self) -> None:
+        for name in ("amplitude", "exponent", "low", "high"):
+            value = check_number("power curve", name, getattr(self, name))
+            object.__setattr__(self, name, value)
+        if not -8.0 <= self.exponent <= 8.0:
+            raise ConfigError(f"power curve: need -8 <= exponent <= 8, got {self.exponent}")
+        if not self.low <= self.high:
+            raise ConfigError(f"power curve: need low <= high, got {self.low} and {self.high}")
+        object.__setattr__(self, "g_ref_us", _positive(self.kind, "g_ref_us", self.g_ref_us))
+
+    def at(self, g_us: Float64Array) -> Float64Array:
+        """Values at conductances [n] in microsiemens, [n]; at and below 0 that of 1e-12 g_ref."""
+        x = np.minimum(np.maximum(g_us / self.g_ref_us, 1e-12), 1e12)
+        value = self.amplitude * exp(self.exponent * log(x))
+        return np.minimum(np.maximum(value, self.low), self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Points:
     """Straight lines between measured points; the end points' values beyond them."""
 
@@ -137,9 +169,11 @@ class Points:
         return value
 
 
-Curve = Polynomial | Saturating | Logarithmic | Points
+Curve = Polynomial | Saturating | Logarithmic | Power | Points
 
-_KINDS: dict[str, type[Curve]] = {c.kind: c for c in (Polynomial, Saturating, Logarithmic, Points)}
+_KINDS: dict[str, type[Curve]] = {
+    c.kind: c for c in (Polynomial, Saturating, Logarithmic, Power, Points)
+}
 
 
 def read_curve(where: str, values: Any) -> Curve:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Final
 
 from rimc_onnx.device.config import DeviceConfig, DriftLaw
-from rimc_onnx.device.curves import Logarithmic, Polynomial, Saturating
+from rimc_onnx.device.curves import Logarithmic, Polynomial, Power, Saturating
 from rimc_onnx.device.iv_curve import IvPolynomial
 from rimc_onnx.device.preset import Preset
+from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
 from rimc_onnx.device.time_laws import LogRelaxation, PowerDecay, SigmaAtTimes, TimeAxis
 from rimc_onnx.device.times import DAY_S, YEAR_S
 
@@ -91,9 +92,11 @@ _MILO = Preset(
 )
 
 
-# The kit's sigma = 0.0277316483 log10(G) sqrt(ln((t + 1 us) / 2 us)) uS at t = 1 s: root mean
-# square over both devices of pairs whose weights lie evenly between 0 and W_max, over 79.2 uS.
-_CMO_READ_NOISE_FRAC = 0.0017
+# The kit's sigma = 0.0277316483 log10(G) sqrt(ln((t + 1 us) / 2 us)) uS, by ln G.
+_CMO_READ_NOISE = ReadNoiseCurve(
+    sigma_us=Logarithmic(offset=0.0, slope=0.0277316483 / 2.302585092994046, low=0.0, high=1.0),
+    t_read_s=1e-6,
+)
 
 
 def _cmo(name: str, acceptance: str, coefficients: tuple[float, float]) -> Preset:
@@ -113,14 +116,13 @@ def _cmo(name: str, acceptance: str, coefficients: tuple[float, float]) -> Prese
                 sigma_us_per_ln=0.04201137,
             ),
             g_range_us=(9.0, 88.2),
-            read_noise_frac=_CMO_READ_NOISE_FRAC,
+            read_noise_curve=_CMO_READ_NOISE,
         ),
         summary=f"CMO/HfOx RRAM programmed to {acceptance} of the target, 1 s to 10 years",
         source=(
             "Falcone et al. 2025, arXiv 2502.04524, programming error at an acceptance of "
             f"{acceptance} and relaxation, in the linear fits of {_IBM_KIT}; the paper takes the "
-            "relaxation to 10 years. read_noise_frac: the 1/f noise of the same kit at 1 s, 0.12 "
-            "to 0.25 % of full scale, as one number."
+            "relaxation to 10 years. read_noise_curve: the 1/f noise of the same kit."
         ),
     )
 
@@ -141,11 +143,16 @@ _PCM = Preset(
             ),
         ),
         g_range_us=(0.0, 25.0),
+        read_noise_curve=ReadNoiseCurve(
+            sigma_frac=Power(amplitude=0.0088, exponent=-0.65, low=0.0, high=0.2, g_ref_us=25.0),
+            t_read_s=250e-9,
+        ),
     ),
     summary="phase-change memory with its drift exponent of each device, 20 s to 1 year",
     source=(
         "Joshi et al., Nat. Commun. 11, 2473 (2020), and Nandakumar et al., ICECS 2019, in the "
-        f"fits of {_IBM_KIT}; measured for about a day, the power law is taken on from there."
+        f"fits of {_IBM_KIT}; measured for about a day, the power law is taken on from there. "
+        "read_noise_curve: the 1/f noise of the same papers and kit."
     ),
 )
 

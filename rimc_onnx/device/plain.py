@@ -85,13 +85,14 @@ def required_fields(record: type[Any]) -> list[str]:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses as dicts (with their ``kind``, where they have one), enums by value."""
+    """Dataclasses as dicts (without None, with their ``kind``, if any), enums by value."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
         return [to_plain(v) for v in value]
     if hasattr(value, "__dataclass_fields__"):
-        found = {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        values = {f.name: getattr(value, f.name) for f in fields(value)}
+        found = {name: to_plain(v) for name, v in values.items() if v is not None}
         kind = getattr(value, "kind", None)
         return found if kind is None else {"kind": kind, **found}
     return value

@@ -12,6 +12,7 @@ from typing import Any
 from rimc_onnx.device.config import DeviceConfig
 from rimc_onnx.device.plain import check_keys
 from rimc_onnx.device.presets import get_preset, presets
+from rimc_onnx.device.read_noise_table import read_noise_table
 from rimc_onnx.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -36,7 +37,10 @@ class DeviceDescription:
     """Valid times since programming in seconds; None is no time axis."""
     source: str
     read_noise_frac: float | None = None
-    """Read noise that a conversion takes from it; None is none."""
+    """Read noise that a conversion takes from it; None is none. Of the law ``curve`` the largest
+    of a pair of devices, at the first time."""
+    read_noise_law: str | None = None
+    """``absolute`` or ``curve``."""
     iv_curve: str | None = None
     """I-V curve that a conversion takes from it, ``sinh`` or ``polynomial``; None is linear."""
 
@@ -72,12 +76,21 @@ def _device(values: dict[str, Any], name: str) -> DeviceConfig:
     known = [f.name for f in fields(DeviceConfig)]
     check_keys("device configuration", values, ["base", *known], [])
     start = json.loads(get_preset(str(base)).to_json())
+    noise = {"read_noise_frac", "read_noise_curve"}
+    if noise & values.keys():  # one law of read noise replaces another
+        start = {name: value for name, value in start.items() if name not in noise}
     return DeviceConfig.from_mapping({**start, **values})
 
 
 def list_devices() -> list[DeviceDescription]:
     """Every preset, the default first."""
     return [describe_device(name) for name in presets()]
+
+
+def _read_noise_frac(config: DeviceConfig) -> float | None:
+    if config.read_noise_curve is None:
+        return config.read_noise_frac
+    return read_noise_table(config, config.resolve_time(None)).top_frac
 
 
 def describe_device(name: str) -> DeviceDescription:
@@ -99,6 +112,7 @@ def describe_device(name: str) -> DeviceDescription:
         g_range_us=config.g_range_us,
         time_range_s=config.time_range_s,
         source=source,
-        read_noise_frac=config.read_noise_frac,
+        read_noise_frac=_read_noise_frac(config),
+        read_noise_law=config.read_noise_law,
         iv_curve=config.iv_curve,
     )

@@ -73,45 +73,24 @@ def test_node_carries_the_currents_of_its_pairs(shrink: float) -> None:
 def test_presets_bring_along_what_was_published_and_nothing_else() -> None:
     # A default that appears where nobody measured one.
     stated = {
-        name: (p.config.read_noise_frac, p.config.iv_curve)
+        name: (p.config.read_noise_frac or p.config.read_noise_law, p.config.iv_curve)
         for name, p in presets().items()
-        if p.config.read_noise_frac or p.config.iv_curve
+        if p.config.read_noise_law or p.config.iv_curve
     }
     assert stated == {
         "wan2022-aihwkit": (0.01, None),
         "milo2021": (None, "polynomial"),
-        "cmo-hfox-2025-0.2pct": (0.0017, None),
-        "cmo-hfox-2025-2pct": (0.0017, None),
+        "cmo-hfox-2025-0.2pct": ("curve", None),
+        "cmo-hfox-2025-2pct": ("curve", None),
+        "pcm-natcomm2020": ("curve", None),
     }
+    fields = {0.01: "read_noise_frac", "curve": "read_noise_curve", None: "iv_polynomial"}
     for name in stated:
-        field = "read_noise_frac" if stated[name][0] else "iv_polynomial"
-        assert field in presets()[name].source
+        assert fields[stated[name][0]] in presets()[name].source
     for name in presets().keys() - stated.keys():
         config = ConvertConfig(device=get_preset(name))
         assert config.reads == PeripheryConfig()
         assert not config.needs_ranges
-
-
-def cmo_sigma_us(g_us: np.ndarray, t_s: float) -> np.ndarray:
-    """The kit's 1/f noise of a CMO/HfOx device, written down again."""
-    return np.asarray(0.0277316483 * np.log10(g_us) * np.sqrt(np.log((t_s + 1e-6) / 2e-6)))
-
-
-def test_one_number_stands_for_the_noise_of_cmo_devices() -> None:
-    # A share of G_max + G_min, or of one device where a pair has two; per cent taken for a
-    # fraction. The number has two digits, so 3 %; 4000 reads of 200 devices: 1.1 %.
-    device = get_preset("cmo-hfox-2025-2pct")
-    frac = ConvertConfig(device=device).reads.read_noise_frac
-    assert frac is not None
-    w = np.linspace(0, 1, 200, dtype=np.float32)[:, None]
-    x = np.ones((4000, 200), np.float32)
-    noisy = rram_matmul(x, w, num_tiles=1, read_noise=frac, read_key=5, w_max=[1.0])
-    sampled = float(np.std(noisy.astype(np.float64)))
-    pairs = np.stack([device.g_min_us + device.g_max_us * w[:, 0], np.full(200, device.g_min_us)])
-    published = float(np.sqrt(np.sum(cmo_sigma_us(pairs, 1.0) ** 2))) / device.g_max_us
-    assert sampled == pytest.approx(published, rel=0.03 + 4 * 0.011)
-    ends = cmo_sigma_us(np.array([9.0, 88.2]), 1.0) / device.g_max_us
-    assert ends[0] < frac < ends[1]
 
 
 def test_options_win_over_the_preset() -> None:
@@ -225,5 +204,13 @@ def test_conversion_reports_and_writes_what_the_preset_brings(
         cwd=digits_folder,
     ).json()
     assert (ideal["iv_curve"], ideal["reads_of_device"]) == (None, False)
-    assert "noise 1 %" in cli("devices", cwd=digits_folder).stdout
+    pcm = cli(
+        *("convert", "model.onnx", "--device", "pcm-natcomm2020", "--time", "1h", "--force"),
+        cwd=digits_folder,
+    ).stdout
+    assert "reads: noise up to 4.19 % of pcm-natcomm2020, left out by --ideal-reads" in pcm
+    assert len({*attribute("read_noise")}) == 1
+    found = cli("devices", cwd=digits_folder).stdout
+    assert "noise 1 %" in found
+    assert "noise up to 0.275 %" in found
     assert "I-V polynomial" in cli("devices", "milo2021", cwd=digits_folder).stdout

@@ -42,6 +42,7 @@ NO_EXTRAS = {
     "adc_offset": [0.0],
     "read_noise": 0.0,
     "read_noise_relative": 0,
+    "read_noise_curve": [0.0],
     "read_key": 0,
 }
 """What a word line, a converter and a read can do beyond the ideal, switched off."""
@@ -160,7 +161,7 @@ def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Call
     return lambda run=0: oracle(x, w, run=run, **kept)
 
 
-EXTRAS = ("serial", "sinh", "poly", "gain", "offset", "absolute", "relative")
+EXTRAS = ("serial", "sinh", "poly", "gain", "offset", "absolute", "relative", "curve")
 
 
 def extras(
@@ -181,13 +182,16 @@ def extras(
         if name in names:
             errors = middle + 0.05 * rng.standard_normal(count if rng.integers(2) else 1)
             found[f"adc_{name}"] = [float(e) for e in errors.astype(np.float32)]
-    if "absolute" in names or "relative" in names:
+    if {"absolute", "relative", "curve"} & set(names):
         found |= {
             "read_noise": float(np.float32(rng.uniform(0.01, 0.2))),
             "read_noise_relative": int("relative" in names),
             "read_key": int(rng.integers(-(2**63), 2**63)),
             "w_max": [float(v) for v in rng.uniform(1, 3, columns).astype(np.float32)],
         }
+    if "curve" in names:
+        curve = rng.uniform(0, 1, opset.NOISE_KNOTS).astype(np.float32)
+        found |= {"read_noise_relative": 0, "read_noise_curve": curve.tolist()}
     return found
 
 

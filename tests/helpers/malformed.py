@@ -186,6 +186,14 @@ def curved(op: str) -> Malformed:
     return Malformed(**{**node.__dict__, "label": "sound, curved", "attributes": attributes})
 
 
+def noisy(op: str) -> Malformed:
+    """A crossbar whose read noise follows the weight, without a fault."""
+    node = sound(op)
+    knots = [i / 64 for i in range(opset.NOISE_KNOTS)]
+    attributes = {**node.attributes, "read_noise_curve": knots}
+    return Malformed(**{**node.__dict__, "label": "sound, noisy", "attributes": attributes})
+
+
 def _but(node: Malformed, label: str, **changes: Any) -> Malformed:
     return Malformed(**{**node.__dict__, "label": label, "refused": True, **changes})
 
@@ -313,9 +321,13 @@ def _bad_outputs(node: Malformed) -> Iterator[Malformed]:
 def all_malformed() -> list[Malformed]:
     """Every node, the sound ones first."""
     crossbars = tuple(_CROSSBAR_OF.values())
-    nodes = [*map(sound, opset.OPS), *map(curved, crossbars)]
+    nodes = [*map(sound, opset.OPS), *map(curved, crossbars), *map(noisy, crossbars)]
     for op in crossbars:
         nodes += _bad_attributes(curved(op))
+        nodes += [
+            Malformed(**{**bad.__dict__, "label": f"noisy, {bad.label}"})
+            for bad in _bad_attributes(noisy(op))
+        ]
     for op in opset.OPS:
         for make in (_bad_attributes, _bad_inputs, _bad_cells, _bad_volumes, _bad_outputs):
             nodes += make(sound(op))

@@ -119,6 +119,7 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
         "adc_offset": [0.0],
         "read_noise": 0.0,
         "read_noise_relative": 0,
+        "read_noise_curve": [0.0],
         "read_key": 0,
         "w_max": [1.0],
     }
@@ -140,6 +141,9 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
             "read_key": int(rng.integers(-(2**63), 2**63)),
             "w_max": _floats(rng.uniform(0, 3, columns if rng.integers(2) else 1)),
         }
+        if rng.random() < 0.4:
+            knots = rng.uniform(0, 1, opset.NOISE_KNOTS) * rng.integers(2, size=opset.NOISE_KNOTS)
+            found |= {"read_noise_relative": 0, "read_noise_curve": _floats(knots)}
     if rng.random() < 0.25:
         found |= _polynomial(rng, columns)
     return found
@@ -371,16 +375,37 @@ def _sums(rows: Array, cells: Array) -> Array:
     return products.reshape(len(rows), cells.shape[0] * cells.shape[1])
 
 
+def _noise_cells(node: RandomNode, p: reference.Periphery) -> Array:
+    """What x^2 is multiplied by, as _cells."""
+    w = node.constants["w"]
+    if p.read_noise_relative:
+        return _cells(node, np.square(w, dtype=_F32))
+    if len(p.read_noise_curve) == 1:
+        return _cells(node, np.ones_like(w))
+    by_column = np.float32(np.maximum(p.w_max, 1e-30))
+    if node.op == opset.RRAM_CONV:
+        by_column = by_column.reshape(-1, *[1] * (w.ndim - 1))
+    at = 64 * np.sqrt(np.minimum(np.abs(w) / by_column, _F32(1)))
+    # numpy's own interpolation, in float64: a few float32 roundings away
+    q = np.interp(at, np.arange(opset.NOISE_KNOTS), p.read_noise_curve) * by_column
+    return _cells(node, np.square(q))
+
+
 def _noise(p: reference.Periphery, rows: Array, cells: Array, z: Array) -> tuple[Array, Array]:
-    """Noise of the sums [P, M], and how far that of a kernel may be from it."""
-    squares = np.square(cells, dtype=_F32) if p.read_noise_relative else np.ones_like(cells)
-    variance = _sums(np.square(rows, dtype=_F32), squares)
+    """Noise of the sums [P, M] with ``cells`` of _noise_cells, and how far that of a kernel may be
+    from it."""
+    variance = _sums(np.square(rows, dtype=_F32), cells)
     deviation = np.full(1, p.read_noise)
-    if not p.read_noise_relative:
+    by_cell = p.read_noise_relative or len(p.read_noise_curve) > 1
+    if not by_cell:
         deviation = np.sqrt(2.0) * p.read_noise * np.asarray(p.w_max)
     steps = rows.shape[2] * rows.shape[3]
     # A root halves what is relative, and makes much of what is not.
     error = 4 * steps * EPS * np.sqrt(variance) + np.sqrt(2 * steps * DENORMAL)
+    if len(p.read_noise_curve) > 1:
+        # A knot's place is 64 sqrt(t), off by 4 eps of up to 64, and knots are up to 1 apart.
+        largest = np.sqrt(_sums(np.square(rows, dtype=_F32), np.ones_like(cells)))
+        error += 300 * EPS * largest * max(*p.w_max, 1e-30)
     spread = np.abs(z) * deviation
     return np.sqrt(variance) * deviation * z, error * spread
 
@@ -421,6 +446,7 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
     shape = (len(_rows(node, x)), cells.shape[0] * cells.shape[1])
     low, high, size = (np.zeros(shape) for _ in range(3))
     by_channel = node.op == opset.RRAM_CONV
+    noisy = _noise_cells(node, p)
     planes = reference.word_lines(x, p)
     for plane, (weight, v) in enumerate(planes):
         terms = reference.iv_terms(v, w, p, column_axis)
@@ -428,7 +454,7 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
         for t in range(reads):
             part = slice(t * tile, (t + 1) * tile)
             parts = [(a[:, :, part], b[:, :, part]) for a, b in products]
-            r, c = parts[0]
+            r = parts[0][0]
             steps = r.shape[2] * r.shape[3]
             value = np.sum([_sums(a, b) for a, b in parts], axis=0)
             # The sums of up to three products are added: two roundings more.
@@ -439,7 +465,7 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
                 z = reference.read_noise(
                     p, run=run, stream=plane * reads + t, shape=shape, by_channel=by_channel
                 )
-                noise, noise_error = _noise(p, r, c, z)
+                noise, noise_error = _noise(p, r, noisy[:, :, part], z)
                 value, error = value + noise, error + noise_error + 4 * EPS * np.abs(noise)
             ends = value - error, value + error
             if p.adc_bits:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnxscript import ir
 
 from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
-from rimc_onnx.errors import ConfigError
+from rimc_onnx.errors import ConfigError, ModelError
 from rimc_onnx.passes import (
     AgeRramPass,
     convert_model,
@@ -36,11 +38,23 @@ def teacher(build) -> ir.Model:
     return build(NET, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
 
 
-def converted(teacher: ir.Model, time_s: float | None = None, **fields: object) -> ir.Model:
+def converted(
+    teacher: ir.Model, time_s: float | None = None, preset: str = "wan2022-aihwkit", **fields: Any
+) -> ir.Model:
     model = teacher.clone()
-    convert_model(model, ConvertConfig(device=get_preset("wan2022-aihwkit", **fields), seed=5,
-                                       time_s=time_s))  # fmt: skip
+    config = ConvertConfig(
+        device=get_preset(preset), seed=5, time_s=time_s, periphery=PeripheryConfig(**fields)
+    )
+    convert_model(model, config)
     return model
+
+
+def noise(model: ir.Model) -> list[tuple[float, ...]]:
+    """Size and law of the read noise of every node."""
+    return [
+        (a["read_noise"].as_float(), *a["read_noise_curve"].as_floats())
+        for a in (b.rram.attributes for b in rram_branches(model))
+    ]
 
 
 def units(teacher: ir.Model):
@@ -53,11 +67,15 @@ def weights(model: ir.Model) -> dict[str, bytes]:
     return {b.node: b.weight().tobytes() for b in rram_branches(model)}
 
 
-def test_model_becomes_the_one_converted_at_that_time(teacher):
-    # The weight of "t" is derived in the teacher: its unit must be found by the node's name.
-    model = converted(teacher)
+@pytest.mark.parametrize("preset", ["wan2022-aihwkit", "pcm-natcomm2020", "cmo-hfox-2025-2pct"])
+def test_model_becomes_the_one_converted_at_that_time(teacher, preset):
+    # The weight of "t" is derived in the teacher: its unit must be found by the node's name. Read
+    # noise that follows the time ages with the weights.
+    model = converted(teacher, preset=preset)
+    before = noise(model)
     assert AgeRramPass(units(teacher), 3600.0)(model).modified
-    want = converted(teacher, 3600.0)
+    assert (noise(model) == before) == (preset == "wan2022-aihwkit")
+    want = converted(teacher, 3600.0, preset)
     assert weights(model) == weights(want)
     assert ir.to_onnx_text(model, exclude_initializers=True) == ir.to_onnx_text(
         want, exclude_initializers=True
@@ -78,6 +96,28 @@ def test_error_leaves_the_model_as_it_was(teacher):
     with pytest.raises(ConfigError, match="time_s must lie in"):
         AgeRramPass(units(teacher), 1e9)(model)
     assert ir.to_onnx_text(model) == text
+    assert weights(model) == before
+
+
+def test_noise_that_was_asked_for_does_not_age(teacher):
+    # The device's law in place of --read-noise, or noise where --ideal-reads left it out.
+    for asked in ({"read_noise_frac": 0.02}, {"device_reads": False}):
+        model = converted(teacher, preset="pcm-natcomm2020", **asked)
+        before = noise(model)
+        AgeRramPass(units(teacher), 86400.0)(model)
+        assert noise(model) == before
+        assert len(before[0]) == 2
+
+
+def test_curve_that_is_not_of_the_device_is_refused(teacher):
+    # A table of another time left in the file, and nobody told.
+    model = converted(teacher)
+    rram_branches(model)[1].rram.attributes.add(
+        ir.AttrFloat32s("read_noise_curve", [0.5] * opset.NOISE_KNOTS)
+    )
+    before = weights(model)
+    with pytest.raises(ModelError, match="its read_noise_curve is not one of its device 'wan2022"):
+        AgeRramPass(units(teacher), 86400.0)(model)
     assert weights(model) == before
 
 

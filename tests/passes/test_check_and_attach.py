@@ -58,6 +58,11 @@ def _attribute(model: ir.Model, node: str, attribute: ir.Attr) -> None:
     _node(model, node).attributes[attribute.name] = attribute
 
 
+def _curve_of_relative_noise(model: ir.Model, node: str) -> None:
+    _attribute(model, node, ir.AttrInt64("read_noise_relative", 1))
+    _attribute(model, node, ir.AttrFloat32s("read_noise_curve", [0.5] * 65))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -133,6 +138,22 @@ def _attribute(model: ir.Model, node: str, attribute: ir.Attr) -> None:
         (
             lambda m: _attribute(m, "fc/rram", ir.AttrInt64("read_noise_relative", 2)),
             "'fc/rram' .*: read_noise_relative must be 0 or 1, got 2",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("read_noise_curve", [0.5] * 9)),
+            r"'fc/rram' .*: read_noise_curve must be one 0 or 65 values, got 9",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("read_noise_curve", [0.5])),
+            r"'fc/rram' .*: read_noise_curve must be one 0 or 65 values, got 1",
+        ),
+        (
+            lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("read_noise_curve", [-0.5] * 65)),
+            r"'fc/rram' .*: read_noise_curve must lie in 0\.\.1",
+        ),
+        (
+            lambda m: _curve_of_relative_noise(m, "conv/rram"),
+            "'conv/rram' .*: read_noise_relative must be 0 with a read_noise_curve",
         ),
         (
             lambda m: _attribute(m, "conv/dora", ir.AttrInt64s("pads", [0, 0, 0, 0])),

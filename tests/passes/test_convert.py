@@ -52,7 +52,8 @@ g (float[n,2] x) => (float[n,1] y)
    iv_square: floats = [0, 0, 0, 0, 0, 0, 0, 0], iv_cube: floats = [0, 0, 0, 0, 0, 0, 0, 0],
    adc_bits: int = 0,
    adc_range: floats = [1], adc_gain: floats = [1], adc_offset: floats = [0],
-   read_noise: float = 0, read_noise_relative: int = 0, read_key: int = 0,
+   read_noise: float = 0, read_noise_relative: int = 0, read_noise_curve: floats = [0],
+   read_key: int = 0,
    node: string = "fc", device: string = "gaussian-relative",
    seed: int = 0, time_s: float = 0, wire_ohm: float = 0, g_max_us: float = 40,
    w_max: floats = [4]> (x, w)

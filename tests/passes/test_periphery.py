@@ -71,7 +71,8 @@ def test_ideal_periphery_is_neutral(build):
         name: found[name]
         for name in (
             *("dac_serial_bits", "iv_sinh", "input_shrink", "adc_gain", "adc_offset"),
-            *("read_noise", "read_noise_relative", "read_key", "wire_ohm", "dac_range"),
+            *("read_noise", "read_noise_relative", "read_noise_curve", "read_key"),
+            *("wire_ohm", "dac_range"),
         )
     } == {
         "dac_serial_bits": 0,
@@ -81,6 +82,7 @@ def test_ideal_periphery_is_neutral(build):
         "adc_offset": (0.0,),
         "read_noise": 0.0,
         "read_noise_relative": 0,
+        "read_noise_curve": (0.0,),
         "read_key": 0,
         "wire_ohm": 0.0,
         "dac_range": 1.0,

@@ -74,7 +74,7 @@ def converted(**attributes: Any) -> bytes:
         "tile_rows": 64, "num_tiles": 2, "dac_bits": 8, "dac_range": 3.0, "dac_signed": 1,
         "dac_serial_bits": 0, "iv_sinh": 1.0, "input_shrink": 1.0, "adc_bits": 8,
         "adc_range": [20.0], "adc_gain": [1.0], "adc_offset": [0.0], "read_noise": 0.01,
-        "read_noise_relative": 1, "read_key": 1, "w_max": [3.0],
+        "read_noise_relative": 1, "read_noise_curve": [0.0], "read_key": 1, "w_max": [3.0],
         "iv_square": [0.1] * opset.IV_TERMS, "iv_cube": [0.0] * opset.IV_TERMS,
     }  # fmt: skip
     names = [n for n in opset.OPS[opset.DORA_MATMUL].inputs if n not in ("x", "h")]

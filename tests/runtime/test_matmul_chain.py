@@ -30,6 +30,7 @@ READS = {
     # Sums of these are stored before they are read.
     "planes": ("serial", "absolute"),
     "relative": ("relative",),
+    "curve": ("curve",),
 }
 
 

@@ -305,7 +305,7 @@ def test_cell_law_holds_every_number_of_the_device() -> None:
     # scaling reaches the library as w_max; the others say where numbers come from, or are checks,
     # or belong to reads
     apart = {"preset", "source", "scaling", "g_range_us"}
-    apart |= {"read_noise_frac", "iv_sinh", "iv_polynomial"}
+    apart |= {"read_noise_frac", "read_noise_curve", "iv_sinh", "iv_polynomial"}
     assert set(DeviceConfig.__dataclass_fields__) == tested | apart
 
 

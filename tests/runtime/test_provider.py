@@ -97,7 +97,9 @@ def test_programmed_weight_is_that_of_a_conversion(
     # for the sign of a zero.
     model = one_node(op, normal(1, *shape), **attributes)
     seed = 2**40 + 3
-    config = ConvertConfig(device=get_preset(preset, scaling=scaling, **numbers), seed=seed, rank=1)
+    ideal = PeripheryConfig(device_reads=False)
+    device = get_preset(preset, scaling=scaling, **numbers)
+    config = ConvertConfig(device=device, seed=seed, rank=1, periphery=ideal)
     options = {"preset": preset, "scaling": scaling.value, "seed": seed, **numbers}
     options["device_reads"] = False  # noise would be added to the weight
     session = provider_session(model, provider_options=options)

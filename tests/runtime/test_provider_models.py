@@ -51,6 +51,7 @@ preset = "own-pcm"
 clip_sigma = 2.5
 level_bits = 5
 num_slices = 2
+read_noise_frac = 0.01
 """
 
 
@@ -306,6 +307,24 @@ def changed(**fields: object) -> str:
         ({"periphery": '{"fc": {"read_key": 1e3}}'}, ".*'fc': read_key must be a whole number of"),
         ({"periphery": '{"*": {"read_noise": 0.1, "read_key": 3}}'}, ".*read_key must be of one n"),
         ({"device": changed(read_noise_frac=0)}, "option device: read_noise_frac must lie in"),
+        ({"device": changed(read_noise_curve=1)}, ".*read_noise_curve must be an object"),
+        ({"device": changed(read_noise_curve={})}, ".* must have one of sigma_us and sigma_frac"),
+        (
+            {"device": changed(read_noise_curve={"sigma_us": 1, "sigma_frac": 1})},
+            ".* must have one of sigma_us and sigma_frac",
+        ),
+        (
+            {"device": changed(read_noise_curve={"sigma_us": 1, "t_read_s": 0})},
+            ".*read_noise_curve: t_read_s must lie in",
+        ),
+        (
+            {"device": changed(read_noise_curve={"sigma_us": 1, "t_read": 1})},
+            ".*read_noise_curve has no field 't_read'",
+        ),
+        (
+            {"device": changed(read_noise_curve={"sigma_us": 1}, read_noise_frac=0.1)},
+            ".*read_noise_frac and read_noise_curve are two laws, give one",
+        ),
         ({"device": changed(iv_sinh=7)}, "option device: iv_sinh must lie in"),
         ({"device": changed(iv_polynomial={"v_max_v": 0.5})}, ".*iv_polynomial lacks square"),
         ({"device_reads": "yes"}, "option device_reads must be 0 or 1, got 'yes'"),

@@ -15,9 +15,19 @@ from onnx import helper, numpy_helper
 from provider_models import Array, needs_providers, normal
 
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import IvPolynomial, Scaling, get_preset
+from rimc_onnx.converting import convert
+from rimc_onnx.device import (
+    IvPolynomial,
+    ReadNoiseCurve,
+    Scaling,
+    get_preset,
+    read_noise_table,
+)
+from rimc_onnx.device.curves import Logarithmic, Points, Polynomial, Power, Saturating
+from rimc_onnx.device.time_laws import LogRelaxation, PowerDecay, SigmaAtTimes
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.provider_options import provider_options
+from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import provider_session
 
 pytestmark = needs_providers
@@ -78,6 +88,109 @@ def test_preset_has_its_read_noise(model: Path, numbers: dict[str, int], scaling
     assert ideal not in own
     plain = replace(config, periphery=PeripheryConfig(device_reads=False))
     assert set(outputs(model, provider_options(model, config=plain))) == {ideal}
+
+
+@pytest.mark.parametrize("numbers", [{}, {"devices_per_weight": 3, "g_max_us": 20.0}])
+@pytest.mark.parametrize("scaling", Scaling)
+@pytest.mark.parametrize(
+    ("preset", "time_s"),
+    [
+        ("pcm-natcomm2020", 20.0),
+        ("pcm-natcomm2020", 1e6),
+        ("cmo-hfox-2025-0.2pct", 1.0),
+        ("cmo-hfox-2025-2pct", 3e8),
+    ],
+)
+def test_preset_has_its_law_of_read_noise(
+    model: Path, preset: str, time_s: float, scaling: Scaling, numbers: dict[str, float]
+) -> None:
+    # A twin of the table with another last bit, of the first time, or of the preset's own G_max;
+    # against what a conversion computes.
+    device = get_preset(preset, scaling=scaling, **numbers)
+    config = ConvertConfig(device=device, seed=3, time_s=time_s)
+    options = {
+        "preset": preset, "scaling": scaling.value, "seed": 3, "time_s": time_s, **numbers
+    }  # fmt: skip
+    own = outputs(model, options)
+    wanted = provider_options(model, config=config)
+    assert "periphery" not in wanted
+    assert own == outputs(model, wanted)
+    assert own == converted_outputs(model, config)
+    assert len(set(own)) == 3
+    converters = replace(config, periphery=PeripheryConfig(tile_rows=27, adc_bits=9))
+    wanted = provider_options(model, config=converters)
+    assert "read_noise_curve" not in wanted["periphery"]
+    assert outputs(model, wanted) == converted_outputs(model, converters)
+
+
+def converted_outputs(model: Path, config: ConvertConfig) -> list[bytes]:
+    """As outputs, of the converted model."""
+    path = model.with_name("model.rimc.onnx")
+    convert(model, path, config=config, force=True)
+    session = make_session(path.read_bytes(), num_threads=1)
+    return [session.run(None, {"x": X})[0].tobytes() for _ in range(3)]
+
+
+CURVES = {
+    "polynomial": Polynomial(coefficients=(0.05, 0.1, -0.02), g_ref_us=25.0),
+    "saturating": Saturating(amplitude=0.2, g_scale_us=7.0),
+    "logarithmic": Logarithmic(offset=0.1, slope=-0.02, low=0.01, high=0.2, g_ref_us=3.0),
+    "power": Power(amplitude=0.01, exponent=-0.4, low=0.001, high=0.3, g_ref_us=25.0),
+    "points": Points(g_us=(1.0, 5.0, 20.0), values=(0.02, 0.1, 0.05)),
+}
+LAWS = {
+    "relaxation": LogRelaxation(t0_s=1.0, t_max_s=1e6, mean_us_per_ln=-0.05, sigma_us=0.1),
+    "decay": PowerDecay(
+        t0_s=1.0, t_max_s=1e6, nu_mean=CURVES["power"], nu_sigma=CURVES["saturating"]
+    ),
+    "times": SigmaAtTimes(
+        t0_s=1.0, times_s=(1e3, 1e6), sigma_us=(CURVES["points"],) * 2,
+        mean_us=(CURVES["polynomial"], CURVES["saturating"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sigma_us", "sigma_frac"])
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("curve", CURVES)
+def test_device_of_ones_own_has_its_law_of_read_noise(
+    model: Path, curve: str, law: str, kind: str
+) -> None:
+    # A curve or a mean path that is evaluated otherwise in C++.
+    noise = ReadNoiseCurve(**{kind: CURVES[curve], "t_read_s": 1e-3})
+    base = replace(get_preset("pcm-natcomm2020"), g_min_us=2.0, g_max_us=20.0)
+    device = replace(base, time_law=LAWS[law], read_noise_curve=noise)
+    config = ConvertConfig(device=device, time_s=5e4)
+    options = {"device": device.to_json(), "time_s": 5e4}
+    assert outputs(model, options) == converted_outputs(model, config)
+
+
+def test_curve_of_noise_gives_way_to_what_is_stated(model: Path) -> None:
+    # A preset's curve on top of what was asked for; a curve that can't be stated at all.
+    pcm = {"preset": "pcm-natcomm2020"}
+    ideal = outputs(model, {**pcm, "device_reads": False})
+    assert outputs(model, {**pcm, "periphery": '{"*": {"read_noise": 0}}'}) == ideal
+    louder = ConvertConfig(
+        device=get_preset("pcm-natcomm2020"), periphery=PeripheryConfig(read_noise_frac=0.05)
+    )
+    stated = outputs(model, {**pcm, "periphery": '{"*": {"read_noise": 0.05}}'})
+    assert stated == outputs(model, provider_options(model, config=louder))
+    assert stated == converted_outputs(model, louder)
+    table = read_noise_table(get_preset("pcm-natcomm2020"), 20.0)
+    own = {"read_noise": table.read_noise, "read_noise_curve": table.knots}
+    assert outputs(model, {**pcm, "periphery": json.dumps({"*": own})}) == outputs(model, pcm)
+
+
+def test_noise_that_no_node_can_hold_ends_the_session(model: Path) -> None:
+    # Sliced weights read as whole ones.
+    sliced = {"preset": "pcm-natcomm2020", "level_bits": 2, "num_slices": 2}
+    with pytest.raises(ConfigError, match="read_noise_curve of 'pcm-natcomm2020' needs whole weig"):
+        provider_session(model, provider_options=sliced)
+    provider_session(model, provider_options={**sliced, "device_reads": False})
+    loud = ReadNoiseCurve(sigma_us=Polynomial(coefficients=(90.0,)))
+    device = replace(get_preset("pcm-natcomm2020"), read_noise_curve=loud)
+    with pytest.raises(ConfigError, match=r"must be above 0 and at most g_max_us, got 5\.09"):
+        provider_session(model, provider_options={"device": device.to_json()})
 
 
 @pytest.mark.parametrize("numbers", [{}, {"g_max_us": 100.0, "g_min_us": 60.0}])

@@ -73,6 +73,11 @@ struct At {
     const double x = std::max(g_us / curve.g_ref_us, 1e-12);
     return std::min(std::max(curve.offset + curve.slope * Log(x), curve.low), curve.high);
   }
+  double operator()(const Power& curve) const {
+    const double x = std::min(std::max(g_us / curve.g_ref_us, 1e-12), 1e12);
+    const double value = curve.amplitude * Exp(curve.exponent * Log(x));
+    return std::min(std::max(value, curve.low), curve.high);
+  }
   double operator()(const Points& curve) const {
     double value = 0.0 + curve.values[0];
     for (std::size_t i = 0; i + 1 < curve.g_us.size(); ++i) {
@@ -162,6 +167,21 @@ void AddDriftColumns(const DeviceModel& model, const Function& drift_at, TimedLa
 }  // namespace
 
 double ExactLog(double x) { return Log(x); }
+
+double ValueAt(const Curve& curve, double g_us) { return Evaluate(curve, g_us); }
+
+double MeanPath(const DeviceModel& model, double g_us, double time_s) {
+  if (const auto* law = std::get_if<PowerDecay>(&model.time_law)) {
+    return g_us * Exp(-(Evaluate(law->nu_mean, g_us) * Log(time_s / law->t0_s)));
+  }
+  if (const auto* law = std::get_if<SigmaAtTimes>(&model.time_law)) {
+    return g_us + DriftOf(*law, g_us, ProgrammingSigma(model, g_us), time_s).mean_us;
+  }
+  if (const auto* law = std::get_if<LogRelaxation>(&model.time_law)) {
+    return g_us + DriftOf(*law, time_s).mean_us;
+  }
+  return g_us;
+}
 
 double RoundTime(double time_s) { return static_cast<double>(static_cast<float>(time_s)); }
 

@@ -37,13 +37,22 @@ struct Logarithmic {
   double g_ref_us = 1.0;
 };
 
+// amplitude * (G / g_ref_us)^exponent, held between low and high.
+struct Power {
+  double amplitude = 0.0;
+  double exponent = 0.0;
+  double low = 0.0;
+  double high = 0.0;
+  double g_ref_us = 1.0;
+};
+
 // Straight lines between measured points, their ends' values beyond.
 struct Points {
   std::vector<double> g_us;
   std::vector<double> values;
 };
 
-using Curve = std::variant<Polynomial, Saturating, Logarithmic, Points>;
+using Curve = std::variant<Polynomial, Saturating, Logarithmic, Power, Points>;
 
 // Whole deviations measured at rising times, interpolated in mean and variance.
 struct SigmaAtTimes {
@@ -81,6 +90,14 @@ struct IvPolynomial {
   std::pair<double, double> g_range_us;
 };
 
+// Standard deviation of a device from one read to the next: `sigma` of today's conductance, in
+// microsiemens, or as a fraction of it and of the conductance as programmed.
+struct ReadNoiseCurve {
+  Curve sigma;
+  bool is_frac = false;
+  double t_read_s = 0.0;  // 0: the noise doesn't grow with time
+};
+
 enum class Reference { kTarget, kGMax };
 
 // rimc_onnx.device.DeviceConfig.
@@ -102,7 +119,8 @@ struct DeviceModel {
   int devices_per_weight = 1;
   bool by_column = false;        // one W_max per column
   double read_noise_frac = 0.0;  // 0: none is stated
-  double iv_sinh = 0.0;          // the same
+  std::optional<ReadNoiseCurve> read_noise_curve;
+  double iv_sinh = 0.0;  // 0: none is stated
   std::optional<IvPolynomial> iv_polynomial;
 };
 
@@ -111,6 +129,12 @@ std::optional<std::pair<double, double>> TimeRange(const DeviceModel& model);
 
 // ln x of a positive, normal number, the same bits on every machine.
 double ExactLog(double x);
+
+// A curve at a conductance.
+double ValueAt(const Curve& curve, double g_us);
+
+// Where the mean of the model's law has a device of the target g_us after time_s.
+double MeanPath(const DeviceModel& model, double g_us, double time_s);
 
 // A time as files hold it: the nearest float32.
 double RoundTime(double time_s);

@@ -103,6 +103,12 @@ Curve ReadCurve(const std::string& where, const Json& json) {
                       fields.Number("g_ref_us", 1.0, kAboveZero, kMostDouble)};
     if (found.low > found.high) Refuse(where, ": low must be high or less");
     curve = found;
+  } else if (kind == "power") {
+    Power found{fields.Number("amplitude"), fields.Number("exponent", -8.0, 8.0),
+                fields.Number("low"), fields.Number("high"),
+                fields.Number("g_ref_us", 1.0, kAboveZero, kMostDouble)};
+    if (found.low > found.high) Refuse(where, ": low must be high or less");
+    curve = found;
   } else if (kind == "points") {
     Points found{fields.Numbers("g_us"), fields.Numbers("values")};
     if (found.g_us.empty() || found.g_us.size() != found.values.size()) {
@@ -203,11 +209,32 @@ IvPolynomial ReadIvPolynomial(const std::string& where, const Json& json) {
   return curve;
 }
 
+ReadNoiseCurve ReadReadNoiseCurve(const std::string& where, const Json& json) {
+  Fields fields(where, json);
+  ReadNoiseCurve noise;
+  const Json* const sigma_us = fields.Optional("sigma_us");
+  const Json* const sigma_frac = fields.Optional("sigma_frac");
+  if ((sigma_us == nullptr) == (sigma_frac == nullptr)) {
+    Refuse(where, " must have one of sigma_us and sigma_frac");
+  }
+  noise.is_frac = sigma_frac != nullptr;
+  const char* const name = noise.is_frac ? "sigma_frac" : "sigma_us";
+  noise.sigma = ReadCurve(fields.Where(name), noise.is_frac ? *sigma_frac : *sigma_us);
+  if (const Json* t_read_s = fields.Optional("t_read_s")) {
+    noise.t_read_s = NumberOf(fields.Where("t_read_s"), *t_read_s, 1e-12, 1.0);
+  }
+  fields.Finish();
+  return noise;
+}
+
 // What goes with the model in every read.
 void ReadReads(Fields* fields, DeviceModel* model) {
   constexpr double kMostSinh = 6.0;
   if (const Json* noise = fields->Optional("read_noise_frac")) {
     model->read_noise_frac = NumberOf(fields->Where("read_noise_frac"), *noise, kAboveZero, 1.0);
+  }
+  if (const Json* curve = fields->Optional("read_noise_curve")) {
+    model->read_noise_curve = ReadReadNoiseCurve(fields->Where("read_noise_curve"), *curve);
   }
   if (const Json* sinh = fields->Optional("iv_sinh")) {
     model->iv_sinh = NumberOf(fields->Where("iv_sinh"), *sinh, kAboveZero, kMostSinh);
@@ -277,6 +304,18 @@ void CheckModel(const std::string& where, const DeviceModel& model) {
       Refuse(where, "g_min_us and g_max_us: the iv_polynomial of '", model.name, "' holds for ",
              low, " .. ", high, " microsiemens, but devices would be set to ", model.g_min_us,
              " .. ", top);
+    }
+  }
+  if (model.read_noise_curve) {
+    if (model.read_noise_frac > 0.0) {
+      Refuse(where, "read_noise_frac and read_noise_curve are two laws, give one");
+    }
+    const auto range = TimeRange(model);
+    const double first_s = range ? range->first : 0.0;
+    if (model.read_noise_curve->t_read_s > 0.0 && first_s <= model.read_noise_curve->t_read_s) {
+      Refuse(where, "the read_noise_curve of '", model.name, "' grows from t_read_s on, so it ",
+             "needs a time_law whose first time is above ", model.read_noise_curve->t_read_s,
+             " s, got ", first_s);
     }
   }
   if (model.stuck_min_frac + model.stuck_max_frac > 1.0) {

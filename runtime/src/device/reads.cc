@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/reads.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 
 #include "device/programming.h"
+#include "ops/common/ort.h"
 
 namespace rimc {
 namespace {
 
 constexpr std::size_t kTerms = 8;
+constexpr std::size_t kNoiseKnots = 65;
 constexpr double kLn10 = 2.302585092994046;
 // (1 - cos((2 i + 1) pi / 16)) / 2: where a polynomial of degree 7 meets a curve on 0 .. 1 best.
 constexpr std::array<double, kTerms> kNodes = {
@@ -65,6 +68,44 @@ std::array<std::uint32_t, 2> PhiloxWords(std::array<std::uint32_t, 4> counter, s
   return {counter[0], counter[1]};
 }
 
+// The target whose mean is g_us after time_s, by halving the range that devices are set to.
+double ProgrammedAt(const DeviceModel& model, double g_us, double time_s) {
+  constexpr int kHalvings = 60;
+  double low = 0.0 + model.g_min_us;
+  double high = low + model.g_max_us;
+  for (int i = 0; i < kHalvings; ++i) {
+    const double middle = (low + high) * 0.5;
+    const bool is_below = MeanPath(model, middle, time_s) < g_us;
+    low = is_below ? middle : low;
+    high = is_below ? high : middle;
+  }
+  return high;
+}
+
+// Read noise of a device that has the conductance g_us after time_s.
+double SigmaAt(const DeviceModel& model, double g_us, double time_s) {
+  const ReadNoiseCurve& noise = *model.read_noise_curve;
+  const double at = noise.is_frac ? ProgrammedAt(model, g_us, time_s) : g_us;
+  const double value = std::max(ValueAt(noise.sigma, at), 0.0);
+  const double sigma = noise.is_frac ? g_us * value : value;
+  if (noise.t_read_s == 0.0) return sigma;
+  const double spread = ExactLog((time_s + noise.t_read_s) / (2.0 * noise.t_read_s));
+  return sigma * std::sqrt(std::max(spread, 0.0));
+}
+
+// Of a pair whose smaller device is where the law's mean has one of target g_min_us.
+std::vector<double> NoiseCurveOf(const DeviceModel& model, double time_s) {
+  const double low_us = std::max(MeanPath(model, model.g_min_us, time_s), 0.0);
+  const double low = SigmaAt(model, low_us, time_s);
+  std::vector<double> pairs;
+  for (std::size_t i = 0; i < kNoiseKnots; ++i) {
+    const double share = static_cast<double>(i) / static_cast<double>(kNoiseKnots - 1);
+    const double sigma = SigmaAt(model, low_us + model.g_max_us * (share * share), time_s);
+    pairs.push_back(std::sqrt(sigma * sigma + low * low) / model.g_max_us);
+  }
+  return pairs;
+}
+
 // Pairs that share a weight add their variances: sum of share^2.
 double SquaredShares(const DeviceModel& model) {
   const int bits = model.level_bits * model.num_slices;
@@ -81,16 +122,36 @@ double SquaredShares(const DeviceModel& model) {
 
 }  // namespace
 
-DeviceReads ReadsOf(const DeviceModel& model) {
+DeviceReads ReadsOf(const DeviceModel& model, double time_s) {
   DeviceReads reads;
   reads.model = model.name;
-  reads.read_noise = model.read_noise_frac * std::sqrt(SquaredShares(model));
+  reads.squared_shares = SquaredShares(model);
+  reads.read_noise = model.read_noise_frac * std::sqrt(reads.squared_shares);
+  if (model.read_noise_curve) reads.noise_curve = NoiseCurveOf(model, time_s);
   reads.iv_sinh = model.iv_sinh;
   reads.iv_polynomial = model.iv_polynomial;
   reads.g_min_us = model.g_min_us;
   reads.g_max_us = model.g_max_us;
   reads.num_slices = model.num_slices;
   return reads;
+}
+
+NoiseAttributes NoiseOf(const DeviceReads& reads) {
+  if (reads.noise_curve.empty()) return {static_cast<float>(reads.read_noise), {0.0f}};
+  if (reads.num_slices > 1) {
+    Refuse("the read_noise_curve of '", reads.model,
+           "' needs whole weights on a pair of devices, got num_slices ", reads.num_slices);
+  }
+  const double top = *std::max_element(reads.noise_curve.begin(), reads.noise_curve.end());
+  if (!(top > 0.0 && top <= 1.0)) {
+    Refuse("the read noise of the read_noise_curve of '", reads.model,
+           "' must be above 0 and at most g_max_us, got ", top, " of it");
+  }
+  NoiseAttributes noise{static_cast<float>(top * std::sqrt(reads.squared_shares)), {}};
+  for (const double value : reads.noise_curve) {
+    noise.curve.push_back(static_cast<float>(value / top));
+  }
+  return noise;
 }
 
 IvCurves WeightCurves(const DeviceReads& reads, double input_shrink) {

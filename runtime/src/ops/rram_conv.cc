@@ -84,9 +84,12 @@ void RramConv::Pack(const float* w) {
                       CeilDiv(conv_.GroupColumns(), kernels_.max_rows), terms_[term].data());
     }
   }
-  if (periphery_.noise.on && periphery_.noise.relative) {
+  if (periphery_.noise.by_cell()) {
+    const std::vector<float> cells = periphery_.noise.Cells(w, conv_.columns * steps, steps);
     squares_ = AlignedFloats(conv_.columns * steps);
-    kernels_.square(packed_.data(), squares_.data(), conv_.columns * steps);
+    PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), steps,
+                    CeilDiv(conv_.GroupColumns(), kernels_.max_rows), squares_.data());
+    kernels_.square(squares_.data(), squares_.data(), conv_.columns * steps);
   }
 }
 

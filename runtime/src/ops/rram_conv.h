@@ -63,8 +63,7 @@ class RramConv {
   // Whether reads can follow the sums while they are in registers, and memory that a task needs
   // then for noise.
   bool ReadsAtOnce() const {
-    return periphery_.num_planes() == 1 && !periphery_.iv.on &&
-           !(periphery_.noise.on && periphery_.noise.relative);
+    return periphery_.num_planes() == 1 && !periphery_.iv.on && !periphery_.noise.by_cell();
   }
   Index NoiseFloats(const ConvPlan& plan) const;
   // Noise of one group of an item, in `memory`.
@@ -86,7 +85,7 @@ class RramConv {
   std::vector<ConvReadout> sums_;  // of one tile each, unread; where sums are stored
   ConvReadout window_sums_;        // over one channel
   AlignedFloats ones_;             // [window]
-  AlignedFloats squares_;          // of w, packed the same; with relative read noise
+  AlignedFloats squares_;          // of the cells' noise, packed the same; where each has its own
   AlignedFloats terms_[2];         // cells of u^2 and u^3, the same; with an I-V curve of theirs
   mutable std::atomic<std::uint64_t> runs_{0};
   Kept<Shaped> shaped_;

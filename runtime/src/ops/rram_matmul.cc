@@ -71,9 +71,9 @@ void RramMatMul::Pack(const float* w) {
       terms_[term] = PackPanels(periphery_.iv.Cells(term, w, depth_ * columns_, 1).data());
     }
   }
-  if (periphery_.noise.on && periphery_.noise.relative) {
-    squares_ = AlignedFloats(depth_ * num_vecs_ * kernels_.lanes);
-    kernels_.square(panels_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
+  if (periphery_.noise.by_cell()) {
+    squares_ = PackPanels(periphery_.noise.Cells(w, depth_ * columns_, 1).data());
+    kernels_.square(squares_.data(), squares_.data(), depth_ * num_vecs_ * kernels_.lanes);
   }
   if (periphery_.noise.on) deviation_ = PadColumns(periphery_.noise.deviation);
   if (!periphery_.has_adc) return;

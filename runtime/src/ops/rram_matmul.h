@@ -15,7 +15,7 @@ namespace rimc {
 
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
-// Sums are read as they leave the registers; only relative read noise and bit-serial inputs store
+// Sums are read as they leave the registers; only noise of each cell and bit-serial inputs store
 // them first.
 class RramMatMul {
  public:
@@ -54,8 +54,7 @@ class RramMatMul {
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
   bool HasStoredSums() const {
-    return periphery_.num_planes() > 1 || periphery_.iv.on ||
-           (periphery_.noise.on && periphery_.noise.relative);
+    return periphery_.num_planes() > 1 || periphery_.iv.on || periphery_.noise.by_cell();
   }
   void PlanTasks(Work* work) const;
   Range TaskColumns(Range panels) const;
@@ -86,7 +85,7 @@ class RramMatMul {
   bool tiled_ = false;  // a pass is a tile
   std::vector<Pass> passes_;
   AlignedFloats panels_;     // panel after panel, each [K, vecs * lanes], zero beyond N
-  AlignedFloats squares_;    // of w, packed the same; with relative read noise
+  AlignedFloats squares_;    // of the cells' noise, packed the same; where each has its own
   AlignedFloats terms_[2];   // cells of u^2 and u^3, the same; with an I-V curve of theirs
   AlignedFloats gain_;       // [adc_tiles, num_vecs * lanes]
   AlignedFloats offset_;     // the same

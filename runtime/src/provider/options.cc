@@ -134,11 +134,12 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
     }
   }
   CheckModel("provider options ", model);
-  device.timed = MakeLaw(model, ResolveTime(model, find("time_s")));
+  const double time_s = ResolveTime(model, find("time_s"));
+  device.timed = MakeLaw(model, time_s);
   device.has_error = HasError(model);
   device.by_column = model.by_column;
   device.clip_sigma = model.clip_sigma;
-  if (device_reads) device.reads = ReadsOf(model);
+  if (device_reads) device.reads = ReadsOf(model, time_s);
   return device;
 }
 

@@ -14,7 +14,8 @@ namespace {
 constexpr const char* kInts[] = {"tile_rows",       "num_tiles", "dac_bits",           "dac_signed",
                                  "dac_serial_bits", "adc_bits",  "read_noise_relative"};
 constexpr const char* kFloats[] = {"dac_range", "iv_sinh", "input_shrink", "read_noise"};
-constexpr const char* kLists[] = {"adc_range", "adc_gain", "adc_offset", "iv_square", "iv_cube"};
+constexpr const char* kLists[] = {"adc_range", "adc_gain", "adc_offset",
+                                  "iv_square", "iv_cube",  "read_noise_curve"};
 constexpr const char* kReadKey = "read_key";
 
 template <class Names>
@@ -37,6 +38,7 @@ Attributes Ideal() {
   ideal.SetFloats("iv_square", std::vector<float>(kIvTerms, 0.0f));
   ideal.SetFloats("iv_cube", std::vector<float>(kIvTerms, 0.0f));
   ideal.SetFloats("read_noise", {0.0f});
+  ideal.SetFloats("read_noise_curve", {0.0f});
   ideal.SetFloats("adc_range", {1.0f});
   ideal.SetFloats("adc_gain", {1.0f});
   ideal.SetFloats("adc_offset", {0.0f});
@@ -92,7 +94,7 @@ const StatedPeriphery* Find(const PeripheryOption& option, const std::string& no
 
 void NoteStated(const std::string& name, const Json& value, StatedPeriphery* stated) {
   stated->has_range = stated->has_range || name == "dac_range";
-  stated->has_noise = stated->has_noise || name == "read_noise";
+  stated->has_noise = stated->has_noise || name == "read_noise" || name == "read_noise_curve";
   stated->has_key = stated->has_key || name == kReadKey;
   stated->has_curve =
       stated->has_curve || name == "iv_sinh" || name == "iv_square" || name == "iv_cube";
@@ -161,8 +163,10 @@ Periphery PeripheryOf(const PeripheryOption& option, const DeviceReads& reads, s
     attributes.SetInt("num_tiles", std::int64_t{steps == 0 ? 1 : CeilDiv(shape.depth, steps)});
   }
   try {
-    if (reads.read_noise > 0.0 && !found->has_noise) {
-      attributes.SetFloats("read_noise", {static_cast<float>(reads.read_noise)});
+    if (reads.HasNoise() && !found->has_noise) {
+      NoiseAttributes noise = NoiseOf(reads);
+      attributes.SetFloats("read_noise", {noise.read_noise});
+      attributes.SetFloats("read_noise_curve", std::move(noise.curve));
       attributes.SetInt("read_noise_relative", std::int64_t{0});
     }
     if (!found->has_key) attributes.SetInt(kReadKey, ReadKeyOf(seed, node));

@@ -20,7 +20,7 @@ struct StatedPeriphery {
   Attributes attributes;
   double input_shrink = 1.0;  // before it is an attribute, a float
   bool has_range = false;     // dac_range
-  bool has_noise = false;     // read_noise
+  bool has_noise = false;     // read_noise or read_noise_curve
   bool has_key = false;       // read_key
   bool has_curve = false;     // iv_sinh, iv_square or iv_cube
 };

@@ -234,6 +234,20 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
       p->iv.w_max.push_back(w_max[static_cast<std::size_t>(count == 1 ? 0 : m)]);
     }
   }
+  std::vector<float> curve = node.Floats("read_noise_curve");
+  if (curve.size() != kNoiseKnots && !(curve.size() == 1 && curve[0] == 0.0f)) {
+    Refuse("read_noise_curve must be one 0 or ", kNoiseKnots, " values, got ", curve.size());
+  }
+  for (const float value : curve) CheckWithin("read_noise_curve", value, 0.0, 1.0);
+  if (curve.size() > 1) {
+    if (relative == 1) Refuse("read_noise_relative must be 0 with a read_noise_curve");
+    p->noise.curve = std::move(curve);
+    for (Index m = 0; m < columns; ++m) {
+      // A column of zeros: what its cells are multiplied by is below float32 once squared.
+      p->noise.w_max.push_back(
+          std::max(w_max[static_cast<std::size_t>(count == 1 ? 0 : m)], 1e-30f));
+    }
+  }
   p->noise.on = frac > 0.0f;
   p->noise.relative = relative == 1;
   p->noise.key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)};
@@ -242,7 +256,7 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
   const float both = std::sqrt(2.0f) * frac;
   for (Index m = 0; m < columns; ++m) {
     const float largest = w_max[static_cast<std::size_t>(count == 1 ? 0 : m)];
-    p->noise.deviation.push_back(relative == 1 ? frac : both * largest);
+    p->noise.deviation.push_back(p->noise.by_cell() ? frac : both * largest);
     if (!std::isfinite(p->noise.deviation.back())) {
       Refuse("read_noise * w_max must be finite, got ", frac, " and ", largest);
     }
@@ -250,6 +264,21 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
 }
 
 }  // namespace
+
+std::vector<float> ReadNoise::Cells(const float* w, Index count, Index run) const {
+  std::vector<float> cells(w, w + count);
+  if (curve.empty()) return cells;
+  constexpr float kLast = static_cast<float>(kNoiseKnots - 1);
+  const auto columns = static_cast<Index>(w_max.size());
+  for (Index i = 0; i < count; ++i) {
+    const float limit = w_max[static_cast<std::size_t>(i / run % columns)];
+    const float at = std::sqrt(std::min(std::fabs(w[i]) / limit, 1.0f)) * kLast;
+    const float knot = std::min(std::floor(at), kLast - 1.0f);
+    const float* const left = curve.data() + static_cast<std::size_t>(knot);
+    cells[static_cast<std::size_t>(i)] = (left[0] + (left[1] - left[0]) * (at - knot)) * limit;
+  }
+  return cells;
+}
 
 std::vector<float> IvTerms::Cells(int term, const float* w, Index count, Index run) const {
   const std::array<float, kIvTerms>& c = powers[static_cast<std::size_t>(term)];

@@ -12,13 +12,24 @@
 
 namespace rimc {
 
+// Values of read_noise_curve, at |w| = w_max (i / 64)^2.
+constexpr std::size_t kNoiseKnots = 65;
+
 // Noise of the devices, drawn anew at every read.
 struct ReadNoise {
   bool on = false;
   bool relative = false;             // each device by its own conductance; else all by G_max
+  std::vector<float> curve;          // or pairs by their weight: kNoiseKnots of them; or none
+  std::vector<float> w_max;          // [M], with a curve; above 0
   std::array<std::uint32_t, 2> key;  // of the draws
-  // [M] standard deviation of y is this times sqrt(sum x^2) (absolute) or sqrt(sum x^2 w^2)
+  // [M] standard deviation of y is this times sqrt(sum x^2) (absolute), or sqrt(sum x^2 q^2) with
+  // q of Cells
   std::vector<float> deviation;
+
+  // True where every cell has a variance of its own.
+  bool by_cell() const { return on && (relative || !curve.empty()); }
+  // q of `count` cells: w, or what the curve says of it; `run` cells of a column follow each other.
+  std::vector<float> Cells(const float* w, Index count, Index run) const;
 };
 
 // An I-V curve that follows the conductance: a cell adds w P(t) to its product with u^2 and w Q(t)
