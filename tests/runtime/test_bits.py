@@ -253,6 +253,8 @@ NOISY_CONVS = [  # batch, input channels, output channels, size, kernel, stride,
     # Panels: of one image, of many, with the last one not full.
     (2, 160, 40, 14, 1, 1, 1),
     (7, 130, 64, 7, 1, 1, 1),
+    # One image whose last position goes apart from all blocks of columns, in several passes.
+    (1, 300, 72, 7, 1, 1, 1),
     # Groups whose columns begin in the middle of a counter's eight, and of one column each.
     (3, 20, 30, 9, 3, 1, 5),
     (2, 11, 11, 13, 3, 1, 11),

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/programming.h"
+
 namespace rimc::kernels {
 
 constexpr int kMaxRows = 8;  // most rows of a block in any table
@@ -110,6 +112,31 @@ struct PanelFinishArgs {
   float high;
 };
 
+// Address of the draws of one read: a Philox 4x32-7 key and counter words 2 and 3.
+struct DrawKey {
+  uint32_t key[2];
+  uint32_t counter[2];
+};
+
+// Rows of outputs whose draws are of one counter.
+constexpr int kDrawRows = 8;
+
+// z[i * z_row + j] = the draw of the output in row `row` + i at place j, i < rows, j < count: in
+// its upper half 16 bits of the words of the counter whose word 0 is places[j], or first + j where
+// that is null, and word 1 the row / kDrawRows; its lower half is 2^15. NormalsOf in reading.h
+// makes it a normal. Pre: z_row is count rounded up to whole vectors or more: these are written,
+// and read of `places`.
+struct DrawArgs {
+  DrawKey key;
+  uint64_t row;
+  ptrdiff_t rows;
+  uint32_t first;
+  const uint32_t* places;
+  ptrdiff_t count;
+  uint32_t* z;
+  ptrdiff_t z_row;
+};
+
 // A block of outputs: `rows` rows of `vecs` vectors of `lanes` each.
 //
 //   partial[i, v] = (resume ? c[i, v] : 0) + sum over k < depth, in order, of a[i, k] * b[k, v]
@@ -132,8 +159,10 @@ struct BlockArgs {
   int lanes[kMaxVecs];
   // Draws z[i * z_row + v * lanes], whole vectors, as of DrawArgs. deviation is like gain; sigma is
   // [rows] in matmul_block, and per lane, at v * lanes, in conv_block.
+  // A block of a convolution of kDrawRows rows makes those of `draws` first, unless that is null.
   const uint32_t* z;
   ptrdiff_t z_row;
+  const DrawArgs* draws;
   const float* sigma;
   const float* deviation;
   const float* gain;
@@ -147,8 +176,8 @@ struct BlockArgs {
   const PanelFinishArgs* panel_finish;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
   // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
-  // and c, what is per row and the residual go on with the rows. Not with z, nor with v or sums
-  // that differ from block to block.
+  // and c, what is per row, the residual and `draws` go on with the rows. Not with v or sums that
+  // differ from block to block, nor with z without draws.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
   // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
@@ -301,91 +330,6 @@ struct MergeArgs {
   const float* sums_scale;
   const float* magnitude;
   const float* bias;
-};
-
-// A quantity of a device over its target conductance G_t, at one time since programming. Between
-// knots, which lie equally spaced from G_min to G_min + G_max, it is a + (b - a) * share.
-constexpr int kLawIntervals = 4096;
-struct LawColumn {
-  const double* knots = nullptr;  // [kLawIntervals + 1]; null: `value` at all conductances
-  double value = 0.0;             // 0: the law has no such quantity, and draws nothing for it
-};
-
-// How a device ends up off its target, and how a weight becomes targets: what the steps of
-// rimc_onnx/device/programming.py need to know. Conductances are in microsiemens.
-struct CellLaw {
-  // Error of programming, where programming_sigma_us has none:
-  //   (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us)
-  double drift_frac = 0.0;
-  double drift_mean_frac = 0.0;
-  double reference_slope = 0.0;
-  double reference_us = 0.0;
-  double g_max_us = 0.0;
-  double g_min_us = 0.0;
-  double intervals_per_us = 0.0;  // kLawIntervals / G_max
-  LawColumn programming_sigma_us;
-  LawColumn mean_us;
-  LawColumn drift_sigma_us;
-  LawColumn nu_mean;
-  LawColumn nu_sigma;
-  double log_time = 0.0;           // ln(t / t0) of nu
-  uint64_t stuck_min_words = 0;    // of 2^32 words, how many leave a device stuck at G_min
-  uint64_t stuck_max_words = 0;    // at G_min + G_max
-  int32_t clips = 0;               // 1: weights beyond W_max are cut
-  int32_t level_bits = 0;          // 0: any conductance
-  int32_t num_slices = 1;          // pairs that share a weight's bits
-  int32_t devices_per_weight = 1;  // pairs in parallel, each with the same target
-};
-
-// What a random number is drawn for: rimc_onnx.device.Purpose.
-constexpr uint32_t kPurposeProgramming = 0;
-constexpr uint32_t kPurposeDrift = 2;
-constexpr uint32_t kPurposeFault = 3;
-
-// Cells first_cell .. first_cell + count - 1 of a node: from target weights to realised ones
-// (rimc_onnx.device.program). A cell's column is cell / run mod num_columns.
-// Pre: 0 <= first_cell, first_cell + count <= 2^34, run >= 1. w_realised may be w.
-struct ProgramArgs {
-  const float* w;     // [count]
-  float* w_realised;  // [count]
-  int64_t first_cell;
-  int64_t count;
-  // [num_columns]; the first where W_max is 0 is 0. A step is 1 us, with levels one of the
-  // weight's.
-  const double* steps_per_weight;
-  const double* weight_per_step;
-  const double* weight_per_us;  // W_max / G_max
-  const double* w_max;
-  int64_t num_columns;
-  int64_t run;
-  uint32_t key[2];   // seed, lower and upper 32 bits
-  uint32_t name[2];  // the first two words of the sha256 of the node's name, little-endian
-  CellLaw law;
-};
-
-// Address of the draws of one read: a Philox 4x32-7 key and counter words 2 and 3.
-struct DrawKey {
-  uint32_t key[2];
-  uint32_t counter[2];
-};
-
-// Rows of outputs whose draws are of one counter.
-constexpr int kDrawRows = 8;
-
-// z[i * z_row + j] = the draw of the output in row `row` + i at place j, i < rows, j < count: in
-// its upper half 16 bits of the words of the counter whose word 0 is places[j], or first + j where
-// that is null, and word 1 the row / kDrawRows; its lower half is 2^15. NormalsOf in reading.h
-// makes it a normal. Pre: z_row is count rounded up to whole vectors or more: these are written,
-// and read of `places`.
-struct DrawArgs {
-  DrawKey key;
-  uint64_t row;
-  ptrdiff_t rows;
-  uint32_t first;
-  const uint32_t* places;
-  ptrdiff_t count;
-  uint32_t* z;
-  ptrdiff_t z_row;
 };
 
 // Reads `count` sums that lie side by side:

@@ -220,6 +220,7 @@ inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   move(&args->gain);
   move(&args->offset);
   move(&args->back);
+  move(&args->deviation);
   if (args->tail_sums != nullptr) args->tail_sums += kRows * args->tail_row;
   if (args->finish == nullptr) return;
   move(&finish->b);
@@ -244,6 +245,8 @@ void Block(const BlockArgs& args) {
       finish = *args.finish;
       block.finish = &finish;
     }
+    DrawArgs draws{};
+    if (args.draws != nullptr) draws = *args.draws;
     if (!args.resume) {
       for (int n = 0; n < 2 && n <= args.more_blocks; ++n) {
         PrefetchRows<kRows, kVecs>(block, n * kRows);
@@ -263,6 +266,10 @@ void Block(const BlockArgs& args) {
         block.ahead = args.ahead;
       }
       if (block.more_blocks > 0) PrefetchRows<kRows, kVecs>(block, 2 * kRows);
+      if (args.draws != nullptr) {
+        Draw<S>(draws);
+        draws.row += kRows;
+      }
       OneBlock<S, kRows, kVecs, kConv>(block);
       if (is_last) return;
       NextBlock<kRows, kVecs>(&block, &finish);

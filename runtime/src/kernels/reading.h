@@ -244,16 +244,41 @@ void Root(const float* x, float* y, ptrdiff_t count) {
   }
 }
 
+// y[i] for the next kVecs vectors, of which the last has `lanes`: sums side by side, none of which
+// waits for itself.
+template <class S, int kVecs>
+inline void ColumnSquaresOf(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, int lanes) {
+  using Vec = typename S::Vec;
+  Vec sums[kVecs];
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) sums[v] = S::Set1(0.0f);
+  for (ptrdiff_t r = 0; r < rows; ++r) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      const float* const from = x + r * x_row + v * S::kLanes;
+      const Vec value = v + 1 < kVecs ? S::Load(from) : LoadLanes<S>(from, lanes);
+      sums[v] = S::Fma(value, value, sums[v]);
+    }
+  }
+  RIMC_UNROLL
+  for (int v = 0; v + 1 < kVecs; ++v) S::Store(y + v * S::kLanes, sums[v]);
+  StoreLanes<S>(y + (kVecs - 1) * S::kLanes, lanes, sums[kVecs - 1]);
+}
+
 template <class S>
 void ColumnSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count) {
-  for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
+  constexpr int kMany = 6;
+  constexpr int kSome = 3;
+  ptrdiff_t i = 0;
+  for (; i + kMany * S::kLanes <= count; i += kMany * S::kLanes) {
+    ColumnSquaresOf<S, kMany>(x + i, x_row, rows, y + i, S::kLanes);
+  }
+  for (; i + kSome * S::kLanes <= count; i += kSome * S::kLanes) {
+    ColumnSquaresOf<S, kSome>(x + i, x_row, rows, y + i, S::kLanes);
+  }
+  for (; i < count; i += S::kLanes) {
     const int lanes = count - i < S::kLanes ? static_cast<int>(count - i) : S::kLanes;
-    typename S::Vec sum = S::Set1(0.0f);
-    for (ptrdiff_t r = 0; r < rows; ++r) {
-      const typename S::Vec v = LoadLanes<S>(x + r * x_row + i, lanes);
-      sum = S::Fma(v, v, sum);
-    }
-    StoreLanes<S>(y + i, lanes, sum);
+    ColumnSquaresOf<S, 1>(x + i, x_row, rows, y + i, lanes);
   }
 }
 

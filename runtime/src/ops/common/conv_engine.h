@@ -266,8 +266,10 @@ class ConvEngine {
                         Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      float* to, Index to_row) const noexcept;
-  void DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
-                 std::uint32_t* z) const noexcept;
+  kernels::DrawArgs DrawsOf(const Noise& noise, Index tile, Range columns, Range vecs,
+                            std::uint32_t* z) const noexcept;
+  void AimNoise(const Job& job, Index tile, Range columns, Range drawn, bool is_new,
+                Index i) const noexcept;
   void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
                Aim* aim) const noexcept;
   void ComputePass(const Place& place, const Job& job, std::size_t number,

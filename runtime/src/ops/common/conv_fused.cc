@@ -42,6 +42,11 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
   return copies * std::min(apart, joined);
 }
 
+// Whether each block of a group's columns has draws of its own.
+bool DrawsByBlock(const ConvCells& cells) {
+  return cells.num_blocks * kernels::kDrawRows == cells.columns;
+}
+
 // PartsTogether of whole vectors.
 Index FullParts(const ConvPlan& plan) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
@@ -115,6 +120,7 @@ struct ConvEngine::Aim {
   Range vecs;
   Index tail;                             // positions of a last vector of few, 0: vectors
   kernels::BlockArgs args;                // of the first column
+  kernels::DrawArgs draws;                // where the kernel makes them
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   ConvFinish finish;                      // with memory of its own
@@ -168,7 +174,7 @@ Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
   const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
                                         : plan_.is_woven() && plan_.shape().out[0] == 1;
   const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
-  if (!is_row || !is_full || noise != nullptr) return 0;
+  if (!is_row || !is_full || (noise != nullptr && !DrawsByBlock(cells))) return 0;
   const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
   return positions <= kernels_.tail_positions ? positions : 0;
 }
@@ -209,9 +215,9 @@ void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
   }
 }
 
-// Draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
-void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range vecs,
-                           std::uint32_t* z) const noexcept {
+// The draws of some of a group's columns for vectors of an item, z [columns, vecs * lanes].
+kernels::DrawArgs ConvEngine::DrawsOf(const Noise& noise, Index tile, Range columns, Range vecs,
+                                      std::uint32_t* z) const noexcept {
   kernels::DrawArgs args{};
   args.key = noise.key;
   args.key.counter[0] += static_cast<std::uint32_t>(tile);
@@ -220,7 +226,30 @@ void ConvEngine::DrawNoise(const Noise& noise, Index tile, Range columns, Range 
   args.places = noise.places + vecs.begin * kernels_.lanes;
   args.count = args.z_row = vecs.size() * kernels_.lanes;
   args.z = z;
-  kernels_.draw(args);
+  return args;
+}
+
+// Noise of `columns` for part `i`. Draws are made next to the products that they go with: a
+// processor does both at once. The kernel makes them where its blocks have some of their own;
+// others share them, and those of the columns `drawn` are made here, where they are new.
+void ConvEngine::AimNoise(const Job& job, Index tile, Range columns, Range drawn, bool is_new,
+                          Index i) const noexcept {
+  const Noise& noise = *job.noise;
+  Aim& aim = job.aims[i];
+  kernels::BlockArgs& args = aim.args;
+  args.z_row = aim.vecs.size() * kernels_.lanes;
+  args.sigma = noise.sigma + tile * noise.sigma_row + aim.vecs.begin * kernels_.lanes;
+  args.deviation = noise.deviation + columns.begin;
+  if (DrawsByBlock(job.cells)) {
+    const Range block{columns.begin, columns.begin + kernels::kDrawRows};
+    aim.draws = DrawsOf(noise, tile, block, aim.vecs, noise.z);
+    args.draws = &aim.draws;
+    args.z = noise.z;
+    return;
+  }
+  std::uint32_t* const z = noise.z + i * kernels::kDrawRows * plan_.panel_row();
+  if (is_new) kernels_.draw(DrawsOf(noise, tile, drawn, aim.vecs, z));
+  args.z = z + (columns.begin - drawn.begin) * args.z_row;
 }
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
@@ -267,7 +296,8 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
   const ConvPass& next = job.passes[ends ? 0 : number + 1];
   const Noise* const noise = pass.reads ? job.noise : nullptr;
   const bool finishes = ends && job.finishes;
-  const bool by_block = job.noise != nullptr || cells.columns % cells.num_blocks != 0 ||
+  const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) ||
+                        cells.columns % cells.num_blocks != 0 ||
                         (finishes && FinishesByBlock(job.aims->finish.branch));
   const Range blocks = place.item.blocks;
   const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
@@ -301,15 +331,8 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       args.last = pass.last;
       SetReadout(job.readout, pass, job.column0 + columns.begin, &args);
       args.z = nullptr;
-      if (noise != nullptr) {
-        // Draws are made next to the products that they go with: a processor does both at once.
-        std::uint32_t* const z = noise->z + i * kernels::kDrawRows * plan_.panel_row();
-        if (draws) DrawNoise(*noise, pass.tile, drawn, aim.vecs, z);
-        args.z_row = aim.vecs.size() * kernels_.lanes;
-        args.z = z + (columns.begin - drawn.begin) * args.z_row;
-        args.sigma = noise->sigma + pass.tile * noise->sigma_row + aim.vecs.begin * kernels_.lanes;
-        args.deviation = noise->deviation + columns.begin;
-      }
+      args.draws = nullptr;
+      if (noise != nullptr) AimNoise(job, pass.tile, columns, drawn, draws, i);
       ComputeColumns(place, columns, end - b, job.output, pass, finishes, &aim);
     }
   }
