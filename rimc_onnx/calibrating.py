@@ -18,15 +18,14 @@ from rimc_onnx.adapter_file import write_adapter_file
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
 from rimc_onnx.calibration.problem import Statistics
-from rimc_onnx.calibration.report import (
+from rimc_onnx.calibration.record import (
     NATIVE_LIBRARY,
     CalibrationRecord,
-    check_report,
     gamma_of,
     make_record,
     peak_rss_bytes,
-    write_report,
 )
+from rimc_onnx.calibration.report import check_report, write_report
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
 from rimc_onnx.calibration.statistics_file import TeacherKnowledge, read_statistics
 from rimc_onnx.calibration.statistics_file import write_statistics as save_statistics

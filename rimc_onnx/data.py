@@ -135,8 +135,8 @@ class Samples:
         for batch in self._batches:
             if fixed and batch.num_samples % fixed:
                 raise DataError(
-                    f"the model takes {fixed} samples a run, and {batch.num_samples} of one shape are "
-                    f"to be run. Give a multiple of {fixed}."
+                    f"the model takes {fixed} samples a run, and {batch.num_samples} of one shape "
+                    f"are to be run. Give a multiple of {fixed}."
                 )
             for start in range(0, batch.num_samples, size):
                 stop = min(start + size, batch.num_samples)

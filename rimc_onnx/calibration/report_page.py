@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rimc_onnx.calibration.report import CalibrationRecord, NodeRecord
+from rimc_onnx.calibration.record import CalibrationRecord, NodeRecord
 from rimc_onnx.device import format_time
 
 __all__ = ["render_page"]

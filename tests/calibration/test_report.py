@@ -21,15 +21,14 @@ import pytest
 from rimc_onnx import api, calibrating
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
-from rimc_onnx.calibration.report import (
+from rimc_onnx.calibration.record import (
     CalibrationRecord,
     NodeRecord,
-    check_report,
     gamma_of,
     make_record,
     peak_rss_bytes,
-    write_report,
 )
+from rimc_onnx.calibration.report import check_report, write_report
 from rimc_onnx.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import CalibrationError, OutputError
@@ -323,7 +322,7 @@ def test_peak_falls_back_to_getrusage_in_its_units(
     fake.RUSAGE_SELF = 0  # type: ignore[attr-defined]
     fake.getrusage = lambda _who: types.SimpleNamespace(ru_maxrss=5000)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "resource", fake)
-    monkeypatch.setattr("rimc_onnx.calibration.report.sys.platform", system)
+    monkeypatch.setattr("rimc_onnx.calibration.record.sys.platform", system)
     assert peak_rss_bytes(tmp_path / "none") == 5000 * unit
 
 
