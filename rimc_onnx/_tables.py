@@ -47,7 +47,11 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
         f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
     )
     if reads := _reads(report.read_noise_frac, report.read_noise_law, report.iv_curve):
-        origin = f" of {report.device}, left out by --ideal-reads" if report.reads_of_device else ""
+        origin = (
+            f" (from {report.device}; --ideal-reads leaves them out)"
+            if report.reads_of_device
+            else ""
+        )
         console.line(f"reads: {reads}{origin}")
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
 

@@ -198,7 +198,7 @@ def test_conversion_reports_and_writes_what_the_preset_brings(
     words = cli(
         "convert", "model.onnx", "--device", "milo2021", "--force", cwd=digits_folder
     ).stdout
-    assert "reads: I-V polynomial of milo2021, left out by --ideal-reads" in words
+    assert "reads: I-V polynomial (from milo2021; --ideal-reads leaves them out)" in words
     ideal = cli(
         *("convert", "model.onnx", "--device", "milo2021", "--ideal-reads", "--force", "--json"),
         cwd=digits_folder,
@@ -208,7 +208,7 @@ def test_conversion_reports_and_writes_what_the_preset_brings(
         *("convert", "model.onnx", "--device", "pcm-natcomm2020", "--time", "1h", "--force"),
         cwd=digits_folder,
     ).stdout
-    assert "reads: noise up to 4.19 % of pcm-natcomm2020, left out by --ideal-reads" in pcm
+    assert "reads: noise up to 4.19 % (from pcm-natcomm2020; --ideal-reads leaves them out)" in pcm
     assert len({*attribute("read_noise")}) == 1
     found = cli("devices", cwd=digits_folder).stdout
     assert "noise 1 %" in found
