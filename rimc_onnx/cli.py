@@ -73,7 +73,7 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            print("error: interrupted. Nothing was written.", file=sys.stderr)
+            print("error: interrupted. No file is half written.", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from None
         except RimcError as error:
             _debug()

@@ -328,7 +328,7 @@ def test_interrupted_run_leaves_nothing(
             process.kill()
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.splitlines() == ["error: interrupted. Nothing was written."]
+    assert stderr.splitlines() == ["error: interrupted. No file is half written."]
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
