@@ -46,10 +46,11 @@ build_host() { # build_host FLAG...
 
 run_address() {
   build address
-  # A copy of the package with the library in its place.
+  # A copy of the package with the library in its place, where no other checker finds it.
+  mkdir "$work/checked"
   cp -rL "$("$python" -c "import pathlib, rimc_onnx; print(pathlib.Path(rimc_onnx.__file__).parent)")" \
-    "$work/rimc_onnx"
-  cp "$work/address/librimc_ops.so" "$work/rimc_onnx/runtime/"
+    "$work/checked/rimc_onnx"
+  cp "$work/address/librimc_ops.so" "$work/checked/rimc_onnx/runtime/"
   local preload
   preload="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
   # Without C++'s library, exceptions of ONNX Runtime are not found.
@@ -57,7 +58,7 @@ run_address() {
   # Stacks of the checker's own are aligned to 32 bytes, vectors want 64.
   for isa in "${isas[@]}"; do
     echo "address and undefined behaviour, $isa" >&2
-    RIMC_ISA=$isa PYTHONPATH="$work${PYTHONPATH:+:$PYTHONPATH}" LD_PRELOAD=$preload \
+    RIMC_ISA=$isa PYTHONPATH="$work/checked${PYTHONPATH:+:$PYTHONPATH}" LD_PRELOAD=$preload \
       ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
       UBSAN_OPTIONS=print_stacktrace=1 \
       "$python" -m pytest -q -c "$root/pyproject.toml" --rootdir="$root" -p no:cacheprovider \
