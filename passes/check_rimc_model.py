@@ -163,7 +163,7 @@ def _check_signature(node: ir.Node) -> None:
         raise _error(node, f"has one output, got {len(node.outputs)}")
     for name in spec.attributes.keys() ^ node.attributes.keys():
         state = "lacks" if name in spec.attributes else "has the unknown"
-        raise _error(node, f"{state} attribute '{name}'")
+        raise _error(node, f"{state} attribute '{name}': convert the model again")
     for name, kind in spec.attributes.items():
         if node.attributes[name].type != _KINDS[kind]:
             raise _error(node, f"attribute '{name}' must be of type {kind}")

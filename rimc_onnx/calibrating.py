@@ -91,6 +91,7 @@ def calibrate(
     student = load_model(source)
     target = output_of(source, output, ".calibrated.onnx")
     check_converted(student, source)
+    passes.check_rimc_model(student)
     check_output(target, force=force)  # first: a folder may have no name to derive others from
     files = _Outputs(
         model=target,

@@ -60,6 +60,20 @@ def test_folder_is_no_model(fails: Callable[..., str], digits_folder: Path) -> N
     assert ".: is a folder" in fails(digits_folder, 1, "convert", ".")
 
 
+@pytest.mark.parametrize("command", ["calibrate", "inspect", "age --time 1d"])
+def test_model_of_an_earlier_format_is_to_be_converted_again(
+    fails: Callable[..., str], digits_job: Path, command: str
+) -> None:
+    # An attribute that came later: what ONNX Runtime says of a piece of the model, or a KeyError.
+    model = onnx.load(digits_job / "model.rimc.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "RramConv")
+    node.attribute.remove(next(a for a in node.attribute if a.name == "read_noise_curve"))
+    onnx.save(model, digits_job / "old.onnx")
+    line = fails(digits_job, 1, *command.split(), "old.onnx")
+    assert f"node '{node.name}' (RramConv): lacks attribute 'read_noise_curve'" in line
+    assert "convert the model again" in line
+
+
 def external_model(folder: Path, matmul_model: Callable[..., onnx.ModelProto]) -> Path:
     weight = rng().standard_normal((64, 32), dtype=np.float32)
     path = folder / "external.onnx"
