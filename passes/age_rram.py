@@ -71,6 +71,7 @@ class AgeRramPass(ir.passes.InPlacePass):
                 wire_ohm=attributes["wire_ohm"].as_float() or None,
                 num_tiles=attributes["num_tiles"].as_int(),
                 tile_rows=attributes["tile_rows"].as_int() or None,
+                dac_bits=attributes["dac_bits"].as_int(),
                 realise=self._realise,
             )
             attributes["time_s"] = ir.AttrFloat32("time_s", time_s)

@@ -7,7 +7,15 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.device import ArrayLayout, DeviceConfig, Realise, apply_ir_drop, program
+from rimc_onnx.device import (
+    CODED_BITS,
+    ArrayLayout,
+    DeviceConfig,
+    Realise,
+    apply_ir_drop,
+    on_grid,
+    program,
+)
 from rimc_onnx.passes._graph import lazy_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 
@@ -24,18 +32,21 @@ def programmed_tensor(
     wire_ohm: float | None,
     num_tiles: int,
     tile_rows: int | None,
+    dac_bits: int,
     realise: Realise | None = None,
 ) -> ir.LazyTensor:
     """What the arrays of ``unit`` hold ``time_s`` seconds after programming; never kept.
 
     With ``wire_ohm``, seen through the wires of ``num_tiles`` row tiles (those of the node, which
     need not be the unit's) with at most ``tile_rows`` bit lines each. ``realise`` programs the
-    cells instead of numpy, with the same bits.
+    cells instead of numpy, with the same bits. Behind a DAC of 1 .. 8 ``dac_bits`` cells lie on a
+    grid.
     """
+    is_coded = 0 < dac_bits <= CODED_BITS
     columns = tile_rows or unit.columns
     layout = ArrayLayout(group=unit.group, num_tiles=num_tiles, tile_columns=columns)
     return lazy_tensor(
-        lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, realise),
+        lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, is_coded, realise),
         name=name,
         dtype=ir.DataType.FLOAT,
         shape=unit.weight.shape,
@@ -49,6 +60,7 @@ def _realised(
     time_s: float | None,
     wire_ohm: float | None,
     layout: ArrayLayout,
+    is_coded: bool,
     realise: Realise | None,
 ) -> npt.NDArray[np.float32]:
     programmed = program(
@@ -61,8 +73,9 @@ def _realised(
         realise=realise,
         keep_conductances=wire_ohm is not None,
     )
-    if wire_ohm is None:
-        return programmed.w_realised
-    return apply_ir_drop(
-        programmed, node=unit.name, g_max_us=device.g_max_us, wire_ohm=wire_ohm, layout=layout
-    )
+    w = programmed.w_realised
+    if wire_ohm is not None:
+        w = apply_ir_drop(
+            programmed, node=unit.name, g_max_us=device.g_max_us, wire_ohm=wire_ohm, layout=layout
+        )
+    return on_grid(w, programmed.w_max, unit.column_axis) if is_coded else w

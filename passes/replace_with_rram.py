@@ -181,6 +181,7 @@ def _weight(
         wire_ohm=_wire_ohm(config),
         num_tiles=unit.num_tiles,
         tile_rows=config.periphery.tile_rows,
+        dac_bits=config.reads.dac_bits or 0,
         realise=realise,
     )
     if plan.keeps_name:

@@ -67,7 +67,10 @@ def WordLines(
     k = bend * op.Constant(value_float=input_shrink)
     full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
     largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
-    if bend > 0.0:
+    if op.And(bend > 0.0, op.And(bits > 0, bits <= 8)):
+        u = op.Clip(lines / full_scale, -1.0, 1.0)
+        y = op.Round(op.Sinh(u * k) * (2048.0 / op.Sinh(k))) * (full_scale / 2048.0)
+    elif bend > 0.0:
         u = op.Clip(lines / full_scale, -1.0, 1.0)
         y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
     elif largest_term > 0.0:

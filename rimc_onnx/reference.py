@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.device import read_normals, sinh_curve
+from rimc_onnx.device import CODED_BITS, CURVE_STEPS, read_normals, sinh_curve
 from rimc_onnx.opset import IV_TERMS
 
 __all__ = [
@@ -93,13 +93,21 @@ def _dac_codes(x: Array, dac_bits: int, dac_range: float, dac_signed: int) -> tu
     return np.clip(np.rint(x / step), -top * _F32(dac_signed), top).astype(_F32), step
 
 
-def _bend(v: Array, curve: Sequence[np.float32], full_scale: np.float32) -> Array:
-    """The current that a voltage drives, in units of v, equal at both ends of the range."""
+def _bend(
+    v: Array, curve: Sequence[np.float32], full_scale: np.float32, *, is_coded: bool = False
+) -> Array:
+    """The current that a voltage drives, in units of v, equal at both ends of the range.
+
+    Of codes, on a grid.
+    """
     u = np.clip(v / full_scale, _F32(-1.0), _F32(1.0))
     square = u * u
     total = np.full_like(u, curve[-1])
     for coefficient in curve[-2::-1]:
         total = total * square + coefficient
+    if is_coded:
+        steps = _F32(CURVE_STEPS)
+        return (np.rint((u * total) * steps) * (full_scale / steps)).astype(_F32)
     return (u * total * full_scale).astype(_F32)
 
 
@@ -129,7 +137,8 @@ def word_lines(x: Array, periphery: Periphery) -> list[tuple[np.float32, Array]]
         planes = [(_F32(1.0), quantized)]
     if p.iv_sinh:
         curve = sinh_curve(float(_F32(p.iv_sinh)) * float(_F32(p.input_shrink)))
-        planes = [(weight, _bend(v, curve, full_scale)) for weight, v in planes]
+        is_coded = 0 < p.dac_bits <= CODED_BITS
+        planes = [(weight, _bend(v, curve, full_scale, is_coded=is_coded)) for weight, v in planes]
     elif p.follows_weight:
         planes = [(weight, _bend(v, (_F32(1.0),), full_scale)) for weight, v in planes]
     return planes

@@ -6,6 +6,7 @@ from __future__ import annotations
 from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.draws import Purpose, random_words, standard_normals
+from rimc_onnx.device.grid import CODED_BITS, CURVE_STEPS, on_grid
 from rimc_onnx.device.ir_drop import ArrayLayout, apply_ir_drop, wire_loss
 from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
 from rimc_onnx.device.mapping import largest_weight, pair_shares
@@ -26,6 +27,8 @@ from rimc_onnx.device.user_file import (
 )
 
 __all__ = [
+    "CODED_BITS",
+    "CURVE_STEPS",
     "ArrayLayout",
     "CellLaw",
     "ConductancePair",
@@ -48,6 +51,7 @@ __all__ = [
     "largest_weight",
     "list_devices",
     "load_device",
+    "on_grid",
     "pair_shares",
     "parse_time",
     "philox4x32",

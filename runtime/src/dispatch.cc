@@ -62,7 +62,7 @@ kernels::KernelTable WithCodes(const kernels::KernelTable& table, const char* is
 
 void AddX86(std::vector<const kernels::KernelTable*>& tables) {
   constexpr std::uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28, kFma = 1u << 12;
-  constexpr std::uint32_t kAvx2 = 1u << 5, kAvx512f = 1u << 16;
+  constexpr std::uint32_t kAvx2 = 1u << 5, kAvx512 = 1u << 16 | 1u << 30;  // F and BW
   constexpr std::uint64_t kYmmState = 0x6, kZmmState = 0xe6;
   constexpr std::uint32_t kLeaf1 = kOsxsave | kAvx | kFma;
   if (CpuId(0).eax < 7 || (CpuId(1).ecx & kLeaf1) != kLeaf1) return;
@@ -78,11 +78,11 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
     tables.push_back(&avx2vnni);
   }
 #endif
-  if ((leaf7.ebx & kAvx512f) == 0 || (saved & kZmmState) != kZmmState) return;
+  if ((leaf7.ebx & kAvx512) != kAvx512 || (saved & kZmmState) != kZmmState) return;
   tables.push_back(&kernels::rimc_kernels_f32_avx512);
 #ifdef RIMC_HAVE_VNNI_KERNELS
-  constexpr std::uint32_t kAvx512Bw = 1u << 30, kAvx512Vnni = 1u << 11;
-  if ((leaf7.ebx & kAvx512Bw) != 0 && (leaf7.ecx & kAvx512Vnni) != 0) {
+  constexpr std::uint32_t kAvx512Vnni = 1u << 11;
+  if ((leaf7.ecx & kAvx512Vnni) != 0) {
     static const kernels::KernelTable avx512vnni = WithCodes(
         kernels::rimc_kernels_f32_avx512, "avx512vnni", kernels::rimc_kernels_i8_avx512vnni);
     tables.push_back(&avx512vnni);

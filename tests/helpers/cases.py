@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from rimc_onnx import functions, opset, reference, runtime
+from rimc_onnx.device import CODED_BITS, on_grid
 
 Array = npt.NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
@@ -149,6 +150,13 @@ class Case:
         return 4 * EPS * (h + (v + s) * m + np.abs(c["bias"]).max())
 
 
+def cells(w: Array, attributes: dict[str, Any], column_axis: int) -> Array:
+    """Cells of a crossbar; on the grid that conversion leaves them on, of most behind a DAC."""
+    if not 0 < attributes["dac_bits"] <= CODED_BITS or w.size % 5 == 0:
+        return w
+    return on_grid(w, np.asarray(attributes["w_max"], np.float32), column_axis)
+
+
 def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape, dtype=np.float32)
 
@@ -231,6 +239,7 @@ def rram_matmul_case(
     attributes = ANNOTATIONS | periphery(
         rng, columns=columns, depth=depth, window=1, adc=adc, names=names
     )
+    w = cells(w, attributes, 1)
     return Case(
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
@@ -276,6 +285,7 @@ def rram_conv_case(
     converters = periphery(rng, columns=len(w), depth=depth, window=window, adc=adc, names=names)
     tile_group = group * converters["num_tiles"]
     attributes = ANNOTATIONS | converters | geometry | {"tile_group": tile_group}
+    w = cells(w, attributes, 0)
     return Case(
         op=opset.RRAM_CONV,
         feeds={"x": x},

@@ -167,6 +167,7 @@ def _common_conv(rng: np.random.Generator, names: list[str]) -> Any:
         "tile_group": converters["num_tiles"],
     }
     attributes = cases.ANNOTATIONS | converters | geometry
+    w = cases.cells(w, attributes, 0)
     return cases.Case(
         op=opset.RRAM_CONV,
         feeds={"x": x},

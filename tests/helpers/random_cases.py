@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cases import ANNOTATIONS
+from cases import ANNOTATIONS, cells
 
 from rimc_onnx import opset, reference
 
@@ -229,7 +229,7 @@ def _rram_matmul(rng: np.random.Generator, number: int) -> RandomNode:
         number=number,
         op=opset.RRAM_MATMUL,
         feeds={"x": x},
-        constants={"w": w},
+        constants={"w": cells(w, attributes, 1)},
         attributes=attributes,
     )
 
@@ -243,7 +243,9 @@ def _rram_conv(rng: np.random.Generator, number: int) -> RandomNode:
         number=number,
         op=opset.RRAM_CONV,
         feeds={"x": _values(rng, [g.batch, g.group * g.depth, *g.size])},
-        constants={"w": _values(rng, [columns, g.depth, *g.kernel], finite=True)},
+        constants={
+            "w": cells(_values(rng, [columns, g.depth, *g.kernel], finite=True), attributes, 0)
+        },
         attributes=ANNOTATIONS | attributes,
         kernel=g.kernel,
     )

@@ -222,7 +222,10 @@ constexpr CodeTable MakeCodeTable() {
           &PackCodes<S>,
           &CodeRows<S>,
           &RankWords<S>,
-          RIMC_BLOCK_TABLE(S, true)};
+          RIMC_BLOCK_TABLE(S, true, false),
+          RIMC_BLOCK_TABLE(S, false, true),
+          RIMC_BLOCK_TABLE(S, true, true),
+          PickTail<S, true>()};
 }
 
 }  // namespace rimc::kernels

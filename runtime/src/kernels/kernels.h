@@ -31,6 +31,7 @@ constexpr int kCurveTerms = 14;
 //              of two
 //   curve:     with u = clip(v / range, -1, 1) of the value v so far,
 //              u * (sum over n of curve[n] * (u * u)^n, by Horner's rule) * range
+//   grid > 0:  with a curve, rint of that without range, times grid, times unit
 //   table:     with `quantize` and a curve, what the line makes of codes or digits 0, 1, ..: the
 //              same values, which a kernel may look up; `table_size` of them, 128 or 256
 struct Quantizer {
@@ -44,6 +45,8 @@ struct Quantizer {
   float base = 0.0f;
   const float* curve = nullptr;
   float range = 0.0f;
+  float grid = 0.0f;
+  float unit = 0.0f;
   const float* table = nullptr;
   int table_size = 0;
 };
@@ -68,6 +71,23 @@ struct CopyArgs {
   ptrdiff_t to_plane;
   ptrdiff_t before;
   ptrdiff_t size;
+};
+
+// Two lines of whole numbers as the halves of words, the first one in the lower half:
+//   to[r * to_row + i] = f(from[0][r * from_row + i * stride]) & 0xffff
+//                        | f(from[1][r * from_row + i * stride]) << 16, r < rows, i < width
+// The second half is 0 where from[1] is null, and from i = second_width on.
+// Pre: the quantizer gives whole numbers of 16 bits.
+struct PairArgs {
+  const float* from[2];
+  ptrdiff_t from_row;
+  ptrdiff_t stride;
+  uint32_t* to;
+  ptrdiff_t to_row;
+  ptrdiff_t rows;
+  ptrdiff_t width;
+  ptrdiff_t second_width;
+  const Quantizer* quantizer;
 };
 
 // What follows a complete sum c[i, v] of a convolution:
@@ -148,6 +168,11 @@ struct DrawArgs {
 //   same of `panel_finish` and matmul_block
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
+//
+// In pair blocks a and b are words of two signed numbers of 16 bits, and a product is that of the
+// lower halves plus that of the upper ones. Sums are words; without ADC they go to c as they are
+// and there is no noise, otherwise they become float32, rounded, before anything else is done. Pre:
+// sums of the sizes of all products are below 2^31, so their order is free.
 struct BlockArgs {
   const float* a;
   const float* b[kMaxVecs];
@@ -190,6 +215,7 @@ struct BlockArgs {
 };
 
 // Sums of few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
+// of words in pair_conv_tail,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
 struct TailArgs {
@@ -376,6 +402,10 @@ struct CodeTable {
   void (*rank_words)(const RankWordsArgs& args);
   // conv_block of the table, which can multiply words in what follows the sums.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
+  // In place of those of the table.
+  BlockFunction pair_matmul_block[kMaxRows][kMaxVecs];
+  BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
+  void (*pair_conv_tail)(const TailArgs& args);
 };
 
 struct KernelTable {
@@ -399,12 +429,19 @@ struct KernelTable {
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
 
+  // The same of pairs.
+  BlockFunction pair_matmul_block[kMaxRows][kMaxVecs];
+  BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
+
   // Null, and 0, where that is no faster than conv_block.
   void (*conv_tail)(const TailArgs& args);
+  void (*pair_conv_tail)(const TailArgs& args);
   int tail_positions;
 
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);
+  // False where a value is NaN, for which there is no number.
+  bool (*pack_pairs)(const PairArgs& args);
   void (*rank_codes)(const RankArgs& args);
   void (*transpose)(const TransposeArgs& args);
   void (*merge_columns)(const MergeArgs& args);
@@ -425,13 +462,31 @@ struct KernelTable {
   // then those in halves.
   void (*row_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count);
 
+  // y[i] = the sum of the squares of both halves of x[r * x_row + i] over r < rows. Pre: below
+  // 2^31.
+  void (*pair_column_squares)(const uint32_t* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
+                              ptrdiff_t count);
+  // y[r] = the same of x[r * x_row + i] over i < count.
+  void (*pair_row_squares)(const uint32_t* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
+                           ptrdiff_t count);
+
   const CodeTable* codes;  // null where there are none
+
+  BlockFunction PairConvBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
+    return (codes == nullptr ? pair_conv_block : codes->pair_conv_block)[rows - 1][vecs - 1];
+  }
+  auto PairConvTail() const -> void (*)(const TailArgs& args) {
+    return codes == nullptr ? pair_conv_tail : codes->pair_conv_tail;
+  }
+  BlockFunction PairMatMulBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
+    return (codes == nullptr ? pair_matmul_block : codes->pair_matmul_block)[rows - 1][vecs - 1];
+  }
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;
 #ifdef RIMC_HAVE_X86_KERNELS
 extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
-extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F
+extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F and BW
 #endif
 #ifdef RIMC_HAVE_VNNI_KERNELS
 extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI

@@ -18,6 +18,7 @@ struct Avx2Vnni : Avx2 {
   static Words Set1Words(int32_t x) { return _mm256_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm256_add_epi32(a, b); }
   static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
+  static Sums DotPairs(Sums sums, Int a, Int b) { return _mm256_dpwssd_avx_epi32(sums, a, b); }
   static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
   static int32_t SumWords(Words v) {
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

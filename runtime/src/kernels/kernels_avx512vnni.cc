@@ -14,6 +14,15 @@ struct Avx512Vnni : Avx512 {
   static Words Set1Words(int32_t x) { return _mm512_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm512_add_epi32(a, b); }
   static Words Dot(Words sum, Words b, Words a) { return _mm512_dpbusd_epi32(sum, b, a); }
+  static Sums DotPairs(Sums sums, Int a, Int b) {
+#if defined(__GNUC__)
+    // The intrinsic makes GCC copy and spill the sums of a block.
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
+#else
+    return _mm512_dpwssd_epi32(sums, a, b);
+#endif
+  }
   static Words ToWords(Vec v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }

@@ -100,6 +100,41 @@ struct Neon {
   static Vec ToFloat(Int a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
   static Int FloatBits(Vec v) { return vreinterpretq_u32_f32(v); }
 
+  static Int SetInt(uint32_t x) { return vdupq_n_u32(x); }
+  static Int ToInt(Vec v) { return vreinterpretq_u32_s32(vcvtnq_s32_f32(v)); }
+  static Int LoadInts(const uint32_t* p, int n) {
+    uint32_t lanes[kLanes] = {0, 0, 0, 0};
+    for (int i = 0; i < n; ++i) lanes[i] = p[i];
+    return vld1q_u32(lanes);
+  }
+  static void StoreInts(uint32_t* p, int n, Int a) {
+    uint32_t lanes[kLanes];
+    vst1q_u32(lanes, a);
+    for (int i = 0; i < n; ++i) p[i] = lanes[i];
+  }
+  static Int Halves(Int low, Int high) { return vsliq_n_u32(low, high, 16); }
+  // Of words 0, 1 and 2, 3: the halves of each apart.
+  struct Sums {
+    int32x4_t low, high;
+  };
+  static Sums NoSums() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  static Sums LoadSums(const uint32_t* p, int n) {
+    const int32x4_t words = vreinterpretq_s32_u32(LoadInts(p, n));
+    const int32x4_t zero = vdupq_n_s32(0);
+    return {vzip1q_s32(words, zero), vzip2q_s32(words, zero)};
+  }
+  static int32x4_t Together(Sums sums) { return vpaddq_s32(sums.low, sums.high); }
+  static void StoreSums(uint32_t* p, int n, Sums sums) {
+    StoreInts(p, n, vreinterpretq_u32_s32(Together(sums)));
+  }
+  static Vec SumsToFloat(Sums sums) { return vcvtq_f32_s32(Together(sums)); }
+  static Sums DotPairs(Sums sums, Int a, Int b) {
+    const int16x8_t first = vreinterpretq_s16_u32(a);
+    const int16x8_t second = vreinterpretq_s16_u32(b);
+    return {vmlal_s16(sums.low, vget_low_s16(first), vget_low_s16(second)),
+            vmlal_high_s16(sums.high, first, second)};
+  }
+
   struct Lookup16 {
     uint8x16x4_t table;
     explicit Lookup16(const float* from) {

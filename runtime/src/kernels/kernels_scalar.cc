@@ -70,6 +70,30 @@ struct Scalar {
     return bits;
   }
 
+  static Int ToInt(Vec v) {
+    const int32_t number = v == v ? static_cast<int32_t>(v) : 0;
+    Int word;
+    ::memcpy(&word, &number, sizeof(word));
+    return word;
+  }
+  static Int SetInt(uint32_t x) { return x; }
+  static Int LoadInts(const uint32_t* p, int n) { return n > 0 ? *p : 0; }
+  static void StoreInts(uint32_t* p, int n, Int a) {
+    if (n > 0) *p = a;
+  }
+  static Int Halves(Int low, Int high) { return (low & 0xffffu) | high << 16; }
+  using Sums = uint32_t;
+  static Sums NoSums() { return 0; }
+  static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
+  static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
+  static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
+  static int32_t Half(Int word) { return static_cast<int16_t>(static_cast<uint16_t>(word)); }
+  static Sums DotPairs(Sums sums, Int a, Int b) {
+    const int32_t low = Half(a) * Half(b);
+    const int32_t high = Half(a >> 16) * Half(b >> 16);
+    return sums + static_cast<uint32_t>(low) + static_cast<uint32_t>(high);
+  }
+
   struct Lookup16 {
     const float* table;
     explicit Lookup16(const float* from) : table(from) {}

@@ -5,6 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/merging.h"
+#include "kernels/pairs.h"
 #include "kernels/program_cells.h"
 #include "kernels/reading.h"
 #include "kernels/simd.h"
@@ -135,10 +136,10 @@ inline void FinishPanel(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVe
   }
 }
 
+// The sums of a block, as floats.
 template <class S, int kRows, int kVecs, bool kConv>
-inline void OneBlock(const BlockArgs& args) {
+inline void SumProducts(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
   using Vec = typename S::Vec;
-  Vec acc[kRows][kVecs];
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
@@ -177,7 +178,81 @@ inline void OneBlock(const BlockArgs& args) {
       for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Fma(a_k, b_k[v], acc[i][v]);
     }
   }
+}
 
+inline const uint32_t* WordsOf(const float* words) {
+  return reinterpret_cast<const uint32_t*>(words);
+}
+inline uint32_t* WordsOf(float* words) { return reinterpret_cast<uint32_t*>(words); }
+
+// The sums of a block of pairs; false where they went to c.
+template <class S, int kRows, int kVecs, bool kConv>
+inline bool SumPairs(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+  typename S::Sums sums[kRows][kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      sums[i][v] = S::NoSums();
+      if (args.resume) {
+        sums[i][v] = S::LoadSums(WordsOf(args.c[v] + i * args.c_row), args.lanes[v]);
+      }
+    }
+    if (kConv && kVecs == 1 && args.tail_sums != nullptr) {
+      sums[i][0] = S::LoadSums(WordsOf(args.tail_sums + i * args.tail_row), args.lanes[0]);
+    }
+  }
+
+  const uint32_t* a[kRows];
+  const uint32_t* b[kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) a[i] = WordsOf(args.a) + (kConv ? i : i * args.a_row);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    b[v] = kConv ? WordsOf(args.b[v]) : WordsOf(args.b[0]) + v * S::kLanes;
+  }
+  const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
+  for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    if (kConv) RIMC_PREFETCH(ahead + k * kRows);
+    const ptrdiff_t a_at = kConv ? k * kRows : k;
+    const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
+    typename S::Int b_k[kVecs];
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) b_k[v] = S::LoadInt(b[v] + b_at);
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const auto a_k = S::SetInt(a[i][a_at]);
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) sums[i][v] = S::DotPairs(sums[i][v], a_k, b_k[v]);
+    }
+  }
+
+  if (args.gain == nullptr) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        S::StoreSums(WordsOf(args.c[v] + i * args.c_row), args.lanes[v], sums[i][v]);
+      }
+    }
+    return false;
+  }
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) acc[i][v] = S::SumsToFloat(sums[i][v]);
+  }
+  return true;
+}
+
+template <class S, int kRows, int kVecs, bool kConv, bool kPairs>
+inline void OneBlock(const BlockArgs& args) {
+  typename S::Vec acc[kRows][kVecs];
+  if constexpr (kPairs) {
+    if (!SumPairs<S, kRows, kVecs, kConv>(args, acc)) return;
+  } else {
+    SumProducts<S, kRows, kVecs, kConv>(args, acc);
+  }
   if (args.z != nullptr) AddNoise<S, kRows, kVecs, kConv>(args, acc);
   if (args.gain != nullptr) ReadSums<S, kRows, kVecs, kConv>(args, acc);
   if constexpr (kConv) {
@@ -234,10 +309,10 @@ inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   for (int v = 0; v < kVecs; ++v) finish->residual[v] += kRows * args->c_row;
 }
 
-template <class S, int kRows, int kVecs, bool kConv>
+template <class S, int kRows, int kVecs, bool kConv, bool kPairs>
 void Block(const BlockArgs& args) {
   if constexpr (!kConv) {
-    OneBlock<S, kRows, kVecs, kConv>(args);
+    OneBlock<S, kRows, kVecs, kConv, kPairs>(args);
   } else {
     BlockArgs block = args;
     FinishArgs finish;
@@ -270,19 +345,19 @@ void Block(const BlockArgs& args) {
         Draw<S>(draws);
         draws.row += kRows;
       }
-      OneBlock<S, kRows, kVecs, kConv>(block);
+      OneBlock<S, kRows, kVecs, kConv, kPairs>(block);
       if (is_last) return;
       NextBlock<kRows, kVecs>(&block, &finish);
     }
   }
 }
 
-template <class S, int kRows, int kVecs, bool kConv>
+template <class S, int kRows, int kVecs, bool kConv, bool kPairs>
 constexpr BlockFunction PickBlock() {
   constexpr bool fits = kRows <= S::kMaxRows && kRows * kVecs <= S::kMaxAccumulators &&
                         (kConv || kVecs <= S::kPanelVecs);
   if constexpr (fits) {
-    return &Block<S, kRows, kVecs, kConv>;
+    return &Block<S, kRows, kVecs, kConv, kPairs>;
   } else {
     return nullptr;
   }
@@ -301,7 +376,7 @@ struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
 };
 
 // Of kBlocks blocks at once, a vector of rows for each position.
-template <class S, int kPositions, int kBlocks>
+template <class S, int kPositions, int kBlocks, bool kPairs>
 void TailBlocks(const TailArgs& args, ptrdiff_t block) {
   using Column = typename S::Column;
   constexpr int kRows = S::kMaxRows;
@@ -328,7 +403,10 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
     for (int n = 0; n < kBlocks; ++n) {
       const Column a_k = S::LoadColumn(a + n * args.a_block + k * kRows);
       RIMC_UNROLL
-      for (int j = 0; j < kPositions; ++j) sums[n][j] = S::FmaColumn(a_k, b_k[j], sums[n][j]);
+      for (int j = 0; j < kPositions; ++j) {
+        sums[n][j] =
+            kPairs ? S::DotColumn(a_k, b_k[j], sums[n][j]) : S::FmaColumn(a_k, b_k[j], sums[n][j]);
+      }
     }
   }
   RIMC_UNROLL
@@ -341,58 +419,60 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
   }
 }
 
-template <class S, int kPositions, int kBlocks>
+template <class S, int kPositions, int kBlocks, bool kPairs>
 ptrdiff_t TailOf(const TailArgs& args, ptrdiff_t block) {
   for (; block + kBlocks <= args.blocks; block += kBlocks) {
-    TailBlocks<S, kPositions, kBlocks>(args, block);
+    TailBlocks<S, kPositions, kBlocks, kPairs>(args, block);
   }
   return block;
 }
 
 // As many blocks at once as make enough sums for the latency of an fma.
-template <class S, int kPositions>
+template <class S, int kPositions, bool kPairs>
 void TailOf(const TailArgs& args) {
   ptrdiff_t block = 0;
-  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8>(args, block);
-  block = TailOf<S, kPositions, 4>(args, block);
-  block = TailOf<S, kPositions, 2>(args, block);
-  TailOf<S, kPositions, 1>(args, block);
+  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8, kPairs>(args, block);
+  block = TailOf<S, kPositions, 4, kPairs>(args, block);
+  block = TailOf<S, kPositions, 2, kPairs>(args, block);
+  TailOf<S, kPositions, 1, kPairs>(args, block);
 }
 
-template <class S>
+template <class S, bool kPairs>
 void Tail(const TailArgs& args) {
   switch (args.positions) {
     case 1:
-      return TailOf<S, 1>(args);
+      return TailOf<S, 1, kPairs>(args);
     case 2:
-      return TailOf<S, 2>(args);
+      return TailOf<S, 2, kPairs>(args);
     case 3:
-      return TailOf<S, 3>(args);
+      return TailOf<S, 3, kPairs>(args);
     default:
-      return TailOf<S, 4>(args);
+      return TailOf<S, 4, kPairs>(args);
   }
 }
 
-template <class S>
+template <class S, bool kPairs>
 constexpr auto PickTail() -> void (*)(const TailArgs&) {
   if constexpr (HasColumn<S>::value) {
-    return &Tail<S>;
+    return &Tail<S, kPairs>;
   } else {
     return nullptr;
   }
 }
 
-#define RIMC_BLOCK_ROW(S, rows, conv)                                                              \
-  {                                                                                                \
-      PickBlock<S, rows, 1, conv>(), PickBlock<S, rows, 2, conv>(), PickBlock<S, rows, 3, conv>(), \
-      PickBlock<S, rows, 4, conv>(), PickBlock<S, rows, 5, conv>(), PickBlock<S, rows, 6, conv>(), \
-      PickBlock<S, rows, 7, conv>(), PickBlock<S, rows, 8, conv>(),                                \
+#define RIMC_BLOCK_ROW(S, rows, conv, pairs)                                      \
+  {                                                                               \
+      PickBlock<S, rows, 1, conv, pairs>(), PickBlock<S, rows, 2, conv, pairs>(), \
+      PickBlock<S, rows, 3, conv, pairs>(), PickBlock<S, rows, 4, conv, pairs>(), \
+      PickBlock<S, rows, 5, conv, pairs>(), PickBlock<S, rows, 6, conv, pairs>(), \
+      PickBlock<S, rows, 7, conv, pairs>(), PickBlock<S, rows, 8, conv, pairs>(), \
   }
-#define RIMC_BLOCK_TABLE(S, conv)                                                         \
-  {                                                                                       \
-      RIMC_BLOCK_ROW(S, 1, conv), RIMC_BLOCK_ROW(S, 2, conv), RIMC_BLOCK_ROW(S, 3, conv), \
-      RIMC_BLOCK_ROW(S, 4, conv), RIMC_BLOCK_ROW(S, 5, conv), RIMC_BLOCK_ROW(S, 6, conv), \
-      RIMC_BLOCK_ROW(S, 7, conv), RIMC_BLOCK_ROW(S, 8, conv),                             \
+#define RIMC_BLOCK_TABLE(S, conv, pairs)                                    \
+  {                                                                         \
+      RIMC_BLOCK_ROW(S, 1, conv, pairs), RIMC_BLOCK_ROW(S, 2, conv, pairs), \
+      RIMC_BLOCK_ROW(S, 3, conv, pairs), RIMC_BLOCK_ROW(S, 4, conv, pairs), \
+      RIMC_BLOCK_ROW(S, 5, conv, pairs), RIMC_BLOCK_ROW(S, 6, conv, pairs), \
+      RIMC_BLOCK_ROW(S, 7, conv, pairs), RIMC_BLOCK_ROW(S, 8, conv, pairs), \
   }
 
 template <class S>
@@ -402,12 +482,16 @@ constexpr KernelTable MakeTable(const char* isa) {
           S::kMaxRows,
           S::kMaxAccumulators,
           S::kPanelVecs,
-          RIMC_BLOCK_TABLE(S, false),
-          RIMC_BLOCK_TABLE(S, true),
-          PickTail<S>(),
+          RIMC_BLOCK_TABLE(S, false, false),
+          RIMC_BLOCK_TABLE(S, true, false),
+          RIMC_BLOCK_TABLE(S, false, true),
+          RIMC_BLOCK_TABLE(S, true, true),
+          PickTail<S, false>(),
+          PickTail<S, true>(),
           HasColumn<S>::kPositions,
           &Quantize<S>,
           &CopyRows<S>,
+          &PackPairs<S>,
           &RankCodes<S>,
           &Transpose<S>,
           &Merge<S, true>,
@@ -420,6 +504,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           &Root<S>,
           &ColumnSquares<S>,
           &RowSquares<S>,
+          &PairColumnSquares<S>,
+          &PairRowSquares<S>,
           nullptr};
 }
 

@@ -12,7 +12,11 @@
 // and over words of 32 bits:
 //   Int, LoadInt, StoreInt, Count(first) (first, first + 1, ..), Xor(a, b, word), ShiftLeft<n>,
 //   ShiftRight<n>, AndOr(a, b, c) = (a & b) | c for words b and c, ToFloat (of a signed word),
-//   FloatBits,
+//   FloatBits, ToInt (of a whole number), LoadInts(p, n) (zero beyond n), StoreInts(p, n, a),
+//   Halves(low, high) (of words of 16 bits each, as unsigned ones),
+// and over kLanes sums of words in Sums:
+//   NoSums (zeros), LoadSums and StoreSums (as LoadInts), SumsToFloat, DotPairs(sums, a, b) (plus
+//   the products of both halves of a and b, which are signed),
 // and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:
 //   Wide, Widen (an Int), MulWide(a, word) (all 64 bits of the products), UpperWide (upper halves
 //   to the lower), XorWide(a, word), XorWide(a, b, word), Narrow (to an Int), NarrowUpper (of the

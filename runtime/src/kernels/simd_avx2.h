@@ -93,6 +93,25 @@ struct Avx2 {
   static Vec ToFloat(Int a) { return _mm256_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm256_castps_si256(v); }
 
+  static Int ToInt(Vec v) { return _mm256_cvtps_epi32(v); }
+  static Int LoadInts(const uint32_t* p, int n) {
+    return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), Mask(n));
+  }
+  static void StoreInts(uint32_t* p, int n, Int a) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), Mask(n), a);
+  }
+  static Int Halves(Int low, Int high) {
+    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+  }
+  using Sums = __m256i;
+  static Sums NoSums() { return _mm256_setzero_si256(); }
+  static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
+  static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
+  static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
+  static Sums DotPairs(Sums sums, Int a, Int b) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+  }
+
   struct Lookup16 {
     Vec low, high;
     explicit Lookup16(const float* from) : low(Load(from)), high(Load(from + 8)) {}

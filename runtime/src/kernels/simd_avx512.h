@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// AVX-512F as a SIMD type (simd.h): for files that are compiled for it.
+// AVX-512F and BW as a SIMD type (simd.h): for files that are compiled for it.
 #pragma once
 
 #include <immintrin.h>
@@ -96,6 +96,21 @@ struct Avx512 {
   static Int FloatBits(Vec v) { return _mm512_castps_si512(v); }
   static Vec BitsFloat(Int a) { return _mm512_castsi512_ps(a); }
 
+  static Int ToInt(Vec v) { return _mm512_cvtps_epi32(v); }
+  static Int LoadInts(const uint32_t* p, int n) { return _mm512_maskz_loadu_epi32(Mask(n), p); }
+  static void StoreInts(uint32_t* p, int n, Int a) { _mm512_mask_storeu_epi32(p, Mask(n), a); }
+  static Int Halves(Int low, Int high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+  }
+  using Sums = __m512i;
+  static Sums NoSums() { return _mm512_setzero_si512(); }
+  static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
+  static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
+  static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
+  static Sums DotPairs(Sums sums, Int a, Int b) {
+    return _mm512_add_epi32(sums, _mm512_madd_epi16(a, b));
+  }
+
   template <int kSize>
   struct Lookup {
     Vec table[kSize / 16];
@@ -130,6 +145,11 @@ struct Avx512 {
   static void StoreColumn(float* p, Column v) { _mm256_storeu_ps(p, v); }
   static Column SetColumn(float x) { return _mm256_set1_ps(x); }
   static Column FmaColumn(Column a, Column b, Column c) { return _mm256_fmadd_ps(a, b, c); }
+  static Column DotColumn(Column a, Column b, Column sums) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(sums),
+                         _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b))));
+  }
 
   struct Lookup16 {
     Vec table;

@@ -69,6 +69,10 @@ inline typename S::Vec DriveLine(typename S::Vec v, const Quantizer& quantizer,
   for (int n = kCurveTerms - 2; n >= 0; --n) {
     sum = S::Add(S::Mul(sum, square), S::Set1(quantizer.curve[n]));
   }
+  if (quantizer.grid > 0.0f) {
+    const Vec steps = S::Rint(S::Mul(S::Mul(u, sum), S::Set1(quantizer.grid)));
+    return S::Mul(steps, S::Set1(quantizer.unit));
+  }
   return S::Mul(S::Mul(u, sum), range);
 }
 

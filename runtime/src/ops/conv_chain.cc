@@ -95,11 +95,6 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
   const ConvPlan& plan = shaped.plan;
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
-  const kernels::Quantizer line = crossbar_.periphery_.Line(0);
-  ConvEngine engine(plan, kernels, crossbar_.periphery_.has_line ? &line : nullptr, x);
-  if (crossbar_.periphery_.noise.on) engine.CopyAlways();
-  const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
-
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
   const bool words = kernels.codes != nullptr;
@@ -111,15 +106,20 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
     codes.emplace(shaped.codes, kernels, &x_codes, x);
   }
   const Index extra = has_branch ? ExtraFloats(plan) : 0;
-  engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
-                  [&](const ConvEngine::Place& place) {
-                    ConvFinish finish;
-                    FillFinish(run, plan, place, &finish);
-                    if (codes) FillBranch(plan, *codes, place, &finish.branch);
-                    crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish, run.number,
-                                           place.extra + extra);
-                  });
-  return !codes || !codes->has_nan();
+  bool has_nan = false;
+  crossbar_.WithEngine(plan, x, [&](const ConvEngine& engine) {
+    const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
+    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
+                    [&](const ConvEngine::Place& place) {
+                      ConvFinish finish;
+                      FillFinish(run, plan, place, &finish);
+                      if (codes) FillBranch(plan, *codes, place, &finish.branch);
+                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish,
+                                             run.number, place.extra + extra);
+                    });
+    has_nan = engine.has_nan();
+  });
+  return !has_nan && (!codes || !codes->has_nan());
 }
 
 void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,

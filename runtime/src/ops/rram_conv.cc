@@ -51,22 +51,22 @@ RramConv::RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery)
   Pack(w.Floats());
 }
 
-void RramConv::Pack(const float* w) {
+void RramConv::PackCells(const float* w, AlignedFloats* packed) const {
   const Index steps = conv_.depth * conv_.Window();
-  packed_ = AlignedFloats(conv_.columns * steps);
+  *packed = AlignedFloats(conv_.columns * steps);
   PackConvWeights(w, conv_.group, conv_.GroupColumns(), steps,
-                  CeilDiv(conv_.GroupColumns(), kernels_.max_rows), packed_.data());
+                  CeilDiv(conv_.GroupColumns(), kernels_.max_rows), packed->data());
+}
+
+void RramConv::Pack(const float* w) {
+  if (PackNumbers(w)) return;
+  PackCells(w, &packed_);
+  const Index steps = conv_.depth * conv_.Window();
   const Index tile = CeilDiv(conv_.depth, periphery_.num_reads()) * conv_.Window();
   for (Index k = 0; k < steps; k += tile) {
     readout_.tiles.push_back({{k, std::min(k + tile, steps)}, k == 0, k + tile >= steps});
   }
-  if (periphery_.has_adc) {
-    readout_.top = periphery_.adc_top;
-    readout_.gain = periphery_.Gain(0);
-    readout_.offset = periphery_.Offset(0);
-    readout_.back = periphery_.adc_back.data();
-    readout_.tile_columns = periphery_.adc_tiles == 1 ? 0 : conv_.columns;
-  }
+  PackReadout();
   if (!periphery_.stored_sums()) return;
 
   for (const ConvTile& whole : readout_.tiles) {
@@ -74,30 +74,88 @@ void RramConv::Pack(const float* w) {
     sums_.back().tiles.push_back({whole.k, true, true});
   }
   window_sums_.tiles.push_back({{0, conv_.Window()}, true, true});
-  ones_ = AlignedFloats(conv_.Window());
-  std::fill_n(ones_.data(), conv_.Window(), 1.0f);
   if (periphery_.iv.on) {
     for (int term = 0; term < 2; ++term) {
-      const std::vector<float> cells = periphery_.iv.Cells(term, w, conv_.columns * steps, steps);
-      terms_[term] = AlignedFloats(conv_.columns * steps);
-      PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), steps,
-                      CeilDiv(conv_.GroupColumns(), kernels_.max_rows), terms_[term].data());
+      PackCells(periphery_.iv.Cells(term, w, conv_.columns * steps, steps).data(), &terms_[term]);
     }
   }
   if (periphery_.noise.by_cell()) {
-    const std::vector<float> cells = periphery_.noise.Cells(w, conv_.columns * steps, steps);
-    squares_ = AlignedFloats(conv_.columns * steps);
-    PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), steps,
-                    CeilDiv(conv_.GroupColumns(), kernels_.max_rows), squares_.data());
+    PackCells(periphery_.noise.Cells(w, conv_.columns * steps, steps).data(), &squares_);
     kernels_.square(squares_.data(), squares_.data(), conv_.columns * steps);
   }
+}
+
+void RramConv::PackReadout() {
+  ones_ = AlignedFloats(conv_.Window());
+  std::fill_n(ones_.data(), conv_.Window(), 1.0f);
+  if (!periphery_.has_adc) return;
+  readout_.top = periphery_.adc_top;
+  readout_.gain = periphery_.Gain(0);
+  readout_.offset = periphery_.Offset(0);
+  readout_.back = periphery_.adc_back.data();
+  readout_.tile_columns = periphery_.adc_tiles == 1 ? 0 : conv_.columns;
+}
+
+// Whether the sums are integers, and then packs words.
+bool RramConv::PackNumbers(const float* w) {
+  if (!ReadsAtOnce() || !periphery_.has_adc) return false;
+  const Index window = conv_.Window();
+  const Index steps = conv_.depth * window;
+  pairs_ = {conv_.depth, CeilDiv(conv_.depth, periphery_.num_reads())};
+  numbers_ = FindIntegers(periphery_, w, conv_.columns, steps, pairs_.tile * window, {steps, 1});
+  if (!numbers_) return false;
+  const Index words = pairs_.NumWords();
+  std::vector<std::uint32_t> cells(static_cast<std::size_t>(conv_.columns * words * window));
+  for (Index m = 0; m < conv_.columns; ++m) {
+    for (Index word = 0; word < words; ++word) {
+      const PairSteps::Pair pair = pairs_.At(word);
+      const Index first = m * steps + pair.first * window;
+      const Index second = m * steps + pair.second * window;
+      std::uint32_t* const to = cells.data() + (m * words + word) * window;
+      for (Index q = 0; q < window; ++q) {
+        to[q] = numbers_->Word(first + q, pair.second < 0 ? -1 : second + q);
+      }
+    }
+  }
+  packed_ = AlignedFloats(conv_.columns * words * window);
+  PackConvWeights(cells.data(), conv_.group, conv_.GroupColumns(), words * window,
+                  CeilDiv(conv_.GroupColumns(), kernels_.max_rows),
+                  reinterpret_cast<std::uint32_t*>(packed_.data()));
+  for (Index t = 0; t < pairs_.NumTiles(); ++t) {
+    const Range part = pairs_.Words(t);
+    readout_.tiles.push_back(
+        {{part.begin * window, part.end * window}, t == 0, t + 1 == pairs_.NumTiles()});
+  }
+  PackReadout();
+  number_gain_ = numbers_->Scaled(periphery_.adc_gain, periphery_.number_unit);
+  readout_.gain = number_gain_.data();
+  number_deviation_ = numbers_->Unscaled(periphery_.noise.deviation);
+  return true;
+}
+
+const RramConv& RramConv::Floats() const {
+  std::call_once(floats_once_, [&] {
+    const Index steps = conv_.depth * conv_.Window();
+    const std::vector<float> w = numbers_->Weights(conv_.columns, {steps, 1});
+    Periphery periphery = periphery_;
+    periphery.most_number = 0.0f;
+    floats_.reset(new RramConv(conv_, w.data(), std::move(periphery)));
+  });
+  return *floats_;
+}
+
+RramConv::RramConv(const ConvAttributes& conv, const float* w, Periphery periphery)
+    : kernels_(ActiveKernels()), conv_(conv), periphery_(std::move(periphery)) {
+  Pack(w);
 }
 
 RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   Dims y_dims;
   ConvShape shape = ShapeOf(conv_, x, &y_dims);
   shape.batch = std::max<Index>(shape.batch, 1);  // there is no plan of no image
-  return {y_dims, ConvPlan(conv_, shape, true, kernels_, 0, false, true)};
+  ConvAttributes conv = conv_;
+  if (numbers_) conv.depth = pairs_.NumWords();
+  return {y_dims, ConvPlan(conv, shape, true, kernels_, 0, false, true)};
 }
 
 Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const {
@@ -114,14 +172,15 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
     ComputeStored(context, stored, x.Floats(), y, number);
     return {y, y_dims};
   }
-  const kernels::Quantizer line = periphery_.Line(0);
-  ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x.Floats());
-  if (periphery_.noise.on) engine.CopyAlways();
-  const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
-  engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
-    ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
+  bool has_nan = false;
+  WithEngine(plan, x.Floats(), [&](const ConvEngine& engine) {
+    const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
+    engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
+      ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
+    });
+    has_nan = engine.has_nan();
   });
-  return {y, y_dims};
+  return has_nan ? Floats().ComputeRun(context, number) : Output{y, y_dims};
 }
 
 Index RramConv::NoiseFloats(const ConvPlan& plan) const {
@@ -146,10 +205,18 @@ ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& pl
   }
   kernels_.root(memory, memory, num_tiles * row);
   const Index column0 = place.group * plan.columns();
-  return {memory,  row,
-          places,  periphery_.noise.deviation.data() + column0,
-          column0, periphery_.Draws(number, 0, 0),
+  const auto& deviation = numbers_ ? number_deviation_ : periphery_.noise.deviation;
+  return {memory, row, places, deviation.data() + column0, column0, periphery_.Draws(number, 0, 0),
           z};
+}
+
+void RramConv::SquareColumns(const float* x, Index x_row, Index rows, float* y,
+                             Index count) const noexcept {
+  if (numbers_) {
+    kernels_.pair_column_squares(reinterpret_cast<const std::uint32_t*>(x), x_row, rows, y, count);
+  } else {
+    kernels_.column_squares(x, x_row, rows, y, count);
+  }
 }
 
 // Sums of x^2 over `channels`, of every window, as vectors hold them.
@@ -160,8 +227,8 @@ void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
     const Index panel = plan.panel_row();
     const Index positions = place.item.images.size() * plan.BandSize(place.item);
     for (Index p = 0; p < positions; p += panel) {
-      const float* const from = place.input + (p / panel * conv_.depth + channels.begin) * panel;
-      kernels_.column_squares(from, panel, channels.size(), variance + p, panel);
+      const Index at = (p / panel * plan.conv().depth + channels.begin) * panel;
+      SquareColumns(place.input + at, panel, channels.size(), variance + p, panel);
     }
     return;
   }
@@ -286,15 +353,16 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
 // them.
 void RramConv::SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
                               float* squares, std::int32_t* offsets) const noexcept {
+  const Index depth = plan.conv().depth;
   const Index channel = plan.images_per_item() * plan.plane();
   const auto phases =
       static_cast<Index>(plan.phases(0).size() * plan.phases(1).size() * plan.phases(2).size());
   for (Index phase = 0; phase < phases; ++phase) {
-    kernels_.column_squares(place.input + (phase * conv_.depth + channels.begin) * channel, channel,
-                            channels.size(), squares + phase * channel, channel);
+    SquareColumns(place.input + (phase * depth + channels.begin) * channel, channel,
+                  channels.size(), squares + phase * channel, channel);
   }
   // A phase is `depth` channels away from the next one in place.input, and one channel here.
-  const Index phase_floats = conv_.depth * channel;
+  const Index phase_floats = depth * channel;
   for (Index q = 0; q < conv_.Window(); ++q) {
     const Index offset = place.offsets[q];
     offsets[q] = static_cast<std::int32_t>(offset / phase_floats * channel + offset % phase_floats);

@@ -3,10 +3,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "ops/common/conv_engine.h"
+#include "ops/common/integer_cells.h"
 #include "ops/common/kept.h"
 #include "ops/common/ort.h"
 #include "ops/common/periphery.h"
@@ -18,7 +22,8 @@ namespace rimc {
 // three spatial dimensions. w has to be a constant.
 //
 // Sums are read as they leave the registers; only bit-serial inputs, noise that is relative to each
-// device, and cells with an I-V curve of their own store them first.
+// device, and cells with an I-V curve of their own store them first. Where word lines and cells are
+// whole numbers so are the sums: then they are taken of integers.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -33,6 +38,7 @@ class RramConv {
 
  private:
   friend class ConvChain;
+  RramConv(const ConvAttributes& conv, const float* w, Periphery periphery);
   struct Run;
   struct Memory;
   // What a run does for an input of some dimensions.
@@ -42,6 +48,14 @@ class RramConv {
   };
 
   void Pack(const float* w);
+  void PackCells(const float* w, AlignedFloats* packed) const;
+  bool PackNumbers(const float* w);
+  void PackReadout();
+  // The same crossbar without integers: for inputs that are no numbers.
+  const RramConv& Floats() const;
+  // Calls run(engine), an engine of all but stored sums, for an input.
+  template <class Body>
+  void WithEngine(const ConvPlan& plan, const float* x, const Body& run) const;
   // Throws where the dimensions of an input don't fit.
   Shaped ShapedFor(const Tensor& x) const;
   ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
@@ -70,6 +84,7 @@ class RramConv {
   ConvEngine::Noise NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
                             const ConvEngine::Place& place, std::uint64_t number,
                             float* memory) const noexcept;
+  void SquareColumns(const float* x, Index x_row, Index rows, float* y, Index count) const noexcept;
   void FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
                     Range channels, float* squares, float* variance) const noexcept;
   // ComputeFused with the noise of run `number`, in `memory`.
@@ -81,7 +96,13 @@ class RramConv {
   ConvAttributes conv_;
   Periphery periphery_;
   ConvReadout readout_;
-  AlignedFloats packed_;
+  AlignedFloats packed_;  // of words where there are numbers
+  PairSteps pairs_;
+  std::optional<IntegerCells> numbers_;
+  std::vector<float> number_gain_;       // of sums of numbers
+  std::vector<float> number_deviation_;  // likewise
+  mutable std::once_flag floats_once_;
+  mutable std::unique_ptr<RramConv> floats_;
   std::vector<ConvReadout> sums_;  // of one tile each, unread; where sums are stored
   ConvReadout window_sums_;        // over one channel
   AlignedFloats ones_;             // [window]
@@ -90,5 +111,17 @@ class RramConv {
   mutable std::atomic<std::uint64_t> runs_{0};
   Kept<Shaped> shaped_;
 };
+
+template <class Body>
+void RramConv::WithEngine(const ConvPlan& plan, const float* x, const Body& run) const {
+  const kernels::Quantizer line = numbers_ ? periphery_.Numbers() : periphery_.Line(0);
+  if (numbers_) {
+    run(ConvEngine(plan, kernels_, pairs_, line, x));
+    return;
+  }
+  ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  if (periphery_.noise.on) engine.CopyAlways();
+  run(engine);
+}
 
 }  // namespace rimc

@@ -62,8 +62,19 @@ RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKe
   Pack(w.Floats());
 }
 
+RramMatMul::RramMatMul(Index depth, Index columns, const float* w, Periphery periphery)
+    : kernels_(ActiveKernels()),
+      depth_(depth),
+      columns_(columns),
+      num_vecs_(CeilDiv(columns, kernels_.lanes)),
+      periphery_(std::move(periphery)) {
+  Pack(w);
+}
+
 void RramMatMul::Pack(const float* w) {
   num_panels_ = CeilDiv(num_vecs_, PanelVecs());
+  line_row_ = depth_;
+  if (PackNumbers(w)) return;
   PlanPasses();
   panels_ = PackPanels(w);
   if (periphery_.iv.on) {
@@ -78,8 +89,49 @@ void RramMatMul::Pack(const float* w) {
   if (periphery_.noise.on) deviation_ = PadColumns(periphery_.noise.deviation);
   if (!periphery_.has_adc) return;
   gain_ = PadColumns(periphery_.adc_gain);
+  PadConverters();
+}
+
+// What is the same of sums of numbers.
+void RramMatMul::PadConverters() {
   back_ = PadColumns(periphery_.adc_back);
   if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
+}
+
+// Whether the sums are integers, and then packs words.
+bool RramMatMul::PackNumbers(const float* w) {
+  if (HasStoredSums() || !periphery_.has_adc) return false;
+  pairs_ = {depth_, CeilDiv(depth_, periphery_.num_tiles)};
+  numbers_ = FindIntegers(periphery_, w, columns_, depth_, pairs_.tile, {1, columns_});
+  if (!numbers_) return false;
+  line_row_ = pairs_.NumWords();
+  PlanPasses();
+  std::vector<std::uint32_t> words;
+  words.reserve(static_cast<std::size_t>(line_row_ * columns_));
+  for (Index word = 0; word < line_row_; ++word) {
+    const PairSteps::Pair pair = pairs_.At(word);
+    for (Index n = 0; n < columns_; ++n) {
+      const Index second = pair.second < 0 ? -1 : pair.second * columns_ + n;
+      words.push_back(numbers_->Word(pair.first * columns_ + n, second));
+    }
+  }
+  panels_ = PackPanels(reinterpret_cast<const float*>(words.data()));
+  if (periphery_.noise.on) {
+    deviation_ = PadColumns(numbers_->Unscaled(periphery_.noise.deviation));
+  }
+  gain_ = PadColumns(numbers_->Scaled(periphery_.adc_gain, periphery_.number_unit));
+  PadConverters();
+  return true;
+}
+
+const RramMatMul& RramMatMul::Floats() const {
+  std::call_once(floats_once_, [&] {
+    Periphery periphery = periphery_;
+    periphery.most_number = 0.0f;
+    const std::vector<float> w = numbers_->Weights(columns_, {1, columns_});
+    floats_.reset(new RramMatMul(depth_, columns_, w.data(), std::move(periphery)));
+  });
+  return *floats_;
 }
 
 Range RramMatMul::RowsOf(Index rows, Index parts, Index part) {
@@ -104,15 +156,16 @@ Index RramMatMul::PanelVecs() const {
   return std::min<Index>(vecs, kernels_.max_accumulators / kernels::kDrawRows);
 }
 
+// `w` is [line_row_, N].
 AlignedFloats RramMatMul::PackPanels(const float* w) const {
-  AlignedFloats packed(depth_ * num_vecs_ * kernels_.lanes);
+  AlignedFloats packed(line_row_ * num_vecs_ * kernels_.lanes);
   for (Index panel = 0; panel < num_panels_; ++panel) {
     const Range vecs = PanelVecs(panel);
     const Index width = vecs.size() * kernels_.lanes;
     const Index n0 = vecs.begin * kernels_.lanes;
     const Index valid = std::min(width, columns_ - n0);
-    float* out = packed.data() + n0 * depth_;
-    for (Index k = 0; k < depth_; ++k) {
+    float* out = packed.data() + n0 * line_row_;
+    for (Index k = 0; k < line_row_; ++k) {
       std::copy_n(w + k * columns_ + n0, valid, out + k * width);
     }
   }
@@ -132,11 +185,12 @@ AlignedFloats RramMatMul::PadColumns(const std::vector<float>& values) const {
 
 void RramMatMul::PlanPasses() {
   tiled_ = periphery_.has_adc && periphery_.num_tiles > 1;
-  const Index rows = tiled_ ? CeilDiv(depth_, periphery_.num_tiles) : kPassRows;
-  for (Index k = 0; k < depth_; k += rows) {
+  const Index tile = numbers_ ? pairs_.TileWords() : CeilDiv(depth_, periphery_.num_tiles);
+  const Index rows = tiled_ ? tile : kPassRows;
+  for (Index k = 0; k < line_row_; k += rows) {
     const bool first = k == 0;
-    const bool last = k + rows >= depth_;
-    passes_.push_back({{k, std::min(k + rows, depth_)},
+    const bool last = k + rows >= line_row_;
+    passes_.push_back({{k, std::min(k + rows, line_row_)},
                        tiled_ ? k / rows : 0,
                        !tiled_ && !first,
                        tiled_ || last,
@@ -155,6 +209,11 @@ Dims RramMatMul::OutputDims(const Tensor& x) const {
 }
 
 Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) const {
+  return ComputeRun(context, finish, runs_.fetch_add(1, std::memory_order_relaxed));
+}
+
+Output RramMatMul::ComputeRun(const Context& context, const MatMulFinish* finish,
+                              std::uint64_t number) const {
   const Tensor x = context.Input(0);
   const Dims y_dims = OutputDims(x);
   Work work{};
@@ -166,7 +225,7 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
 
   PlanTasks(&work);
   const bool stored = HasStoredSums();
-  const Index all_lines = periphery_.num_planes() * work.rows * depth_;
+  const Index all_lines = periphery_.num_planes() * work.rows * line_row_;
   const Index line_floats = periphery_.has_line && !work.task_lines ? all_lines : 0;
   const Index square_floats = squares_.size() == 0 ? 0 : all_lines;
   const Index term_floats = periphery_.iv.on ? 2 * all_lines : Index{0};
@@ -181,7 +240,9 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
   if (square_floats > 0) work.squares = lines + line_floats;
   if (term_floats > 0) work.terms = lines + line_floats + square_floats;
   work.memory = scratch.data() + shared_floats;
-  if (stored || periphery_.noise.on) work.run = runs_.fetch_add(1, std::memory_order_relaxed);
+  work.run = number;
+  std::atomic<bool> has_nan{false};
+  work.has_nan = &has_nan;
   DriveLines(context, work);
   context.ParallelFor(work.row_tasks * work.panel_tasks, [&](Index task) {
     if (stored) {
@@ -190,7 +251,7 @@ Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) c
       RunTask(work, task);
     }
   });
-  return {work.y, y_dims};
+  return has_nan ? Floats().ComputeRun(context, finish, number) : Output{work.y, y_dims};
 }
 
 void RramMatMul::PlanTasks(Work* work) const {
@@ -207,9 +268,9 @@ void RramMatMul::PlanTasks(Work* work) const {
   const Index group = kernels::kDrawRows;
   work->chunk_rows = std::min(RoundUp(CeilDiv(work->rows, work->row_tasks), group), work->rows);
   if (work->task_lines) {
-    const Index most = RoundUp(std::max(kChunkFloats / depth_, Index{1}), group);
+    const Index most = RoundUp(std::max(kChunkFloats / line_row_, Index{1}), group);
     work->chunk_rows = std::min(work->chunk_rows, most);
-    work->line_floats = RoundUp(work->chunk_rows * depth_, 16);
+    work->line_floats = RoundUp(work->chunk_rows * line_row_, 16);
   }
   if (!periphery_.noise.on) return;
   work->z_floats = group * PanelVecs() * kernels_.lanes;
@@ -220,23 +281,49 @@ Range RramMatMul::TaskColumns(Range panels) const {
           std::min(PanelVecs(panels.end - 1).end * kernels_.lanes, columns_)};
 }
 
+bool RramMatMul::DriveRows(const float* x, Index plane, Index rows, float* line) const {
+  if (!numbers_) {
+    kernels_.quantize(x, line, rows * depth_, periphery_.Line(plane));
+    return true;
+  }
+  const kernels::Quantizer quantizer = periphery_.Numbers();
+  bool all = true;
+  for (Index t = 0; t < pairs_.NumTiles(); ++t) {
+    const Range words = pairs_.Words(t);
+    const PairSteps::Pair pair = pairs_.At(words.begin);
+    kernels::PairArgs args{};
+    args.from[0] = x + pair.first;
+    if (pair.second >= 0) args.from[1] = x + pair.second;
+    args.from_row = depth_;
+    args.stride = 1;
+    args.to = reinterpret_cast<std::uint32_t*>(line) + words.begin;
+    args.to_row = line_row_;
+    args.rows = rows;
+    args.width = words.size();
+    args.second_width = std::min(pairs_.tile, depth_ - t * pairs_.tile) - words.size();
+    args.quantizer = &quantizer;
+    all = kernels_.pack_pairs(args) && all;
+  }
+  return all;
+}
+
 // Word lines of all planes, their squares where these are wanted, and deviations of their noise.
 void RramMatMul::DriveLines(const Context& context, const Work& work) const {
   const bool has_sigma = work.sigma != nullptr && !work.task_lines;
   const bool has_more = work.squares != nullptr || work.terms != nullptr || has_sigma;
   if (work.x_line == nullptr && !has_more) return;
-  const Index count = work.rows * depth_;
+  const Index count = work.rows * line_row_;
   const Index parts = std::clamp(count / 65536, Index{1}, std::min(work.rows, kMaxTasks));
   context.ParallelFor(parts * periphery_.num_planes(), [&](Index i) {
     const Index plane = i / parts;
     const Range rows = Part(work.rows, parts, i % parts);
-    const Index begin = rows.begin * depth_;
-    const Index floats = rows.size() * depth_;
+    const Index begin = rows.begin * line_row_;
+    const Index floats = rows.size() * line_row_;
     if (work.x_line != nullptr) {
-      kernels_.quantize(work.x + begin, work.x_line + plane * count + begin, floats,
-                        periphery_.Line(plane));
+      float* const to = work.x_line + plane * count + begin;
+      if (!DriveRows(work.x + rows.begin * depth_, plane, rows.size(), to)) *work.has_nan = true;
     }
-    const float* const line = work.Line(plane, depth_) + begin;
+    const float* const line = work.Line(plane, line_row_) + begin;
     if (work.squares != nullptr) {
       kernels_.square(line, work.squares + plane * count + begin, floats);
     }
@@ -272,26 +359,29 @@ void RramMatMul::RunTask(const Work& work, Index task) const {
 }
 
 void RramMatMul::TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const {
-  const Index row = chunk->rows.begin * depth_;
+  const Index row = chunk->rows.begin;
   if (!work.task_lines) {
-    chunk->line = work.Line(0, depth_) + row + pass.k.begin;
+    chunk->line = work.Line(0, line_row_) + row * line_row_ + pass.k.begin;
     return;
   }
   if (pass.k.begin == 0) {
-    kernels_.quantize(work.x + row, chunk->made_lines, chunk->rows.size() * depth_,
-                      periphery_.Line(0));
-    if (work.sigma != nullptr) {
-      FindSigma(chunk->made_lines, chunk->rows.size(), work.sigma + chunk->rows.begin, work.rows);
-    }
+    const Index rows = chunk->rows.size();
+    if (!DriveRows(work.x + row * depth_, 0, rows, chunk->made_lines)) *work.has_nan = true;
+    if (work.sigma != nullptr) FindSigma(chunk->made_lines, rows, work.sigma + row, work.rows);
   }
   chunk->line = chunk->made_lines + pass.k.begin;
 }
 
 void RramMatMul::FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const {
   for (Index tile = 0; tile < periphery_.num_reads(); ++tile) {
-    const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, depth_};
+    const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, line_row_};
     float* const to = sigma + tile * sigma_row;
-    kernels_.row_squares(line + k.begin, depth_, rows, to, k.size());
+    if (numbers_) {
+      const auto* const words = reinterpret_cast<const std::uint32_t*>(line);
+      kernels_.pair_row_squares(words + k.begin, line_row_, rows, to, k.size());
+    } else {
+      kernels_.row_squares(line + k.begin, line_row_, rows, to, k.size());
+    }
     kernels_.root(to, to, rows);
   }
 }
@@ -302,8 +392,8 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   const Index n0 = vecs.begin * kernels_.lanes;
   const Index width = num_vecs_ * kernels_.lanes;
   kernels::BlockArgs args{};
-  args.b[0] = panels_.data() + n0 * depth_ + pass.k.begin * vecs.size() * kernels_.lanes;
-  args.a_row = depth_;
+  args.b[0] = panels_.data() + n0 * line_row_ + pass.k.begin * vecs.size() * kernels_.lanes;
+  args.a_row = line_row_;
   args.depth = pass.k.size();
   args.c_row = columns_;
   for (Index v = 0; v < vecs.size(); ++v) {
@@ -328,7 +418,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   args.last = pass.last;
   const kernels::DrawKey key = periphery_.Draws(work.run, 0, pass.tile);
   const auto multiply = [&](Range rows) {
-    args.a = chunk.line + rows.begin * depth_;
+    args.a = chunk.line + rows.begin * line_row_;
     if (noisy) {
       args.z = chunk.z + rows.begin % kernels::kDrawRows * args.z_row;
       args.sigma = chunk.sigma + rows.begin;
@@ -337,7 +427,9 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }
-    kernels_.matmul_block[rows.size() - 1][vecs.size() - 1](args);
+    const auto kernel = numbers_ ? kernels_.PairMatMulBlock(rows.size(), vecs.size())
+                                 : kernels_.matmul_block[rows.size() - 1][vecs.size() - 1];
+    kernel(args);
   };
   // Draws are made for few sums at a time, next to their products: a processor does both at once.
   const Index count = chunk.rows.size();

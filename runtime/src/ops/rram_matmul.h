@@ -3,9 +3,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "ops/common/integer_cells.h"
 #include "ops/common/ort.h"
 #include "ops/common/periphery.h"
 #include "ops/common/shape_inference.h"
@@ -16,7 +20,8 @@ namespace rimc {
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
 // Sums are read as they leave the registers; only noise of each cell and bit-serial inputs store
-// them first.
+// them first. Where word lines and cells are whole numbers so are the sums: then they are taken of
+// integers.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";
@@ -47,10 +52,16 @@ class RramMatMul {
 
   // `finish` (or null) is done with the sums. Pre: it is null with HasStoredSums.
   Output Compute(const Context& context, const MatMulFinish* finish) const;
+  Output ComputeRun(const Context& context, const MatMulFinish* finish, std::uint64_t number) const;
+  RramMatMul(Index depth, Index columns, const float* w, Periphery periphery);
   Dims OutputDims(const Tensor& x) const;
   void TakeShape(const Tensor& w);
   void Pack(const float* w);
   AlignedFloats PackPanels(const float* w) const;
+  bool PackNumbers(const float* w);
+  void PadConverters();
+  // The same crossbar without integers: for inputs that are no numbers.
+  const RramMatMul& Floats() const;
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
   bool HasStoredSums() const {
@@ -62,6 +73,8 @@ class RramMatMul {
   Index StoredFloats() const;
   void DriveLines(const Context& context, const Work& work) const;
   void RunTask(const Work& work, Index task) const;
+  // What `rows` rows of x put on the word lines of a plane; false where a number is NaN.
+  bool DriveRows(const float* x, Index plane, Index rows, float* line) const;
   // What a pass finds on the word lines of a chunk.
   void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
   // Deviations of the noise of `rows` rows, for all tiles, from what is on their word lines.
@@ -82,6 +95,11 @@ class RramMatMul {
   Index num_vecs_ = 0;    // vectors that hold the columns
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
+  Index line_row_ = 0;  // of the word lines of one row: K floats, or words of numbers
+  std::optional<IntegerCells> numbers_;
+  PairSteps pairs_;
+  mutable std::once_flag floats_once_;
+  mutable std::unique_ptr<RramMatMul> floats_;
   bool tiled_ = false;  // a pass is a tile
   std::vector<Pass> passes_;
   AlignedFloats panels_;     // panel after panel, each [K, vecs * lanes], zero beyond N

@@ -104,7 +104,14 @@ CompiledNode::CompiledNode(const abi::Api* api, std::string label, const MappedN
   Tensor w = node.weight;
   if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
   std::vector<float> realised = CrossbarWeight(node);
-  Periphery periphery = PeripheryOf(node, device, w.dims, Program(node, device, w.dims, &realised));
+  const std::vector<float> w_max = Program(node, device, w.dims, &realised);
+  Periphery periphery = PeripheryOf(node, device, w.dims, w_max);
+  if (periphery.is_coded) {
+    const auto count = static_cast<Index>(realised.size());
+    const bool by_column = w_max.size() > 1;
+    const Index column_run = node.is_conv ? count / static_cast<Index>(w.dims[0]) : 1;
+    RoundCells(w_max, by_column ? column_run : count, &realised);
+  }
   w.data = realised.data();
   std::vector<float> bias = BiasOf(node, static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]));
   if (node.is_conv) {

@@ -13,6 +13,7 @@
 
 #include "kernels/kernels.h"
 #include "ops/common/conv_plan.h"
+#include "ops/common/integer_cells.h"
 #include "ops/common/ort.h"
 #include "ops/common/sparse.h"
 
@@ -140,7 +141,11 @@ class ConvEngine {
   // node. All arguments have to outlive the engine.
   ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels,
              const kernels::Quantizer* quantizer, const float* x)
-      : plan_(plan), kernels_(kernels), quantizer_(quantizer), x_(x) {}
+      : plan_(plan),
+        kernels_(kernels),
+        quantizer_(quantizer),
+        x_(x),
+        channels_(plan.conv().depth) {}
 
   // One that packs the `channels` of a group into words of codes, of which the plan's convolution
   // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a CodeTable.
@@ -150,8 +155,21 @@ class ConvEngine {
         kernels_(kernels),
         quantizer_(nullptr),
         x_(x),
-        code_channels_(channels),
+        channels_(channels),
+        word_channels_(kWordCodes),
         code_divisor_(code_divisor) {}
+
+  // One whose sums are integers: `quantizer` gives numbers, which go two to a word. The plan's
+  // convolution has a depth of so many words. For ComputeFused.
+  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, const PairSteps& pairs,
+             const kernels::Quantizer& quantizer, const float* x)
+      : plan_(plan),
+        kernels_(kernels),
+        quantizer_(&quantizer),
+        x_(x),
+        channels_(pairs.steps),
+        word_channels_(2),
+        pairs_(pairs) {}
 
   // Passes that find the inputs they need in the L1 cache.
   std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
@@ -159,7 +177,7 @@ class ConvEngine {
   // Has RunFused copy all inputs, for a caller that reads place.input.
   void CopyAlways() { copies_always_ = true; }
 
-  // True after a run of an engine of codes that met a NaN: its results are then of no use.
+  // True after a run of an engine of words that met a NaN: its results are then of no use.
   bool has_nan() const { return has_nan_.load(); }
 
   // What a task has of its own while it works on a group of an item.
@@ -243,10 +261,16 @@ class ConvEngine {
   };
   struct Aim;
   struct Job;
-  // The channels that go to one plane of scratch memory: one, or four of codes.
+  // The channels that go to one plane of scratch memory: one, two of numbers, or four of codes.
+  static constexpr Index kWordCodes = 4;
   struct Channels {
-    const float* from[4];
+    const float* from[kWordCodes];
   };
+  bool is_codes() const { return word_channels_ == kWordCodes; }
+  bool is_pairs() const { return word_channels_ == 2; }
+  // Those of plane `c`, whose channels are `row` apart from `first` on.
+  Channels ChannelsOf(Index c, const float* first, Index row) const noexcept;
+  Index EvenRun(Index c) const noexcept;
 
   // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
   // vector.
@@ -339,7 +363,9 @@ class ConvEngine {
   const kernels::KernelTable& kernels_;
   const kernels::Quantizer* quantizer_;
   const float* x_;
-  Index code_channels_ = 0;
+  Index channels_;           // of a group
+  Index word_channels_ = 1;  // of a plane of scratch memory
+  PairSteps pairs_;
   kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
   bool copies_always_ = false;
   mutable std::atomic<bool> has_nan_{false};

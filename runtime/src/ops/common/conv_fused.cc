@@ -367,7 +367,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     args.c[v] = plan_.by_rows() ? c[v] + columns.begin * output.column : local + v * lanes;
   }
   kernels::FinishArgs follows;
-  const auto* table = &kernels_.conv_block;
+  bool has_words = false;
   args.finish = nullptr;
   args.more_blocks = num_blocks - 1;
   if (finishes) {
@@ -382,20 +382,24 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
       follows.residual[v] =
           plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
-    if (follows.b != nullptr) table = &kernels_.codes->conv_block;
+    has_words = follows.b != nullptr;
     args.finish = &follows;
   }
   args.tail_sums = nullptr;
   if (aim->tail > 0) {
     args.tail_row = kernels_.tail_positions;
     float* const sums = place.local + columns.begin * args.tail_row;
-    kernels_.conv_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row,
-                        aim->tail, num_blocks, args.a_block, args.resume});
+    const auto sum_tail = is_pairs() ? kernels_.PairConvTail() : kernels_.conv_tail;
+    sum_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row, aim->tail,
+              num_blocks, args.a_block, args.resume});
     args.tail_sums = sums;
     args.depth = 0;
     args.resume = false;
   }
-  if (aim->tail == 0 || pass.reads) (*table)[rows - 1][vecs - 1](args);
+  const auto kernel = is_pairs()  ? kernels_.PairConvBlock(rows, vecs)
+                      : has_words ? kernels_.codes->conv_block[rows - 1][vecs - 1]
+                                  : kernels_.conv_block[rows - 1][vecs - 1];
+  if (aim->tail == 0 || pass.reads) kernel(args);
   if (pass.reads && pass.last && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
          {output.data + columns.begin * output.column, output.column, output.image});

@@ -13,7 +13,6 @@ namespace {
 
 // Positions of an item from which on its channels are copied one by one.
 constexpr Index kLongRow = 512;
-constexpr Index kChannelsOfWord = 4;
 // Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
 constexpr Index kPackFloats = 4096;
 
@@ -116,7 +115,20 @@ void ConvEngine::ShiftPhase(const float* source, const Inside& w, Range channels
 
 void ConvEngine::ClearPlanes(float* to, Index floats) const noexcept {
   // The code 0 is the byte 128.
-  std::memset(to, code_channels_ == 0 ? 0 : 128, static_cast<std::size_t>(floats) * sizeof(float));
+  std::memset(to, is_codes() ? 128 : 0, static_cast<std::size_t>(floats) * sizeof(float));
+}
+
+ConvEngine::Channels ConvEngine::ChannelsOf(Index c, const float* first, Index row) const noexcept {
+  Channels from{};
+  if (is_pairs()) {
+    const PairSteps::Pair pair = pairs_.At(c);
+    from.from[0] = first + pair.first * row;
+    if (pair.second >= 0) from.from[1] = first + pair.second * row;
+    return from;
+  }
+  const Index count = std::min(word_channels_, channels_ - word_channels_ * c);
+  for (Index j = 0; j < count; ++j) from.from[j] = first + (word_channels_ * c + j) * row;
+  return from;
 }
 
 void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
@@ -125,25 +137,18 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
   const Axes& in = plan_.shape().in;
   const Index in_plane = in[0] * in[1] * in[2];
   float* to = memory + channels.begin * plan_.images_per_item() * plan_.plane();
-  if (code_channels_ == 0 && plan_.extent()[0] == 1 && parts[0].size() == 1) {
+  if (word_channels_ == 1 && plan_.extent()[0] == 1 && parts[0].size() == 1) {
     CopyChannels(item, g, channels, parts, quantizer, to);
     return;
   }
   for (Index c = channels.begin; c < channels.end; ++c) {
-    if (code_channels_ == 0 && c + kChannelsAhead < conv.depth) {
+    if (word_channels_ == 1 && c + kChannelsAhead < conv.depth) {
       const Index first = (item.images.begin * conv.group + g) * conv.depth + c + kChannelsAhead;
       PrefetchRows(parts, x_ + first * in_plane);
     }
     for (Index n = 0; n < item.images.size(); ++n) {
       const Index group = (item.images.begin + n) * conv.group + g;
-      Channels from{};
-      if (code_channels_ == 0) {
-        from.from[0] = x_ + (group * conv.depth + c) * in_plane;
-      } else {
-        for (Index j = 0; j < std::min<Index>(4, code_channels_ - 4 * c); ++j) {
-          from.from[j] = x_ + (group * code_channels_ + 4 * c + j) * in_plane;
-        }
-      }
+      const Channels from = ChannelsOf(c, x_ + group * channels_ * in_plane, in_plane);
       CopyPlane(parts, from, quantizer, to + n * plan_.plane());
     }
     to += plan_.images_per_item() * plan_.plane();
@@ -189,18 +194,32 @@ void ConvEngine::CopyChannels(const ConvItem& item, Index g, Range channels,
   }
 }
 
-// Rows of one channel, or of four as words, from `at` on; `rows` says where to and how many.
+// Rows of one channel, or of some as words, from `at` on; `rows` says where to and how many.
 void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
                           const kernels::CopyArgs& rows) const noexcept {
-  if (code_channels_ == 0) {
+  if (word_channels_ == 1) {
     kernels::CopyArgs args = rows;
     args.from = channels.from[0] + at;
     args.quantizer = quantizer;
     kernels_.copy_rows(args);
     return;
   }
+  if (is_pairs()) {
+    kernels::PairArgs args{};
+    args.from[0] = channels.from[0] + at;
+    if (channels.from[1] != nullptr) args.from[1] = channels.from[1] + at;
+    args.from_row = rows.from_row;
+    args.stride = rows.stride;
+    args.to = reinterpret_cast<std::uint32_t*>(rows.to);
+    args.to_row = rows.to_row;
+    args.rows = rows.rows;
+    args.width = args.second_width = rows.width;
+    args.quantizer = quantizer;
+    if (!kernels_.pack_pairs(args)) has_nan_.store(true, std::memory_order_relaxed);
+    return;
+  }
   kernels::PackArgs args{};
-  for (Index j = 0; j < 4; ++j) {
+  for (Index j = 0; j < kWordCodes; ++j) {
     if (channels.from[j] != nullptr) args.from[j] = channels.from[j] + at;
   }
   args.from_row = rows.from_row;
@@ -213,7 +232,7 @@ void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Qua
   if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
 }
 
-// One phase of one channel of one image, or of four as words.
+// One phase of one channel of one image, or of some as words.
 void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
                            const kernels::Quantizer* quantizer, float* to) const noexcept {
   const ConvAttributes& conv = plan_.conv();
@@ -239,7 +258,7 @@ void ConvEngine::CopyPlane(const PhaseParts& parts, const Channels& channels,
 bool ConvEngine::ReadsDirectly() const noexcept {
   const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
   return plan_.is_panels() && plan_.images_per_item() == 1 && quantizer_ == nullptr &&
-         code_channels_ == 0 && !copies_always_ && floats < kMaxSteps;
+         word_channels_ == 1 && !copies_always_ && floats < kMaxSteps;
 }
 
 // Whether ComputeFused makes the codes of each part of the positions just before it reads them.
@@ -250,9 +269,8 @@ bool ConvEngine::CopiesCodesByPart() const noexcept {
 
 // The first position of an item in a group's first channel, or word of channels.
 const float* ConvEngine::ChannelAt(const Place& place, Index image) const noexcept {
-  const Index inputs = code_channels_ == 0 ? plan_.conv().depth : code_channels_;
   const Index group = (place.item.images.begin + image) * plan_.conv().group + place.group;
-  return x_ + group * inputs * plan_.shape().OutVolume() + place.item.band.begin;
+  return x_ + group * channels_ * plan_.shape().OutVolume() + place.item.band.begin;
 }
 
 // The input of a group, and the codes of the branch.
@@ -262,7 +280,7 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     return;
   }
   const Index depth = plan_.conv().depth;
-  if (branch == nullptr || branch->code_channels_ == 0 || quantizer_ != nullptr) {
+  if (branch == nullptr || !branch->is_codes() || quantizer_ != nullptr) {
     CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
     if (branch == nullptr) return;
     branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
@@ -272,10 +290,10 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
   // Codes are made of the copy, while it is in the cache.
   const Index words = branch->plan_.conv().depth;
   const Index step =
-      std::max<Index>(1, kPackFloats / (kChannelsOfWord * plan_.scratch_floats() / depth));
+      std::max<Index>(1, kPackFloats / (kWordCodes * plan_.scratch_floats() / depth));
   for (Index word = 0; word < words; word += step) {
     const Range part{word, std::min(word + step, words)};
-    const Range channels{part.begin * kChannelsOfWord, std::min(part.end * kChannelsOfWord, depth)};
+    const Range channels{part.begin * kWordCodes, std::min(part.end * kWordCodes, depth)};
     CopyInput(place.item, place.group, channels, quantizer_, place.input);
     branch->PackInput(place, part, depth);
   }
@@ -302,15 +320,22 @@ void ConvEngine::CopyPanels(const Place& place, const ConvEngine* branch) const 
     return;
   }
   // Few channels at a time, of which the codes are made while they are in the cache.
-  const Index step = branch == nullptr ? depth : CeilDiv(depth, branch->plan_.conv().depth);
-  for (Index c = 0; c < depth; c += step) {
-    if (copies) {
-      CopyPanelRows(place, {c, std::min(c + step, depth)}, {0, positions}, place.input);
-    }
-    if (branch != nullptr) {
-      branch->CopyPanelRows(place, {c / step, c / step + 1}, {0, positions}, place.codes);
-    }
+  const Index parts = branch == nullptr ? 1 : branch->plan_.conv().depth;
+  for (Index i = 0; i < parts; ++i) {
+    if (copies) CopyPanelRows(place, Part(depth, parts, i), {0, positions}, place.input);
+    if (branch != nullptr) branch->CopyPanelRows(place, {i, i + 1}, {0, positions}, place.codes);
   }
+}
+
+// Planes from `c` on whose channels are as many, and all as far from those of the one before.
+Index ConvEngine::EvenRun(Index c) const noexcept {
+  if (is_pairs()) {
+    // To the end of a tile, whose last word may have one channel.
+    const Range words = pairs_.Words(c / pairs_.TileWords());
+    const Index full = pairs_.At(words.end - 1).second < 0 ? words.end - 1 : words.end;
+    return c < full ? full - c : 1;
+  }
+  return std::max<Index>(channels_ / word_channels_ - c, 1);
 }
 
 // Positions of an item, from the first of a panel on, to their panels.
@@ -320,16 +345,10 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
   const Index depth = plan_.conv().depth;
   const Index panel = plan_.panel_row();
   const Index band = place.item.band.size();
-  const Index inputs = code_channels_ == 0 ? depth : code_channels_;
-  const Index each = code_channels_ == 0 ? 1 : kChannelsOfWord;
-  const auto copy = [&](Index p, Index count, Range part, kernels::CopyArgs args) {
-    const float* const first = ChannelAt(place, p / band) + p % band;
-    Channels from{};
-    for (Index j = 0; j < std::min(each, inputs - part.begin * each); ++j) {
-      from.from[j] = first + (part.begin * each + j) * volume;
-    }
+  const auto copy = [&](Index p, Index count, Index c, kernels::CopyArgs args) {
+    const Channels from = ChannelsOf(c, ChannelAt(place, p / band) + p % band, volume);
     args.stride = 1;
-    args.to = to + (p / panel * depth + part.begin) * panel + p % panel;
+    args.to = to + (p / panel * depth + c) * panel + p % panel;
     args.width = count;
     CopyRows(from, 0, quantizer_, args);
   };
@@ -341,25 +360,24 @@ void ConvEngine::CopyPanelRows(const Place& place, Range channels, Range positio
     args.rows = positions.size() / panel;
     const Index whole = args.rows * panel;
     for (Index c = channels.begin; c < channels.end; ++c) {
-      copy(positions.begin, panel, {c, c + 1}, args);
+      copy(positions.begin, panel, c, args);
       if (whole == positions.size()) continue;
       kernels::CopyArgs rest = args;
       rest.rows = 1;
-      copy(positions.begin + whole, positions.size() - whole, {c, c + 1}, rest);
+      copy(positions.begin + whole, positions.size() - whole, c, rest);
     }
     return;
   }
-  // A panel, whose positions may be of several images: rows of the copy are channels, of which the
-  // last word may have less than four.
-  args.from_row = volume * each;
+  // A panel, whose positions may be of several images: rows of the copy are channels, in runs of
+  // the same distance.
+  args.from_row = is_pairs() ? volume : volume * word_channels_;
   args.to_row = panel;
-  const Index full = std::min(channels.end, inputs / each);
   for (Index p = positions.begin; p < positions.end;) {
     const Index count = std::min(positions.end - p, band - p % band);
-    args.rows = full - channels.begin;
-    if (args.rows > 0) copy(p, count, {channels.begin, full}, args);
-    args.rows = 1;
-    for (Index c = full; c < channels.end; ++c) copy(p, count, {c, c + 1}, args);
+    for (Index c = channels.begin; c < channels.end; c += args.rows) {
+      args.rows = std::min(EvenRun(c), channels.end - c);
+      copy(p, count, c, args);
+    }
     p += count;
   }
 }

@@ -12,6 +12,10 @@ namespace {
 
 // Codes of more bits are not exact in fp32.
 constexpr Index kMaxBits = 24;
+// Codes of no more bits are looked up: what the lines carry lies on a grid.
+constexpr Index kCodedBits = 8;
+// Steps of the grid of a curve, over the range of a line.
+constexpr float kCurveSteps = 2048.0f;
 // Beyond it the terms of the curve don't suffice.
 constexpr double kMaxSinh = 6.0;
 
@@ -107,6 +111,8 @@ void ReadWordLines(const Node& node, Periphery* p) {
   p->line = {1.0f, 0.0f, 0.0f, 1.0f};
   p->line.quantize = dac_bits > 0;
   p->line.range = dac_range;
+  p->line.unit = dac_range / kCurveSteps;
+  p->is_coded = dac_bits > 0 && dac_bits <= kCodedBits;
   if (dac_bits > 0) {
     const float top = TopCode(dac_bits - dac_signed);
     const float step = dac_range / top;
@@ -127,6 +133,7 @@ void ReadWordLines(const Node& node, Periphery* p) {
   }
   if (iv_sinh > 0.0f) {
     p->curve = SinhCurve(static_cast<double>(iv_sinh) * static_cast<double>(shrink));
+    if (p->is_coded) p->line.grid = kCurveSteps;
   }
   ReadIvTerms(node, p);
   p->has_line = dac_bits > 0 || !p->curve.empty();
@@ -147,8 +154,7 @@ void ReadWordLines(const Node& node, Periphery* p) {
 }
 
 // What a word line carries for each code, or each digit of a plane.
-std::vector<float> TabulateCurve(const Periphery& p) {
-  kernels::Quantizer line = p.Line(0);
+std::vector<float> TabulateCurve(const Periphery& p, kernels::Quantizer line) {
   const Index most =
       p.serial_bits > 0 ? Index{1} << p.serial_bits : static_cast<Index>(line.high) + 1;
   if (p.curve.empty() || !line.quantize || most > 256) return {};
@@ -159,6 +165,15 @@ std::vector<float> TabulateCurve(const Periphery& p) {
   line.quantize = false;
   ActiveKernels().quantize(values.data(), values.data(), static_cast<Index>(values.size()), line);
   return values;
+}
+
+// Word lines as whole numbers, where they are.
+void ReadNumbers(Periphery* p) {
+  if (!p->is_coded || p->serial_bits > 0 || p->iv.on) return;
+  const bool bends = !p->curve.empty();
+  p->most_number = bends ? kCurveSteps : p->line.high;
+  p->number_unit = bends ? p->line.unit : p->line.step;
+  p->number_table = TabulateCurve(*p, p->Numbers());
 }
 
 // One value, or one per tile and bit line.
@@ -229,6 +244,7 @@ void ReadReadNoise(const Node& node, Index columns, Periphery* p) {
       Refuse("w_max must be 0 or more and finite, got ", value);
     }
   }
+  p->w_max = w_max;
   if (p->iv.on) {
     for (Index m = 0; m < columns; ++m) {
       p->iv.w_max.push_back(w_max[static_cast<std::size_t>(count == 1 ? 0 : m)]);
@@ -318,6 +334,15 @@ kernels::Quantizer Periphery::Line(Index plane) const {
   q.down = PowerOfTwo(-shift);
   q.next = PowerOfTwo(-shift - serial_bits);
   q.range = (q.base - 1.0f) * q.step;  // what the largest digit stands for
+  q.unit = q.range / kCurveSteps;
+  return q;
+}
+
+kernels::Quantizer Periphery::Numbers() const {
+  kernels::Quantizer q = Line(0);
+  q.unit = 1.0f;
+  if (curve.empty()) q.out = 1.0f;
+  q.table = number_table.empty() ? nullptr : number_table.data();
   return q;
 }
 
@@ -353,7 +378,8 @@ Periphery ReadPeriphery(const Node& node, Index columns, Index depth, Index rows
     p.serial_bits = 0;
     p.plane_shifts = {0};
   }
-  p.curve_table = TabulateCurve(p);
+  p.curve_table = TabulateCurve(p, p.Line(0));
+  ReadNumbers(&p);
   return p;
 }
 

@@ -48,12 +48,19 @@ struct Periphery {
   Index num_tiles = 1;
   Index columns = 0;  // M
 
+  std::vector<float> w_max;  // [1] or [M], the largest weight of a bit line
+
   bool has_line = false;               // word lines change x
+  bool is_coded = false;               // a DAC of few bits: cells lie on a grid (integer_cells.h)
   std::vector<float> curve;            // of the word lines, kCurveTerms or none
   std::vector<float> curve_table;      // what it makes of codes or digits; none if these are many
   kernels::Quantizer line{};           // of all bits at once; see Line()
   std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
   Index serial_bits = 0;               // bits of a plane, 0 is all of them
+  // Word lines as whole numbers of number_unit: the largest one, 0 where they are none.
+  float most_number = 0.0f;
+  float number_unit = 1.0f;
+  std::vector<float> number_table;  // as curve_table
 
   bool has_adc = false;
   float adc_top = 0.0f;
@@ -68,6 +75,8 @@ struct Periphery {
   Index num_planes() const { return static_cast<Index>(plane_shifts.size()); }
   // What plane `i` of the codes puts on the word lines; points into this object.
   kernels::Quantizer Line(Index plane) const;
+  // The same in numbers.
+  kernels::Quantizer Numbers() const;
   // From what is on the word lines of a plane to the inputs of the cells of `iv`: x u and x u^2,
   // u = x / range of Line(plane). `square` and `cube` may not overlap.
   void DriveTerms(Index plane, const float* x, Index count, float* square, float* cube) const;
