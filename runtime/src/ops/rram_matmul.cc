@@ -337,8 +337,8 @@ void RramMatMul::DriveLines(const Context& context, const Work& work) const {
 }
 
 void RramMatMul::RunTask(const Work& work, Index task) const {
-  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
-  const Range panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task % work.row_tasks);
+  const Range panels = Part(num_panels_, work.panel_tasks, task / work.row_tasks);
   Chunk chunk{};
   chunk.made_lines = work.memory + task * work.TaskFloats();
   if (work.z_floats > 0) {

@@ -36,9 +36,9 @@ Index RramMatMul::StoredFloats() const {
 }
 
 void RramMatMul::RunStoredTask(const Work& work, Index task) const {
-  const Range rows = RowsOf(work.rows, work.row_tasks, task / work.panel_tasks);
+  const Range rows = RowsOf(work.rows, work.row_tasks, task % work.row_tasks);
   Stored part{};
-  part.panels = Part(num_panels_, work.panel_tasks, task % work.panel_tasks);
+  part.panels = Part(num_panels_, work.panel_tasks, task / work.row_tasks);
   part.columns = TaskColumns(part.panels);
   const Index floats = RoundUp(StoredRows() * columns_, 16);
   part.partial = work.memory + task * StoredFloats();
