@@ -108,6 +108,9 @@ void RankBlock(const RankBlockArgs& args) {
   }
 }
 
+// Rows whose values are asked for are so many ahead.
+constexpr ptrdiff_t kRowsAhead = 3;
+
 // `rows` rows of `width` values; false where one is a NaN.
 template <class S, int kStride, bool kDivides>
 bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
@@ -138,6 +141,12 @@ bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < width; i += S::kLanes) {
       const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
       const ptrdiff_t at = r * args.from_row + i * args.stride;
+      if (kStride == 1 && r + kRowsAhead < rows) {
+        RIMC_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          if (is_full || from[j] != nullptr) RIMC_PREFETCH(from[j] + at + kRowsAhead * args.from_row);
+        }
+      }
       Vec x[4];
       RIMC_UNROLL
       for (int j = 0; j < 4; ++j) {

@@ -13,10 +13,17 @@ struct Avx512Vnni : Avx512 {
   static void StoreWords(uint32_t* p, int n, Words v) { _mm512_mask_storeu_epi32(p, Mask(n), v); }
   static Words Set1Words(int32_t x) { return _mm512_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm512_add_epi32(a, b); }
-  static Words Dot(Words sum, Words b, Words a) { return _mm512_dpbusd_epi32(sum, b, a); }
+  // The intrinsics make GCC copy and spill the sums of a block.
+  static Words Dot(Words sum, Words b, Words a) {
+#if defined(__GNUC__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+    return sum;
+#else
+    return _mm512_dpbusd_epi32(sum, b, a);
+#endif
+  }
   static Sums DotPairs(Sums sums, Int a, Int b) {
 #if defined(__GNUC__)
-    // The intrinsic makes GCC copy and spill the sums of a block.
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
     return sums;
 #else

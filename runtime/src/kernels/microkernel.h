@@ -58,7 +58,7 @@ inline void ReadSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]
 
 // What follows the sums of a block of a convolution, in the same way.
 template <class S, int kRows, int kVecs>
-inline void FinishSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
+RIMC_INLINE void FinishSums(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
   using Vec = typename S::Vec;
   const FinishArgs& finish = *args.finish;
   const auto each = [&](const auto& step) {
