@@ -15,8 +15,6 @@ constexpr Index kPassSteps = 96;
 // Blocks of columns that are computed for one part of the positions after the other: their cells
 // stay in the L2 cache.
 constexpr Index kBlocksTogether = 8;
-// Channels of x itself in a pass: they may be a power of two of cache lines apart.
-constexpr Index kDirectSteps = 128;
 // An item of so few blocks of vectors computes each block of columns for all of them: the cells of
 // large matrices come from far.
 constexpr Index kFewParts = kPartsTogether;
@@ -75,10 +73,10 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
     return passes;
   }
   const Index steps = plan.num_offsets();
+  if (ReadsDirectly()) return {{{0, steps}, 0, false, true, true, true}};
   const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
   const Index fits = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
-  const Index most = ReadsDirectly() ? std::min(fits, kDirectSteps) : fits;
-  const Index parts = CeilDiv(steps, most);
+  const Index parts = CeilDiv(steps, fits);
   for (Index i = 0; i < parts; ++i) {
     passes.push_back({Part(steps, parts, i), 0, i > 0, i + 1 == parts, true, true});
   }
