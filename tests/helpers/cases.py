@@ -48,6 +48,16 @@ NO_EXTRAS = {
 }
 """What a word line, a converter and a read can do beyond the ideal, switched off."""
 
+IDEAL = {
+    "tile_rows": 0,
+    "num_tiles": 1,
+    "dac_bits": 0,
+    "dac_range": 1.0,
+    "dac_signed": 1,
+    "adc_bits": 0,
+    "adc_range": [1.0],
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -296,6 +306,27 @@ def rram_conv_case(
     )
 
 
+def strip_conv_case(rng: np.random.Generator) -> Case:
+    """Ideal sums of many small whole numbers for full blocks of columns: exact in any order."""
+    geometry, kernel, size, _ = _conv_geometry(rng)
+    if len(kernel) > 1 and rng.random() < 0.25:  # rows along the axis before
+        kernel[-1] = size[-1] = geometry["strides"][-1] = 1
+        geometry["pads"][len(kernel) - 1] = geometry["pads"][-1] = 0
+    group = geometry["group"]
+    depth = 256 // int(np.prod(kernel)) + int(rng.integers(1, 9))
+    columns = group * 32 * int(rng.integers(1, 3))
+    x = rng.integers(-3, 4, (int(rng.integers(1, 4)), group * depth, *size)).astype(np.float32)
+    w = rng.integers(-3, 4, (columns, depth, *kernel)).astype(np.float32)
+    attributes = ANNOTATIONS | NO_EXTRAS | IDEAL | geometry | {"tile_group": group}
+    return Case(
+        op=opset.RRAM_CONV,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=rram_oracle(opset.RRAM_CONV, x, w, attributes),
+    )
+
+
 def _columns(op: str, adapter: dict[str, Array]) -> tuple[int, Array]:
     """Cells of a column of the matrix, and the column of every sparse value."""
     a_shape, index = adapter["lora_a"].shape, adapter["sparse_index"]
@@ -428,6 +459,9 @@ def main(out: str, num_threads: str, num_seeds: str) -> None:
         for op, maker in MAKERS.items()
         for seed in range(int(num_seeds))
     }
+    for seed in range(int(num_seeds)):
+        case = strip_conv_case(np.random.default_rng(seed))
+        outputs[f"strips-{seed}"] = case.run(num_threads=int(num_threads))
     for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
         for seed in range(int(num_seeds)):
             rng = np.random.default_rng(100 + seed)

@@ -108,6 +108,8 @@ def chain_case(seed: int) -> ChainCase:
     case = cases.rram_conv_case(rng, names=names)
     if seed % 3 == 0:
         case = _common_conv(rng, names)
+    if seed % 3 == 1:
+        case = cases.strip_conv_case(rng)
     geometry = {k: case.attributes[k] for k in ("strides", "pads", "dilations", "group")}
     w, x = case.constants["w"], case.feeds["x"]
     columns, depth, *kernel = w.shape

@@ -15,15 +15,6 @@ import pytest
 from rimc_onnx import opset, reference
 
 NUM_SEEDS = 12
-_IDEAL = {
-    "tile_rows": 0,
-    "num_tiles": 1,
-    "dac_bits": 0,
-    "dac_range": 1.0,
-    "dac_signed": 1,
-    "adc_bits": 0,
-    "adc_range": [1.0],
-}
 
 
 def _outputs(path: Path, cases: ModuleType, *, isa: str, num_threads: int) -> dict[str, np.ndarray]:
@@ -57,7 +48,7 @@ def test_isa_gives_the_bits_of_the_scalar_kernels(
 @pytest.mark.parametrize("seed", range(8))
 def test_thread_count_does_not_change_bits(cases: ModuleType, seed: int) -> None:
     # Catches two tasks that share memory, and a split that cuts a sum.
-    for maker in cases.MAKERS.values():
+    for maker in (*cases.MAKERS.values(), cases.strip_conv_case):
         case = maker(np.random.default_rng(100 + seed))
         one = case.run(num_threads=1)
         for num_threads in (2, 3):
@@ -96,7 +87,7 @@ def test_sums_of_whole_numbers_are_exact(cases: ModuleType, shape: tuple[int, ..
     attributes = {
         **cases.ANNOTATIONS,
         **cases.NO_EXTRAS,
-        **_IDEAL,
+        **cases.IDEAL,
         "strides": [stride] * 2,
         "pads": [kernel // 2] * 4,
         "dilations": [1, 1],
@@ -115,6 +106,14 @@ def test_sums_of_whole_numbers_are_exact(cases: ModuleType, shape: tuple[int, ..
         np.testing.assert_array_equal(case.run(num_threads=num_threads), oracle())
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_sums_of_strips_are_exact(cases: ModuleType, seed: int) -> None:
+    # The same for sums whose vectors hold columns: rows of any length along any axis, bands of a
+    # volume, pads of one side, strides, gaps and groups.
+    case = cases.strip_conv_case(np.random.default_rng(seed))
+    np.testing.assert_array_equal(case.run(num_threads=2), case.oracle())
+
+
 @pytest.mark.parametrize("positions", [1, 2, 3, 4, 17, 49, 196])
 def test_last_positions_have_the_sums_of_others(cases: ModuleType, positions: int) -> None:
     # Catches another order of sums where few positions are left for the last vector: with more
@@ -125,7 +124,7 @@ def test_last_positions_have_the_sums_of_others(cases: ModuleType, positions: in
     attributes = {
         **cases.ANNOTATIONS,
         **cases.NO_EXTRAS,
-        **_IDEAL,
+        **cases.IDEAL,
         "strides": [1, 1],
         "pads": [0] * 4,
         "dilations": [1, 1],

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "kernels/programming.h"
+#include "kernels/strip_table.h"
 
 namespace rimc::kernels {
 
@@ -437,6 +438,8 @@ struct KernelTable {
   void (*conv_tail)(const TailArgs& args);
   void (*pair_conv_tail)(const TailArgs& args);
   int tail_positions;
+
+  StripTable strips;
 
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);

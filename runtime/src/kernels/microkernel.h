@@ -4,11 +4,13 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/last_positions.h"
 #include "kernels/merging.h"
 #include "kernels/pairs.h"
 #include "kernels/program_cells.h"
 #include "kernels/reading.h"
 #include "kernels/simd.h"
+#include "kernels/strips.h"
 #include "kernels/unroll.h"
 #include "kernels/word_lines.h"
 
@@ -363,103 +365,6 @@ constexpr BlockFunction PickBlock() {
   }
 }
 
-// Whether a SIMD type has vectors of as many lanes as a block has rows.
-template <class S, class = void>
-struct HasColumn {
-  static constexpr bool value = false;
-  static constexpr int kPositions = 0;
-};
-template <class S>
-struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
-  static constexpr bool value = true;
-  static constexpr int kPositions = 4;
-};
-
-// Of kBlocks blocks at once, a vector of rows for each position.
-template <class S, int kPositions, int kBlocks, bool kPairs>
-void TailBlocks(const TailArgs& args, ptrdiff_t block) {
-  using Column = typename S::Column;
-  constexpr int kRows = S::kMaxRows;
-  const float* const a = args.a + block * args.a_block;
-  float* const c = args.c + block * kRows * args.c_row;
-  Column sums[kBlocks][kPositions];
-  float rows[kRows];
-  RIMC_UNROLL
-  for (int n = 0; n < kBlocks; ++n) {
-    RIMC_UNROLL
-    for (int j = 0; j < kPositions; ++j) {
-      for (int i = 0; i < kRows; ++i) {
-        rows[i] = args.resume ? c[(n * kRows + i) * args.c_row + j] : 0.0f;
-      }
-      sums[n][j] = S::LoadColumn(rows);
-    }
-  }
-  for (ptrdiff_t k = 0; k < args.depth; ++k) {
-    const float* const b = args.b + args.b_offset[k];
-    Column b_k[kPositions];
-    RIMC_UNROLL
-    for (int j = 0; j < kPositions; ++j) b_k[j] = S::SetColumn(b[j]);
-    RIMC_UNROLL
-    for (int n = 0; n < kBlocks; ++n) {
-      const Column a_k = S::LoadColumn(a + n * args.a_block + k * kRows);
-      RIMC_UNROLL
-      for (int j = 0; j < kPositions; ++j) {
-        sums[n][j] =
-            kPairs ? S::DotColumn(a_k, b_k[j], sums[n][j]) : S::FmaColumn(a_k, b_k[j], sums[n][j]);
-      }
-    }
-  }
-  RIMC_UNROLL
-  for (int n = 0; n < kBlocks; ++n) {
-    RIMC_UNROLL
-    for (int j = 0; j < kPositions; ++j) {
-      S::StoreColumn(rows, sums[n][j]);
-      for (int i = 0; i < kRows; ++i) c[(n * kRows + i) * args.c_row + j] = rows[i];
-    }
-  }
-}
-
-template <class S, int kPositions, int kBlocks, bool kPairs>
-ptrdiff_t TailOf(const TailArgs& args, ptrdiff_t block) {
-  for (; block + kBlocks <= args.blocks; block += kBlocks) {
-    TailBlocks<S, kPositions, kBlocks, kPairs>(args, block);
-  }
-  return block;
-}
-
-// As many blocks at once as make enough sums for the latency of an fma.
-template <class S, int kPositions, bool kPairs>
-void TailOf(const TailArgs& args) {
-  ptrdiff_t block = 0;
-  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8, kPairs>(args, block);
-  block = TailOf<S, kPositions, 4, kPairs>(args, block);
-  block = TailOf<S, kPositions, 2, kPairs>(args, block);
-  TailOf<S, kPositions, 1, kPairs>(args, block);
-}
-
-template <class S, bool kPairs>
-void Tail(const TailArgs& args) {
-  switch (args.positions) {
-    case 1:
-      return TailOf<S, 1, kPairs>(args);
-    case 2:
-      return TailOf<S, 2, kPairs>(args);
-    case 3:
-      return TailOf<S, 3, kPairs>(args);
-    default:
-      return TailOf<S, 4, kPairs>(args);
-  }
-}
-
-template <class S, bool kPairs>
-constexpr auto PickTail() -> void (*)(const TailArgs&) {
-  if constexpr (HasColumn<S>::value) {
-    return &Tail<S, kPairs>;
-  } else {
-    return nullptr;
-  }
-}
-
 #define RIMC_BLOCK_ROW(S, rows, conv, pairs)                                      \
   {                                                                               \
       PickBlock<S, rows, 1, conv, pairs>(), PickBlock<S, rows, 2, conv, pairs>(), \
@@ -489,6 +394,7 @@ constexpr KernelTable MakeTable(const char* isa) {
           PickTail<S, false>(),
           PickTail<S, true>(),
           HasColumn<S>::kPositions,
+          MakeStripTable<S>(),
           &Quantize<S>,
           &CopyRows<S>,
           &PackPairs<S>,

@@ -17,11 +17,18 @@ struct Avx512 {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 4;
+  static constexpr int kStripPositions = 14;
+  static constexpr int kStripVecs = 2;
   static constexpr bool kHasLookup = true;
 
   static __mmask16 Mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static Vec Load(const float* p) { return _mm512_loadu_ps(p); }
   static Vec LoadN(const float* p, int n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
+  static Vec LoadHalves(const float* low, const float* high) {
+    const __m256d upper = _mm256_castps_pd(_mm256_loadu_ps(high));
+    const __m512d half = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(low)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(half, upper, 1));
+  }
   static Vec LoadEven(const float* p, int n) {
     const int span = 2 * n - 1;
     const __m512 first = LoadN(p, span < 16 ? span : 16);

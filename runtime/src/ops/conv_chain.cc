@@ -28,7 +28,7 @@ ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
 void ConvChain::Compute(const Context& context) const {
   const Tensor x = context.Input(tail_.x);
   const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
-  const Dims& y_dims = shaped->y_dims;
+  const Dims& y_dims = shaped->crossbar.y_dims;
   const float* const residual = ResidualOf(tail_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
@@ -43,8 +43,7 @@ ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
   const bool words = crossbar_.kernels_.codes != nullptr;
-  return {crossbar.y_dims, crossbar.plan,
-          crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth)};
+  return {crossbar, crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth)};
 }
 
 void ConvChain::PackRanks(const NodeInfo& adapter) {
@@ -92,7 +91,7 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
 
 // Whether x has codes; without (a NaN) y is not complete.
 bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const {
-  const ConvPlan& plan = shaped.plan;
+  const ConvPlan& plan = shaped.crossbar.plan;
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
   const bool has_branch =
@@ -107,7 +106,7 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
   }
   const Index extra = has_branch ? ExtraFloats(plan) : 0;
   bool has_nan = false;
-  crossbar_.WithEngine(plan, x, [&](const ConvEngine& engine) {
+  crossbar_.WithEngine(shaped.crossbar, x, [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
     engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
                     [&](const ConvEngine::Place& place) {

@@ -26,8 +26,7 @@ class ConvChain {
   struct Run;
   // What a run does for an input of some dimensions.
   struct Shaped {
-    Dims y_dims;
-    ConvPlan plan;
+    RramConv::Shaped crossbar;
     ConvPlan codes;  // of the input of the adapter
   };
 

@@ -155,7 +155,10 @@ RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   shape.batch = std::max<Index>(shape.batch, 1);  // there is no plan of no image
   ConvAttributes conv = conv_;
   if (numbers_) conv.depth = pairs_.NumWords();
-  return {y_dims, ConvPlan(conv, shape, true, kernels_, 0, false, true)};
+  const bool strips = ReadsAtOnce() && !periphery_.has_adc && !periphery_.noise.on;
+  Shaped shaped{y_dims, ConvPlan(conv, shape, true, kernels_, 0, false, true, strips), {}};
+  if (shaped.plan.is_strips()) shaped.strips.emplace(shaped.plan);
+  return shaped;
 }
 
 Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const {
@@ -173,7 +176,7 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
     return {y, y_dims};
   }
   bool has_nan = false;
-  WithEngine(plan, x.Floats(), [&](const ConvEngine& engine) {
+  WithEngine(*shaped, x.Floats(), [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
     engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
       ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);

@@ -45,6 +45,7 @@ class RramConv {
   struct Shaped {
     Dims y_dims;
     ConvPlan plan;
+    std::optional<StripPlan> strips;
   };
 
   void Pack(const float* w);
@@ -55,7 +56,7 @@ class RramConv {
   const RramConv& Floats() const;
   // Calls run(engine), an engine of all but stored sums, for an input.
   template <class Body>
-  void WithEngine(const ConvPlan& plan, const float* x, const Body& run) const;
+  void WithEngine(const Shaped& shaped, const float* x, const Body& run) const;
   // Throws where the dimensions of an input don't fit.
   Shaped ShapedFor(const Tensor& x) const;
   ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
@@ -113,13 +114,15 @@ class RramConv {
 };
 
 template <class Body>
-void RramConv::WithEngine(const ConvPlan& plan, const float* x, const Body& run) const {
+void RramConv::WithEngine(const Shaped& shaped, const float* x, const Body& run) const {
+  const ConvPlan& plan = shaped.plan;
   const kernels::Quantizer line = numbers_ ? periphery_.Numbers() : periphery_.Line(0);
   if (numbers_) {
     run(ConvEngine(plan, kernels_, pairs_, line, x));
     return;
   }
   ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  if (shaped.strips) engine.TakeStrips(*shaped.strips);
   if (periphery_.noise.on) engine.CopyAlways();
   run(engine);
 }

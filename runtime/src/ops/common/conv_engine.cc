@@ -117,10 +117,16 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
   const Axes out = BandOut(place.item);
   const Axes extent = Extent();
   const Index row_vecs = CeilDiv(out[2], lanes);
-  for (Index v = 0; v < vecs.size(); ++v) {
-    const Index row = (vecs.begin + v) / row_vecs;
-    const Index w = (vecs.begin + v) % row_vecs * lanes;
-    args->b[v] = place.input + (row / out[1] * extent[1] + row % out[1]) * extent[2] + w;
+  Index row = vecs.begin / row_vecs;
+  Index w = vecs.begin % row_vecs * lanes;
+  for (Index v = 0; v < vecs.size(); ++v, w += lanes) {
+    if (w >= out[2]) {
+      w = 0;
+      ++row;
+    }
+    // Divisions would take as long as some of the products.
+    const Index line = out[1] == 1 ? row * extent[1] : row / out[1] * extent[1] + row % out[1];
+    args->b[v] = place.input + line * extent[2] + w;
     args->c[v] = output.data + row * out[2] + w;
     args->lanes[v] = static_cast<int>(std::min(lanes, out[2] - w));
   }

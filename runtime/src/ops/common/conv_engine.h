@@ -13,6 +13,7 @@
 
 #include "kernels/kernels.h"
 #include "ops/common/conv_plan.h"
+#include "ops/common/conv_strips.h"
 #include "ops/common/integer_cells.h"
 #include "ops/common/ort.h"
 #include "ops/common/sparse.h"
@@ -174,6 +175,9 @@ class ConvEngine {
   // Passes that find the inputs they need in the L1 cache.
   std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
 
+  // For a plan for strips, which have their own of its tasks.
+  void TakeStrips(const StripPlan& strips) { strips_ = &strips; }
+
   // Has RunFused copy all inputs, for a caller that reads place.input.
   void CopyAlways() { copies_always_ = true; }
 
@@ -280,6 +284,9 @@ class ConvEngine {
   Index TailPositions(const Place& place, const ConvCells& cells,
                       const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
+  void CopyStrips(const Place& place) const noexcept;
+  void SumStrips(const Place& place, const ConvCells& cells,
+                 const ConvOutput& output) const noexcept;
   void PackInput(const Place& place, Range words, Index depth) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
@@ -300,7 +307,7 @@ class ConvEngine {
                    Index count) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
-  void ComputeColumns(const Place& place, Range columns, Index num_blocks, const ConvOutput& output,
+  void ComputeColumns(const Place& place, Range columns, Index rows, const ConvOutput& output,
                       const ConvPass& pass, bool finishes, Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
@@ -368,6 +375,7 @@ class ConvEngine {
   PairSteps pairs_;
   kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
   bool copies_always_ = false;
+  const StripPlan* strips_ = nullptr;
   mutable std::atomic<bool> has_nan_{false};
 };
 
@@ -442,7 +450,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
                           const Body& body) const {
   constexpr Index kMaxTasks = 64;
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
-  const Index input_floats = plan_.scratch_floats();
+  const Index input_floats =
+      RoundUp(strips_ == nullptr ? plan_.scratch_floats() : strips_->scratch_floats(), 16);
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
   const Index column_floats =

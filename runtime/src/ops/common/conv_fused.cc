@@ -73,6 +73,8 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
     return passes;
   }
   const Index steps = plan.num_offsets();
+  // What follows sums that are there.
+  if (strips_ != nullptr) return {{{0, 0}, 0, true, true, true, true}};
   if (ReadsDirectly()) return {{{0, steps}, 0, false, true, true, true}};
   const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
   const Index fits = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
@@ -116,6 +118,7 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
 // A block of vectors of an item while its columns are computed.
 struct ConvEngine::Aim {
   Range vecs;
+  Index first_column;                     // of the item
   Index tail;                             // positions of a last vector of few, 0: vectors
   kernels::BlockArgs args;                // of the first column
   kernels::DrawArgs draws;                // where the kernel makes them
@@ -128,6 +131,7 @@ struct ConvEngine::Aim {
 // What all passes over an item share.
 struct ConvEngine::Job {
   const ConvCells& cells;
+  Index block_rows;  // columns of every block, 0 where they differ
   const ConvReadout& readout;
   const std::vector<ConvPass>& passes;
   Index column0;
@@ -135,6 +139,12 @@ struct ConvEngine::Job {
   bool finishes;
   const Noise* noise;
   Aim* aims;
+
+  // A division takes as long as dozens of products.
+  Index ColumnOf(Index block) const {
+    if (block_rows > 0) return block * block_rows;
+    return Part(cells.columns, cells.num_blocks, block).begin;
+  }
 };
 
 // Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
@@ -143,19 +153,18 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
   aim->tail = 0;
-  aim->args = {};
   AimAt(place, vecs, output, &aim->args);
-  const Index first = Part(plan_.columns(), plan_.num_blocks(), place.item.blocks.begin).begin;
-  aim->local = place.local + i * plan_.columns() * plan_.panel_row() - first * vecs.size() * lanes;
+  aim->local = place.local + i * plan_.columns() * plan_.panel_row() -
+               aim->first_column * vecs.size() * lanes;
   const ConvBranch& branch = aim->finish.branch;
-  const Index row = plan_.panel_row();
-  const Index panel = vecs.begin / plan_.block_vecs() * row;
-  const Index place_in_panel = vecs.begin % plan_.block_vecs() * lanes;
   const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
   aim->offsets = direct ? place.direct_offsets : place.offsets;
-  for (Index v = 0; v < vecs.size() && plan_.is_panels(); ++v) {
-    aim->args.b[v] = direct ? ChannelAt(place, 0) + (vecs.begin + v) * lanes
-                            : place.input + panel * plan_.conv().depth + place_in_panel + v * lanes;
+  if (plan_.is_panels()) {
+    const Index panel = vecs.begin / plan_.block_vecs() * plan_.panel_row();
+    const Index in_panel = vecs.begin % plan_.block_vecs() * lanes;
+    const float* const b = direct ? ChannelAt(place, 0) + vecs.begin * lanes
+                                  : place.input + panel * plan_.conv().depth + in_panel;
+    for (Index v = 0; v < vecs.size(); ++v) aim->args.b[v] = b + v * lanes;
   }
   if (branch.engine != nullptr && CopiesCodesByPart()) {
     const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
@@ -169,6 +178,7 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
 // Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
 Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
                                 const Noise* noise) const noexcept {
+  if (strips_ != nullptr) return 0;
   const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
                                         : plan_.is_woven() && plan_.shape().out[0] == 1;
   const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
@@ -254,20 +264,30 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
                               Index column0, const ConvOutput& output, const ConvFinish* finish,
                               const Noise* noise) const noexcept {
+  if (strips_ != nullptr) {
+    SumStrips(place, cells, output);
+    if (finish == nullptr) return;
+  }
   const Index tail = TailPositions(place, cells, noise);
   const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Index all_parts = parts + (tail > 0 ? 1 : 0);
   const Index together = FullParts(plan_);
+  const bool is_even = cells.columns % cells.num_blocks == 0;
+  const Index block_rows = is_even ? cells.columns / cells.num_blocks : 0;
   Aim aims[kPartsTogether + 1];
-  for (Index i = 0; i <= together && finish != nullptr; ++i) {
-    aims[i].finish = *finish;
+  const Job job{cells,  block_rows,        readout, passes, column0,
+                output, finish != nullptr, noise,   aims};
+  const Index first = job.ColumnOf(place.item.blocks.begin);
+  for (Index i = 0; i <= together; ++i) {
+    aims[i].first_column = first;
+    aims[i].args = {};
+    if (finish != nullptr) aims[i].finish = *finish;
   }
   if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
     ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
   }
-  const Job job{cells, readout, passes, column0, output, finish != nullptr, noise, aims};
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
     Index count = std::min(together, all_parts - part);
@@ -294,18 +314,16 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
   const ConvPass& next = job.passes[ends ? 0 : number + 1];
   const Noise* const noise = pass.reads ? job.noise : nullptr;
   const bool finishes = ends && job.finishes;
-  const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) ||
-                        cells.columns % cells.num_blocks != 0 ||
+  const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) || job.block_rows == 0 ||
                         (finishes && FinishesByBlock(job.aims->finish.branch));
   const Range blocks = place.item.blocks;
-  const Index first = Part(cells.columns, cells.num_blocks, blocks.begin).begin;
+  const Index first = job.ColumnOf(blocks.begin);
   const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {
     const Index end = std::min(b + step, blocks.end);
-    const Range columns{Part(cells.columns, cells.num_blocks, b).begin,
-                        Part(cells.columns, cells.num_blocks, end - 1).end};
-    const Index rows = columns.size() / (end - b);
+    const Range columns{job.ColumnOf(b), job.ColumnOf(end)};
+    const Index rows = job.block_rows > 0 ? job.block_rows : columns.size();
     const bool draws = noise != nullptr && columns.end > drawn.end;
     if (draws) drawn = {columns.begin, DrawnWith(columns, cells.columns, noise->column0)};
     for (Index i = 0; i < count; ++i) {
@@ -331,7 +349,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       args.z = nullptr;
       args.draws = nullptr;
       if (noise != nullptr) AimNoise(job, pass.tile, columns, drawn, draws, i);
-      ComputeColumns(place, columns, end - b, job.output, pass, finishes, &aim);
+      ComputeColumns(place, columns, rows, job.output, pass, finishes, &aim);
     }
   }
 }
@@ -349,12 +367,12 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
 }
 
 // Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
-void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks,
+void ConvEngine::ComputeColumns(const Place& place, Range columns, Index rows,
                                 const ConvOutput& output, const ConvPass& pass, bool finishes,
                                 Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
-  const Index rows = columns.size() / num_blocks;
+  const Index num_blocks = rows == columns.size() ? 1 : columns.size() / rows;
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;

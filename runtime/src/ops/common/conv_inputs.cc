@@ -280,8 +280,12 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     return;
   }
   const Index depth = plan_.conv().depth;
-  if (branch == nullptr || !branch->is_codes() || quantizer_ != nullptr) {
-    CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+  if (strips_ != nullptr || branch == nullptr || !branch->is_codes() || quantizer_ != nullptr) {
+    if (strips_ != nullptr) {
+      CopyStrips(place);
+    } else {
+      CopyInput(place.item, place.group, {0, depth}, quantizer_, place.input);
+    }
     if (branch == nullptr) return;
     branch->CopyInput(place.item, place.group, {0, branch->plan_.conv().depth}, branch->quantizer_,
                       place.codes);

@@ -23,6 +23,8 @@ constexpr Index kPanelImageVecs = 24;
 constexpr Index kWorthCopies = 8;
 // Blocks of columns of an item, at least: all items of some positions make the adapter's codes.
 constexpr Index kItemBlocks = 8;
+// Fewer products of a sum would not pay for turning a strip into rows of positions.
+constexpr Index kStripSteps = 256;
 // Products of vectors that take as long as copying a row's vector.
 constexpr Index kCopyWork = 12;
 // And as copying a vector of outputs from where positions run on over rows.
@@ -134,7 +136,7 @@ ConvShape ShapeOf(const ConvAttributes& conv, const Tensor& x, Dims* y_dims) {
 
 ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
                    const kernels::KernelTable& kernels, Index other_columns, bool align,
-                   bool panels)
+                   bool panels, bool strips)
     : conv_(conv),
       shape_(shape),
       columns_(conv.GroupColumns()),
@@ -152,6 +154,7 @@ ConvPlan::ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool spli
   }
   max_band_ = shape_.out[static_cast<std::size_t>(band_axis_)];
   FindPhases();
+  if (strips) ChooseStrips(kernels);
   ChooseWeave(align);
   ChooseImages();
   ChooseParts(split_columns, other_columns);
@@ -184,6 +187,18 @@ Index ConvPlan::RunOnPositions(const Axes& out) const {
   return RoundUp(((out[0] - 1) * extent_[1] + out[1] - 1) * extent_[2] + out[2], lanes_);
 }
 
+// Strips pay where the vectors of rows of positions are out of line with the cache, or there are
+// few of them; not where an input is read too rarely for a copy of all of it.
+void ConvPlan::ChooseStrips(const kernels::KernelTable& kernels) {
+  const bool in_line = conv_.strides[2] == 1 && shape_.out[2] % lanes_ == 0;
+  bool reads_all = true;
+  for (std::size_t axis = 0; axis < kAxes; ++axis) {
+    reads_all = reads_all && conv_.kernel[axis] >= conv_.strides[axis];
+  }
+  is_strips_ = kernels.strips.columns > 0 && columns_ % kernels.strips.columns == 0 &&
+               !is_panels_ && !in_line && reads_all && num_offsets() >= kStripSteps;
+}
+
 // Weaving pays where the positions that it saves cost more than the copies that it makes.
 void ConvPlan::ChooseWeave(bool align) {
   if (is_panels_) return;
@@ -199,7 +214,7 @@ void ConvPlan::ChooseWeave(bool align) {
   const Index copied = copies * extent_[0] * extent_[1] * CeilDiv(out[2], lanes_);
   const bool aligns = align && out[2] % lanes_ == 0 && conv_.kernel[2] > 1 && conv_.strides[2] == 1;
   const Index won = (saved * conv_.Window() + dropped) / lanes_ * columns_;
-  if (!aligns && won <= kCopyWork * copied) return;
+  if (!is_strips_ && !aligns && won <= kCopyWork * copied) return;
   is_woven_ = true;
   phases_[2].clear();
   for (Index k = 0; k < conv_.kernel[2]; ++k) phases_[2].push_back(k * conv_.dilations[2]);

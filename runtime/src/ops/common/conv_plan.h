@@ -82,10 +82,10 @@ class ConvPlan {
  public:
   // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
   // cost as much as what else the tasks do. `align`: most time goes into reading vectors. `panels`:
-  // a pointwise convolution may be one of panels.
+  // a pointwise convolution may be one of panels. `strips`: sums may be taken in strips.
   ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
            const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false,
-           bool panels = false);
+           bool panels = false, bool strips = false);
   // The plan of the same tasks with `depth` channels in a group.
   ConvPlan WithDepth(Index depth) const;
 
@@ -124,6 +124,9 @@ class ConvPlan {
   // (and images) and what lies between is dropped. The h and w of a woven plan are one row.
   bool by_rows() const { return by_rows_; }
   bool is_woven() const { return is_woven_; }
+  // True where sums are best taken in strips (StripPlan). What follows them, and the branch, goes
+  // by this plan, which is woven then.
+  bool is_strips() const { return is_strips_; }
   // Positions are one row, and their inputs lie in panels [depth, panel_row] of a block of vectors.
   bool is_panels() const { return is_panels_; }
   Index panel_row() const { return block_vecs_ * lanes_; }
@@ -134,6 +137,7 @@ class ConvPlan {
 
  private:
   void FindPhases();
+  void ChooseStrips(const kernels::KernelTable& kernels);
   void ChooseWeave(bool align);
   Index NumPhases() const;
   Index RowPositions(const Axes& out) const;    // that vectors of one row each take
@@ -166,6 +170,7 @@ class ConvPlan {
   bool by_rows_ = false;
   bool is_woven_ = false;
   bool is_panels_ = false;
+  bool is_strips_ = false;
   Index scratch_floats_ = 0;
   std::vector<std::int32_t> offsets_;
   std::vector<std::int32_t> direct_offsets_;
