@@ -327,6 +327,9 @@ class ConvEngine {
   // Of the phases of the last axis: which one each is made from.
   static constexpr std::size_t kMaxSources = 32;
   using Sources = std::array<std::size_t, kMaxSources>;
+  void CopyInTurn(const ConvItem& item, Index g, Range channels,
+                  const kernels::Quantizer* quantizer, const Sources& sources,
+                  float* memory) const noexcept;
   void CopyPhases(const ConvItem& item, Index g, Range channels,
                   const kernels::Quantizer* quantizer, const Sources& sources,
                   float* memory) const noexcept;

@@ -25,8 +25,13 @@ constexpr Index kChannelsAhead = 2;
 
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
                            const kernels::Quantizer* quantizer, float* memory) const noexcept {
-  const Sources sources = FindSources(item);
-  // All phases of a few channels, which are in the L1 cache then.
+  CopyInTurn(item, g, channels, quantizer, FindSources(item), memory);
+}
+
+// A few channels after the other: all their phases are in the L1 cache then.
+void ConvEngine::CopyInTurn(const ConvItem& item, Index g, Range channels,
+                            const kernels::Quantizer* quantizer, const Sources& sources,
+                            float* memory) const noexcept {
   for (Index c = channels.begin; c < channels.end; c += kCopiedTogether) {
     const Range few{c, std::min(c + kCopiedTogether, channels.end)};
     CopyPhases(item, g, few, quantizer, sources, memory);
@@ -293,12 +298,13 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
   }
   // Codes are made of the copy, while it is in the cache.
   const Index words = branch->plan_.conv().depth;
+  const Sources sources = FindSources(place.item);
   const Index step =
       std::max<Index>(1, kPackFloats / (kWordCodes * plan_.scratch_floats() / depth));
   for (Index word = 0; word < words; word += step) {
     const Range part{word, std::min(word + step, words)};
     const Range channels{part.begin * kWordCodes, std::min(part.end * kWordCodes, depth)};
-    CopyInput(place.item, place.group, channels, quantizer_, place.input);
+    CopyInTurn(place.item, place.group, channels, quantizer_, sources, place.input);
     branch->PackInput(place, part, depth);
   }
 }
