@@ -111,63 +111,84 @@ void RankBlock(const RankBlockArgs& args) {
 // Rows whose values are asked for are so many ahead.
 constexpr ptrdiff_t kRowsAhead = 3;
 
+// Codes of up to four values, whose channels start at from[0] .. from[3], as a vector of words; a
+// null channel is 0. kAll: none is null and the vectors are full.
+template <class S, int kStride, bool kDivides, bool kAll>
+RIMC_INLINE typename S::Words PackVec(const float* const* from, ptrdiff_t stride, int lanes,
+                                      const Divisor& divisor, unsigned* nans) {
+  using Vec = typename S::Vec;
+  using Words = typename S::Words;
+  const auto load = [&](const float* values) {
+    if (!kAll && values == nullptr) return S::Set1(0.0f);
+    if constexpr (kStride == 1) {
+      return kAll ? S::Load(values) : LoadLanes<S>(values, lanes);
+    } else if constexpr (kStride == 2) {
+      return S::LoadEven(values, lanes);
+    } else {
+      float picked[S::kLanes];
+      for (int lane = 0; lane < lanes; ++lane) picked[lane] = values[lane * stride];
+      return S::LoadN(picked, lanes);
+    }
+  };
+  const auto code = [&](Vec x) { return kDivides ? S::ToWords(x) : CodesOf<S, false>(x, divisor); };
+  Vec x[4];
+  Words words[4];
+  RIMC_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    x[j] = load(from[j]);
+    if (kDivides) x[j] = S::Div(x[j], S::Set1(divisor.step));
+    words[j] = code(x[j]);
+  }
+  bool is_beyond = false;
+  const Words bytes = S::Saturate(words, &is_beyond);
+  if (!is_beyond) return S::BytesInOrder(bytes);
+  // A NaN, or a value far beyond the codes.
+  const Vec most = S::Set1(kDivides ? 127.0f : LargestValue(divisor));
+  for (int j = 0; j < 4; ++j) {
+    *nans |= S::Nans(x[j]);
+    words[j] = code(S::CutAbove(x[j], most));
+  }
+  return S::BytesInOrder(S::Saturate(words, &is_beyond));
+}
+
 // `rows` rows of `width` values; false where one is a NaN.
 template <class S, int kStride, bool kDivides>
 bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
-  using Vec = typename S::Vec;
-  using Words = typename S::Words;
   const Divisor divisor = args.divisor;
-  const Vec step = S::Set1(divisor.step);
-  const auto load = [&](const float* from, int lanes) {
-    Vec x;
-    if constexpr (kStride == 1) {
-      x = lanes == S::kLanes ? S::Load(from) : S::LoadN(from, lanes);
-    } else if constexpr (kStride == 2) {
-      x = S::LoadEven(from, lanes);
-    } else {
-      float picked[S::kLanes];
-      for (int lane = 0; lane < lanes; ++lane) picked[lane] = from[lane * args.stride];
-      x = S::LoadN(picked, lanes);
-    }
-    return kDivides ? S::Div(x, step) : x;
-  };
-  const auto code = [&](Vec x) { return kDivides ? S::ToWords(x) : CodesOf<S, false>(x, divisor); };
   const float* from[4];
   RIMC_UNROLL
   for (int j = 0; j < 4; ++j) from[j] = args.from[j];
   const bool is_full = from[1] != nullptr && from[2] != nullptr && from[3] != nullptr;
+  uint32_t* to = args.to;
   unsigned nans = 0;
-  for (ptrdiff_t r = 0; r < rows; ++r) {
-    for (ptrdiff_t i = 0; i < width; i += S::kLanes) {
-      const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
-      const ptrdiff_t at = r * args.from_row + i * args.stride;
-      if (kStride == 1 && r + kRowsAhead < rows) {
-        RIMC_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          if (is_full || from[j] != nullptr) RIMC_PREFETCH(from[j] + at + kRowsAhead * args.from_row);
-        }
-      }
-      Vec x[4];
-      RIMC_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        x[j] = is_full || from[j] != nullptr ? load(from[j] + at, lanes) : S::Set1(0.0f);
-      }
-      Words words[4];
-      RIMC_UNROLL
-      for (int j = 0; j < 4; ++j) words[j] = code(x[j]);
-      bool is_beyond = false;
-      Words bytes = S::Saturate(words, &is_beyond);
-      if (is_beyond) {
-        // A NaN, or a value far beyond the codes.
-        const Vec most = S::Set1(kDivides ? 127.0f : LargestValue(divisor));
-        for (int j = 0; j < 4; ++j) {
-          nans |= S::Nans(x[j]);
-          words[j] = code(S::CutAbove(x[j], most));
-        }
-        bytes = S::Saturate(words, &is_beyond);
-      }
-      S::StoreWords(args.to + r * args.to_row + i, lanes, S::BytesInOrder(bytes));
+  const auto move = [&](const float** values, ptrdiff_t count) {
+    RIMC_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      if (values[j] != nullptr) values[j] += count;
     }
+  };
+  for (ptrdiff_t r = 0; r < rows; ++r) {
+    const float* at[4] = {from[0], from[1], from[2], from[3]};
+    const ptrdiff_t ahead = kStride == 1 && r + kRowsAhead < rows ? kRowsAhead * args.from_row : 0;
+    ptrdiff_t i = 0;
+    if (kStride == 1 && is_full) {
+      for (; i + S::kLanes <= width; i += S::kLanes) {
+        RIMC_UNROLL
+        for (int j = 0; j < 4; ++j) RIMC_PREFETCH(at[j] + i + ahead);
+        const float* const values[4] = {at[0] + i, at[1] + i, at[2] + i, at[3] + i};
+        S::StoreWords(to + i, S::kLanes,
+                      PackVec<S, kStride, kDivides, true>(values, 1, S::kLanes, divisor, &nans));
+      }
+      move(at, i);
+    }
+    for (; i < width; i += S::kLanes) {
+      const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
+      S::StoreWords(to + i, lanes,
+                    PackVec<S, kStride, kDivides, false>(at, args.stride, lanes, divisor, &nans));
+      move(at, S::kLanes * args.stride);
+    }
+    move(from, args.from_row);
+    to += args.to_row;
   }
   return nans == 0;
 }
