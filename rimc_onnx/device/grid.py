@@ -26,7 +26,8 @@ Float32Array = npt.NDArray[np.float32]
 def on_grid(w: Float32Array, w_max: Float32Array, column_axis: int) -> Float32Array:
     """Cells rounded to multiples of 2^-13 of the power of two above ``w_max`` ([1] or [columns]).
 
-    Ties go to even. A column whose step would be no normal float32 is left as it is.
+    Ties go to even. A column whose step would be no normal float32 is left as it is, and so is a
+    cell of more steps than float32 can count.
     """
     exponent = np.frexp(w_max.astype(np.float32))[1]
     step = np.ldexp(np.float32(1.0), exponent - _CELL_BITS).astype(np.float32)
@@ -35,4 +36,7 @@ def on_grid(w: Float32Array, w_max: Float32Array, column_axis: int) -> Float32Ar
     shape[column_axis] = -1
     step, is_normal = step.reshape(shape), is_normal.reshape(shape)
     safe = np.where(is_normal, step, np.float32(1.0))
-    return np.where(is_normal, np.rint(w / safe) * safe, w).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        numbers = np.rint(w / safe)
+    is_rounded = is_normal & np.isfinite(numbers)
+    return np.where(is_rounded, numbers * safe, w).astype(np.float32, copy=False)

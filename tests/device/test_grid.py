@@ -44,3 +44,10 @@ def test_columns_without_a_step_are_left_alone(w_max: float) -> None:
     assert np.isfinite(found).all()
     assert np.abs(found - w).max() <= 2.0**-13
     assert np.array_equal(on_grid(found, limit, 0), found)
+
+
+def test_cell_far_beyond_the_grid_is_left_alone() -> None:
+    # More steps than float32 counts: an overflow that warns, or an infinite cell.
+    w = np.array([[0.3, 1e38, -3e38]], np.float32)
+    found = on_grid(w, np.array([1.0], np.float32), 0)
+    assert np.array_equal(found[0, 1:], w[0, 1:])

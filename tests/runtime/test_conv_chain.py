@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import chain_cases
 import numpy as np
+import pytest
 from onnx import helper
 from provider_models import needs_providers
 
@@ -110,3 +111,16 @@ def test_ordinary_convolution_with_residual_is_one_node() -> None:
     fused = provider_session(case.model(), provider_options=options)
     apart = provider_session(replace(case, outputs=("y", "h")).model(), provider_options=options)
     assert fused.run(None, feeds)[0].tobytes() == apart.run(None, feeds)[0].tobytes()
+
+
+@pytest.mark.parametrize("bounds", [["", "high"], ["low"]])
+def test_clip_without_a_bound_takes_the_largest_finite_number(bounds: list[str]) -> None:
+    # Catches an infinite sum that a Clip with one bound lets pass: ONNX's default is finite.
+    case = _with_tail("Add", "Clip")
+    clip = case.nodes[-1]
+    nodes = [*case.nodes[:-1], helper.make_node("Clip", [clip.input[0], *bounds], ["y"], "clip")]
+    feeds = {name: np.copysign(np.float32(3e38), x) for name, x in case.feeds.items()}
+    one_bound = replace(case, nodes=nodes, feeds=feeds, about=str(bounds))
+    (y,) = provider_session(one_bound.model()).run(None, feeds)
+    assert np.nanmax(np.abs(y)) == np.finfo(np.float32).max
+    assert not one_bound.differences()

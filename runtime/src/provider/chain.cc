@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ops/common/dora.h"
 #include "provider/mapping.h"
@@ -145,8 +146,10 @@ bool TakeActivation(const abi::Api* api, const Reader& reader, Tail* tail) {
   }
   // Before opset 11 the bounds of a Clip were attributes.
   if (!IsOp(api, reader.node, "", "Clip") || InputsOf(api, reader.node).size() < 2) return false;
-  const auto low = Bound(api, reader.node, 1, tail->low);
-  const auto high = Bound(api, reader.node, 2, tail->high);
+  // Without a bound a Clip takes the largest finite number.
+  constexpr float kMost = std::numeric_limits<float>::max();
+  const auto low = Bound(api, reader.node, 1, -kMost);
+  const auto high = Bound(api, reader.node, 2, kMost);
   if (!low || !high || !(*low <= *high)) return false;
   tail->low = *low;
   tail->high = *high;
