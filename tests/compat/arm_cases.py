@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "stuck_max_frac": 0.01,
         "level_bits": 5,
         "num_slices": 2,
+        "device_reads": False,  # the preset's read noise is of whole weights
     },
     "read": {"preset": "milo2021", "periphery": '{"*": {"dac_range": 2, "read_noise": 0.01}}'},
 }
@@ -81,6 +82,8 @@ def write(folder: Path) -> None:
         for op, maker in cases.MAKERS.items():
             case = maker(np.random.default_rng(seed))
             add(f"{op}-{seed}", "custom", case.model(), case.feeds)
+        case = cases.strip_conv_case(np.random.default_rng(seed))
+        add(f"strips-{seed}", "custom", case.model(), case.feeds)
         for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
             rng = np.random.default_rng(100 + seed)
             names = [name for name in cases.EXTRAS if rng.integers(2)]

@@ -18,9 +18,9 @@ using ElementCount = abi::Slot<64, abi::Status*, const abi::Shape*, std::size_t*
 
 constexpr const char* kKeys[] = {"preset", "scaling", "seed"};
 constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"};
-constexpr const char* kAgedKeys[] = {"preset",         "time_s",     "stuck_min_frac",
-                                     "stuck_max_frac", "level_bits", "num_slices"};
-constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2"};
+constexpr const char* kAgedKeys[] = {"preset",     "time_s",     "stuck_min_frac", "stuck_max_frac",
+                                     "level_bits", "num_slices", "device_reads"};
+constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2", "0"};
 constexpr const char* kReadKeys[] = {"preset", "periphery"};
 constexpr const char* kReadValues[] = {"milo2021",
                                        "{\"*\": {\"dac_range\": 2, \"read_noise\": 0.01}}"};
