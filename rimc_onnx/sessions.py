@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rimc_onnx import runtime
 from rimc_onnx.errors import ModelError
@@ -36,9 +36,15 @@ def open_session(
         ) from error
 
 
-def native_session(content: bytes) -> Any:
-    """A piece of a model on the simulator: RRAM nodes run on the crossbar library."""
-    return open_session(content, native=True, options=_PIECE_OPTIONS)
+class _Simulator:
+    has_kernels = True
+
+    def __call__(self, content: bytes) -> Any:
+        return open_session(content, native=True, options=_PIECE_OPTIONS)
+
+
+native_session: Final = _Simulator()
+"""A piece of a model on the simulator: RRAM nodes run on the crossbar library."""
 
 
 def digital_session(content: bytes) -> Any:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a model in pieces, so that values between its nodes can be read and changed.
 
-A piece ends where a watched value is made. Every piece runs once for every chunk of samples; a
-value is freed after the last piece that reads it. Nothing is known of how a session computes its
-nodes: a session factory decides that (the simulator, stock ONNX Runtime, a vendor's provider).
+A piece ends where a watched value is made, or, where nothing is changed, at the last of a few whose
+values fit in memory together. Every piece runs once for every chunk of samples; a value is freed
+after the last stage that reads it. Nothing is known of how a session computes its nodes: a session
+factory decides that (the simulator, stock ONNX Runtime, a vendor's provider).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ import onnx
 from onnx import helper
 from onnxscript import ir
 
-__all__ = ["Chunks", "KeptRun", "Session", "SessionFactory", "StagedRun", "node_session"]
+from rimc_onnx.opset import DOMAIN
+
+__all__ = ["Chunks", "KeptRun", "Session", "SessionFactory", "StagedRun", "nodes_session"]
 
 Array = npt.NDArray[Any]
 Chunks = list[Array]
@@ -33,16 +36,25 @@ class Session(Protocol):
 
 
 SessionFactory = Callable[[bytes], Session]
+"""Makes a session of a model's bytes. One that says ``has_kernels`` (an attribute that is true) has
+them for every ``ai.rimc`` node and gets no functions of that domain, which take time to read."""
 
 
-def node_session(
-    model: ir.Model, node: ir.Node, inputs: Sequence[str], factory: SessionFactory
+def nodes_session(
+    model: ir.Model, nodes: Mapping[str, Sequence[ir.Node]], factory: SessionFactory
 ) -> Session:
-    """A session of one node, fed through ``inputs`` (its other inputs are initializers)."""
-    value = next(i for i in node.inputs if i is not None and i.name == inputs[0])
-    dtype = value.dtype or ir.DataType.FLOAT
-    fed = [helper.make_tensor_value_info(name, int(dtype), None) for name in inputs]
-    return factory(_piece(model, [node], fed, [o.name or "" for o in node.outputs]))
+    """A session of nodes beside each other, by the input through which they are fed.
+
+    Their other inputs are initializers; none reads what another writes.
+    """
+    fed = []
+    for name, readers in nodes.items():
+        value = next(i for i in readers[0].inputs if i is not None and i.name == name)
+        dtype = value.dtype or ir.DataType.FLOAT
+        fed.append(helper.make_tensor_value_info(name, int(dtype), None))
+    inside = [node for readers in nodes.values() for node in readers]
+    given = [output.name or "" for node in inside for output in node.outputs]
+    return _session(model, inside, fed, given, factory)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,9 @@ class StagedRun:
 
     Iterating gives ``(name, chunks)`` for every watched value in the order they are made.
     ``self.values`` holds every live value, the last read of a watched value's stage included, until
-    the iteration moves on; assigning to it changes what later pieces read.
+    the iteration moves on; assigning to it changes what later pieces read. With ``together_bytes``
+    a piece spans so many stages that what it gives is likely to take no more than that (one stage
+    at least): their sizes are those of the piece before.
     """
 
     def __init__(
@@ -70,6 +84,7 @@ class StagedRun:
         factory: SessionFactory,
         *,
         keep: Sequence[str] = (),
+        together_bytes: int = 0,
     ) -> None:
         """``keep`` names values that have to be alive when the stage that reads them ends."""
         self._model = model
@@ -79,23 +94,32 @@ class StagedRun:
             name: [feed[name] for feed in feeds] for name in (feeds[0] if feeds else {})
         }
         self._num_chunks = len(feeds)
+        self._together_bytes = together_bytes
         self._stages = _stages(model, self._watched, set(keep))
 
     def __iter__(self) -> Iterator[tuple[str, Chunks]]:
-        """Run stage by stage."""
-        for name, stage in zip(self._watched_in_order(), self._stages, strict=True):
-            self._run(stage)
-            yield name, self.values[name]
-            for freed in stage.freed:
-                self.values.pop(freed, None)
+        """Run piece by piece."""
+        names = self._watched_in_order()
+        first, count = 0, 1
+        while first < len(self._stages):
+            piece = self._stages[first : first + count]
+            given_bytes = self._run(_joined(piece))
+            for name, stage in zip(names[first : first + count], piece, strict=True):
+                yield name, self.values[name]
+                for freed in stage.freed:
+                    self.values.pop(freed, None)
+            first += len(piece)
+            fitting = self._together_bytes * len(piece) // max(given_bytes, 1)
+            count = max(1, min(fitting, 2 * count))
 
     def _watched_in_order(self) -> list[str]:
         made = [o.name for s in self._stages for n in s.nodes for o in n.outputs]
         return sorted(self._watched, key=made.index)
 
-    def _run(self, stage: _Stage) -> None:
+    def _run(self, stage: _Stage) -> int:
+        """Bytes of what it gave."""
         if not stage.nodes:
-            return
+            return 0
         session = _stage_session(self._model, stage, self.values, self._factory)
         for name in stage.outputs:
             self.values[name] = []
@@ -103,6 +127,7 @@ class StagedRun:
             feed = {name: self.values[name][chunk] for name in stage.inputs}
             for name, array in zip(stage.outputs, session.run(stage.outputs, feed), strict=True):
                 self.values[name].append(array)
+        return sum(a.nbytes for name in stage.outputs for a in self.values[name])
 
 
 class KeptRun:
@@ -153,6 +178,17 @@ def _run_once(stage: _Stage, session: Session, values: dict[str, Array]) -> dict
     return dict(zip(stage.outputs, found, strict=True))
 
 
+def _joined(stages: Sequence[_Stage]) -> _Stage:
+    """The stages as one, all that each gives included."""
+    outputs = {name for stage in stages for name in stage.outputs}
+    return _Stage(
+        nodes=[node for stage in stages for node in stage.nodes],
+        inputs=sorted({name for stage in stages for name in stage.inputs} - outputs),
+        outputs=sorted(outputs),
+        freed=stages[-1].freed,
+    )
+
+
 def _stage_session(
     model: ir.Model, stage: _Stage, values: dict[str, Chunks], factory: SessionFactory
 ) -> Session:
@@ -162,7 +198,7 @@ def _stage_session(
         )
         for name in stage.inputs
     ]
-    return factory(_piece(model, stage.nodes, fed, stage.outputs))
+    return _session(model, stage.nodes, fed, stage.outputs, factory)
 
 
 def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:
@@ -216,12 +252,13 @@ def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_St
     return stages
 
 
-def _piece(
+def _session(
     model: ir.Model,
     nodes: Sequence[ir.Node],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[str],
-) -> bytes:
+    factory: SessionFactory,
+) -> Session:
     fed = {i.name for i in inputs}
     names = dict.fromkeys(n for n in _read_names(nodes) if n not in fed)
     initializers = []
@@ -239,9 +276,9 @@ def _piece(
         ir_version=model.ir_version,
         opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
     )
-    proto.functions.extend(_functions(model, nodes))
-    content: bytes = proto.SerializeToString()
-    return content
+    needless = {DOMAIN} if getattr(factory, "has_kernels", False) else set()
+    proto.functions.extend(_functions(model, nodes, needless))
+    return factory(proto.SerializeToString())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -255,14 +292,19 @@ _written: weakref.WeakKeyDictionary[ir.Function, _Written] = weakref.WeakKeyDict
 is run in pieces."""
 
 
-def _functions(model: ir.Model, nodes: Sequence[ir.Node]) -> Iterator[onnx.FunctionProto]:
-    """The model's functions that the nodes call, and those called by these."""
+def _functions(
+    model: ir.Model, nodes: Sequence[ir.Node], needless: Collection[str]
+) -> Iterator[onnx.FunctionProto]:
+    """The model's functions that the nodes call, and those called by these.
+
+    Those of ``needless`` domains are left out, and what only they call.
+    """
     called: set[ir.OperatorIdentifier] = set()
     waiting = {node.op_identifier() for node in _with_bodies(nodes)}
     while waiting:
-        called |= waiting
-        inside = [_function(model.functions[k]).calls for k in waiting if k in model.functions]
-        waiting = set().union(*inside) - called
+        found = {k for k in waiting if k in model.functions and k[0] not in needless}
+        called |= found
+        waiting = set().union(*(_function(model.functions[k]).calls for k in found)) - called
     return (_function(f).proto for key, f in model.functions.items() if key in called)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, node_session
+from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, nodes_session
 from rimc_onnx.calibration.workers import beside_each_other
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
@@ -37,6 +37,9 @@ Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Feeds = Sequence[Mapping[str, Array]]
+
+_TOGETHER_BYTES = 32 << 20
+"""Values of small nodes are held for several at once: a session takes longer than their run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +115,7 @@ def teacher_run(
         list(by_output),
         factory,
         keep=[unit.x.name or "" for unit in units],
+        together_bytes=_TOGETHER_BYTES,
     )
     for name, y_chunks in run:
         unit = by_output[name]
@@ -179,12 +183,39 @@ def teacher_features(
 ) -> Iterator[tuple[Pair, Features]]:
     """The device's answers to the teacher's inputs, node by node in graph order."""
     by_name = {pair.unit.name: pair for pair in pairs}
-    units = [pair.unit for pair in pairs]
-    for unit, x, y in teacher_run(teacher, units, feeds, sessions.digital):
-        pair = by_name[unit.name]
+    asked: list[tuple[Pair, Chunks, Chunks]] = []
+    held_bytes = 0
+    for unit, x, y in teacher_run(teacher, [p.unit for p in pairs], feeds, sessions.digital):
+        node_bytes = sum(chunk.nbytes for chunk in (*x, *y))
+        if held_bytes + node_bytes > _TOGETHER_BYTES:
+            yield from _answers(student, asked, sessions.device)
+            asked, held_bytes = [], 0
+        asked.append((by_name[unit.name], x, y))
+        held_bytes += node_bytes
+    yield from _answers(student, asked, sessions.device)
+
+
+def _answers(
+    student: ir.Model, asked: Sequence[tuple[Pair, Chunks, Chunks]], factory: SessionFactory
+) -> Iterator[tuple[Pair, Features]]:
+    """What the device answers each node's inputs, beside the teacher's outputs."""
+    if not asked:
+        return
+    nodes: dict[str, list[ir.Node]] = {}
+    inputs = {}
+    for pair, x, _ in asked:
         name = pair.branch.x.name or ""
-        session = node_session(student, pair.branch.rram, [name], sessions.device)
-        yield pair, Features(x=x, y=y, h=[session.run(None, {name: c})[0] for c in x])
+        nodes.setdefault(name, []).append(pair.branch.rram)
+        inputs[name] = x
+    session = nodes_session(student, nodes, factory)
+    wanted = [pair.branch.h.name or "" for pair, _, _ in asked]
+    answers: list[Chunks] = [[] for _ in asked]
+    for chunk in range(len(asked[0][1])):
+        found = session.run(wanted, {name: x[chunk] for name, x in inputs.items()})
+        for answer, h in zip(answers, found, strict=True):
+            answer.append(h)
+    for (pair, x, y), h in zip(asked, answers, strict=True):
+        yield pair, Features(x=x, y=y, h=h)
 
 
 def lockstep(

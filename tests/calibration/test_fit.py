@@ -191,8 +191,8 @@ def test_device_is_asked_only_for_outputs(digits_job: Path) -> None:
         return runtime.make_session(content, native=False)
 
     calibrate(digits_job / "model.rimc.onnx", digits_job / "new.onnx", device=device)
-    alone = [ops for ops in seen if len(ops) == 1 and ops[0].startswith("Rram")]
-    assert len(alone) == 11
+    asked = [ops for ops in seen if all(op.startswith("Rram") for op in ops)]
+    assert [len(ops) for ops in asked] == [11]  # small nodes are asked together
     assert abs(top1(digits_job / "new.onnx") - 0.982) < 0.02
 
 

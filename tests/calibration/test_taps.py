@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from onnxscript import ir
 
-from rimc_onnx.calibration.taps import KeptRun, StagedRun, node_session
+from rimc_onnx.calibration.taps import KeptRun, StagedRun, nodes_session
 
 Array = np.ndarray[Any, Any]
 
@@ -126,6 +126,26 @@ def test_every_node_runs_once_and_none_after_the_last_watched_value() -> None:
     assert len(factory.pieces) == 2
 
 
+@pytest.mark.parametrize(
+    ("together_bytes", "pieces"),
+    [(1 << 20, ["a", "bd", "efy"]), (200, ["a", "bd", "ef", "y"])],
+)
+def test_small_values_are_made_by_one_piece(together_bytes: int, pieces: list[str]) -> None:
+    # A session for every one of a hundred small nodes; or a piece of many large ones. What a stage
+    # gives is 96 bytes here: six rows of four numbers, and 200 bytes hold no three of them.
+    model, factory, feeds = build(DIAMOND), Factory(), xs()
+    watched = ["a", "b", "d", "e", "f", "y"]
+    run = StagedRun(ir.from_proto(model), feeds, watched, factory, together_bytes=together_bytes)
+    alone = StagedRun(ir.from_proto(model), feeds, watched, Factory())
+    for (name, chunks), (expected, _) in zip(run, alone, strict=True):
+        assert name == expected
+        assert set(run.values) >= set(alone.values)
+        for feed, chunk in zip(feeds, chunks, strict=True):
+            assert np.array_equal(chunk, every_value(model, feed, [name])[0])
+    assert set(run.values) == set()
+    assert ["".join(n.output[0] for n in p.graph.node) for p in factory.pieces] == pieces
+
+
 FUNCTIONS = """
 <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
 g (float[N, 4] x) => (float[N, 4] y)
@@ -158,6 +178,34 @@ def test_a_piece_carries_the_functions_it_calls_and_no_other() -> None:
     assert np.array_equal(found["y"], 4 * x * x)
     carried = [{f.name for f in piece.functions} for piece in factory.pieces]
     assert carried == [{"Twice", "Sum2"}, set(), {"Square"}]
+
+
+def test_factory_with_kernels_gets_no_functions_of_rimc() -> None:
+    # Bodies that are read again with every piece and never run; or, with them, functions of other
+    # domains that the model needs.
+    text = FUNCTIONS.replace('"own" : 1', '"own" : 1, "ai.rimc" : 1').replace(
+        "own.Square(c)", "ai.rimc.Square(c)"
+    )
+    text = text.replace(
+        '<domain: "own", opset_import: ["" : 17]>\nSquare',
+        '<domain: "ai.rimc", opset_import: ["" : 17]>\nSquare',
+    )
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    carried = []
+
+    class Sessions:
+        has_kernels = True
+
+        def __call__(self, content: bytes) -> Any:
+            carried.append({f.name for f in onnx.ModelProto.FromString(content).functions})
+            return self
+
+        def run(self, output_names: Sequence[str], _feeds: dict[str, Array]) -> list[Array]:
+            return [np.zeros((1, 4), np.float32) for _ in output_names]
+
+    for _ in StagedRun(model, [{"x": np.zeros((1, 4), np.float32)}], ["a", "y"], Sessions()):
+        pass
+    assert carried == [{"Twice", "Sum2"}, set()]
 
 
 def test_values_are_freed_after_the_last_piece_that_reads_them() -> None:
@@ -257,17 +305,21 @@ def test_types_of_values_between_pieces_are_kept() -> None:
     assert kinds["y"] == np.float16
 
 
-def test_session_of_one_node_runs_that_node(matmul_model: Callable[..., onnx.ModelProto]) -> None:
-    # The black box of calibration: one crossbar, fed with the teacher's input.
-    weight = np.arange(6, dtype=np.float32).reshape(3, 2)
-    model = ir.from_proto(matmul_model(np.eye(3, dtype=np.float32), weight))
-    node = next(n for n in model.graph if n.name == "fc2")
+def test_session_of_nodes_runs_them_beside_each_other(
+    matmul_model: Callable[..., onnx.ModelProto],
+) -> None:
+    # The black box of calibration: crossbars fed with the teacher's inputs, not one by the other.
+    first, weight = np.eye(3, dtype=np.float32), np.arange(6, dtype=np.float32).reshape(3, 2)
+    model = ir.from_proto(matmul_model(first, weight))
+    nodes = {n.name: n for n in model.graph}
     factory = Factory()
-    session = node_session(model, node, ["a1"], factory)
-    x = np.ones((5, 3), np.float32)
-    (y,) = session.run(None, {"a1": x})
-    assert np.array_equal(y, x @ weight)
-    assert factory.nodes == ["y"]
+    inputs = {nodes[name].inputs[0].name or "": [nodes[name]] for name in ("fc1", "fc2")}
+    session = nodes_session(model, inputs, factory)
+    x = np.arange(15, dtype=np.float32).reshape(5, 3)
+    h, y = session.run(None, dict(zip(inputs, [x, x + 1], strict=True)))
+    assert np.array_equal(h, x @ first)
+    assert np.array_equal(y, (x + 1) @ weight)
+    assert [n.name for p in factory.pieces for n in p.graph.node] == ["fc1", "fc2"]
 
 
 def test_kept_run_repeats_its_end_only() -> None:
