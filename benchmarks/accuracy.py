@@ -11,6 +11,7 @@ statistics file of 256 training images along; it needs ``--samples 0`` or more.
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def _convert(teacher: Path, target: Path, seed: int, arguments: argparse.Namespa
 def _row(
     teacher: Path, converted: str, solver: str, arguments: argparse.Namespace, known: Path | None
 ) -> tuple[float, float, float, float, float, bool]:
+    # What earlier rows left must not be collected in this one's time: torch makes that long.
+    gc.collect()
     report = rimc_onnx.calibrate(
         converted,
         data=_DATA,
