@@ -135,6 +135,35 @@ void CopyPlainRows(const CopyArgs& args) {
   }
 }
 
+// Rows that a vector holds together with what is cleared after them, of planes that are cleared:
+// what is cleared too much, the next row puts right.
+template <class S>
+void CopyShortRows(const CopyArgs& args) {
+  using Vec = typename S::Vec;
+  const int width = static_cast<int>(args.width);
+  for (ptrdiff_t p = 0; p < args.planes; ++p) {
+    const float* from = args.from + p * args.from_plane;
+    float* to = args.to + p * args.to_plane;
+    float* const end = to + args.size;
+    Clear<S>(to, args.before);
+    to += args.before;
+    ptrdiff_t r = 0;
+    for (; r + 1 < args.rows && end - to >= S::kLanes; ++r) {
+      const Vec v = S::LoadN(from, width);
+      S::Store(to, v);
+      from += args.from_row;
+      to += args.to_row;
+    }
+    for (; r < args.rows; ++r) {
+      S::StoreN(to, width, S::LoadN(from, width));
+      const bool is_last = r + 1 == args.rows;
+      Clear<S>(to + width, (is_last ? end : to + args.to_row) - (to + width));
+      from += args.from_row;
+      to += args.to_row;
+    }
+  }
+}
+
 template <class S, Drive kDrive, int kStride>
 void CopyRowsOf(const CopyArgs& args) {
   using Vec = typename S::Vec;
@@ -205,6 +234,10 @@ void CopyRows(const CopyArgs& args) {
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kNone:
       if (args.stride == 1 && args.size == 0 && args.planes <= 1) return CopyPlainRows<S>(args);
+      if (args.stride == 1 && args.size > 0 && args.planes > 0 && args.rows > 0 &&
+          args.width > 0 && args.width < args.to_row && args.to_row <= S::kLanes) {
+        return CopyShortRows<S>(args);
+      }
       return CopyRowsStride<S, Drive::kNone>(args);
     case Drive::kConvert:
       return CopyRowsStride<S, Drive::kConvert>(args);

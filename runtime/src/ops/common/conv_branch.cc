@@ -10,7 +10,8 @@
 namespace rimc {
 
 // Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
-void ConvEngine::PackInput(const Place& place, Range words, Index depth) const noexcept {
+void ConvEngine::PackInput(const Place& place, Range words, Index depth,
+                           const Sources& sources) const noexcept {
   const Index channel = plan_.images_per_item() * plan_.plane();
   const Index word_phase = plan_.conv().depth * channel;
   const auto pack = [&](Index phase, Range part, Index channels) {
@@ -29,31 +30,23 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth) const n
       has_nan_.store(true, std::memory_order_relaxed);
     }
   };
-  const auto& phases = plan_.phases(2);
-  const auto row_phases = static_cast<Index>(phases.size());
-  const Sources sources = FindSources(place.item);
-  const auto source_of = [&](Index i) {
-    const auto at = static_cast<std::size_t>(i);
-    return at < sources.size() ? static_cast<Index>(sources[at]) : i;
-  };
+  const auto num_phases = plan_.phases(2).size();
   const Index full = std::min(words.end, depth / kWordChannels);
   const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
   for (Index row = 0; row < rows; ++row) {
-    for (Index i = 0; i < row_phases; ++i) {
-      if (source_of(i) != i) continue;
-      pack(row * row_phases + i, {words.begin, full}, kWordChannels);
-      if (full < words.end) {
-        pack(row * row_phases + i, {full, words.end}, depth % kWordChannels);
-      }
+    const Index phase0 = row * static_cast<Index>(num_phases);
+    for (std::size_t i = 0; i < num_phases; ++i) {
+      if (sources.Of(i) != i) continue;
+      const Index phase = phase0 + static_cast<Index>(i);
+      pack(phase, {words.begin, full}, kWordChannels);
+      if (full < words.end) pack(phase, {full, words.end}, depth % kWordChannels);
     }
-    for (Index i = 0; i < row_phases; ++i) {
-      const Index source = source_of(i);
+    float* const memory = place.codes + phase0 * word_phase;
+    for (std::size_t i = 0; i < sources.count; ++i) {
+      const std::size_t source = sources.of[i];
       if (source == i) continue;
-      const auto inside = [&](Index phase) {
-        return FindInside(place.item, 2, phases[static_cast<std::size_t>(phase)]);
-      };
-      ShiftPhase(place.codes + (row * row_phases + source) * word_phase, inside(source), words,
-                 inside(i), place.codes + (row * row_phases + i) * word_phase);
+      ShiftPhase(memory + static_cast<Index>(source) * word_phase, sources.inside[source], words,
+                 sources.inside[i], memory + static_cast<Index>(i) * word_phase);
     }
   }
 }
@@ -100,7 +93,7 @@ void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& bran
                           const float** codes) const noexcept {
   const Index lanes = kernels_.lanes;
   if (!plan_.is_panels()) {
-    kernels::BlockArgs aim{};
+    kernels::BlockArgs aim;
     AimAt(place, vecs, {}, &aim);
     for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
     return;
@@ -145,7 +138,7 @@ void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
 void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
                                   Range vecs) const noexcept {
   const BranchCells& a = branch.a;
-  kernels::RankBlockArgs args{};
+  kernels::RankBlockArgs args;
   for (Index v = 0; v < vecs.size(); ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(codes[v]);
   }

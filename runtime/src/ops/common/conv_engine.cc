@@ -6,27 +6,17 @@
 namespace rimc {
 
 Axes ConvEngine::BandOut(const ConvItem& item) const {
-  Axes out = plan_.shape().out;
-  out[static_cast<std::size_t>(plan_.band_axis())] = item.band.size();
-  return plan_.is_woven() ? Axes{out[0], 1, out[1] * out[2]} : out;
+  const Axes& out = plan_.shape().out;
+  // Picked one by one: an element stored at an index, then loaded as part of all, is waited for.
+  const auto size = [&](int axis) {
+    return axis == plan_.band_axis() ? item.band.size() : out[static_cast<std::size_t>(axis)];
+  };
+  return plan_.is_woven() ? Axes{size(0), 1, size(1) * size(2)} : Axes{size(0), size(1), size(2)};
 }
 
 Axes ConvEngine::Extent() const {
   const Axes& extent = plan_.extent();
   return plan_.is_woven() ? Axes{extent[0], 1, extent[1] * extent[2]} : extent;
-}
-
-ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis,
-                                          Index phase) const noexcept {
-  const ConvAttributes& conv = plan_.conv();
-  const Index stride = conv.strides[axis];
-  const Index extent = plan_.extent()[axis];
-  const Index in = plan_.shape().in[axis];
-  const bool is_band = axis == static_cast<std::size_t>(plan_.band_axis());
-  const Index origin = (is_band ? item.band.begin * stride : 0) - conv.pads_begin[axis] + phase;
-  const Index low = std::min(origin < 0 ? CeilDiv(-origin, stride) : 0, extent);
-  const Index end = in > origin ? CeilDiv(in - origin, stride) : 0;
-  return {low, std::clamp(end, low, extent), origin + low * stride};
 }
 
 // Vectors of positions of an item.
@@ -116,16 +106,19 @@ void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
   }
   const Axes out = BandOut(place.item);
   const Axes extent = Extent();
-  const Index row_vecs = CeilDiv(out[2], lanes);
-  Index row = vecs.begin / row_vecs;
-  Index w = vecs.begin % row_vecs * lanes;
+  // Divisions would take as long as some of the products.
+  const bool is_row = out[0] * out[1] == 1;
+  const Index row_vecs = is_row ? 0 : CeilDiv(out[2], lanes);
+  Index row = is_row ? 0 : vecs.begin / row_vecs;
+  Index w = (vecs.begin - row * row_vecs) * lanes;
   for (Index v = 0; v < vecs.size(); ++v, w += lanes) {
     if (w >= out[2]) {
       w = 0;
       ++row;
     }
-    // Divisions would take as long as some of the products.
-    const Index line = out[1] == 1 ? row * extent[1] : row / out[1] * extent[1] + row % out[1];
+    const Index line = row < out[1]  ? row
+                       : out[1] == 1 ? row * extent[1]
+                                     : row / out[1] * extent[1] + row % out[1];
     args->b[v] = place.input + line * extent[2] + w;
     args->c[v] = output.data + row * out[2] + w;
     args->lanes[v] = static_cast<int>(std::min(lanes, out[2] - w));

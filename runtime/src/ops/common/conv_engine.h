@@ -287,7 +287,6 @@ class ConvEngine {
   void CopyStrips(const Place& place) const noexcept;
   void SumStrips(const Place& place, const ConvCells& cells,
                  const ConvOutput& output) const noexcept;
-  void PackInput(const Place& place, Range words, Index depth) const noexcept;
   void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
   void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
@@ -307,8 +306,9 @@ class ConvEngine {
                    Index count) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
-  void ComputeColumns(const Place& place, Range columns, Index rows, const ConvOutput& output,
-                      const ConvPass& pass, bool finishes, Aim* aim) const noexcept;
+  void ComputeColumns(const Place& place, Range columns, Index num_blocks, Index rows,
+                      const ConvOutput& output, const ConvPass& pass, bool finishes,
+                      Aim* aim) const noexcept;
   void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
                    kernels::FinishArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
@@ -324,17 +324,25 @@ class ConvEngine {
   using PhaseParts = std::array<Inside, kAxes>;
 
   Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
-  // Of the phases of the last axis: which one each is made from.
+  // Of the phases of the last axis: which one each is made from (itself beyond kMaxSources), and
+  // what is inside.
   static constexpr std::size_t kMaxSources = 32;
-  using Sources = std::array<std::size_t, kMaxSources>;
+  struct Sources {
+    std::array<std::size_t, kMaxSources> of;
+    std::array<Inside, kMaxSources> inside;
+    std::size_t count;
+    std::size_t Of(std::size_t phase) const { return phase < count ? of[phase] : phase; }
+  };
   void CopyInTurn(const ConvItem& item, Index g, Range channels,
                   const kernels::Quantizer* quantizer, const Sources& sources,
                   float* memory) const noexcept;
   void CopyPhases(const ConvItem& item, Index g, Range channels,
                   const kernels::Quantizer* quantizer, const Sources& sources,
                   float* memory) const noexcept;
+  void PackInput(const Place& place, Range words, Index depth,
+                 const Sources& sources) const noexcept;
   Sources FindSources(const ConvItem& item) const noexcept;
-  std::size_t SourceOf(const ConvItem& item, std::size_t i) const noexcept;
+  std::size_t SourceOf(const Sources& sources, std::size_t i) const noexcept;
   void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
                   float* to) const noexcept;
   void ClearPlanes(float* to, Index floats) const noexcept;

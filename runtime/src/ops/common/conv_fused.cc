@@ -124,7 +124,7 @@ struct ConvEngine::Aim {
   kernels::DrawArgs draws;                // where the kernel makes them
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
-  ConvFinish finish;                      // with memory of its own
+  const ConvFinish* finish;               // or null
   float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
 };
 
@@ -136,7 +136,7 @@ struct ConvEngine::Job {
   const std::vector<ConvPass>& passes;
   Index column0;
   const ConvOutput& output;
-  bool finishes;
+  const ConvFinish* finish;
   const Noise* noise;
   Aim* aims;
 
@@ -156,7 +156,6 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   AimAt(place, vecs, output, &aim->args);
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() -
                aim->first_column * vecs.size() * lanes;
-  const ConvBranch& branch = aim->finish.branch;
   const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
   aim->offsets = direct ? place.direct_offsets : place.offsets;
   if (plan_.is_panels()) {
@@ -166,6 +165,8 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
                                   : place.input + panel * plan_.conv().depth + in_panel;
     for (Index v = 0; v < vecs.size(); ++v) aim->args.b[v] = b + v * lanes;
   }
+  if (aim->finish == nullptr) return;
+  const ConvBranch& branch = aim->finish->branch;
   if (branch.engine != nullptr && CopiesCodesByPart()) {
     const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
     branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
@@ -277,13 +278,12 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const bool is_even = cells.columns % cells.num_blocks == 0;
   const Index block_rows = is_even ? cells.columns / cells.num_blocks : 0;
   Aim aims[kPartsTogether + 1];
-  const Job job{cells,  block_rows,        readout, passes, column0,
-                output, finish != nullptr, noise,   aims};
+  const Job job{cells, block_rows, readout, passes, column0, output, finish, noise, aims};
   const Index first = job.ColumnOf(place.item.blocks.begin);
-  for (Index i = 0; i <= together; ++i) {
+  for (Index i = 0; i < std::min(together + 1, all_parts); ++i) {
     aims[i].first_column = first;
     aims[i].args = {};
-    if (finish != nullptr) aims[i].finish = *finish;
+    aims[i].finish = finish;
   }
   if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
     ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
@@ -313,9 +313,9 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
   const bool ends = number + 1 == job.passes.size();
   const ConvPass& next = job.passes[ends ? 0 : number + 1];
   const Noise* const noise = pass.reads ? job.noise : nullptr;
-  const bool finishes = ends && job.finishes;
+  const bool finishes = ends && job.finish != nullptr;
   const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) || job.block_rows == 0 ||
-                        (finishes && FinishesByBlock(job.aims->finish.branch));
+                        (finishes && FinishesByBlock(job.finish->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
   const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
@@ -349,7 +349,8 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       args.z = nullptr;
       args.draws = nullptr;
       if (noise != nullptr) AimNoise(job, pass.tile, columns, drawn, draws, i);
-      ComputeColumns(place, columns, rows, job.output, pass, finishes, &aim);
+      const Index num_blocks = job.block_rows > 0 ? end - b : 1;
+      ComputeColumns(place, columns, num_blocks, rows, job.output, pass, finishes, &aim);
     }
   }
 }
@@ -366,13 +367,13 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
   args->top = readout.top;
 }
 
-// Blocks of columns of a part: the kernel, what follows its sums, and their way to the output.
-void ConvEngine::ComputeColumns(const Place& place, Range columns, Index rows,
+// Blocks of `rows` columns each of a part: the kernel, what follows its sums, and their way to the
+// output.
+void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks, Index rows,
                                 const ConvOutput& output, const ConvPass& pass, bool finishes,
                                 Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
-  const Index num_blocks = rows == columns.size() ? 1 : columns.size() / rows;
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
@@ -388,8 +389,8 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index rows,
   args.more_blocks = num_blocks - 1;
   if (finishes) {
     const Block block{aim->vecs, columns};
-    FinishBlock(block, aim->codes, aim->finish, &follows);
-    const float* const residual = aim->finish.residual;
+    FinishBlock(block, aim->codes, *aim->finish, &follows);
+    const float* const residual = aim->finish->residual;
     follows.has_residual = residual != nullptr;
     if (follows.has_residual && !plan_.by_rows()) {
       Gather(place, block, residual + columns.begin * output.column, output, added);

@@ -23,6 +23,20 @@ constexpr Index kChannelsAhead = 2;
 
 }  // namespace
 
+ConvEngine::Inside ConvEngine::FindInside(const ConvItem& item, std::size_t axis,
+                                          Index phase) const noexcept {
+  const ConvAttributes& conv = plan_.conv();
+  const Index stride = conv.strides[axis];
+  const Index extent = plan_.extent()[axis];
+  const Index in = plan_.shape().in[axis];
+  const bool is_band = axis == static_cast<std::size_t>(plan_.band_axis());
+  const Index origin = (is_band ? item.band.begin * stride : 0) - conv.pads_begin[axis] + phase;
+  const auto steps = [stride](Index n) { return stride == 1 ? n : CeilDiv(n, stride); };
+  const Index low = std::min(origin < 0 ? steps(-origin) : 0, extent);
+  const Index end = in > origin ? steps(in - origin) : 0;
+  return {low, std::clamp(end, low, extent), origin + low * stride};
+}
+
 void ConvEngine::CopyInput(const ConvItem& item, Index g, Range channels,
                            const kernels::Quantizer* quantizer, float* memory) const noexcept {
   CopyInTurn(item, g, channels, quantizer, FindSources(item), memory);
@@ -43,22 +57,21 @@ void ConvEngine::CopyPhases(const ConvItem& item, Index g, Range channels,
                             float* memory) const noexcept {
   const Index phase_floats = plan_.conv().depth * plan_.images_per_item() * plan_.plane();
   const auto& phases2 = plan_.phases(2);
-  const auto source_of = [&](std::size_t i) { return i < sources.size() ? sources[i] : i; };
   const auto at = [&](std::size_t i) { return static_cast<Index>(i) * phase_floats; };
   for (const Index phase0 : plan_.phases(0)) {
     const Inside d = FindInside(item, 0, phase0);
     for (const Index phase1 : plan_.phases(1)) {
       const Inside h = FindInside(item, 1, phase1);
       for (std::size_t i = 0; i < phases2.size(); ++i) {
-        if (source_of(i) != i) continue;
-        const Inside w = FindInside(item, 2, phases2[i]);
+        if (sources.Of(i) != i) continue;
+        const Inside w = i < sources.count ? sources.inside[i] : FindInside(item, 2, phases2[i]);
         CopyPhase(item, g, channels, {d, h, w}, quantizer, memory + at(i));
       }
-      for (std::size_t i = 0; i < phases2.size(); ++i) {
-        const std::size_t source = source_of(i);
+      for (std::size_t i = 0; i < sources.count; ++i) {
+        const std::size_t source = sources.of[i];
         if (source == i) continue;
-        ShiftPhase(memory + at(source), FindInside(item, 2, phases2[source]), channels,
-                   FindInside(item, 2, phases2[i]), memory + at(i));
+        ShiftPhase(memory + at(source), sources.inside[source], channels, sources.inside[i],
+                   memory + at(i));
       }
       memory += at(phases2.size());
     }
@@ -66,27 +79,30 @@ void ConvEngine::CopyPhases(const ConvItem& item, Index g, Range channels,
 }
 
 ConvEngine::Sources ConvEngine::FindSources(const ConvItem& item) const noexcept {
-  Sources sources{};
-  for (std::size_t i = 0; i < std::min(sources.size(), plan_.phases(2).size()); ++i) {
-    sources[i] = SourceOf(item, i);
+  const auto& phases = plan_.phases(2);
+  Sources sources;
+  sources.count = std::min(phases.size(), kMaxSources);
+  for (std::size_t i = 0; i < sources.count; ++i) {
+    sources.inside[i] = FindInside(item, 2, phases[i]);
   }
+  for (std::size_t i = 0; i < sources.count; ++i) sources.of[i] = SourceOf(sources, i);
   return sources;
 }
 
 // The phase of a woven plan that has all input positions of phase i of the last axis, and is
 // copied from the input: i itself, or another one of which i is the same, shifted.
-std::size_t ConvEngine::SourceOf(const ConvItem& item, std::size_t i) const noexcept {
-  const auto& phases = plan_.phases(2);
+std::size_t ConvEngine::SourceOf(const Sources& sources, std::size_t i) const noexcept {
   const Index stride = plan_.conv().strides[2];
-  const Inside own = FindInside(item, 2, phases[i]);
+  const Inside& own = sources.inside[i];
   if (!plan_.is_woven() || own.size() == 0) return i;
   std::size_t source = i;
   Index most = own.size();
-  for (std::size_t j = 0; j < std::min(phases.size(), kMaxSources); ++j) {
-    if (phases[j] % stride != phases[i] % stride) continue;
-    const Inside w = FindInside(item, 2, phases[j]);
+  for (std::size_t j = 0; j < sources.count; ++j) {
+    const Inside& w = sources.inside[j];
+    // Inputs as far from each other as strides are: what is outside may start elsewhere.
+    if (w.size() < most || (w.size() == most && j >= source)) continue;
     const bool covers = w.at <= own.at && own.at + own.size() * stride <= w.at + w.size() * stride;
-    if (!covers || w.size() < most || (w.size() == most && j >= source)) continue;
+    if (!covers || (stride > 1 && (own.at - w.at) % stride != 0)) continue;
     source = j;
     most = w.size();
   }
@@ -305,7 +321,7 @@ void ConvEngine::CopyInputs(const Place& place, const ConvEngine* branch) const 
     const Range part{word, std::min(word + step, words)};
     const Range channels{part.begin * kWordCodes, std::min(part.end * kWordCodes, depth)};
     CopyInTurn(place.item, place.group, channels, quantizer_, sources, place.input);
-    branch->PackInput(place, part, depth);
+    branch->PackInput(place, part, depth, sources);
   }
 }
 
