@@ -71,6 +71,49 @@ void CodeBlock(const CodeBlockArgs& args) {
   }
 }
 
+// Sums of few vectors would wait for themselves: every other word has sums of its own then.
+template <class S, int kVecs>
+void CodeLists(const CodeListsArgs& args) {
+  using Words = typename S::Words;
+  constexpr int kTurns = kVecs <= 4 ? 2 : 1;
+  const uint32_t* b[kVecs];
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) b[v] = args.b[v];
+  const int32_t* a = args.a;
+  const int32_t* b_offset = args.b_offset;
+  float* c = args.c;
+  for (ptrdiff_t i = 0; i < args.rows; ++i, c += args.c_row) {
+    Words acc[kTurns][kVecs];
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      acc[0][v] = S::Set1Words(args.start[i]);
+      if (kTurns > 1) acc[kTurns - 1][v] = S::Set1Words(0);
+    }
+    const auto add = [&](ptrdiff_t k, Words(&sums)[kVecs]) {
+      const Words a_k = S::Set1Words(a[k]);
+      const ptrdiff_t at = b_offset[k];
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) sums[v] = S::Dot(sums[v], S::LoadWords(b[v] + at), a_k);
+    };
+    const ptrdiff_t depth = args.starts[i + 1] - args.starts[i];
+    ptrdiff_t k = 0;
+    if constexpr (kTurns > 1) {
+      for (; k + 1 < depth; k += 2) {
+        add(k, acc[0]);
+        add(k + 1, acc[1]);
+      }
+    }
+    for (; k < depth; ++k) add(k, acc[0]);
+    a += depth;
+    b_offset += depth;
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      if (kTurns > 1) acc[0][v] = S::AddWords(acc[0][v], acc[kTurns - 1][v]);
+      S::Store(c + v * S::kLanes, S::ToFloat(acc[0][v]));
+    }
+  }
+}
+
 // Words of codes that are not cut to -127 .. 127. Where x is beyond int32, the lowest one.
 template <class S, bool kDivides>
 inline typename S::Words CodesOf(typename S::Vec x, const Divisor& divisor) {
@@ -248,6 +291,8 @@ template <class S>
 constexpr CodeTable MakeCodeTable() {
   return {{RIMC_CODE_ROW(S, 1), RIMC_CODE_ROW(S, 2), RIMC_CODE_ROW(S, 3), RIMC_CODE_ROW(S, 4),
            RIMC_CODE_ROW(S, 5), RIMC_CODE_ROW(S, 6), RIMC_CODE_ROW(S, 7), RIMC_CODE_ROW(S, 8)},
+          {&CodeLists<S, 1>, &CodeLists<S, 2>, &CodeLists<S, 3>, &CodeLists<S, 4>, &CodeLists<S, 5>,
+           &CodeLists<S, 6>, &CodeLists<S, 7>, &CodeLists<S, 8>},
           {RIMC_RANK_ROW(S, 1), RIMC_RANK_ROW(S, 2), RIMC_RANK_ROW(S, 3), RIMC_RANK_ROW(S, 4)},
           &PackCodes<S>,
           &CodeRows<S>,

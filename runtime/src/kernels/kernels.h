@@ -202,8 +202,8 @@ struct BlockArgs {
   const PanelFinishArgs* panel_finish;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
   // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
-  // and c, what is per row, the residual and `draws` go on with the rows. Not with v or sums that
-  // differ from block to block, nor with z without draws.
+  // and c, what is per row, the residual, `sums` and `draws` go on with the rows. Not with v that
+  // differs from block to block, nor with z without draws.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
   // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
@@ -269,6 +269,22 @@ struct CodeBlockArgs {
   ptrdiff_t c_row;
   int lanes[kMaxVecs];
   const float* rank_step;
+};
+
+// Integer sums of columns that have few words each, one list after the other:
+//   c[i, v] = start[i] + sum over k in [starts[i], starts[i + 1]) of the four products of a[k] and
+//             b[v] + b_offset[k]
+// where a and b_offset begin with starts[0]. c[i, v] is at c + i * c_row + v * lanes, whole
+// vectors. Words and start as in CodeBlockArgs.
+struct CodeListsArgs {
+  const int32_t* starts;  // [rows + 1]
+  const int32_t* a;
+  const int32_t* b_offset;
+  const int32_t* start;
+  const uint32_t* b[kMaxVecs];
+  ptrdiff_t rows;
+  float* c;
+  ptrdiff_t c_row;
 };
 
 // Codes of up to four ranks as words: u[v] = sum over i of
@@ -387,6 +403,7 @@ struct ReadArgs {
 
 using BlockFunction = void (*)(const BlockArgs& args);
 using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
+using CodeListsFunction = void (*)(const CodeListsArgs& args);
 using RankBlockFunction = void (*)(const RankBlockArgs& args);
 
 // Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
@@ -394,6 +411,8 @@ using RankBlockFunction = void (*)(const RankBlockArgs& args);
 struct CodeTable {
   // Indexed like conv_block.
   CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  // Indexed [vecs - 1].
+  CodeListsFunction code_lists[kMaxVecs];
   // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
   RankBlockFunction rank_block[kWordRanks][kMaxVecs];
   // False where a value is NaN, for which there is no code.

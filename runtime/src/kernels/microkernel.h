@@ -286,7 +286,7 @@ inline void PrefetchRows(const BlockArgs& args, int row) {
 }
 
 // Goes on to the next block of the same call.
-template <int kRows, int kVecs>
+template <class S, int kRows, int kVecs>
 inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   const auto move = [](auto** values) {
     if (*values != nullptr) *values += kRows;
@@ -304,6 +304,7 @@ inline void NextBlock(BlockArgs* args, FinishArgs* finish) {
   move(&finish->b_start);
   move(&finish->scale);
   move(&finish->sums_scale);
+  if (finish->sums != nullptr) finish->sums += kRows * kVecs * S::kLanes;
   move(&finish->magnitude);
   move(&finish->bias);
   if (!finish->has_residual) return;
@@ -349,7 +350,7 @@ void Block(const BlockArgs& args) {
       }
       OneBlock<S, kRows, kVecs, kConv, kPairs>(block);
       if (is_last) return;
-      NextBlock<kRows, kVecs>(&block, &finish);
+      NextBlock<S, kRows, kVecs>(&block, &finish);
     }
   }
 }

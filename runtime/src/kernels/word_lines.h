@@ -234,8 +234,8 @@ void CopyRows(const CopyArgs& args) {
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kNone:
       if (args.stride == 1 && args.size == 0 && args.planes <= 1) return CopyPlainRows<S>(args);
-      if (args.stride == 1 && args.size > 0 && args.planes > 0 && args.rows > 0 &&
-          args.width > 0 && args.width < args.to_row && args.to_row <= S::kLanes) {
+      if (args.stride == 1 && args.size > 0 && args.planes > 0 && args.rows > 0 && args.width > 0 &&
+          args.width < args.to_row && args.to_row <= S::kLanes) {
         return CopyShortRows<S>(args);
       }
       return CopyRowsStride<S, Drive::kNone>(args);

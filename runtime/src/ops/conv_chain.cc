@@ -43,7 +43,32 @@ ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
   const bool words = crossbar_.kernels_.codes != nullptr;
-  return {crossbar, crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth)};
+  const ConvPlan codes = crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth);
+  return {crossbar, codes, CellOffsets(codes)};
+}
+
+// Where the input of each cell of the adapter's lists is; none without lists.
+std::vector<std::int32_t> ConvChain::CellOffsets(const ConvPlan& codes) const {
+  if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const ConvWords& words = adapter_->words_.cells;
+  const std::int32_t* steps = nullptr;
+  Index count = layout.num_cells;
+  if (crossbar_.kernels_.codes != nullptr) {
+    if (!words.is_lists()) return {};
+    const CodeLists lists = words.Lists();
+    steps = lists.steps;
+    count = lists.starts[layout.columns];
+  } else if (layout.dense) {
+    return {};
+  } else {
+    const float* const memory = adapter_->packed_.data() + layout.cells();
+    steps = SparseIn(memory, layout.columns, layout.num_cells).steps;
+  }
+  std::vector<std::int32_t> offsets(static_cast<std::size_t>(count));
+  std::transform(steps, steps + count, offsets.begin(),
+                 [&](std::int32_t step) { return codes.offsets()[step]; });
+  return offsets;
 }
 
 void ConvChain::PackRanks(const NodeInfo& adapter) {
@@ -77,16 +102,17 @@ void ConvChain::PackRanks(const NodeInfo& adapter) {
   b_words_ = ConvWords(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
 }
 
-// What a task has for its branch: the offsets of B and of the cells of lists, u, v and sums.
+// What a task has for its branch: the offsets of B, u, v and sums.
 Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
   if (!adapter_) return 0;
-  const DoraConv::Layout& layout = adapter_->layout_;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
-  const Index cells = adapter_->words_.cells.is_lists()
-                          ? adapter_->words_.cells.max_group_words()
-                          : std::min(layout.num_cells, layout.GroupColumns() * layout.Steps());
-  return RoundUp(layout.rank, 16) + RoundUp(cells, 16) + 2 * block +
+  return RoundUp(adapter_->layout_.rank, 16) + (1 + SumBlocks(plan)) * block +
          RankRows() * plan.MaxPositions();
+}
+
+// Blocks of columns whose sums of cells are there at a time.
+Index ConvChain::SumBlocks(const ConvPlan& plan) const {
+  return adapter_->words_.cells.is_lists() ? std::min(plan.num_blocks(), kBlocksTogether) : 1;
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
@@ -112,7 +138,7 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
                     [&](const ConvEngine::Place& place) {
                       ConvFinish finish;
                       FillFinish(run, plan, place, &finish);
-                      if (codes) FillBranch(plan, *codes, place, &finish.branch);
+                      if (codes) FillBranch(shaped, *codes, place, &finish.branch);
                       crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish,
                                              run.number, place.extra + extra);
                     });
@@ -143,8 +169,9 @@ void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngin
   }
 }
 
-void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
+void ConvChain::FillBranch(const Shaped& shaped, const ConvEngine& codes,
                            const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
+  const ConvPlan& plan = shaped.crossbar.plan;
   const DoraConv::Layout& layout = adapter_->layout_;
   const DoraConv::Words& words = adapter_->words_;
   const float* const packed = adapter_->packed_.data();
@@ -153,10 +180,9 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   const Index column0 = place.group * columns;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
   auto* const b_offsets = reinterpret_cast<std::int32_t*>(place.extra);
-  auto* const cell_offsets = b_offsets + RoundUp(layout.rank, 16);
   branch->engine = &codes;
   branch->codes = place.codes;
-  branch->v = place.extra + ExtraFloats(plan) - 2 * block;
+  branch->v = place.extra + ExtraFloats(plan) - (1 + SumBlocks(plan)) * block;
   branch->sums = branch->v + block;
   branch->u = branch->v - RankRows() * plan.MaxPositions();
   branch->u_row = plan.MaxPositions();
@@ -188,7 +214,6 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
   cells.columns = columns;
   cells.num_blocks = plan.num_blocks();
   cells.offsets = place.code_offsets;
-  const std::int32_t* steps = nullptr;
   if (has_words && !words.cells.is_lists()) {
     const CodeCells dense = words.cells.Blocks(place.group);
     cells.depth = words.cells.steps();
@@ -199,7 +224,6 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
     cells.lists = lists.starts + column0;
     cells.words = lists.words + *cells.lists;
     cells.start = lists.start + column0;
-    steps = lists.steps + *cells.lists;
   } else if (layout.dense) {
     cells.depth = layout.Steps();
     cells.floats = packed + layout.cells() + column0 * layout.Steps();
@@ -207,13 +231,8 @@ void ConvChain::FillBranch(const ConvPlan& plan, const ConvEngine& codes,
     const SparseColumns lists = SparseIn(packed + layout.cells(), layout.columns, layout.num_cells);
     cells.lists = lists.starts + column0;
     cells.floats = lists.values + *cells.lists;
-    steps = lists.steps + *cells.lists;
   }
-  if (steps == nullptr) return;
-  const Index count = cells.lists[columns] - cells.lists[0];
-  std::transform(steps, steps + count, cell_offsets,
-                 [&](std::int32_t step) { return place.code_offsets[step]; });
-  cells.offsets = cell_offsets;
+  if (cells.lists != nullptr) cells.offsets = shaped.cell_offsets.data() + *cells.lists;
 }
 
 // The crossbar and its adapter one after the other.

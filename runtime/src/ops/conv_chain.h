@@ -27,7 +27,8 @@ class ConvChain {
   // What a run does for an input of some dimensions.
   struct Shaped {
     RramConv::Shaped crossbar;
-    ConvPlan codes;  // of the input of the adapter
+    ConvPlan codes;                          // of the input of the adapter
+    std::vector<std::int32_t> cell_offsets;  // of its cells in lists, from there
   };
 
   void PackRanks(const NodeInfo& adapter);
@@ -37,9 +38,11 @@ class ConvChain {
     return crossbar_.kernels_.codes != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
   }
   Index ExtraFloats(const ConvPlan& plan) const;
+  Index SumBlocks(const ConvPlan& plan) const;
+  std::vector<std::int32_t> CellOffsets(const ConvPlan& codes) const;
   Shaped ShapedFor(const Tensor& x) const;
   bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
-  void FillBranch(const ConvPlan& plan, const ConvEngine& codes, const ConvEngine::Place& place,
+  void FillBranch(const Shaped& shaped, const ConvEngine& codes, const ConvEngine::Place& place,
                   ConvBranch* branch) const noexcept;
   void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
                   ConvFinish* finish) const noexcept;

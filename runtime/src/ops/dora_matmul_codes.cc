@@ -115,12 +115,12 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
   const CodeLists lists = run.words.cells.Lists();
-  const auto kernel = kernels_.codes->code_block[0][num_vecs - 1];
-  kernels::CodeBlockArgs args{};
+  kernels::CodeListsArgs args{};
   for (Index v = 0; v < num_vecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
-    args.lanes[v] = static_cast<int>(lanes);
   }
+  args.c = sums;
+  args.c_row = layout.chunk_rows;
   for (Index n0 = 0; n0 < layout.columns; n0 += lanes) {
     const Index n1 = std::min(n0 + lanes, layout.columns);
     float* const to = run.y + rows.begin * layout.columns + n0;
@@ -128,19 +128,12 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
       for (Index i = 0; i < rows.size(); ++i) std::fill_n(to + i * layout.columns, n1 - n0, 0.0f);
       continue;
     }
-    for (Index n = n0; n < n1; ++n) {
-      float* const column = sums + (n - n0) * layout.chunk_rows;
-      args.depth = lists.starts[n + 1] - lists.starts[n];
-      if (args.depth == 0) {
-        std::fill_n(column, num_vecs * lanes, 0.0f);
-        continue;
-      }
-      for (Index v = 0; v < num_vecs; ++v) args.c[v] = column + v * lanes;
-      args.a = lists.words + lists.starts[n];
-      args.start = lists.start + n;
-      args.b_offset = run.words.offsets.data() + lists.starts[n];
-      kernel(args);
-    }
+    args.starts = lists.starts + n0;
+    args.a = lists.words + *args.starts;
+    args.b_offset = run.words.offsets.data() + *args.starts;
+    args.start = lists.start + n0;
+    args.rows = n1 - n0;
+    kernels_.codes->code_lists[num_vecs - 1](args);
     kernels_.transpose({sums, layout.chunk_rows, to, layout.columns, n1 - n0, rows.size()});
   }
 }

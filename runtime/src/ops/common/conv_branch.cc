@@ -55,6 +55,22 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth,
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
+  if (cells.lists != nullptr && cells.words != nullptr) {
+    kernels::CodeListsArgs args;
+    const Index first = cells.lists[columns.begin] - cells.lists[0];
+    args.starts = cells.lists + columns.begin;
+    args.a = cells.words + first;
+    args.b_offset = cells.offsets + first;
+    args.start = cells.start + columns.begin;
+    for (Index v = 0; v < num_vecs; ++v) {
+      args.b[v] = reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
+    }
+    args.rows = columns.size();
+    args.c = to + vecs.begin * kernels_.lanes;
+    args.c_row = to_row;
+    kernels_.codes->code_lists[num_vecs - 1](args);
+    return;
+  }
   const Index rows = cells.lists == nullptr ? columns.size() : 1;
   kernels::CodeBlockArgs words{};
   kernels::BlockArgs floats{};

@@ -92,7 +92,7 @@ struct ConvBranch {
   float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
   Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
   float* v = nullptr;     // one block of outputs
-  float* sums = nullptr;  // the same
+  float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of words
 };
 
 // What follows the sums of a group's columns: FinishArgs, whose pointers are those of the group's
@@ -115,6 +115,9 @@ struct ConvPass {
 // Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
 // a last vector, which go with them.
 constexpr Index kPartsTogether = 2;
+// Blocks of columns that are computed for one part of the positions after the other: their cells
+// stay in the L2 cache. So many have lists of cells whose sums are there at a time.
+constexpr Index kBlocksTogether = 8;
 Index PartsTogether(const ConvPlan& plan);
 
 // Cells of a group in blocks of columns: block after block, each [depth * window, rows].

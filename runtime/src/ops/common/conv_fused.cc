@@ -12,9 +12,6 @@ namespace {
 constexpr Index kPassFloats = 8192;
 // Fewer word lines would not pay for the sums that are stored and loaded again.
 constexpr Index kPassSteps = 96;
-// Blocks of columns that are computed for one part of the positions after the other: their cells
-// stay in the L2 cache.
-constexpr Index kBlocksTogether = 8;
 // An item of so few blocks of vectors computes each block of columns for all of them: the cells of
 // large matrices come from far.
 constexpr Index kFewParts = kPartsTogether;
@@ -51,10 +48,15 @@ Index FullParts(const ConvPlan& plan) {
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
+bool HasWordLists(const ConvBranch& branch) {
+  return branch.cells.lists != nullptr && branch.cells.words != nullptr;
+}
+
 // Whether what follows the sums needs sums of its own for each block of columns.
 bool FinishesByBlock(const ConvBranch& branch) {
   const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
-  return branch.cells.columns > 0 || (branch.b.columns > 0 && !in_kernel);
+  return (branch.cells.columns > 0 && !HasWordLists(branch)) ||
+         (branch.b.columns > 0 && !in_kernel);
 }
 
 }  // namespace
@@ -318,7 +320,8 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
                         (finishes && FinishesByBlock(job.finish->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
-  const Index step = by_block ? 1 : count > 1 ? kBlocksTogether : blocks.size();
+  const bool together = count > 1 || (finishes && HasWordLists(job.finish->branch));
+  const Index step = by_block ? 1 : together ? kBlocksTogether : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {
     const Index end = std::min(b + step, blocks.end);
