@@ -154,7 +154,7 @@ def chain_case(seed: int) -> ChainCase:
 def _common_conv(rng: np.random.Generator, names: list[str]) -> Any:
     """Sizes with tasks, blocks and passes of every kind: 1 x 1 and 3 x 3 with many channels."""
     kernel = int(rng.choice([1, 3]))
-    depth, columns = (int(rng.choice([16, 40, 130])) for _ in range(2))
+    depth, columns = int(rng.choice([16, 40, 130])), int(rng.choice([16, 40, 130, 160]))
     size, stride = int(rng.choice([4, 7, 14, 16, 23])), int(rng.choice([1, 1, 2]))
     x = rng.standard_normal((int(rng.integers(1, 4)), depth, size, size), dtype=np.float32)
     w = rng.standard_normal((columns, depth, kernel, kernel), dtype=np.float32)
