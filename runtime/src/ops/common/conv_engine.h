@@ -16,6 +16,7 @@
 #include "ops/common/conv_strips.h"
 #include "ops/common/integer_cells.h"
 #include "ops/common/ort.h"
+#include "ops/common/slot_pool.h"
 #include "ops/common/sparse.h"
 
 namespace rimc {
@@ -391,30 +392,6 @@ class ConvEngine {
   bool copies_always_ = false;
   const StripPlan* strips_ = nullptr;
   mutable std::atomic<bool> has_nan_{false};
-};
-
-// Hands out numbers 0 .. 63, the lowest free one first: a thread that returns a number and asks
-// again gets the same one, whose memory it has in its cache. More than 64 at once must not be asked
-// for.
-class SlotPool {
- public:
-  int Take() noexcept {
-    std::uint64_t taken = taken_.load(std::memory_order_relaxed);
-    for (;;) {
-      int slot = 0;
-      while ((taken >> slot & 1) != 0) ++slot;
-      if (taken_.compare_exchange_weak(taken, taken | std::uint64_t{1} << slot,
-                                       std::memory_order_acquire, std::memory_order_relaxed)) {
-        return slot;
-      }
-    }
-  }
-  void Return(int slot) noexcept {
-    taken_.fetch_and(~(std::uint64_t{1} << slot), std::memory_order_release);
-  }
-
- private:
-  std::atomic<std::uint64_t> taken_{0};
 };
 
 template <class Body>
