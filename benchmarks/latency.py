@@ -9,14 +9,16 @@ its branches do real work. ``twin`` is the ideal model with its adapters folded 
 ONNX Runtime. ``--adapters`` prints instead, for the convolutions of ResNet-50's shape, what the
 low-rank part of an adapter of rank 4 costs on top of its node.
 
-Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. Peak
-memory is that of a process of its own that loads the model and runs it.
+Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. With
+several threads each has a core of its own, and a turn begins when those of the session before
+sleep. Peak memory is that of a process of its own that loads the model and runs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import platform
 import statistics
 import tempfile
@@ -41,6 +43,10 @@ from rimc_onnx.runtime.provider import provider_session
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 _TURN_S = 0.05
+_PAUSE_S = 0.15
+"""Threads of ONNX Runtime look for work for tens of milliseconds before they sleep: those of the
+session before would have a core that this one's need."""
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 _TILED = {"tile_rows": 128, "dac_bits": 8, "adc_bits": 8}
 _KINDS = {
@@ -159,9 +165,14 @@ def _prepare(
 
 
 def _session(path: Path, how: str, threads: int) -> Any:
+    # A scheduler may put two threads of a session that runs for a millisecond on one core.
+    options = {}
+    if len(_CORES) >= threads > 1:
+        others = ";".join(str(core + 1) for core in _CORES[1:threads])
+        options["session.intra_op_thread_affinities"] = others
     if how == "provider":
-        return provider_session(path, num_threads=threads)
-    return runtime.make_session(path, native=how == "native", num_threads=threads)
+        return provider_session(path, num_threads=threads, options=options)
+    return runtime.make_session(path, native=how == "native", num_threads=threads, options=options)
 
 
 def _measure(
@@ -186,6 +197,18 @@ def _measure(
 def _take_turns(
     sessions: dict[str, Any], feeds: Feeds, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
+    if _CORES:
+        os.sched_setaffinity(0, _CORES[:1])
+    try:
+        return _times(sessions, feeds, arguments)
+    finally:
+        if _CORES:
+            os.sched_setaffinity(0, _CORES)
+
+
+def _times(
+    sessions: dict[str, Any], feeds: Feeds, arguments: argparse.Namespace
+) -> dict[str, list[float]]:
     clock = time.thread_time if arguments.cpu_time else time.perf_counter
     for session in sessions.values():
         _seconds(session, feeds, 3, clock)
@@ -196,6 +219,9 @@ def _take_turns(
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(arguments.rounds):
         for name, session in sessions.items():
+            if arguments.threads > 1:
+                time.sleep(_PAUSE_S)
+                _seconds(session, feeds, 3, clock)
             times[name].append(_seconds(session, feeds, repeats[name], clock))
     return times
 
