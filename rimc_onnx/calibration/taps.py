@@ -21,7 +21,15 @@ from onnxscript import ir
 
 from rimc_onnx.opset import DOMAIN
 
-__all__ = ["Chunks", "KeptRun", "Session", "SessionFactory", "StagedRun", "nodes_session"]
+__all__ = [
+    "Chunks",
+    "KeptRun",
+    "Session",
+    "SessionFactory",
+    "StagedRun",
+    "nodes_session",
+    "run_chunks",
+]
 
 Array = npt.NDArray[Any]
 Chunks = list[Array]
@@ -55,6 +63,18 @@ def nodes_session(
     inside = [node for readers in nodes.values() for node in readers]
     given = [output.name or "" for node in inside for output in node.outputs]
     return _session(model, inside, fed, given, factory)
+
+
+def run_chunks(
+    session: Session, outputs: Sequence[str], inputs: Mapping[str, Chunks], num_chunks: int
+) -> list[Chunks]:
+    """Every output's chunks, of one run for each chunk of the inputs."""
+    found: list[Chunks] = [[] for _ in outputs]
+    for chunk in range(num_chunks):
+        feed = {name: chunks[chunk] for name, chunks in inputs.items()}
+        for chunks, array in zip(found, session.run(outputs, feed), strict=True):
+            chunks.append(array)
+    return found
 
 
 @dataclass(frozen=True)
@@ -121,13 +141,10 @@ class StagedRun:
         if not stage.nodes:
             return 0
         session = _stage_session(self._model, stage, self.values, self._factory)
-        for name in stage.outputs:
-            self.values[name] = []
-        for chunk in range(self._num_chunks):
-            feed = {name: self.values[name][chunk] for name in stage.inputs}
-            for name, array in zip(stage.outputs, session.run(stage.outputs, feed), strict=True):
-                self.values[name].append(array)
-        return sum(a.nbytes for name in stage.outputs for a in self.values[name])
+        inputs = {name: self.values[name] for name in stage.inputs}
+        found = run_chunks(session, stage.outputs, inputs, self._num_chunks)
+        self.values |= zip(stage.outputs, found, strict=True)
+        return sum(array.nbytes for chunks in found for array in chunks)
 
 
 class KeptRun:
@@ -185,7 +202,7 @@ def _joined(stages: Sequence[_Stage]) -> _Stage:
         nodes=[node for stage in stages for node in stage.nodes],
         inputs=sorted({name for stage in stages for name in stage.inputs} - outputs),
         outputs=sorted(outputs),
-        freed=stages[-1].freed,
+        freed=[name for stage in stages for name in stage.freed],
     )
 
 

@@ -13,7 +13,13 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.taps import Chunks, SessionFactory, StagedRun, nodes_session
+from rimc_onnx.calibration.taps import (
+    Chunks,
+    SessionFactory,
+    StagedRun,
+    nodes_session,
+    run_chunks,
+)
 from rimc_onnx.calibration.workers import beside_each_other
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
@@ -209,11 +215,7 @@ def _answers(
         inputs[name] = x
     session = nodes_session(student, nodes, factory)
     wanted = [pair.branch.h.name or "" for pair, _, _ in asked]
-    answers: list[Chunks] = [[] for _ in asked]
-    for chunk in range(len(asked[0][1])):
-        found = session.run(wanted, {name: x[chunk] for name, x in inputs.items()})
-        for answer, h in zip(answers, found, strict=True):
-            answer.append(h)
+    answers = run_chunks(session, wanted, inputs, len(asked[0][1]))
     for (pair, x, y), h in zip(asked, answers, strict=True):
         yield pair, Features(x=x, y=y, h=h)
 

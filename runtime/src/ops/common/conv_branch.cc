@@ -55,7 +55,7 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth,
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
-  if (cells.lists != nullptr && cells.words != nullptr) {
+  if (cells.is_word_lists()) {
     kernels::CodeListsArgs args;
     const Index first = cells.lists[columns.begin] - cells.lists[0];
     args.starts = cells.lists + columns.begin;

@@ -80,6 +80,8 @@ struct BranchCells {
   const std::int32_t* start = nullptr;    // [columns] of words
   const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
   const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
+
+  bool is_word_lists() const { return lists != nullptr && words != nullptr; }
 };
 
 // The adapter's part of one group of an item (DoraConv): its matrices, and memory.

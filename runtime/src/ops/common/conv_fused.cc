@@ -48,14 +48,10 @@ Index FullParts(const ConvPlan& plan) {
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
-bool HasWordLists(const ConvBranch& branch) {
-  return branch.cells.lists != nullptr && branch.cells.words != nullptr;
-}
-
 // Whether what follows the sums needs sums of its own for each block of columns.
 bool FinishesByBlock(const ConvBranch& branch) {
   const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
-  return (branch.cells.columns > 0 && !HasWordLists(branch)) ||
+  return (branch.cells.columns > 0 && !branch.cells.is_word_lists()) ||
          (branch.b.columns > 0 && !in_kernel);
 }
 
@@ -320,7 +316,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
                         (finishes && FinishesByBlock(job.finish->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
-  const bool together = count > 1 || (finishes && HasWordLists(job.finish->branch));
+  const bool together = count > 1 || (finishes && job.finish->branch.cells.is_word_lists());
   const Index step = by_block ? 1 : together ? kBlocksTogether : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {

@@ -99,9 +99,9 @@ std::size_t ConvEngine::SourceOf(const Sources& sources, std::size_t i) const no
   Index most = own.size();
   for (std::size_t j = 0; j < sources.count; ++j) {
     const Inside& w = sources.inside[j];
-    // Inputs as far from each other as strides are: what is outside may start elsewhere.
     if (w.size() < most || (w.size() == most && j >= source)) continue;
     const bool covers = w.at <= own.at && own.at + own.size() * stride <= w.at + w.size() * stride;
+    // Their inputs are the same only where they are whole strides apart.
     if (!covers || (stride > 1 && (own.at - w.at) % stride != 0)) continue;
     source = j;
     most = w.size();
