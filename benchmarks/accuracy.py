@@ -2,10 +2,12 @@
 """Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
 
     python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget] [--drift 0.2]
-        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node]
+        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node] [--fp32-adapters]
 
 One row per drift seed, with the native library and in stock ONNX Runtime. ``--read-out`` brings a
-statistics file of 256 training images along; it needs ``--samples 0`` or more.
+statistics file of 256 training images along; it needs ``--samples 0`` or more. ``--fp32-adapters``
+adds what the same adapters give before A, B, M and S are rounded to int8, inputs not rounded
+either: as dense fp32 weights, so without converters and noise.
 """
 
 from __future__ import annotations
@@ -14,21 +16,28 @@ import argparse
 import gc
 import tempfile
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 import rimc_onnx
 from benchmarks.datasets import DATA
+from rimc_onnx import passes
+from rimc_onnx.calibration import fit
+from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.config import ConvertConfig
 from rimc_onnx.device import Scaling, get_preset
+from rimc_onnx.files import load_model, save_model
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
-
-
 _FIGURES = "{:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}"
+_FP32 = "  {:7.2f}"
 
 
 def main() -> None:
@@ -44,11 +53,14 @@ def main() -> None:
     parser.add_argument("--scaling", choices=[s.value for s in Scaling], default="node")
     parser.add_argument("--solver", nargs="+", default=["closed-form"], help="one or more")
     parser.add_argument("--read-out", action="store_true", help="with a statistics file")
+    parser.add_argument("--fp32-adapters", action="store_true", help="before rounding, too")
     parser.add_argument("--model", default="resnet20.onnx")
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / arguments.model
     print(f"teacher {_top1(teacher, native=False):.2f} %")
-    print("solver       seed  drifted  (stock)  calibrated  (stock)  seconds  RRAM bytes kept")
+    print("solver       seed  drifted  (stock)  calibrated  (stock)  seconds", end="")
+    print(f"{'  fp32':9s}" if arguments.fp32_adapters else "", " RRAM bytes kept")
+    form = _FIGURES + (_FP32 if arguments.fp32_adapters else "")
     rows: dict[str, list[tuple[float, ...]]] = {solver: [] for solver in arguments.solver}
     with tempfile.TemporaryDirectory() as folder:
         known = None
@@ -61,9 +73,9 @@ def main() -> None:
             for solver, found in rows.items():
                 *figures, kept = _row(teacher, converted, solver, arguments, known)
                 found.append(tuple(figures))
-                print(f"{solver:12s} {seed:4d}  {_FIGURES.format(*figures)}  {kept}")
+                print(f"{solver:12s} {seed:4d}  {form.format(*figures)}  {kept}")
     for solver, found in rows.items():
-        print(f"{solver:12s} mean  {_FIGURES.format(*np.mean(found, axis=0))}")
+        print(f"{solver:12s} mean  {form.format(*np.mean(found, axis=0))}")
 
 
 def _convert(teacher: Path, target: Path, seed: int, arguments: argparse.Namespace) -> str:
@@ -79,10 +91,36 @@ def _convert(teacher: Path, target: Path, seed: int, arguments: argparse.Namespa
 
 def _row(
     teacher: Path, converted: str, solver: str, arguments: argparse.Namespace, known: Path | None
-) -> tuple[float, float, float, float, float, bool]:
+) -> tuple[Any, ...]:
     # What earlier rows left must not be collected in this one's time: torch makes that long.
     gc.collect()
-    report = rimc_onnx.calibrate(
+    fitted: dict[str, Adapter] = {}
+
+    def quantize(adapter: Adapter, problem: NodeProblem, *rest: Any, **more: Any) -> Any:
+        fitted[problem.name] = adapter
+        return round_to_codes(adapter, problem, *rest, **more)
+
+    round_to_codes = fit.quantize
+    with mock.patch.object(fit, "quantize", quantize):
+        report = _calibrate(converted, teacher, solver, arguments, known)
+    figures = [
+        _top1(converted, native=True),
+        _top1(converted, native=False),
+        _top1(report.output, native=True),
+        _top1(report.output, native=False),
+        report.seconds,
+    ]
+    if arguments.fp32_adapters:
+        twin = Path(converted).with_suffix(".fp32.onnx")
+        _write_fp32(converted, Path(report.output), fitted, twin)
+        figures.append(_top1(twin, native=False))
+    return *figures, _rram_weights(converted) == _rram_weights(report.output)
+
+
+def _calibrate(
+    converted: str, teacher: Path, solver: str, arguments: argparse.Namespace, known: Path | None
+) -> Any:
+    return rimc_onnx.calibrate(
         converted,
         data=_DATA,
         teacher=teacher,
@@ -96,14 +134,29 @@ def _row(
             sample_seed=arguments.sample_seed,
         ),
     )
-    return (
-        _top1(converted, native=True),
-        _top1(converted, native=False),
-        _top1(report.output, native=True),
-        _top1(report.output, native=False),
-        report.seconds,
-        _rram_weights(converted) == _rram_weights(report.output),
-    )
+
+
+def _write_fp32(converted: str, calibrated: Path, fitted: dict[str, Adapter], twin: Path) -> None:
+    """The digital twin of ``calibrated`` with each weight (W_r + A B + S) o M of ``fitted``."""
+    folded = load_model(calibrated)
+    passes.FoldAdaptersPass()(folded)
+    save_model(folded, twin, force=True)
+    cells = _rram_weights(converted)
+    model = onnx.load(twin)
+    weights = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.name not in fitted:
+            continue
+        weight, adapter = weights[node.input[1]], fitted[node.name]
+        delta = adapter.a @ adapter.b + (0 if adapter.s is None else adapter.s)
+        merged = numpy_helper.to_array(cells[f"{node.name}/rram"])
+        if node.op_type == "Conv":  # matrices are [G, d, m], the weight [M, C / group, *kernel]
+            merged = merged + delta.transpose(0, 2, 1).reshape(merged.shape)
+            merged *= adapter.m.reshape(-1, *[1] * (merged.ndim - 1))
+        else:
+            merged = (merged + delta[0]) * adapter.m.reshape(-1)
+        weight.CopyFrom(numpy_helper.from_array(merged, weight.name))
+    onnx.save(model, twin)
 
 
 def _top1(model: str | Path, *, native: bool) -> float:
@@ -112,10 +165,12 @@ def _top1(model: str | Path, *, native: bool) -> float:
     return 100 * top1
 
 
-def _rram_weights(path: str) -> dict[str, bytes]:
-    model = onnx.load(path)
-    names = {n.input[1] for n in model.graph.node if n.op_type in {"RramConv", "RramMatMul"}}
-    return {t.name: t.SerializeToString() for t in model.graph.initializer if t.name in names}
+def _rram_weights(path: str) -> dict[str, onnx.TensorProto]:
+    """The cells of each RRAM node."""
+    graph = onnx.load(path).graph
+    tensors = {t.name: t for t in graph.initializer}
+    rram = [n for n in graph.node if n.op_type in {"RramConv", "RramMatMul"}]
+    return {n.name: tensors[n.input[1]] for n in rram}
 
 
 if __name__ == "__main__":

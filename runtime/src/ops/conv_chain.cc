@@ -39,6 +39,12 @@ void ConvChain::Compute(const Context& context) const {
   Finish(context, y_dims, residual, y);
 }
 
+Dims ConvChain::OutputDims(const Dims& x) const {
+  Dims y_dims;
+  ShapeOf(crossbar_.conv_, {abi::kFloat, x, nullptr}, &y_dims);
+  return y_dims;
+}
+
 ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;

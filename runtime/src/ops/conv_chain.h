@@ -22,6 +22,13 @@ class ConvChain {
             const Tail& tail);
   void Compute(const Context& context) const;
 
+  // Dimensions of the output for an input of `x`. Throws where they don't fit.
+  Dims OutputDims(const Dims& x) const;
+  // Floats that the cells of the crossbar take.
+  Index num_cells() const { return crossbar_.packed_.size(); }
+  // Whether outputs depend on how many runs there were, and on the place of an image in its batch.
+  bool DrawsByRun() const { return crossbar_.periphery_.noise.on; }
+
  private:
   struct Run;
   // What a run does for an input of some dimensions.

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ops/common/dora.h"
+#include "provider/graph_values.h"
 #include "provider/mapping.h"
 
 namespace rimc {
@@ -14,33 +15,9 @@ namespace {
 constexpr const char* kOwnDomain = "ai.rimc";
 constexpr ChainKind kKinds[] = {{"RramConv", "DoraConv"}, {"RramMatMul", "DoraMatMul"}};
 
-std::vector<const abi::ValueInfo*> InputsOf(const abi::Api* api, const abi::Node* node) {
-  std::size_t count = 0;
-  Check(api, abi::NodeNumInputs::Call(api, node, &count));
-  std::vector<const abi::ValueInfo*> values(count, nullptr);
-  Check(api, abi::NodeInputs::Call(api, node, values.data(), count));
-  return values;
-}
-
 const abi::ValueInfo* OutputOf(const abi::Api* api, const abi::Node* node) {
-  std::size_t count = 0;
-  Check(api, abi::NodeNumOutputs::Call(api, node, &count));
-  std::vector<const abi::ValueInfo*> values(count, nullptr);
-  Check(api, abi::NodeOutputs::Call(api, node, values.data(), count));
-  return count == 1 ? values[0] : nullptr;
-}
-
-std::string NameOf(const abi::Api* api, const abi::ValueInfo* value) {
-  if (value == nullptr) return "";
-  const char* name = nullptr;
-  Check(api, abi::ValueName::Call(api, value, &name));
-  return name == nullptr ? "" : name;
-}
-
-bool IsConstant(const abi::Api* api, const abi::ValueInfo* value) {
-  bool constant = false;
-  if (value != nullptr) Check(api, abi::IsConstantInitializer::Call(api, value, &constant));
-  return constant;
+  const auto values = OutputsOf(api, node);
+  return values.size() == 1 ? values[0] : nullptr;
 }
 
 struct Reader {
@@ -159,15 +136,12 @@ bool TakeActivation(const abi::Api* api, const Reader& reader, Tail* tail) {
 
 }  // namespace
 
-std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index) {
-  const auto inputs = InputsOf(api, node);
-  return index < inputs.size() ? NameOf(api, inputs[index]) : "";
-}
-
 Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
                 const std::vector<const abi::Node*>& taken) {
   Chain chain;
   chain.crossbar = crossbar;
+  const std::string op_type = OperatorOf(api, crossbar);
+  chain.is_conv = op_type == "Conv" || op_type == kKinds[0].crossbar;
   chain.x = InputName(api, crossbar, 0);
   chain.nodes.push_back(crossbar);
   const auto next = [&]() -> std::optional<Reader> {
@@ -193,33 +167,16 @@ Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
     const auto inputs = InputsOf(api, reader->node);
     const abi::ValueInfo* const other = inputs.size() == 2 ? inputs[1 - reader->input] : nullptr;
     const abi::ValueInfo* const own = OutputOf(api, chain.nodes.back());
-    if (other == nullptr || IsConstant(api, other) ||
-        !ShapeOf(api, own).IsSame(ShapeOf(api, other))) {
-      return chain;
+    if (other != nullptr && !IsConstant(api, other) &&
+        ShapeOf(api, own).IsSame(ShapeOf(api, other))) {
+      chain.residual = NameOf(api, other);
+      chain.nodes.push_back(reader->node);
+      reader = next();
     }
-    chain.residual = NameOf(api, other);
-    chain.nodes.push_back(reader->node);
-    reader = next();
   }
   if (reader && TakeActivation(api, *reader, &chain.tail)) chain.nodes.push_back(reader->node);
+  chain.y = NameOf(api, OutputOf(api, chain.nodes.back()));
   return chain;
-}
-
-void FindInputs(const abi::Api* api, const abi::Graph* graph, Chain* chain) {
-  std::size_t count = 0;
-  Check(api, abi::GraphNumInputs::Call(api, graph, &count));
-  std::vector<const abi::ValueInfo*> inputs(count, nullptr);
-  if (count > 0) Check(api, abi::GraphInputs::Call(api, graph, inputs.data(), count));
-  const auto place = [&](const std::string& name) {
-    std::size_t at = 0;
-    for (const abi::ValueInfo* input : inputs) {
-      if (NameOf(api, input) == name) return at;
-      if (!IsConstant(api, input)) ++at;
-    }
-    throw Error(abi::kFail, "ONNX Runtime does not pass the input '" + name + "'");
-  };
-  chain->tail.x = place(chain->x);
-  if (!chain->residual.empty()) chain->tail.residual = place(chain->residual);
 }
 
 }  // namespace rimc

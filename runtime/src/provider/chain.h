@@ -25,19 +25,15 @@ struct Chain {
   std::vector<const abi::Node*> nodes;
   const abi::Node* crossbar = nullptr;
   const abi::Node* adapter = nullptr;  // of constants
+  bool is_conv = false;
   std::string x;
   std::string residual;  // empty where nothing is added
-  Tail tail;             // its inputs are not set
+  std::string y;
+  Tail tail;  // its inputs are not set
 };
 
 // The chain that starts at the node `crossbar`. Nodes in `taken` are others'.
 Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
                 const std::vector<const abi::Node*>& taken);
-
-// Name of an input of a node, empty where it has none.
-std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index);
-
-// Sets the inputs of chain.tail: places of its values among the inputs of the compiled graph.
-void FindInputs(const abi::Api* api, const abi::Graph* graph, Chain* chain);
 
 }  // namespace rimc

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <type_traits>
 #include <utility>
 
 #include "device/programming.h"
 #include "dispatch.h"
+#include "provider/graph_values.h"
 
 namespace rimc {
 namespace {
@@ -79,10 +82,85 @@ std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {
   return bias;
 }
 
+// The crossbar of an ordinary model's node.
+struct Programmed {
+  Tensor w;
+  std::vector<float> cells;  // data of w
+  Periphery periphery;
+  std::vector<float> bias;
+};
+
+Programmed ProgramNode(const MappedNode& node, const DeviceOptions& device) {
+  Programmed made;
+  made.w = node.weight;
+  if (node.transposed) std::swap(made.w.dims.size[0], made.w.dims.size[1]);
+  made.cells = CrossbarWeight(node);
+  const std::vector<float> w_max = Program(node, device, made.w.dims, &made.cells);
+  made.periphery = PeripheryOf(node, device, made.w.dims, w_max);
+  if (made.periphery.is_coded) {
+    const auto count = static_cast<Index>(made.cells.size());
+    const bool by_column = w_max.size() > 1;
+    const Index column_run = node.is_conv ? count / static_cast<Index>(made.w.dims[0]) : 1;
+    RoundCells(w_max, by_column ? column_run : count, &made.cells);
+  }
+  made.w.data = made.cells.data();
+  made.bias = BiasOf(node, static_cast<std::size_t>(made.w.dims[node.is_conv ? 0 : 1]));
+  return made;
+}
+
+// A chain whose inputs are those of `tail`.
+template <class Kernel>
+std::unique_ptr<Kernel> MakeChain(const abi::Api* api, const CompiledChain& of,
+                                  const DeviceOptions* device, const Tail& tail) {
+  try {
+    if (!of.mapped) {
+      const NodeInfo crossbar(api, of.chain.crossbar);
+      const NodeInfo adapter(api, of.chain.adapter);
+      return std::make_unique<Kernel>(crossbar, of.chain.adapter == nullptr ? nullptr : &adapter,
+                                      tail);
+    }
+    Programmed made = ProgramNode(*of.mapped, *device);
+    if constexpr (std::is_same_v<Kernel, ConvChain>) {
+      return std::make_unique<Kernel>(of.mapped->conv, made.w, std::move(made.periphery),
+                                      std::move(made.bias), tail);
+    } else {
+      return std::make_unique<Kernel>(made.w, std::move(made.periphery), made.bias, tail);
+    }
+  } catch (const Error& error) {
+    throw Error(error.code(), of.label + ": " + error.what());
+  }
+}
+
+// Numbers of the values of a compiled graph: its inputs but for constants, its outputs, others.
+class ValueNumbers {
+ public:
+  ValueNumbers(const abi::Api* api, const abi::Graph* graph) {
+    for (const abi::ValueInfo* input : InputsOf(api, graph)) {
+      if (!IsConstant(api, input)) Add(NameOf(api, input));
+    }
+    num_inputs = numbers_.size();
+    for (const abi::ValueInfo* output : OutputsOf(api, graph)) Add(NameOf(api, output));
+    num_outputs = numbers_.size() - num_inputs;
+  }
+  void Add(const std::string& name) { numbers_.emplace(name, numbers_.size()); }
+  std::size_t Of(const std::string& name) const {
+    const auto found = numbers_.find(name);
+    if (found != numbers_.end()) return found->second;
+    throw Error(abi::kFail, "ONNX Runtime does not pass the input '" + name + "'");
+  }
+
+  std::size_t num_inputs = 0;
+  std::size_t num_outputs = 0;
+
+ private:
+  std::map<std::string, std::size_t> numbers_;
+};
+
 }  // namespace
 
-CompiledNode::CompiledNode(const abi::Api* api, std::string label)
-    : abi::NodeComputeInfo{}, api_(api), label_(std::move(label)) {
+CompiledNode::CompiledNode(const abi::Api* api, const abi::Graph* graph,
+                           std::vector<CompiledChain> chains, const DeviceOptions* device)
+    : abi::NodeComputeInfo{}, api_(api) {
   version = abi::kEpApiVersion;
   CreateState = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*,
                    void** state) -> abi::Status* {
@@ -95,42 +173,32 @@ CompiledNode::CompiledNode(const abi::Api* api, std::string label)
   };
   ReleaseState = [](abi::NodeComputeInfo*, void*) {};
 
+  ValueNumbers values(api, graph);
+  if (!chains[0].chain.is_conv) {
+    const Chain& chain = chains[0].chain;
+    Tail tail = chain.tail;
+    tail.x = values.Of(chain.x);
+    if (!chain.residual.empty()) tail.residual = values.Of(chain.residual);
+    matmul_label_ = chains[0].label;
+    matmul_ = MakeChain<MatMulChain>(api, chains[0], device, tail);
+  } else {
+    std::vector<ConvNetwork::Step> steps;
+    for (CompiledChain& of : chains) {
+      const Chain& chain = of.chain;
+      values.Add(chain.y);
+      Tail tail = chain.tail;
+      tail.x = 0;
+      ConvNetwork::Step step{of.label, nullptr, values.Of(chain.x), {}, values.Of(chain.y)};
+      if (!chain.residual.empty()) {
+        tail.residual = 1;
+        step.residual = values.Of(chain.residual);
+      }
+      step.chain = MakeChain<ConvChain>(api, of, device, tail);
+      steps.push_back(std::move(step));
+    }
+    convs_ = std::make_unique<ConvNetwork>(std::move(steps), values.num_inputs, values.num_outputs);
+  }
   Check(api_, abi::CreateCpuMemoryInfo::Call(api_, 0, 0, &memory_));
-}
-
-CompiledNode::CompiledNode(const abi::Api* api, std::string label, const MappedNode& node,
-                           const DeviceOptions& device, const Tail& tail)
-    : CompiledNode(api, std::move(label)) {
-  Tensor w = node.weight;
-  if (node.transposed) std::swap(w.dims.size[0], w.dims.size[1]);
-  std::vector<float> realised = CrossbarWeight(node);
-  const std::vector<float> w_max = Program(node, device, w.dims, &realised);
-  Periphery periphery = PeripheryOf(node, device, w.dims, w_max);
-  if (periphery.is_coded) {
-    const auto count = static_cast<Index>(realised.size());
-    const bool by_column = w_max.size() > 1;
-    const Index column_run = node.is_conv ? count / static_cast<Index>(w.dims[0]) : 1;
-    RoundCells(w_max, by_column ? column_run : count, &realised);
-  }
-  w.data = realised.data();
-  std::vector<float> bias = BiasOf(node, static_cast<std::size_t>(w.dims[node.is_conv ? 0 : 1]));
-  if (node.is_conv) {
-    crossbar_.emplace<ConvChain>(node.conv, w, std::move(periphery), std::move(bias), tail);
-  } else {
-    crossbar_.emplace<MatMulChain>(w, std::move(periphery), bias, tail);
-  }
-}
-
-CompiledNode::CompiledNode(const abi::Api* api, std::string label, const Chain& chain)
-    : CompiledNode(api, std::move(label)) {
-  const NodeInfo crossbar(api, chain.crossbar);
-  const NodeInfo adapter(api, chain.adapter);
-  const NodeInfo* const beside = chain.adapter == nullptr ? nullptr : &adapter;
-  if (OperatorOf(api, chain.crossbar) == RramMatMul::kName) {
-    crossbar_.emplace<MatMulChain>(crossbar, beside, chain.tail);
-  } else {
-    crossbar_.emplace<ConvChain>(crossbar, beside, chain.tail);
-  }
 }
 
 CompiledNode::~CompiledNode() {
@@ -138,15 +206,12 @@ CompiledNode::~CompiledNode() {
 }
 
 void CompiledNode::Run(abi::KernelContext* kernel_context) const {
+  const Context context(api_, kernel_context, memory_);
+  if (convs_ != nullptr) return convs_->Compute(context);
   try {
-    const Context context(api_, kernel_context, memory_);
-    if (const auto* matmul = std::get_if<MatMulChain>(&crossbar_)) {
-      matmul->Compute(context);
-    } else if (const auto* conv = std::get_if<ConvChain>(&crossbar_)) {
-      conv->Compute(context);
-    }
+    matmul_->Compute(context);
   } catch (const Error& error) {
-    throw Error(error.code(), label_ + ": " + error.what());
+    throw Error(error.code(), matmul_label_ + ": " + error.what());
   }
 }
 

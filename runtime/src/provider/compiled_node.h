@@ -2,10 +2,11 @@
 #pragma once
 
 #include <memory>
-#include <variant>
+#include <optional>
+#include <string>
 #include <vector>
 
-#include "ops/conv_chain.h"
+#include "ops/conv_network.h"
 #include "ops/matmul_chain.h"
 #include "provider/chain.h"
 #include "provider/mapping.h"
@@ -14,28 +15,32 @@
 
 namespace rimc {
 
-// A node of an ordinary model that runs on crossbars, programmed when it is made, or a crossbar of
-// a converted model; and what follows it.
+// A chain of a compiled node.
+struct CompiledChain {
+  Chain chain;
+  std::string label;                 // errors of it begin with it
+  std::optional<MappedNode> mapped;  // of an ordinary model: programmed when the node is made
+};
+
+// A segment as one node, of a converted model or of an ordinary one that runs on crossbars.
 class CompiledNode : public abi::NodeComputeInfo {
  public:
-  // Errors of a run begin with `label`, as ONNX Runtime knows the node by a name of its own. Throws
-  // Error where the weight can't be programmed.
-  CompiledNode(const abi::Api* api, std::string label, const MappedNode& node,
-               const DeviceOptions& device, const Tail& tail);
-  // Of a converted model. Throws Error where a node is not as its operator asks.
-  CompiledNode(const abi::Api* api, std::string label, const Chain& chain);
+  // `graph`: of the chains alone. `device`: of those that are mapped. Throws Error where a node is
+  // not as its operator asks, or a weight can't be programmed.
+  CompiledNode(const abi::Api* api, const abi::Graph* graph, std::vector<CompiledChain> chains,
+               const DeviceOptions* device);
   ~CompiledNode();
   CompiledNode(const CompiledNode&) = delete;
   CompiledNode& operator=(const CompiledNode&) = delete;
 
  private:
-  CompiledNode(const abi::Api* api, std::string label);
   void Run(abi::KernelContext* context) const;
 
   const abi::Api* api_;
-  std::string label_;
   abi::MemoryInfo* memory_ = nullptr;
-  std::variant<std::monostate, MatMulChain, ConvChain> crossbar_;
+  std::unique_ptr<MatMulChain> matmul_;
+  std::string matmul_label_;
+  std::unique_ptr<ConvNetwork> convs_;
 };
 
 }  // namespace rimc

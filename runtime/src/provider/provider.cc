@@ -13,6 +13,7 @@
 #include "provider/compiled_node.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
+#include "provider/segment.h"
 #include "register.h"
 #include "rimc/ort_ep_abi.h"
 
@@ -103,12 +104,10 @@ class Provider : public abi::Ep {
     Check(api_, abi::GraphParentNode::Call(api_, graph, &parent));
     if (parent != nullptr) return;  // bodies of control flow stay digital, as in a conversion
     if (!device_) {
-      ClaimChains(graph, info);
+      AddSegments(NodesOf(api_, graph), info);
       last_mapping = "[]";
       return;
     }
-    std::vector<Decision> decisions;
-    std::vector<const abi::Node*> taken;
     const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
     for (const abi::Node* node : nodes) {
       if (DomainOf(api_, node) == kOwnDomain) {
@@ -119,42 +118,45 @@ class Provider : public abi::Ep {
         return;
       }
     }
+    std::vector<Decision> decisions;
     for (const abi::Node* node : nodes) {
       auto decision = Decide(api_, node, *device_);
       if (!decision) continue;
-      if (decision->mapped) {
-        AddNodes(Take(node, &taken).nodes, info);
-      } else {
-        Log(*decision);
-      }
+      if (!decision->mapped) Log(*decision);
       decisions.push_back(std::move(*decision));
     }
+    AddSegments(nodes, info);
     last_mapping = ToJson(decisions);
   }
 
-  // Of a converted model: each crossbar with an adapter and what follows it is one node. Others
-  // stay with the CPU provider, which has the operators.
-  void ClaimChains(const abi::Graph* graph, abi::EpGraphSupportInfo* info) const {
-    std::vector<const abi::Node*> taken;
-    for (const abi::Node* node : NodesOf(api_, graph)) {
-      if (!IsChainStart(node)) continue;
-      const Chain chain = FindChain(api_, node, taken);
-      if (chain.nodes.size() < 2) continue;
-      taken.insert(taken.end(), chain.nodes.begin(), chain.nodes.end());
-      AddNodes(chain.nodes, info);
-    }
-  }
-
+  // Nodes that start a chain: crossbars, or nodes that go to one.
   bool IsChainStart(const abi::Node* node) const {
+    if (device_) {
+      const auto decision = Decide(api_, node, *device_);
+      return decision && decision->mapped;
+    }
     if (DomainOf(api_, node) != kOwnDomain) return false;
     const std::string op_type = OperatorOf(api_, node);
     return op_type == RramConv::kName || op_type == RramMatMul::kName;
   }
 
-  Chain Take(const abi::Node* node, std::vector<const abi::Node*>* taken) const {
-    Chain chain = FindChain(api_, node, *taken);
-    taken->insert(taken->end(), chain.nodes.begin(), chain.nodes.end());
-    return chain;
+  // Each segment becomes one node. A crossbar alone stays with the CPU provider, which has the
+  // operators.
+  std::vector<Segment> SegmentsOf(const std::vector<const abi::Node*>& nodes) const {
+    return FindSegments(
+        api_, nodes, [this](const abi::Node* node) { return IsChainStart(node); },
+        [this](const Chain& chain) { return device_ || chain.nodes.size() > 1; });
+  }
+
+  void AddSegments(const std::vector<const abi::Node*>& nodes,
+                   abi::EpGraphSupportInfo* info) const {
+    for (const Segment& segment : SegmentsOf(nodes)) {
+      std::vector<const abi::Node*> together;
+      for (const Chain& chain : segment) {
+        together.insert(together.end(), chain.nodes.begin(), chain.nodes.end());
+      }
+      AddNodes(together, info);
+    }
   }
 
   void AddNodes(const std::vector<const abi::Node*>& nodes, abi::EpGraphSupportInfo* info) const {
@@ -172,27 +174,30 @@ class Provider : public abi::Ep {
     std::vector<std::unique_ptr<CompiledNode>> compiled;
     for (std::size_t i = 0; i < count; ++i) compiled.push_back(CompileOne(graphs[i]));
     for (std::size_t i = 0; i < count; ++i) infos[i] = compiled[i].release();
-    kernels_created += static_cast<std::int64_t>(count);
   }
 
   std::unique_ptr<CompiledNode> CompileOne(const abi::Graph* graph) const {
-    for (const abi::Node* node : NodesOf(api_, graph)) {
-      auto decision = device_ ? Decide(api_, node, *device_) : std::optional<Decision>();
-      if (!IsChainStart(node) && !(decision && decision->mapped)) continue;
-      std::string label = Labelled(decision ? decision->name : NameOf(api_, node), node);
-      try {
-        Chain chain = FindChain(api_, node, {});
-        if (chain.adapter != nullptr) {
-          label += " with " + Labelled(NameOf(api_, chain.adapter), chain.adapter);
-        }
-        FindInputs(api_, graph, &chain);
-        if (!decision) return std::make_unique<CompiledNode>(api_, label, chain);
-        return std::make_unique<CompiledNode>(api_, label, *decision->mapped, *device_, chain.tail);
-      } catch (const Error& error) {
-        throw Error(error.code(), label + ": " + error.what());
+    const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
+    std::vector<Segment> segments = SegmentsOf(nodes);
+    std::vector<CompiledChain> chains;
+    std::size_t num_nodes = 0;
+    for (Chain& chain : segments.at(0)) {
+      num_nodes += chain.nodes.size();
+      auto decision = device_ ? Decide(api_, chain.crossbar, *device_) : std::optional<Decision>();
+      const std::string name = decision ? decision->name : NameOf(api_, chain.crossbar);
+      std::string label = Labelled(name, chain.crossbar);
+      if (chain.adapter != nullptr) {
+        label += " with " + Labelled(NameOf(api_, chain.adapter), chain.adapter);
       }
+      chains.push_back({std::move(chain), std::move(label),
+                        decision ? std::move(decision->mapped) : std::nullopt});
     }
-    throw Error(abi::kFail, "ONNX Runtime asks for a node that was not claimed");
+    if (num_nodes != nodes.size()) {
+      throw Error(abi::kFail, "ONNX Runtime asks for nodes that were not claimed together");
+    }
+    kernels_created += static_cast<std::int64_t>(chains.size());
+    return std::make_unique<CompiledNode>(api_, graph, std::move(chains),
+                                          device_ ? &*device_ : nullptr);
   }
 
   // As messages have it.

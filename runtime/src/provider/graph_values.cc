@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "provider/graph_values.h"
+
+namespace rimc {
+namespace {
+
+using Values = std::vector<const abi::ValueInfo*>;
+
+template <class CountSlot, class ListSlot, class Owner>
+Values ListOf(const abi::Api* api, const Owner* owner) {
+  std::size_t count = 0;
+  Check(api, CountSlot::Call(api, owner, &count));
+  Values values(count, nullptr);
+  if (count > 0) Check(api, ListSlot::Call(api, owner, values.data(), count));
+  return values;
+}
+
+}  // namespace
+
+Values InputsOf(const abi::Api* api, const abi::Node* node) {
+  return ListOf<abi::NodeNumInputs, abi::NodeInputs>(api, node);
+}
+
+Values OutputsOf(const abi::Api* api, const abi::Node* node) {
+  return ListOf<abi::NodeNumOutputs, abi::NodeOutputs>(api, node);
+}
+
+Values ImplicitInputsOf(const abi::Api* api, const abi::Node* node) {
+  return ListOf<abi::NodeNumImplicitInputs, abi::NodeImplicitInputs>(api, node);
+}
+
+Values InputsOf(const abi::Api* api, const abi::Graph* graph) {
+  return ListOf<abi::GraphNumInputs, abi::GraphInputs>(api, graph);
+}
+
+Values OutputsOf(const abi::Api* api, const abi::Graph* graph) {
+  return ListOf<abi::GraphNumOutputs, abi::GraphOutputs>(api, graph);
+}
+
+std::string NameOf(const abi::Api* api, const abi::ValueInfo* value) {
+  if (value == nullptr) return "";
+  const char* name = nullptr;
+  Check(api, abi::ValueName::Call(api, value, &name));
+  return name == nullptr ? "" : name;
+}
+
+bool IsConstant(const abi::Api* api, const abi::ValueInfo* value) {
+  bool constant = false;
+  if (value != nullptr) Check(api, abi::IsConstantInitializer::Call(api, value, &constant));
+  return constant;
+}
+
+std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index) {
+  const Values inputs = InputsOf(api, node);
+  return index < inputs.size() ? NameOf(api, inputs[index]) : "";
+}
+
+}  // namespace rimc

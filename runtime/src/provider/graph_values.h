@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The values of a graph as a provider sees them.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "ops/common/ort.h"
+#include "rimc/ort_ep_abi.h"
+
+namespace rimc {
+
+// Inputs and outputs of a node, null where one is left out.
+std::vector<const abi::ValueInfo*> InputsOf(const abi::Api* api, const abi::Node* node);
+std::vector<const abi::ValueInfo*> OutputsOf(const abi::Api* api, const abi::Node* node);
+// What the bodies of a node's control flow read from outside.
+std::vector<const abi::ValueInfo*> ImplicitInputsOf(const abi::Api* api, const abi::Node* node);
+// Inputs and outputs of a graph; constants are among the inputs.
+std::vector<const abi::ValueInfo*> InputsOf(const abi::Api* api, const abi::Graph* graph);
+std::vector<const abi::ValueInfo*> OutputsOf(const abi::Api* api, const abi::Graph* graph);
+
+// Empty where there is no value.
+std::string NameOf(const abi::Api* api, const abi::ValueInfo* value);
+bool IsConstant(const abi::Api* api, const abi::ValueInfo* value);
+
+// Name of an input of a node, empty where it has none.
+std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index);
+
+}  // namespace rimc
