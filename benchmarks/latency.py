@@ -6,8 +6,8 @@
 
 Every model is calibrated first (10 samples, default SRAM or one rank; ResNet-50's shape: rank 4):
 its branches do real work. ``twin`` is the ideal model with its adapters folded in, float32 in stock
-ONNX Runtime. ``--adapters`` prints instead, for the convolutions of ResNet-50's shape, what the
-low-rank part of an adapter of rank 4 costs on top of its node.
+ONNX Runtime. ``--adapters`` prints instead, for the convolutions of ResNet-50's shape and for the
+whole network, what the low-rank part of an adapter of rank 4 costs on top of its node.
 
 Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. With
 several threads each has a core of its own, and a turn begins when those of the session before
@@ -23,7 +23,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ def _tokens(batch: int, length: int) -> Callable[[], Feeds]:
     return feeds
 
 
+_DEPTH = 1152
+
+
+def _rows(count: int) -> Callable[[], Feeds]:
+    return lambda: {"x": np.random.default_rng(0).normal(size=(count, _DEPTH)).astype(np.float32)}
+
+
 _NETWORKS: dict[str, tuple[Path, str, dict[str, Callable[[], Feeds]]]] = {
     "ResNet-20": (
         DATA / "resnet20_cifar100" / "resnet20.onnx",
@@ -106,6 +113,36 @@ _NETWORKS: dict[str, tuple[Path, str, dict[str, Callable[[], Feeds]]]] = {
         "benchmarks.resnet50:images",
         {"batch 1": _images(1, 224), "batch 8": _images(8, 224)},
     ),
+    "MatMul": (
+        Path("matmul.onnx"),  # made here
+        "benchmarks.latency:rows",
+        {"4096 x 1152 x 256": _rows(4096)},
+    ),
+}
+
+
+def rows() -> Iterator[Feeds]:
+    """Calibration data of ``MatMul``: rows of noise."""
+    for seed in range(64):
+        yield {"x": np.random.default_rng(seed).normal(size=(1, _DEPTH)).astype(np.float32)}
+
+
+def _make_matmul(path: Path) -> None:
+    w = np.random.default_rng(0).normal(size=(_DEPTH, 256)).astype(np.float32) / _DEPTH**0.5
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")],
+        "matmul",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", _DEPTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 256])],
+        [numpy_helper.from_array(w.astype(np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+
+
+_MAKERS: dict[str, Callable[[Path], object]] = {
+    "ResNet-50": resnet50.make_model,
+    "MatMul": _make_matmul,
 }
 
 
@@ -132,9 +169,9 @@ def main() -> None:
         for name in arguments.networks:
             teacher, data, feeds = _NETWORKS[name]
             rank = arguments.rank
-            if name == "ResNet-50":
+            if name in _MAKERS:
                 teacher, rank = Path(folder) / teacher, rank or 4
-                resnet50.make_model(teacher)
+                _MAKERS[name](teacher)
             files = _prepare(teacher, data, Path(folder) / name, arguments.kinds, rank)
             for what, make in feeds.items():
                 _measure(f"{name}, {what}", teacher, files, make(), arguments)
@@ -238,23 +275,34 @@ def _measure_adapters(folder: Path, arguments: argparse.Namespace) -> None:
         channels, columns, kernel, size = shape
         teacher = folder / "conv.onnx"
         onnx.save(_convolution(*shape), teacher)
-        converted = folder / "conv.rimc.onnx"
-        config = ConvertConfig(rank=arguments.rank or 4)
-        rimc_onnx.convert(teacher, converted, config=config, force=True)
-        # As converted B is zero, and its kernels don't run.
-        model = onnx.load(converted)
-        files = {"without": converted, "with": folder / "with.rimc.onnx"}
-        for tensor in model.graph.initializer:
-            if tensor.name.endswith("/lora_b"):
-                ones = np.ones_like(numpy_helper.to_array(tensor))
-                tensor.CopyFrom(numpy_helper.from_array(ones, tensor.name))
-        onnx.save(model, files["with"])
-        sessions = {n: _session(f, "provider", arguments.threads) for n, f in files.items()}
         x = np.random.default_rng(0).normal(size=(1, channels, size, size)).astype(np.float32)
-        times = _take_turns(sessions, {"x": x}, arguments)
-        low, middle, high = _ratios(times["with"], times["without"])
         name = f"{channels} -> {columns}, {kernel} x {kernel}, {size} x {size}"
-        print(f"  {name:32s} {middle:5.3f} ({low:.3f}-{high:.3f})", flush=True)
+        _measure_branches(name, teacher, {"x": x}, arguments)
+    teacher = folder / "resnet50.onnx"
+    resnet50.make_model(teacher)
+    for batch in (1, 8):
+        _measure_branches(f"ResNet-50, batch {batch}", teacher, _images(batch, 224)(), arguments)
+
+
+def _measure_branches(
+    name: str, teacher: Path, feeds: Feeds, arguments: argparse.Namespace
+) -> None:
+    """Of all nodes of a model, with and without the low-rank parts of their adapters."""
+    converted = teacher.with_suffix(".rimc.onnx")
+    config = ConvertConfig(rank=arguments.rank or 4)
+    rimc_onnx.convert(teacher, converted, config=config, force=True)
+    # As converted B is zero, and its kernels don't run.
+    model = onnx.load(converted)
+    files = {"without": converted, "with": teacher.with_suffix(".with.rimc.onnx")}
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("/lora_b"):
+            ones = np.ones_like(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(ones, tensor.name))
+    onnx.save(model, files["with"])
+    sessions = {n: _session(f, "provider", arguments.threads) for n, f in files.items()}
+    times = _take_turns(sessions, feeds, arguments)
+    low, middle, high = _ratios(times["with"], times["without"])
+    print(f"  {name:32s} {middle:5.3f} ({low:.3f}-{high:.3f})", flush=True)
 
 
 def _convolution(channels: int, columns: int, kernel: int, size: int) -> onnx.ModelProto:

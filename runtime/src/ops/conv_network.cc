@@ -36,6 +36,14 @@ ConvNetwork::ConvNetwork(std::vector<Step> steps, std::size_t num_inputs, std::s
     : steps_(std::move(steps)), num_inputs_(num_inputs), num_outputs_(num_outputs) {
   num_values_ = num_inputs + num_outputs;
   for (const Step& step : steps_) num_values_ = std::max(num_values_, step.y + 1);
+  lifetimes_.resize(num_values_, {0, 0});
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    const Step& step = steps_[s];
+    const auto here = static_cast<Index>(s);
+    lifetimes_[step.y] = {here, here + 1};
+    lifetimes_[step.x].end = here + 1;
+    if (step.residual) lifetimes_[*step.residual].end = here + 1;
+  }
 }
 
 void ConvNetwork::Compute(const Context& context) const {
@@ -123,12 +131,10 @@ std::vector<ConvNetwork::Pass> ConvNetwork::PlanPasses(const std::vector<Dims>& 
   if (draws || batch == 1) return {{{0, count}, batch}};
   std::vector<Pass> passes;
   Index first = 0;
+  Index read_until = 0;  // what the steps before have made
   for (Index s = 0; s < count; ++s) {
-    bool is_cut = true;
-    for (Index t = 0; t < s && is_cut; ++t) {
-      const std::size_t y = steps_[static_cast<std::size_t>(t)].y;
-      is_cut = Lifetime(y).end <= s + 1;
-    }
+    const bool is_cut = read_until <= s + 1;
+    read_until = std::max(read_until, lifetimes_[steps_[static_cast<std::size_t>(s)].y].end);
     if (!is_cut && s + 1 < count) continue;
     const Index images = std::min(ImagesFor({first, s + 1}, dims), batch);
     if (!passes.empty() && passes.back().images == images) {
@@ -158,18 +164,6 @@ Index ConvNetwork::ImagesFor(Range steps, const std::vector<Dims>& dims) const {
   return PowerOfTwo(std::max(CeilDiv(cells, std::max<Index>(values, 1)), kNearFloats / most));
 }
 
-// The steps from the one that makes a value to the last that reads it.
-Range ConvNetwork::Lifetime(std::size_t value) const {
-  Range steps{0, 0};
-  for (std::size_t s = 0; s < steps_.size(); ++s) {
-    const Step& step = steps_[s];
-    const auto here = static_cast<Index>(s);
-    if (step.y == value) steps = {here, here + 1};
-    if (step.x == value || step.residual == value) steps.end = here + 1;
-  }
-  return steps;
-}
-
 // Values between steps lie as near the beginning as those allow that are there at the same time.
 void ConvNetwork::PlaceValues(Layout* layout) const {
   layout->images.resize(num_values_);
@@ -185,7 +179,7 @@ void ConvNetwork::PlaceValues(Layout* layout) const {
   for (const Step& step : steps_) {
     const std::size_t v = step.y;
     if (!IsBetween(v)) continue;
-    Range life = Lifetime(v);
+    Range life = lifetimes_[v];
     for (const Pass& pass : layout->passes) {
       if (pass.steps.begin > life.begin || life.begin >= pass.steps.end) continue;
       if (life.end <= pass.steps.end) {

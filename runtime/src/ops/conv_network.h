@@ -48,7 +48,6 @@ class ConvNetwork {
   std::vector<Pass> PlanPasses(const std::vector<Dims>& dims) const;
   Index ImagesFor(Range steps, const std::vector<Dims>& dims) const;
   void PlaceValues(Layout* layout) const;
-  Range Lifetime(std::size_t value) const;
   bool IsBetween(std::size_t value) const { return value >= num_inputs_ + num_outputs_; }
   void RunStep(const Context& context, const Step& step, const Layout& layout, Range images,
                const std::vector<float*>& data) const;
@@ -57,6 +56,8 @@ class ConvNetwork {
   std::size_t num_inputs_;
   std::size_t num_outputs_;
   std::size_t num_values_ = 0;
+  // Of every value, the steps from the one that makes it to the last that reads it.
+  std::vector<Range> lifetimes_;
   Kept<Layout, std::vector<Dims>> layout_;
 };
 
