@@ -21,7 +21,8 @@ from rimc_onnx import opset
 Array = np.ndarray[Any, Any]
 
 NOISE = {"read_noise": 0.05, "adc_bits": 8, "adc_range": [40.0]}
-"""Draws that are another in every run."""
+RELATIVE_NOISE = {**NOISE, "read_noise_relative": 1}
+"""Draws that are another in every run and for every image; of each column, or of each device."""
 
 
 class Network:
@@ -126,7 +127,7 @@ def random_network(seed: int) -> ChainCase:
     rng = np.random.default_rng(seed)
     channels, size = ((16, 40), (16, 57), (16, 64), (8, 128))[rng.integers(4)]
     shape = (int(rng.choice([1, 3, 7, 11, 13])), channels, size, size)
-    periphery = NOISE if seed % 5 == 4 else {}
+    periphery = {3: RELATIVE_NOISE, 4: NOISE}.get(seed % 5, {})
     network = Network(rng, shape)
     value, outputs = "x", []
     for _ in range(int(rng.integers(2, 5))):

@@ -11,7 +11,7 @@ struct ConvChain::Run {
   const Tensor& x;
   const float* residual;
   float* y;
-  std::uint64_t number;  // of the crossbar
+  ReadRun read;  // of the crossbar
 };
 
 ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
@@ -25,15 +25,14 @@ ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
                      std::vector<float> bias, const Tail& tail)
     : crossbar_(conv, w, std::move(periphery)), bias_(std::move(bias)), tail_(tail) {}
 
-void ConvChain::Compute(const Context& context) const {
+void ConvChain::Compute(const Context& context, const ReadRun& read) const {
   const Tensor x = context.Input(tail_.x);
   const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
   const Dims& y_dims = shaped->crossbar.y_dims;
   const float* const residual = ResidualOf(tail_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
-  const std::uint64_t number = crossbar_.NextRun();
-  const Run run{x, residual, y, number};
+  const Run run{x, residual, y, read};
   if (crossbar_.ReadsAtOnce() && ComputeFused(context, *shaped, run)) return;
   ComputeApart(context, run, y_dims);
   Finish(context, y_dims, residual, y);
@@ -145,8 +144,8 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
                       ConvFinish finish;
                       FillFinish(run, plan, place, &finish);
                       if (codes) FillBranch(shaped, *codes, place, &finish.branch);
-                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish,
-                                             run.number, place.extra + extra);
+                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish, run.read,
+                                             place.extra + extra);
                     });
     has_nan = engine.has_nan();
   });
@@ -245,11 +244,11 @@ void ConvChain::FillBranch(const Shaped& shaped, const ConvEngine& codes,
 void ConvChain::ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const {
   const std::vector<Tensor> inputs{run.x};
   if (!adapter_) {
-    crossbar_.ComputeRun(Context(context, inputs, run.y), run.number);
+    crossbar_.ComputeRun(Context(context, inputs, run.y), run.read);
     return;
   }
   const Scratch h(context, y_dims.Count());
-  crossbar_.ComputeRun(Context(context, inputs, h.data()), run.number);
+  crossbar_.ComputeRun(Context(context, inputs, h.data()), run.read);
   adapter_->Compute(Context(context, {run.x, {abi::kFloat, y_dims, h.data()}}, run.y));
 }
 

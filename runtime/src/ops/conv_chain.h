@@ -20,14 +20,14 @@ class ConvChain {
   // `bias` [M] or empty.
   ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery, std::vector<float> bias,
             const Tail& tail);
-  void Compute(const Context& context) const;
+  // The images of a run, or some of them.
+  void Compute(const Context& context, const ReadRun& read) const;
+  std::uint64_t NextRun() const { return crossbar_.NextRun(); }
 
   // Dimensions of the output for an input of `x`. Throws where they don't fit.
   Dims OutputDims(const Dims& x) const;
   // Floats that the cells of the crossbar take.
   Index num_cells() const { return crossbar_.packed_.size(); }
-  // Whether outputs depend on how many runs there were, and on the place of an image in its batch.
-  bool DrawsByRun() const { return crossbar_.periphery_.noise.on; }
 
  private:
   struct Run;

@@ -67,6 +67,8 @@ void ConvNetwork::Compute(const Context& context) const {
     Labelled(step,
              [&] { data[step.y] = context.Output(step.y - num_inputs_, layout->dims[step.y]); });
   }
+  std::vector<std::uint64_t> numbers;
+  for (const Step& step : steps_) numbers.push_back(step.chain->NextRun());
   const auto batch = static_cast<Index>(inputs[steps_[0].x][0]);
   if (batch == 0) return;
   std::optional<Scratch> between;
@@ -78,14 +80,16 @@ void ConvNetwork::Compute(const Context& context) const {
     for (Index image = 0; image < batch; image += pass.images) {
       const Range images{image, std::min(image + pass.images, batch)};
       for (Index s = pass.steps.begin; s < pass.steps.end; ++s) {
-        RunStep(context, steps_[static_cast<std::size_t>(s)], *layout, images, data);
+        const auto at = static_cast<std::size_t>(s);
+        RunStep(context, steps_[at], numbers[at], *layout, images, data);
       }
     }
   }
 }
 
-void ConvNetwork::RunStep(const Context& context, const Step& step, const Layout& layout,
-                          Range images, const std::vector<float*>& data) const {
+void ConvNetwork::RunStep(const Context& context, const Step& step, std::uint64_t number,
+                          const Layout& layout, Range images,
+                          const std::vector<float*>& data) const {
   const auto view = [&](std::size_t value) {
     Dims dims = layout.dims[value];
     // What holds fewer images than all holds those of this turn.
@@ -96,7 +100,9 @@ void ConvNetwork::RunStep(const Context& context, const Step& step, const Layout
   };
   std::vector<Tensor> inputs{view(step.x).first};
   if (step.residual) inputs.push_back(view(*step.residual).first);
-  Labelled(step, [&] { step.chain->Compute(Context(context, inputs, view(step.y).second)); });
+  Labelled(step, [&] {
+    step.chain->Compute(Context(context, inputs, view(step.y).second), {number, images.begin});
+  });
 }
 
 ConvNetwork::Layout ConvNetwork::LayOut(const std::vector<Dims>& inputs) const {
@@ -126,9 +132,7 @@ ConvNetwork::Layout ConvNetwork::LayOut(const std::vector<Dims>& inputs) const {
 std::vector<ConvNetwork::Pass> ConvNetwork::PlanPasses(const std::vector<Dims>& dims) const {
   const auto count = static_cast<Index>(steps_.size());
   const auto batch = std::max<Index>(static_cast<Index>(dims[steps_[0].x][0]), 1);
-  const bool draws = std::any_of(steps_.begin(), steps_.end(),
-                                 [](const Step& step) { return step.chain->DrawsByRun(); });
-  if (draws || batch == 1) return {{{0, count}, batch}};
+  if (batch == 1) return {{{0, count}, batch}};
   std::vector<Pass> passes;
   Index first = 0;
   Index read_until = 0;  // what the steps before have made

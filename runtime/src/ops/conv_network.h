@@ -4,6 +4,7 @@
 // the next ones do, so that what one writes is near when the next one reads it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,8 +50,8 @@ class ConvNetwork {
   Index ImagesFor(Range steps, const std::vector<Dims>& dims) const;
   void PlaceValues(Layout* layout) const;
   bool IsBetween(std::size_t value) const { return value >= num_inputs_ + num_outputs_; }
-  void RunStep(const Context& context, const Step& step, const Layout& layout, Range images,
-               const std::vector<float*>& data) const;
+  void RunStep(const Context& context, const Step& step, std::uint64_t number, const Layout& layout,
+               Range images, const std::vector<float*>& data) const;
 
   std::vector<Step> steps_;
   std::size_t num_inputs_;

@@ -13,7 +13,7 @@ struct RramConv::Run {
   const ConvPlan& plan;
   const ConvEngine& engine;
   float* y;
-  std::uint64_t number;
+  ReadRun read;
 
   // Positions of a task in the memory of its sums.
   Index Positions() const { return plan.images_per_item() * plan.MaxBandSize(); }
@@ -161,7 +161,7 @@ RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   return shaped;
 }
 
-Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const {
+Output RramConv::ComputeRun(const Context& context, const ReadRun& read) const {
   const Tensor x = context.Input(0);
   const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
   const Dims& y_dims = shaped->y_dims;
@@ -172,18 +172,18 @@ Output RramConv::ComputeRun(const Context& context, std::uint64_t number) const 
     // Items that share their input can't have the planes of a bit-serial one in turn.
     Dims dims;
     const ConvPlan stored(conv_, ShapeOf(conv_, x, &dims), periphery_.num_planes() == 1, kernels_);
-    ComputeStored(context, stored, x.Floats(), y, number);
+    ComputeStored(context, stored, x.Floats(), y, read);
     return {y, y_dims};
   }
   bool has_nan = false;
   WithEngine(*shaped, x.Floats(), [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
     engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
-      ComputeGroup(engine, plan, place, passes, y, nullptr, number, place.extra);
+      ComputeGroup(engine, plan, place, passes, y, nullptr, read, place.extra);
     });
     has_nan = engine.has_nan();
   });
-  return has_nan ? Floats().ComputeRun(context, number) : Output{y, y_dims};
+  return has_nan ? Floats().ComputeRun(context, read) : Output{y, y_dims};
 }
 
 Index RramConv::NoiseFloats(const ConvPlan& plan) const {
@@ -193,14 +193,14 @@ Index RramConv::NoiseFloats(const ConvPlan& plan) const {
 }
 
 ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
-                                    const ConvEngine::Place& place, std::uint64_t number,
+                                    const ConvEngine::Place& place, const ReadRun& read,
                                     float* memory) const noexcept {
   const auto num_tiles = static_cast<Index>(readout_.tiles.size());
   const Index row = plan.MaxPositions();
   auto* const places = reinterpret_cast<std::uint32_t*>(memory + num_tiles * row);
   auto* const z = places + row;
   float* const squares = memory + (num_tiles + 1) * row + ConvEngine::Noise::ZFloats(plan);
-  engine.FillPlaces(place, places);
+  engine.FillPlaces(place, read.first_image, places);
   for (Index tile = 0; tile < num_tiles; ++tile) {
     const Range k = readout_.tiles[static_cast<std::size_t>(tile)].k;
     const Range channels{k.begin / conv_.Window(), k.end / conv_.Window()};
@@ -209,8 +209,9 @@ ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& pl
   kernels_.root(memory, memory, num_tiles * row);
   const Index column0 = place.group * plan.columns();
   const auto& deviation = numbers_ ? number_deviation_ : periphery_.noise.deviation;
-  return {memory, row, places, deviation.data() + column0, column0, periphery_.Draws(number, 0, 0),
-          z};
+  return {
+      memory, row, places, deviation.data() + column0, column0, periphery_.Draws(read.number, 0, 0),
+      z};
 }
 
 void RramConv::SquareColumns(const float* x, Index x_row, Index rows, float* y,
@@ -245,7 +246,7 @@ void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
 
 void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
                             const ConvEngine::Place& place, const std::vector<ConvPass>& passes,
-                            float* y, const ConvFinish* finish, std::uint64_t number,
+                            float* y, const ConvFinish* finish, const ReadRun& read,
                             float* memory) const noexcept {
   const ConvCells cells = CellsOf(plan, place.group);
   const ConvOutput output = OutputOf(plan, place, y);
@@ -254,7 +255,7 @@ void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
     engine.ComputeFused(place, cells, readout_, passes, column0, output, finish);
     return;
   }
-  const ConvEngine::Noise noise = NoiseOf(engine, plan, place, number, memory);
+  const ConvEngine::Noise noise = NoiseOf(engine, plan, place, read, memory);
   engine.ComputeFused(place, cells, readout_, passes, column0, output, finish, &noise);
 }
 
@@ -281,10 +282,10 @@ Index RramConv::TaskFloats(const ConvPlan& plan) const {
 }
 
 void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
-                             std::uint64_t number) const {
+                             const ReadRun& read) const {
   const kernels::Quantizer line = periphery_.Line(0);
   const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
-  const Run run{plan, engine, y, number};
+  const Run run{plan, engine, y, read};
   engine.Run(context, TaskFloats(plan),
              [&](const ConvEngine::Place& place) { StoreTask(run, place); });
 }
@@ -395,7 +396,7 @@ void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const M
   const Index column0 = place.group * plan.columns() + columns.begin;
   const Index last_tile = static_cast<Index>(sums_.size()) - 1;
   const bool relative = squares_.size() > 0;
-  const kernels::DrawKey key = periphery_.Draws(run.number, plane, tile);
+  const kernels::DrawKey key = periphery_.Draws(run.read.number, plane, tile);
   const Index z_row = RoundUp(band, kernels_.lanes);
   kernels::ReadArgs args{};
   args.top = periphery_.adc_top;
@@ -410,7 +411,7 @@ void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const M
     const Index image = place.item.images.begin + n;
     const Index start = (image * conv_.columns + column0) * volume + plan.BandOffset(place.item);
     if (periphery_.noise.on) {
-      const Index first = image * volume + plan.BandOffset(place.item);
+      const Index first = (run.read.first_image + image) * volume + plan.BandOffset(place.item);
       kernels_.draw({key, static_cast<std::uint64_t>(column0), columns.size(),
                      static_cast<std::uint32_t>(first), nullptr, band, memory.z, z_row});
     }

@@ -18,6 +18,13 @@
 
 namespace rimc {
 
+// What draws depend on: which run of a session it is, and which of its images come first where it
+// is a part of one.
+struct ReadRun {
+  std::uint64_t number;
+  Index first_image = 0;
+};
+
 // RramConv: x [N, C, *S] and the crossbar w [M, C / group, *kernel] give [N, M, *S_out], one to
 // three spatial dimensions. w has to be a constant.
 //
@@ -34,7 +41,7 @@ class RramConv {
   explicit RramConv(const NodeInfo& node);
   // By default one array of any height per group, with ideal converters.
   RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery = {});
-  Output Compute(const Context& context) const { return ComputeRun(context, NextRun()); }
+  Output Compute(const Context& context) const { return ComputeRun(context, {NextRun()}); }
 
  private:
   friend class ConvChain;
@@ -64,9 +71,9 @@ class RramConv {
                       float* y) const noexcept;
   // Number of a run, which the draws of its noise depend on.
   std::uint64_t NextRun() const { return runs_.fetch_add(1, std::memory_order_relaxed); }
-  Output ComputeRun(const Context& context, std::uint64_t number) const;
+  Output ComputeRun(const Context& context, const ReadRun& read) const;
   void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
-                     std::uint64_t number) const;
+                     const ReadRun& read) const;
   void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
   void SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
                       float* squares, std::int32_t* offsets) const noexcept;
@@ -83,15 +90,15 @@ class RramConv {
   Index NoiseFloats(const ConvPlan& plan) const;
   // Noise of one group of an item, in `memory`.
   ConvEngine::Noise NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
-                            const ConvEngine::Place& place, std::uint64_t number,
+                            const ConvEngine::Place& place, const ReadRun& read,
                             float* memory) const noexcept;
   void SquareColumns(const float* x, Index x_row, Index rows, float* y, Index count) const noexcept;
   void FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
                     Range channels, float* squares, float* variance) const noexcept;
-  // ComputeFused with the noise of run `number`, in `memory`.
+  // ComputeFused with the noise of a run, in `memory`.
   void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
                     const std::vector<ConvPass>& passes, float* y, const ConvFinish* finish,
-                    std::uint64_t number, float* memory) const noexcept;
+                    const ReadRun& read, float* memory) const noexcept;
 
   const kernels::KernelTable& kernels_;
   ConvAttributes conv_;

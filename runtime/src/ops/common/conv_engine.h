@@ -218,8 +218,8 @@ class ConvEngine {
     }
   };
   // places[i]: number of what vectors hold at i, of an item, among the positions of all images;
-  // anything where that is none.
-  void FillPlaces(const Place& place, std::uint32_t* places) const noexcept;
+  // anything where that is none. `first_image`: of all, the first of the run.
+  void FillPlaces(const Place& place, Index first_image, std::uint32_t* places) const noexcept;
   // Sums over `depth` word lines of an item, as vectors hold them.
   void SumVecs(const Place& place, const float* cells, Index depth, float* sums) const noexcept;
 

@@ -186,14 +186,15 @@ Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
   return positions <= kernels_.tail_positions ? positions : 0;
 }
 
-void ConvEngine::FillPlaces(const Place& place, std::uint32_t* places) const noexcept {
+void ConvEngine::FillPlaces(const Place& place, Index first_image,
+                            std::uint32_t* places) const noexcept {
   const ConvItem& item = place.item;
   const Axes out = BandOut(item);
   const Axes extent = Extent();
   const Index volume = plan_.shape().OutVolume();
   const Index row = plan_.by_rows() ? RoundUp(out[2], kernels_.lanes) : extent[2];
   const Index rows = plan_.by_rows() ? out[1] : extent[1];
-  const Index first = item.images.begin * volume + plan_.BandOffset(item);
+  const Index first = (first_image + item.images.begin) * volume + plan_.BandOffset(item);
   for (Index n = 0; n < item.images.size(); ++n) {
     for (Index d = 0; d < (plan_.by_rows() ? out[0] : extent[0]); ++d) {
       for (Index h = 0; h < rows; ++h) {
