@@ -8,6 +8,7 @@ and ends with 1 if something does: ``python chain_cases.py FIRST_SEED NUM_SEEDS`
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,14 +180,14 @@ def _common_conv(rng: np.random.Generator, names: list[str]) -> Any:
     )
 
 
-def main(first_seed: str, num_seeds: str) -> None:
+def compare(make_case: Callable[[int], ChainCase], first_seed: str, num_seeds: str) -> None:
     """Compare the cases of some seeds."""
     found = []
     for seed in range(int(first_seed), int(first_seed) + int(num_seeds)):
-        found += chain_case(seed).differences()
+        found += make_case(seed).differences()
     print("\n".join(found))
     sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    compare(chain_case, *sys.argv[1:])

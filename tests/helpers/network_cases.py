@@ -13,7 +13,7 @@ from typing import Any
 import cases
 import numpy as np
 import onnx
-from chain_cases import ChainCase
+from chain_cases import ChainCase, compare
 from onnx import TensorProto, helper
 
 from rimc_onnx import opset
@@ -156,14 +156,5 @@ def random_network(seed: int) -> ChainCase:
     return network.case(*outputs, batch=batch, about=f"seed {seed},")
 
 
-def main(first_seed: str, num_seeds: str) -> None:
-    """Compare the networks of some seeds."""
-    found = []
-    for seed in range(int(first_seed), int(first_seed) + int(num_seeds)):
-        found += random_network(seed).differences()
-    print("\n".join(found))
-    sys.exit(1 if found else 0)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    compare(random_network, *sys.argv[1:])

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import cases as _cases
@@ -28,3 +32,20 @@ def isa(request: pytest.FixtureRequest) -> str:
     if request.param not in runtime.build_info()["available_isas"]:
         pytest.skip(f"this machine has no {request.param}")
     return str(request.param)
+
+
+@pytest.fixture
+def run_cases(isa: str) -> Callable[[ModuleType, int], None]:
+    """``run_cases(program, num_seeds)``: a program of cases, on every instruction set."""
+
+    def run(program: ModuleType, num_seeds: int) -> None:
+        result = subprocess.run(
+            [sys.executable, str(program.__file__), "0", str(num_seeds)],
+            check=False,
+            env={**os.environ, "RIMC_ISA": isa},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return run

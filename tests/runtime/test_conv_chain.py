@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import chain_cases
 import numpy as np
@@ -19,21 +18,16 @@ from rimc_onnx.runtime.provider import provider_session
 
 pytestmark = needs_providers
 
+RunCases = Callable[[ModuleType, int], None]
+
 NUM_SEEDS = 24
 
 
-def test_fused_node_gives_the_bits_of_its_operators(isa: str) -> None:
+def test_fused_node_gives_the_bits_of_its_operators(run_cases: RunCases) -> None:
     # Catches a merge in another order, sums that a pass forgets, codes of another position, a
     # residual of another image, an activation that changes NaN or -0, noise of another draw, tasks
     # that share memory.
-    result = subprocess.run(
-        [sys.executable, chain_cases.__file__, "0", str(NUM_SEEDS)],
-        check=False,
-        env={**os.environ, "RIMC_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_cases(chain_cases, NUM_SEEDS)
 
 
 def _kernels_of(model: bytes) -> int:

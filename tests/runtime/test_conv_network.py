@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import network_cases
 import numpy as np
@@ -20,22 +19,17 @@ from rimc_onnx.runtime.provider import PROVIDER_NAME, provider_session
 
 pytestmark = needs_providers
 
+RunCases = Callable[[ModuleType, int], None]
+
 NUM_SEEDS = 20
 RECORD = {"session.record_ep_graph_assignment_info": "1"}
 
 
-def test_network_gives_the_bits_of_its_operators(isa: str) -> None:
+def test_network_gives_the_bits_of_its_operators(run_cases: RunCases) -> None:
     # Catches a value whose memory another has while someone still reads it, images of another
     # turn, a turn that is too long for the last images, an output that is only written in part, a
     # chain before the node that makes its residual, draws that start anew for each turn.
-    result = subprocess.run(
-        [sys.executable, network_cases.__file__, "0", str(NUM_SEEDS)],
-        check=False,
-        env={**os.environ, "RIMC_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_cases(network_cases, NUM_SEEDS)
 
 
 def _parts(model: bytes) -> list[int]:
