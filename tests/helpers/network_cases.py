@@ -150,6 +150,8 @@ def random_network(seed: int) -> ChainCase:
             value = network.residual(value, network.conditional(value), kernel=kernel)
         if rng.random() < 0.3 and value != "x":
             outputs.append(value)
+    if not network.constants:  # no crossbar yet
+        value = network.conv(value, 8)
     if not outputs or outputs[-1] != value:
         outputs.append(value)
     batch = "N" if rng.integers(2) else shape[0]
