@@ -8,7 +8,7 @@
 namespace rimc {
 namespace {
 
-// What a step reads and writes should have a place in the L2 cache where that takes several images.
+// Where images are small, so many go together that a step reads and writes 4 MiB.
 constexpr Index kNearFloats = Index{1} << 20;
 constexpr Index kLineFloats = 16;
 

@@ -3,7 +3,9 @@
 // The execution provider: brings the operators of the domain to a session and, where a preset is
 // given, runs the Conv, Gemm and MatMul nodes of an ordinary model on crossbars.
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -104,7 +106,8 @@ class Provider : public abi::Ep {
     Check(api_, abi::GraphParentNode::Call(api_, graph, &parent));
     if (parent != nullptr) return;  // bodies of control flow stay digital, as in a conversion
     if (!device_) {
-      AddSegments(NodesOf(api_, graph), info);
+      const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
+      AddSegments(nodes, CrossbarsOf(nodes), info);
       last_mapping = "[]";
       return;
     }
@@ -119,38 +122,45 @@ class Provider : public abi::Ep {
       }
     }
     std::vector<Decision> decisions;
+    Starts mapped;
     for (const abi::Node* node : nodes) {
       auto decision = Decide(api_, node, *device_);
       if (!decision) continue;
-      if (!decision->mapped) Log(*decision);
+      if (decision->mapped) {
+        mapped.insert(node);
+      } else {
+        Log(*decision);
+      }
       decisions.push_back(std::move(*decision));
     }
-    AddSegments(nodes, info);
+    AddSegments(nodes, mapped, info);
     last_mapping = ToJson(decisions);
   }
 
   // Nodes that start a chain: crossbars, or nodes that go to one.
-  bool IsChainStart(const abi::Node* node) const {
-    if (device_) {
-      const auto decision = Decide(api_, node, *device_);
-      return decision && decision->mapped;
+  using Starts = std::set<const abi::Node*>;
+
+  // Of a converted model.
+  Starts CrossbarsOf(const std::vector<const abi::Node*>& nodes) const {
+    Starts crossbars;
+    for (const abi::Node* node : nodes) {
+      if (DomainOf(api_, node) != kOwnDomain) continue;
+      const std::string op_type = OperatorOf(api_, node);
+      if (op_type == RramConv::kName || op_type == RramMatMul::kName) crossbars.insert(node);
     }
-    if (DomainOf(api_, node) != kOwnDomain) return false;
-    const std::string op_type = OperatorOf(api_, node);
-    return op_type == RramConv::kName || op_type == RramMatMul::kName;
+    return crossbars;
   }
 
   // Each segment becomes one node. A crossbar alone stays with the CPU provider, which has the
   // operators.
-  std::vector<Segment> SegmentsOf(const std::vector<const abi::Node*>& nodes) const {
-    return FindSegments(
-        api_, nodes, [this](const abi::Node* node) { return IsChainStart(node); },
-        [this](const Chain& chain) { return device_ || chain.nodes.size() > 1; });
+  std::vector<Segment> SegmentsOf(const std::vector<const abi::Node*>& nodes,
+                                  const Starts& starts) const {
+    return FindSegments(api_, nodes, starts, device_ ? 1 : 2);
   }
 
-  void AddSegments(const std::vector<const abi::Node*>& nodes,
+  void AddSegments(const std::vector<const abi::Node*>& nodes, const Starts& starts,
                    abi::EpGraphSupportInfo* info) const {
-    for (const Segment& segment : SegmentsOf(nodes)) {
+    for (const Segment& segment : SegmentsOf(nodes, starts)) {
       std::vector<const abi::Node*> together;
       for (const Chain& chain : segment) {
         together.insert(together.end(), chain.nodes.begin(), chain.nodes.end());
@@ -178,19 +188,28 @@ class Provider : public abi::Ep {
 
   std::unique_ptr<CompiledNode> CompileOne(const abi::Graph* graph) const {
     const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
-    std::vector<Segment> segments = SegmentsOf(nodes);
+    std::map<const abi::Node*, Decision> decisions;  // of an ordinary model's crossbars
+    Starts starts = device_ ? Starts() : CrossbarsOf(nodes);
+    for (const abi::Node* node : nodes) {
+      auto decision = device_ ? Decide(api_, node, *device_) : std::nullopt;
+      if (!decision || !decision->mapped) continue;
+      decisions.emplace(node, std::move(*decision));
+      starts.insert(node);
+    }
+    std::vector<Segment> segments = SegmentsOf(nodes, starts);
     std::vector<CompiledChain> chains;
     std::size_t num_nodes = 0;
     for (Chain& chain : segments.at(0)) {
       num_nodes += chain.nodes.size();
-      auto decision = device_ ? Decide(api_, chain.crossbar, *device_) : std::optional<Decision>();
-      const std::string name = decision ? decision->name : NameOf(api_, chain.crossbar);
+      const auto decision = decisions.find(chain.crossbar);
+      const bool is_mapped = decision != decisions.end();
+      const std::string name = is_mapped ? decision->second.name : NameOf(api_, chain.crossbar);
       std::string label = Labelled(name, chain.crossbar);
       if (chain.adapter != nullptr) {
         label += " with " + Labelled(NameOf(api_, chain.adapter), chain.adapter);
       }
       chains.push_back({std::move(chain), std::move(label),
-                        decision ? std::move(decision->mapped) : std::nullopt});
+                        is_mapped ? std::move(decision->second.mapped) : std::nullopt});
     }
     if (num_nodes != nodes.size()) {
       throw Error(abi::kFail, "ONNX Runtime asks for nodes that were not claimed together");

@@ -55,14 +55,14 @@ struct Growing {
 }  // namespace
 
 std::vector<Segment> FindSegments(const abi::Api* api, const std::vector<const abi::Node*>& nodes,
-                                  const std::function<bool(const abi::Node*)>& starts,
-                                  const std::function<bool(const Chain&)>& takes) {
+                                  const std::set<const abi::Node*>& starts,
+                                  std::size_t least_nodes) {
   std::vector<const abi::Node*> taken;
   std::map<const abi::Node*, Chain> ends;  // by the last node of each
   for (const abi::Node* node : nodes) {
-    if (!starts(node)) continue;
+    if (starts.count(node) == 0) continue;
     Chain chain = FindChain(api, node, taken);
-    if (!takes(chain)) continue;
+    if (chain.nodes.size() < least_nodes) continue;
     taken.insert(taken.end(), chain.nodes.begin(), chain.nodes.end());
     const abi::Node* const last = chain.nodes.back();
     ends.emplace(last, std::move(chain));

@@ -4,7 +4,7 @@
 // where nothing else lies between them; or a single chain.
 #pragma once
 
-#include <functional>
+#include <set>
 #include <vector>
 
 #include "provider/chain.h"
@@ -14,10 +14,10 @@ namespace rimc {
 
 using Segment = std::vector<Chain>;  // in an order in which each chain finds what it reads
 
-// The chains of `nodes`, a graph's in its order, that start at those with starts(node); those with
-// takes(chain) are in a segment.
+// The chains of `nodes`, a graph's in its order, that start at `starts` and have at least
+// `least_nodes`.
 std::vector<Segment> FindSegments(const abi::Api* api, const std::vector<const abi::Node*>& nodes,
-                                  const std::function<bool(const abi::Node*)>& starts,
-                                  const std::function<bool(const Chain&)>& takes);
+                                  const std::set<const abi::Node*>& starts,
+                                  std::size_t least_nodes);
 
 }  // namespace rimc
