@@ -27,12 +27,12 @@ import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx import passes
 from rimc_onnx.calibration import fit
-from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.problem import NodeProblem
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.calibration.solvers.closed_form import Adapter
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import Scaling, get_preset
-from rimc_onnx.files import load_model, save_model
+from rimc_onnx.io.model_files import load_model, save_model
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"

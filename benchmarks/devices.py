@@ -22,8 +22,8 @@ import numpy as np
 import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import format_time, get_preset, parse_time, presets
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import format_time, get_preset, list_presets, parse_time
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
@@ -33,7 +33,7 @@ _TIMES = ("1s", "1h", "1d", "30d", "10y")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", action="append", choices=list(presets()))
+    parser.add_argument("--device", action="append", choices=list(list_presets()))
     parser.add_argument("--time", action="append")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10)
@@ -48,7 +48,7 @@ def main() -> None:
     print("| device | time | uncalibrated | black box | read-out |\n|---|---|---|---|---|")
     times = [parse_time(text) for text in arguments.time or _TIMES]
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.device or list(presets()):
+        for name in arguments.device or list(list_presets()):
             for time_s in _ages(name, times):
                 rows = [
                     _row(teacher, Path(folder), name, time_s, seed, arguments)

@@ -36,8 +36,8 @@ from benchmarks import resnet50
 from benchmarks.datasets import DATA
 from rimc_onnx import passes, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.files import load_model, save_model
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.io.model_files import load_model, save_model
 from rimc_onnx.runtime.provider import provider_session
 
 Feeds = dict[str, np.ndarray[Any, Any]]

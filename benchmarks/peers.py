@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rimc_onnx
-from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import DeviceConfig, get_preset, program
 from rimc_onnx.reference import rram_matmul
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from rimc_onnx import runtime
-from rimc_onnx.device import DeviceConfig, cell_law, get_preset, presets, program
+from rimc_onnx.device import DeviceConfig, cell_law, get_preset, list_presets, program
 from rimc_onnx.runtime.programming import realise_cells
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     w = np.random.default_rng(0).standard_normal(int(arguments.weights), dtype=np.float32)
     print(f"{w.size} weights, {runtime.build_info()['isa']}, {arguments.threads} threads\n")
     print("| device | native | with stuck devices | numpy |\n|---|---|---|---|")
-    for name in presets():
+    for name in list_presets():
         device = get_preset(name)
         faulty = replace(device, stuck_min_frac=0.01, stuck_max_frac=0.01)
         times = [

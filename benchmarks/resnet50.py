@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _run(*command: object) -> dict[str, Any]:
-    start = "from rimc_onnx.cli import main; main()"
+    start = "from rimc_onnx.cli.main import main; main()"
     program = [sys.executable, "-c", start, *map(str, command), "--json"]
     done = subprocess.run(program, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.functions import function_protos
+from rimc_onnx.bodies.operators import function_protos
+from rimc_onnx.ops import schema
 
 __all__ = ["add_functions"]
 
@@ -26,7 +26,7 @@ def add_functions(model: ir.Model) -> None:
                 # Types inside a function would be written among the values of the main graph.
                 value.type = None
         model.functions[function.identifier()] = function
-    model.opset_imports[opset.DOMAIN] = opset.VERSION
+    model.opset_imports[schema.DOMAIN] = schema.VERSION
 
 
 def _drop_cast_like(node: ir.Node) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx import opset
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
@@ -78,7 +78,7 @@ class AgeRramPass(ir.passes.InPlacePass):
             attributes.update({attribute.name: attribute for attribute in noise})
             modified = True
         if modified:
-            model.metadata_props[opset.TIME_KEY] = f"{times[0]:.9g}"
+            model.metadata_props[schema.TIME_KEY] = f"{times[0]:.9g}"
         return ir.passes.PassResult(model, modified)
 
     def _unit(self, branch: RramBranch) -> RramUnit:

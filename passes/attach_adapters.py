@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.errors import ModelError, suggest
+from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes.check_rimc_model import rram_branches
 
 __all__ = ["AttachAdaptersPass"]

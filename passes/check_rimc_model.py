@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
+from rimc_onnx.ops.adapter import QuantizedAdapter
 
 __all__ = ["RramBranch", "check_rimc_model", "rram_branches"]
 
-_RRAM = (opset.RRAM_CONV, opset.RRAM_MATMUL)
-_DORA = {opset.RRAM_CONV: opset.DORA_CONV, opset.RRAM_MATMUL: opset.DORA_MATMUL}
+_RRAM = (schema.RRAM_CONV, schema.RRAM_MATMUL)
+_DORA = {schema.RRAM_CONV: schema.DORA_CONV, schema.RRAM_MATMUL: schema.DORA_MATMUL}
 _KINDS = {
     "int": ir.AttributeType.INT,
     "ints": ir.AttributeType.INTS,
@@ -58,7 +58,7 @@ class RramBranch:
     @property
     def group(self) -> int | None:
         """Groups of a Conv, None for a MatMul."""
-        if self.rram.op_type == opset.RRAM_MATMUL:
+        if self.rram.op_type == schema.RRAM_MATMUL:
             return None
         return self.rram.attributes["group"].as_int()
 
@@ -82,7 +82,7 @@ class RramBranch:
 
     def adapter(self) -> QuantizedAdapter:
         """The adapter in the graph."""
-        names = opset.OPS[self.dora.op_type].inputs
+        names = schema.OPS[self.dora.op_type].inputs
         tensors = {
             name: value.const_value.numpy()
             for name, value in zip(names[2:], self.dora.inputs[2:], strict=True)
@@ -99,14 +99,14 @@ def rram_branches(model: ir.Model) -> list[RramBranch]:
     """
     branches = []
     for rram in model.graph:
-        if rram.domain != opset.DOMAIN or rram.op_type not in _RRAM:
+        if rram.domain != schema.DOMAIN or rram.op_type not in _RRAM:
             continue
         x, h = rram.inputs[0], rram.outputs[0]
         doras = [
             use.node
             for use in h.uses()
             if use.idx == 1
-            and use.node.domain == opset.DOMAIN
+            and use.node.domain == schema.DOMAIN
             and use.node.op_type == _DORA[rram.op_type]
         ]
         if x is None or len(doras) != 1 or doras[0].inputs[0] is not x:
@@ -133,7 +133,7 @@ def check_rimc_model(model: ir.Model) -> None:
         ModelError: the first fault, with its node; or the model is not converted.
     """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain == opset.DOMAIN:
+        if node.domain == schema.DOMAIN:
             _check_signature(node)
             if node.op_type in _RRAM:
                 _check_rram(node)
@@ -145,8 +145,8 @@ def check_rimc_model(model: ir.Model) -> None:
             raise _error(branch.rram, f"is the second one of the teacher's node '{branch.node}'")
         names.add(branch.node)
         _check_adapter(branch)
-    if model.opset_imports.get(opset.DOMAIN) != opset.VERSION:
-        raise ModelError(f"the model does not import {opset.DOMAIN} version {opset.VERSION}")
+    if model.opset_imports.get(schema.DOMAIN) != schema.VERSION:
+        raise ModelError(f"the model does not import {schema.DOMAIN} version {schema.VERSION}")
 
 
 def _error(node: ir.Node, what: str) -> ModelError:
@@ -154,9 +154,9 @@ def _error(node: ir.Node, what: str) -> ModelError:
 
 
 def _check_signature(node: ir.Node) -> None:
-    spec = opset.OPS.get(node.op_type)
+    spec = schema.OPS.get(node.op_type)
     if spec is None:
-        raise _error(node, f"{opset.DOMAIN} has no such operator")
+        raise _error(node, f"{schema.DOMAIN} has no such operator")
     if len(node.inputs) != len(spec.inputs) or any(i is None for i in node.inputs):
         raise _error(node, f"needs the inputs {', '.join(spec.inputs)}")
     if len(node.outputs) != 1:
@@ -172,7 +172,7 @@ def _check_signature(node: ir.Node) -> None:
 def _shape(node: ir.Node, index: int) -> tuple[int, ...]:
     """Shape of an initializer input, which may be a graph input as well (swappable adapters)."""
     value = node.inputs[index]
-    name = opset.OPS[node.op_type].inputs[index]
+    name = schema.OPS[node.op_type].inputs[index]
     if value is None or value.const_value is None:
         raise _error(node, f"input '{name}' must be an initializer")
     return tuple(value.const_value.shape.numpy())
@@ -189,12 +189,12 @@ def _check_rram(node: ir.Node) -> None:
     if tile_rows < 0:
         raise _error(node, f"tile_rows must be 0 (untiled) or more, got {tile_rows}")
     try:
-        tiles = opset.num_tiles(depth, rows, tile_rows or None)
+        tiles = schema.num_tiles(depth, rows, tile_rows or None)
     except ValueError as error:
         raise _error(node, str(error)) from error
     if attributes["num_tiles"].as_int() != tiles:
         raise _error(node, f"num_tiles must be {tiles}, got {attributes['num_tiles'].as_int()}")
-    if node.op_type == opset.RRAM_CONV:
+    if node.op_type == schema.RRAM_CONV:
         tile_group = attributes["group"].as_int() * tiles
         if attributes["tile_group"].as_int() != tile_group:
             raise _error(node, f"tile_group must be {tile_group}")
@@ -211,7 +211,7 @@ def _crossbar(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Steps of a bit line, bit lines, and word lines of a step."""
     if 0 in shape:
         raise _error(node, f"the weight is empty, its shape is {list(shape)}")
-    if node.op_type == opset.RRAM_MATMUL:
+    if node.op_type == schema.RRAM_MATMUL:
         if len(shape) != 2:
             raise _error(node, f"the weight must be a matrix, got shape {list(shape)}")
         return shape[0], shape[1], 1
@@ -225,7 +225,7 @@ def _crossbar(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int, int]:
 def _check_periphery(node: ir.Node) -> None:
     """Values that the operators do not take: as the native kernels see them."""
     floats: dict[str, tuple[float, float]] = {
-        "iv_sinh": (0.0, opset.MAX_IV_SINH),
+        "iv_sinh": (0.0, schema.MAX_IV_SINH),
         "input_shrink": (float(np.finfo(np.float32).tiny), 1.0),
         "read_noise": (0.0, 1.0),
         "wire_ohm": (0.0, np.inf),
@@ -242,25 +242,25 @@ def _check_periphery(node: ir.Node) -> None:
         if flag not in {0, 1}:
             raise _error(node, f"{name} must be 0 or 1, got {flag}")
     for name, bits, least in (("dac_bits", dac_bits, 1 + signed), ("adc_bits", adc_bits, 2)):
-        if bits != 0 and not least <= bits <= opset.MAX_BITS:
-            raise _error(node, f"{name} must be 0 or {least}..{opset.MAX_BITS}, got {bits}")
+        if bits != 0 and not least <= bits <= schema.MAX_BITS:
+            raise _error(node, f"{name} must be 0 or {least}..{schema.MAX_BITS}, got {bits}")
     most = max(dac_bits - signed, 0)
     if not 0 <= serial <= most:
         raise _error(node, f"dac_serial_bits must lie in 0..{most}, got {serial}")
     for name in ("iv_square", "iv_cube"):
         values = node.attributes[name].as_floats()
-        if len(values) != opset.IV_TERMS or not np.isfinite(values).all():
-            raise _error(node, f"{name} must have {opset.IV_TERMS} finite values, got {values}")
+        if len(values) != schema.IV_TERMS or not np.isfinite(values).all():
+            raise _error(node, f"{name} must have {schema.IV_TERMS} finite values, got {values}")
     _check_read_noise_curve(node, relative)
     _check_ranges(node, dac_bits - signed, adc_bits)
 
 
 def _check_read_noise_curve(node: ir.Node, relative: int) -> None:
     curve = np.asarray(node.attributes["read_noise_curve"].as_floats(), np.float32)
-    if curve.size != opset.NOISE_KNOTS and curve.tolist() != [0.0]:
+    if curve.size != schema.NOISE_KNOTS and curve.tolist() != [0.0]:
         raise _error(
             node,
-            f"read_noise_curve must be one 0 or {opset.NOISE_KNOTS} values, got {curve.size}",
+            f"read_noise_curve must be one 0 or {schema.NOISE_KNOTS} values, got {curve.size}",
         )
     if not ((curve >= 0) & (curve <= 1)).all():
         raise _error(node, "read_noise_curve must lie in 0..1")
@@ -300,9 +300,9 @@ def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
         if len(values) != length:
             raise _error(node, f"{name} must have {length} values, got {len(values)}")
         least = 0 if name == "pads" else 1
-        if not all(least <= value <= opset.MAX_GEOMETRY for value in values):
+        if not all(least <= value <= schema.MAX_GEOMETRY for value in values):
             raise _error(
-                node, f"{name} must lie in {least}..{opset.MAX_GEOMETRY}, got {list(values)}"
+                node, f"{name} must lie in {least}..{schema.MAX_GEOMETRY}, got {list(values)}"
             )
     group = node.attributes["group"].as_int()
     if group < 1 or columns % group:
@@ -310,7 +310,7 @@ def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
 
 
 def _check_dora(node: ir.Node) -> None:
-    for index, name in enumerate(opset.OPS[node.op_type].inputs[2:], start=2):
+    for index, name in enumerate(schema.OPS[node.op_type].inputs[2:], start=2):
         wanted = _CODE_TYPES.get(name, ir.DataType.FLOAT)
         _shape(node, index)
         value = node.inputs[index]
@@ -325,7 +325,7 @@ def _check_adapter(branch: RramBranch) -> None:
             branch.dora,
             f"input 'lora_a' must have {len(weight)} axes, got {list(_shape(branch.dora, 2))}",
         )
-    names = opset.OPS[branch.dora.op_type].inputs
+    names = schema.OPS[branch.dora.op_type].inputs
     shapes = {name: _shape(branch.dora, i) for i, name in enumerate(names) if i > 1}
     lora_a = shapes["lora_a"]
     wanted: dict[str, Sequence[tuple[int, ...]]]
@@ -342,7 +342,7 @@ def _check_adapter(branch: RramBranch) -> None:
             "lora_a": [(group * rank, depth, *kernel)],
             "lora_b": [(columns, rank, *ones)],
         }
-        for name in opset.OPS[branch.dora.op_type].attributes:
+        for name in schema.OPS[branch.dora.op_type].attributes:
             if branch.dora.attributes[name].value != branch.rram.attributes[name].value:
                 raise _error(branch.dora, f"attribute '{name}' is not that of its crossbar")
     wanted |= {

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
+from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -55,7 +55,7 @@ class FoldAdaptersPass(ir.passes.InPlacePass):
         branches = rram_branches(model)
         inside = {node for b in branches for node in (b.rram, b.dora)}
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            if node.domain == opset.DOMAIN and node not in inside:
+            if node.domain == schema.DOMAIN and node not in inside:
                 raise ModelError(
                     f"node '{node.name}' ({node.op_type}): belongs to no crossbar of the main "
                     "graph and can't be folded. Convert again."
@@ -69,9 +69,9 @@ class FoldAdaptersPass(ir.passes.InPlacePass):
         names = Names(model)
         for branch in branches:
             _fold(model.graph, branch, names)
-        for key in [key for key in model.functions if key[0] == opset.DOMAIN]:
+        for key in [key for key in model.functions if key[0] == schema.DOMAIN]:
             del model.functions[key]
-        model.opset_imports.pop(opset.DOMAIN, None)
+        model.opset_imports.pop(schema.DOMAIN, None)
         return ir.passes.PassResult(model, True)
 
 

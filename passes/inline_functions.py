@@ -6,8 +6,8 @@ from __future__ import annotations
 from onnx_ir.passes.common import InlinePass
 from onnxscript import ir
 
-from rimc_onnx import opset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
 
 __all__ = ["InlineFunctionsPass"]
 
@@ -29,9 +29,9 @@ class InlineFunctionsPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Inline in place."""
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            if node.domain == opset.DOMAIN:
+            if node.domain == schema.DOMAIN:
                 raise ModelError(
-                    f"the model is already converted: node '{node.name}' is {opset.DOMAIN}:"
+                    f"the model is already converted: node '{node.name}' is {schema.DOMAIN}:"
                     f"{node.op_type}. Give the original model."
                 )
         had_functions = bool(model.functions)

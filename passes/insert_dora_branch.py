@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.adapter import QuantizedAdapter
+from rimc_onnx.ops import schema
+from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -21,7 +21,7 @@ from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 
 __all__ = ["InsertDoraBranchPass"]
 
-_DORA = {opset.RRAM_CONV: opset.DORA_CONV, opset.RRAM_MATMUL: opset.DORA_MATMUL}
+_DORA = {schema.RRAM_CONV: schema.DORA_CONV, schema.RRAM_MATMUL: schema.DORA_MATMUL}
 
 
 class InsertDoraBranchPass(ir.passes.InPlacePass):
@@ -48,16 +48,16 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
         names = Names(model)
         modified = False
         for node in list(model.graph):
-            if node.domain == opset.DOMAIN and node.op_type in _DORA and not _has_adapter(node):
+            if node.domain == schema.DOMAIN and node.op_type in _DORA and not _has_adapter(node):
                 _insert(model.graph, node, self._rank, names)
-                model.metadata_props[opset.RANK_KEY] = str(self._rank)
+                model.metadata_props[schema.RANK_KEY] = str(self._rank)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
 def _has_adapter(rram: ir.Node) -> bool:
     return any(
-        use.idx == 1 and use.node.domain == opset.DOMAIN and use.node.op_type in _DORA.values()
+        use.idx == 1 and use.node.domain == schema.DOMAIN and use.node.op_type in _DORA.values()
         for use in rram.outputs[0].uses()
     )
 
@@ -67,7 +67,7 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
     if x is None or w is None or w.const_value is None:
         raise ValueError(f"node '{rram.name}' ({rram.op_type}) has no weight")
     shape = tuple(w.const_value.shape.numpy())
-    is_conv = rram.op_type == opset.RRAM_CONV
+    is_conv = rram.op_type == schema.RRAM_CONV
     group = rram.attributes["group"].as_int() if is_conv else None
     h = rram.outputs[0]
     add, bias = _bias_after(rram, shape[0] if is_conv else shape[1], len(shape) - 2)
@@ -85,9 +85,9 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
         y.type = ir.TensorType(ir.DataType.FLOAT)
     if add is None:
         h.name = names.value(f"{y.name}/rram")
-    geometry = opset.OPS[_DORA[rram.op_type]].attributes
+    geometry = schema.OPS[_DORA[rram.op_type]].attributes
     dora = ir.Node(
-        opset.DOMAIN,
+        schema.DOMAIN,
         _DORA[rram.op_type],
         [x, h, *inputs],
         [rram.attributes[name] for name in geometry],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from onnxscript import ir
 
-from rimc_onnx import opset
+from rimc_onnx.ops import schema
 from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
 
 __all__ = ["MakeAdaptersSwappablePass", "adapter_values", "is_swappable"]
@@ -13,7 +13,7 @@ __all__ = ["MakeAdaptersSwappablePass", "adapter_values", "is_swappable"]
 
 def adapter_values(branch: RramBranch) -> dict[str, ir.Value]:
     """The adapter's initializers by the names of the operator's inputs, in their order."""
-    names = opset.OPS[branch.dora.op_type].inputs
+    names = schema.OPS[branch.dora.op_type].inputs
     pairs = zip(names[2:], branch.dora.inputs[2:], strict=True)
     return {name: value for name, value in pairs if value is not None}
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import (
     DeviceConfig,
     DriftLaw,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxscript import ir
 
-from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import Realise
 from rimc_onnx.errors import RimcError
 from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass

@@ -7,15 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.device import (
-    CODED_BITS,
-    ArrayLayout,
-    DeviceConfig,
-    Realise,
-    apply_ir_drop,
-    on_grid,
-    program,
-)
+from rimc_onnx.crossbar import CODED_BITS, ArrayLayout, apply_ir_drop, on_grid
+from rimc_onnx.device import DeviceConfig, Realise, program
 from rimc_onnx.passes._graph import lazy_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 

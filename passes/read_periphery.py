@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx.config import ReadNoiseLaw
+from rimc_onnx.crossbar.config import ReadNoiseLaw
 
 __all__ = ["node_ranges", "read_periphery"]
 

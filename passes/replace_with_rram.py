@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig, NodeRanges
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight
 from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes._functions import add_functions
 from rimc_onnx.passes._graph import (
     PASS_KEY,
@@ -92,7 +92,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
             _replace(model.graph, plan, self._config, names, self._realise)
         add_functions(model)
         time_s = self._config.device.resolve_time(self._config.time_s)
-        model.metadata_props[opset.TIME_KEY] = f"{time_s:.9g}"
+        model.metadata_props[schema.TIME_KEY] = f"{time_s:.9g}"
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
@@ -117,7 +117,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
                 "group": geometry.group,
                 "tile_group": geometry.group * unit.num_tiles,
             }
-        kinds = opset.OPS[unit.op_type].attributes
+        kinds = schema.OPS[unit.op_type].attributes
         return [_ATTRIBUTE[kind](name, values[name]) for name, kind in kinds.items()]
 
 
@@ -210,7 +210,7 @@ def _replace(
         op_type: str, suffix: str, *inputs: ir.Value, attributes: Sequence[ir.Attr] = ()
     ) -> ir.Value:
         new = ir.Node(
-            opset.DOMAIN if op_type in opset.OPS else "",
+            schema.DOMAIN if op_type in schema.OPS else "",
             op_type,
             inputs,
             attributes,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx import opset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes._graph import Shapes, constant_add
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
@@ -27,7 +27,7 @@ class RramUnit:
     name: str
     """The teacher's node: key of draws, ranges and adapters."""
     op_type: str
-    """``opset.RRAM_CONV`` or ``opset.RRAM_MATMUL``."""
+    """``schema.RRAM_CONV`` or ``schema.RRAM_MATMUL``."""
     node: ir.Node
     """The Conv or MatMul."""
     add: ir.Node | None
@@ -108,7 +108,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
         bias = constant.float32().reshape(columns)
     window = int(np.prod(kernel))
     try:
-        tiles = opset.num_tiles(depth, window, tile_rows)
+        tiles = schema.num_tiles(depth, window, tile_rows)
     except ValueError:
         return (
             f"a kernel window of {window} word line{'s' * (window > 1)} does not fit in a tile "
@@ -116,7 +116,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
         )
     return RramUnit(
         name=str(node.name),
-        op_type=opset.RRAM_CONV,
+        op_type=schema.RRAM_CONV,
         node=node,
         add=None,
         x=x,
@@ -148,7 +148,7 @@ def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUni
     add, bias = _bias_add(node, columns, shapes)
     return RramUnit(
         name=str(node.name),
-        op_type=opset.RRAM_MATMUL,
+        op_type=schema.RRAM_MATMUL,
         node=node,
         add=add,
         x=x,
@@ -156,7 +156,7 @@ def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUni
         weight=weight,
         bias=bias,
         geometry=None,
-        num_tiles=opset.num_tiles(depth, 1, tile_rows),
+        num_tiles=schema.num_tiles(depth, 1, tile_rows),
         cast_from=_CAST_FROM[weight.dtype],
     )
 

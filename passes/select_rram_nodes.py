@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError, suggest
+from rimc_onnx.ops import schema
 from rimc_onnx.passes._graph import Shapes, weight_source
 from rimc_onnx.passes.canonicalize_conv_transpose import is_overlap_add
 from rimc_onnx.passes.constants import find_constant
@@ -155,7 +155,7 @@ def _multiplies(node: ir.Node) -> bool:
         if node.op_type == "ConvTranspose":
             return not is_overlap_add(node)
         return node.op_type in {"Conv", "Gemm", "MatMul", *_INTEGER, *_NO_OPERATOR}
-    return node.domain != opset.DOMAIN and bool(_FOREIGN.search(node.op_type))
+    return node.domain != schema.DOMAIN and bool(_FOREIGN.search(node.op_type))
 
 
 class _Look:

@@ -8,9 +8,31 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rimc_onnx.api import age, calibrate, convert, evaluate, inspect, write_statistics
+    from rimc_onnx.api import (
+        CalibrateConfig,
+        ConvertConfig,
+        PeripheryConfig,
+        ReadNoiseLaw,
+        age,
+        calibrate,
+        convert,
+        evaluate,
+        inspect,
+        write_statistics,
+    )
 
-__all__ = ["age", "calibrate", "convert", "evaluate", "inspect", "write_statistics"]
+__all__ = [
+    "CalibrateConfig",
+    "ConvertConfig",
+    "PeripheryConfig",
+    "ReadNoiseLaw",
+    "age",
+    "calibrate",
+    "convert",
+    "evaluate",
+    "inspect",
+    "write_statistics",
+]
 
 # A checkout's rimc_onnx/ finds the passes and the native library of an installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.device import CODED_BITS, CURVE_STEPS, read_normals, sinh_curve
-from rimc_onnx.opset import IV_TERMS
+from rimc_onnx.crossbar.integer_grid import CODED_BITS, CURVE_STEPS
+from rimc_onnx.device import read_normals, sinh_curve
+from rimc_onnx.ops.schema import IV_TERMS
 
 __all__ = [
     "Periphery",

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rimc_onnx import opset
 from rimc_onnx.errors import RimcError
+from rimc_onnx.ops import schema
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -127,12 +127,12 @@ def make_session(
     register(session_options)
     before = kernels_created()
     session = onnxruntime.InferenceSession(source, session_options, providers=list(providers))
-    if kernels_created() == before and opset.has_rimc_node(
+    if kernels_created() == before and schema.has_rimc_node(
         model if isinstance(model, bytes) else Path(model)
     ):
         name = "the model" if isinstance(model, bytes) else str(model)
         raise NativeLibraryError(
-            f"{name} has {opset.DOMAIN} nodes but runs none on the native library. "
+            f"{name} has {schema.DOMAIN} nodes but runs none on the native library. "
             "Make the session with native=False to run the function bodies."
         )
     return session

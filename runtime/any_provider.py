@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx import opset
 from rimc_onnx.errors import ConfigError, ModelError, UsageError
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import (
     PROVIDER_NAME,
     devices_of,
@@ -31,7 +31,7 @@ __all__ = ["ProviderDevice", "ProviderSession", "provider_device"]
 Array = npt.NDArray[np.generic]
 
 _CPU = "CPUExecutionProvider"
-_RRAM = (opset.RRAM_CONV, opset.RRAM_MATMUL)
+_RRAM = (schema.RRAM_CONV, schema.RRAM_MATMUL)
 
 
 class ProviderSession:
@@ -81,7 +81,7 @@ class ProviderDevice:
                 raise nothing_runs(model, self.options)
             raise ModelError(
                 f"{self.name} takes none of the model's nodes, all would run on {_CPU}. Of a "
-                f"converted model it has to take {opset.DOMAIN} {' and '.join(_RRAM)}, or "
+                f"converted model it has to take {schema.DOMAIN} {' and '.join(_RRAM)}, or "
                 "operators of their bodies."
             )
         return ProviderSession(session, self.name)
@@ -195,11 +195,11 @@ def _is_used(session: onnxruntime.InferenceSession, model: bytes, name: str) -> 
     """
     if name == _CPU or not hasattr(session, "get_provider_graph_assignment_info"):
         return True
-    if opset.has_rimc_node(model) and not opset.has_rimc_node(model, _RRAM):
+    if schema.has_rimc_node(model) and not schema.has_rimc_node(model, _RRAM):
         return True
     # A node of the domain is a kernel: an operator that the provider brings.
     return any(
-        subgraph.ep_name == name or node.domain == opset.DOMAIN
+        subgraph.ep_name == name or node.domain == schema.DOMAIN
         for subgraph in session.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
     )

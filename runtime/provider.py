@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
-from rimc_onnx.opset import DOMAIN, has_rimc_node
+from rimc_onnx.ops.schema import DOMAIN, has_rimc_node
 from rimc_onnx.runtime import (
     NativeLibraryError,
     _library,
@@ -122,7 +122,8 @@ def provider_session(
     ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
     ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, ``device_reads``
     (False leaves out read noise and I-V curve that the device model states), and ``periphery``
-    (JSON of attributes by node). ``rimc_onnx.provider_options`` makes them as a conversion would.
+    (JSON of attributes by node). ``rimc_onnx.jobs.provider_options`` makes them as a conversion
+    would.
 
     Args:
         model: path of the file, or the serialised model.

@@ -49,7 +49,7 @@ class CliResult:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CliResult]]:
     """``cli("convert", "model.onnx", cwd=folder)`` as typed, through the entry point itself."""
-    from rimc_onnx.cli import main
+    from rimc_onnx.cli.main import main
 
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx.adapter import QuantizedAdapter
-from rimc_onnx.opset import MAX_CODE_SUM, MAX_RANK
+from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
 
 
 def tensors(*, rank: int = 2, depth: int = 6, columns: int = 4) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import pytest
 from onnxscript import ir
 
 from rimc_onnx import calibrate, inspect, passes, runtime
-from rimc_onnx.adapter import QuantizedAdapter
-from rimc_onnx.adapter_file import read_adapter_file, rram_digest, write_adapter_file
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import ModelError, OutputError, UsageError
-from rimc_onnx.files import load_model, save_model
+from rimc_onnx.io.adapter_file import read_adapter_file, rram_digest, write_adapter_file
+from rimc_onnx.io.model_files import load_model, save_model
+from rimc_onnx.ops.adapter import QuantizedAdapter
 
 MakeModel = Callable[..., onnx.ModelProto]
 Adapters = dict[str, QuantizedAdapter]

@@ -12,11 +12,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rimc_onnx import age, calibrate, convert, evaluate, inspect, opset
+from rimc_onnx import age, calibrate, convert, evaluate, inspect
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ConfigError, ModelError, OutputError, UsageError
+from rimc_onnx.ops import schema
 
 Cli = Callable[..., Any]
 WAN = get_preset("wan2022-aihwkit")
@@ -30,7 +31,7 @@ def tensors(path: Path | str) -> dict[str, bytes]:
 
 def rram(path: Path | str) -> list[onnx.NodeProto]:
     nodes = onnx.load(path).graph.node
-    return [n for n in nodes if n.domain == opset.DOMAIN and n.op_type.startswith("Rram")]
+    return [n for n in nodes if n.domain == schema.DOMAIN and n.op_type.startswith("Rram")]
 
 
 def times(path: Path | str) -> set[float]:
@@ -54,7 +55,7 @@ def test_aged_file_is_the_one_that_convert_at_that_time_gives(folder: Path) -> N
     assert Path(report.output).read_bytes() == (folder / "day.rimc.onnx").read_bytes()
     assert times(report.output) == {DAY}
     model = onnx.load(report.output)
-    assert {p.key: p.value for p in model.metadata_props}[opset.TIME_KEY] == "86400"
+    assert {p.key: p.value for p in model.metadata_props}[schema.TIME_KEY] == "86400"
     assert inspect(report.output).time_s == DAY
 
 

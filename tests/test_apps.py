@@ -15,8 +15,8 @@ import pytest
 from provider_models import HAS_PROVIDERS, needs_providers
 
 from rimc_onnx import evaluate, passes, runtime
-from rimc_onnx.adapter_file import write_adapter_file
-from rimc_onnx.files import load_model, save_model
+from rimc_onnx.io.adapter_file import write_adapter_file
+from rimc_onnx.io.model_files import load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "samples" / "apps"
@@ -165,7 +165,13 @@ def test_cpp_provider_app_takes_device_and_periphery_as_the_page_says(raw: Path)
     run(sys.executable, "-c", script[1], cwd=raw)
     periphery = ["--dac-bits", "8", "--adc-bits", "8"]
     run(
-        *(sys.executable, "-c", "from rimc_onnx.cli import main; main()", "convert", "model.onnx"),
+        *(
+            sys.executable,
+            "-c",
+            "from rimc_onnx.cli.main import main; main()",
+            "convert",
+            "model.onnx",
+        ),
         *("--device", "own.toml", *periphery, "-o", "own.rimc.onnx"),
         cwd=raw,
     )

@@ -17,9 +17,9 @@ import onnx
 import pytest
 import typer.main
 
-from rimc_onnx._options import IDEAL_PERIPHERY, NATIVE_PROVIDER, ProviderOptions, with_options
-from rimc_onnx.cli import app
-from rimc_onnx.config import PeripheryConfig
+from rimc_onnx.cli.main import app
+from rimc_onnx.cli.options import IDEAL_PERIPHERY, NATIVE_PROVIDER, ProviderOptions, with_options
+from rimc_onnx.crossbar.config import PeripheryConfig
 
 Cli = Callable[..., Any]
 
@@ -39,7 +39,7 @@ def test_convert_and_calibrate_as_typed_in_the_folder_of_the_model(
     # The three lines of the README, in processes of their own: defaults that only work with paths.
     def typed(*arguments: str) -> str:
         result = subprocess.run(
-            [sys.executable, "-c", "from rimc_onnx.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from rimc_onnx.cli.main import main; main()", *arguments],
             cwd=digits_folder,
             capture_output=True,
             text=True,
@@ -419,7 +419,7 @@ def test_root_help_imports_nothing_heavy() -> None:
     # Half a second of ONNX Runtime and torch before the first line of help.
     code = (
         "import sys\n"
-        "from rimc_onnx.cli import main\n"
+        "from rimc_onnx.cli.main import main\n"
         "sys.argv = ['rimc-onnx', '--help']\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "heavy = {'torch', 'onnxruntime', 'onnx', 'onnxscript', 'scipy'} & set(sys.modules)\n"

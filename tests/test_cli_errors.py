@@ -22,7 +22,7 @@ from onnxscript import ir
 
 Cli = Callable[..., Any]
 
-COMMAND = [sys.executable, "-c", "from rimc_onnx.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from rimc_onnx.cli.main import main; main()"]
 
 
 def rng() -> np.random.Generator:

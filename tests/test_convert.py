@@ -16,11 +16,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import convert, inspect, opset, runtime
-from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx import convert, inspect, runtime
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import DeviceConfig, Scaling, get_preset
 from rimc_onnx.errors import ModelError, OutputError
-from rimc_onnx.files import load_model, save_model
+from rimc_onnx.io.model_files import load_model, save_model
+from rimc_onnx.ops import schema
 
 MakeModel = Callable[..., onnx.ModelProto]
 
@@ -39,7 +40,7 @@ def cells(path: Path) -> dict[str, np.ndarray]:
     tensors = {t.name: t for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.domain == opset.DOMAIN and node.op_type.startswith("Rram"):
+        if node.domain == schema.DOMAIN and node.op_type.startswith("Rram"):
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             found[attributes["node"].decode()] = numpy_helper.to_array(tensors[node.input[1]])
     return found
@@ -270,7 +271,7 @@ def test_inspect_tells_what_the_file_says_about_converters_and_reads(
             a.name: onnx.helper.get_attribute_value(a) for a in n.attribute
         }
         for n in onnx.load(path).graph.node
-        if n.op_type in {opset.RRAM_CONV, opset.RRAM_MATMUL}
+        if n.op_type in {schema.RRAM_CONV, schema.RRAM_MATMUL}
     }
     ranges = {r.name: r for r in report.ranges or []}
     assert list(ranges) == list(nodes)

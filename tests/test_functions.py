@@ -13,8 +13,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import opset, reference
-from rimc_onnx.functions import FUNCTION_OPSET_VERSION, function_protos
+from rimc_onnx import reference
+from rimc_onnx.bodies.operators import FUNCTION_OPSET_VERSION, function_protos
+from rimc_onnx.ops import schema
 
 Array = np.ndarray[Any, Any]
 
@@ -37,8 +38,8 @@ IDEAL = {
     "dac_serial_bits": 0,
     "iv_sinh": 0.0,
     "input_shrink": 1.0,
-    "iv_square": [0.0] * opset.IV_TERMS,
-    "iv_cube": [0.0] * opset.IV_TERMS,
+    "iv_square": [0.0] * schema.IV_TERMS,
+    "iv_cube": [0.0] * schema.IV_TERMS,
     "adc_bits": 0,
     "adc_range": [1.0],
     "adc_gain": [1.0],
@@ -81,9 +82,9 @@ def make_session(
     more: Mapping[str, Array] | None = None,
 ) -> ort.InferenceSession:
     feeds = {"x": x, **(more or {})}
-    spec = opset.OPS[op_type]
+    spec = schema.OPS[op_type]
     assert set(attributes) == set(spec.attributes)
-    node = helper.make_node(op_type, list(spec.inputs), ["y"], domain=opset.DOMAIN, **attributes)
+    node = helper.make_node(op_type, list(spec.inputs), ["y"], domain=schema.DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
         "g",
@@ -99,7 +100,7 @@ def make_session(
         graph,
         opset_imports=[
             helper.make_opsetid("", FUNCTION_OPSET_VERSION),
-            helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+            helper.make_opsetid(schema.DOMAIN, schema.VERSION),
         ],
         functions=function_protos(),
         ir_version=8,
@@ -153,7 +154,7 @@ def periphery_attributes(
     given = dict(periphery)
     if given.get("adc_range") == "columns":
         given["adc_range"] = [15.0 * 2.0 ** (i % 3) for i in range(columns)]
-    tiles = opset.num_tiles(depth, rows, tile_rows)
+    tiles = schema.num_tiles(depth, rows, tile_rows)
     if given.get("adc_gain") == "tiles":
         count = range(tiles * columns)
         given["adc_gain"] = [2.0 ** -(i % 3) for i in count]
@@ -401,8 +402,8 @@ def test_terms_of_the_body_are_those_of_the_oracle(op_type: str, serial: dict[st
     x, w, attributes = bare(op_type, 40)
     columns = w.shape[1] if op_type == "RramMatMul" else w.shape[0]
     attributes |= {
-        "iv_square": rng(41).uniform(-0.4, 0.4, opset.IV_TERMS).astype(np.float32).tolist(),
-        "iv_cube": rng(42).uniform(-0.4, 0.4, opset.IV_TERMS).astype(np.float32).tolist(),
+        "iv_square": rng(41).uniform(-0.4, 0.4, schema.IV_TERMS).astype(np.float32).tolist(),
+        "iv_cube": rng(42).uniform(-0.4, 0.4, schema.IV_TERMS).astype(np.float32).tolist(),
         "w_max": rng(43).uniform(1, 2, columns).astype(np.float32).tolist(),
         "dac_range": 1.5,
         **serial,
@@ -444,7 +445,7 @@ def test_read_noise_of_the_body_has_the_variance_of_the_sum(
     cells = np.square(w) if law == "relative" else np.ones_like(w)
     if law == "curve":
         # 1, 0 and 1 again at |w| = 0, W_max / 4 and W_max: straight in the root of |w|
-        knots = np.abs(1 - np.arange(opset.NOISE_KNOTS) / 32)
+        knots = np.abs(1 - np.arange(schema.NOISE_KNOTS) / 32)
         attributes["read_noise_curve"] = knots.tolist()
         largest = np.asarray(w_max)
         if op_type == "RramConv":
@@ -473,19 +474,19 @@ def test_read_noise_of_the_body_has_the_variance_of_the_sum(
 def test_bodies_use_standard_operators_only() -> None:
     # An operator or an opset that the ONNX Runtime of 2024 does not have.
     protos = function_protos()
-    assert {p.name for p in protos} >= set(opset.OPS)
+    assert {p.name for p in protos} >= set(schema.OPS)
     known = {p.name for p in protos}
     for proto in protos:
-        assert {o.domain for o in proto.opset_import} <= {"", opset.DOMAIN}
+        assert {o.domain for o in proto.opset_import} <= {"", schema.DOMAIN}
         for node in proto.node:
             assert node.domain == "" or node.op_type in known
 
 
-@pytest.mark.parametrize("op_type", opset.OPS)
+@pytest.mark.parametrize("op_type", schema.OPS)
 def test_bodies_take_the_inputs_and_attributes_of_the_operator(op_type: str) -> None:
     # The operator set is written down once; the bodies repeat it.
     (proto,) = [p for p in function_protos() if p.name == op_type]
-    spec = opset.OPS[op_type]
+    spec = schema.OPS[op_type]
     assert tuple(proto.input) == spec.inputs
     assert len(proto.output) == 1
     assert set(proto.attribute) == set(spec.attributes)

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from rimc_onnx import convert, runtime
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 
 Array = np.ndarray[Any, Any]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.adapter import adapter_rank
-from rimc_onnx.calibration.closed_form import Draft
 from rimc_onnx.calibration.moments import Geometry
-from rimc_onnx.opset import MAX_RANK
+from rimc_onnx.calibration.solvers.closed_form import Draft
+from rimc_onnx.ops.adapter import adapter_rank
+from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
 

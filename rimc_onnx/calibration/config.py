@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 
 from rimc_onnx.calibration.allocate import Kinds
-from rimc_onnx.calibration.closed_form import ClosedFormConfig
+from rimc_onnx.calibration.solvers.closed_form import ClosedFormConfig
 from rimc_onnx.errors import ConfigError, UsageError, suggest
-from rimc_onnx.opset import MAX_RANK
+from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = ["READ_OUT_NOISE_FRAC", "CalibrateConfig", "one_of", "parse_adapter", "parse_budget"]
 

@@ -20,9 +20,19 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.adapter import QuantizedAdapter
 from rimc_onnx.calibration.allocate import Share, allocate, uniform
-from rimc_onnx.calibration.closed_form import (
+from rimc_onnx.calibration.array_read_out import read_out
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.moments import Geometry
+from rimc_onnx.calibration.problem import (
+    NodeProblem,
+    TeacherKnowledge,
+    matrix_of,
+    problem_from_device,
+)
+from rimc_onnx.calibration.quantize import quantize
+from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     Draft,
     draft,
@@ -30,16 +40,6 @@ from rimc_onnx.calibration.closed_form import (
     mean_error,
     squared_error,
 )
-from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.moments import Geometry
-from rimc_onnx.calibration.problem import (
-    NodeProblem,
-    matrix_of,
-    problem_from_device,
-)
-from rimc_onnx.calibration.quantize import quantize
-from rimc_onnx.calibration.sensitivity import measure_sensitivities
-from rimc_onnx.calibration.statistics_file import TeacherKnowledge
 from rimc_onnx.calibration.walk import (
     Features,
     Feeds,
@@ -53,10 +53,10 @@ from rimc_onnx.calibration.walk import (
     teacher_features,
     teacher_means,
 )
-from rimc_onnx.calibration.workers import beside_each_other, one_blas_thread
-from rimc_onnx.device import read_out
 from rimc_onnx.errors import CalibrationError, UsageError
-from rimc_onnx.opset import RANK_KEY
+from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
+from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.schema import RANK_KEY
 from rimc_onnx.passes import AttachAdaptersPass, RramUnit
 
 __all__ = ["CalibratedNode", "fit_adapters"]
@@ -373,7 +373,7 @@ def _by_adam(
     config: CalibrateConfig,
     share: Share | None,
 ) -> CalibratedNode:
-    from rimc_onnx.calibration.adam import fit_adam
+    from rimc_onnx.calibration.solvers.adam import fit_adam
 
     if features is None or share is None:
         raise CalibrationError("the solver adam needs the device's features and a rank")

@@ -11,9 +11,10 @@ QERA, EoRA and DFQ).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
 
-__all__ = ["NodeProblem", "Statistics", "matrix_of", "problem_from_device"]
+__all__ = ["NodeProblem", "Statistics", "TeacherKnowledge", "matrix_of", "problem_from_device"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -78,6 +79,17 @@ class Statistics:
             x_abs_max=moments.x_abs_max,
             sensitivity=sensitivity,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherKnowledge:
+    """What a statistics file holds."""
+
+    statistics: dict[str, Statistics]
+    """By node name."""
+    reference: Sequence[dict[str, npt.NDArray[Any]]]
+    """A few of the samples themselves, chunk by chunk as feeds: what a model of the measured arrays
+    is run on, to see what its layers do to each other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

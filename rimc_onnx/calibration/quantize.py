@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.adapter import IDENTITY_CODE, QuantizedAdapter, lora_shapes
-from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import NodeProblem
-from rimc_onnx.opset import MAX_CODE_SUM
+from rimc_onnx.calibration.solvers.closed_form import Adapter
+from rimc_onnx.ops.adapter import IDENTITY_CODE, QuantizedAdapter, lora_shapes
+from rimc_onnx.ops.schema import MAX_CODE_SUM
 
 __all__ = ["quantize"]
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 from onnxscript import ir
 
-from rimc_onnx.calibration.taps import KeptRun, SessionFactory
 from rimc_onnx.device import Purpose, standard_normals
+from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.execution.taps import KeptRun
 from rimc_onnx.passes import RramUnit
 
 __all__ = ["measure_sensitivities"]

@@ -13,15 +13,15 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.taps import (
+from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.parallel import beside_each_other
+from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.execution.taps import (
     Chunks,
-    SessionFactory,
     StagedRun,
     nodes_session,
     run_chunks,
 )
-from rimc_onnx.calibration.workers import beside_each_other
-from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = [

@@ -5,20 +5,17 @@ from __future__ import annotations
 
 from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
-from rimc_onnx.device.draws import Purpose, random_words, standard_normals
-from rimc_onnx.device.grid import CODED_BITS, CURVE_STEPS, on_grid
-from rimc_onnx.device.ir_drop import ArrayLayout, apply_ir_drop, wire_loss
+from rimc_onnx.device.duration import format_time, parse_time
 from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
 from rimc_onnx.device.mapping import largest_weight, pair_shares
-from rimc_onnx.device.philox import philox4x32
-from rimc_onnx.device.preset import Preset
-from rimc_onnx.device.presets import get_preset, presets
+from rimc_onnx.device.presets.entry import Preset
+from rimc_onnx.device.presets.registry import get_preset, list_presets
 from rimc_onnx.device.programming import ConductancePair, ProgrammedWeight, program
-from rimc_onnx.device.read_noise import read_key, read_normals
+from rimc_onnx.device.random.keyed_draws import Purpose, random_words, standard_normals
+from rimc_onnx.device.random.philox import philox4x32
+from rimc_onnx.device.random.read_draws import read_key, read_normals
 from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
-from rimc_onnx.device.read_noise_table import ReadNoiseTable, read_noise_table
-from rimc_onnx.device.read_out import read_out
-from rimc_onnx.device.times import format_time, parse_time
+from rimc_onnx.device.read_noise_knots import ReadNoiseTable, read_noise_table
 from rimc_onnx.device.user_file import (
     DeviceDescription,
     describe_device,
@@ -27,9 +24,6 @@ from rimc_onnx.device.user_file import (
 )
 
 __all__ = [
-    "CODED_BITS",
-    "CURVE_STEPS",
-    "ArrayLayout",
     "CellLaw",
     "ConductancePair",
     "DeviceConfig",
@@ -43,27 +37,23 @@ __all__ = [
     "ReadNoiseTable",
     "Realise",
     "Scaling",
-    "apply_ir_drop",
     "cell_law",
     "describe_device",
     "format_time",
     "get_preset",
     "largest_weight",
     "list_devices",
+    "list_presets",
     "load_device",
-    "on_grid",
     "pair_shares",
     "parse_time",
     "philox4x32",
-    "presets",
     "program",
     "random_words",
     "read_key",
     "read_noise_table",
     "read_normals",
-    "read_out",
     "sinh",
     "sinh_curve",
     "standard_normals",
-    "wire_loss",
 ]

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.device.conductance_table import Column, make_table
 from rimc_onnx.device.config import DeviceConfig, DriftLaw
-from rimc_onnx.device.law_table import Column, make_table
 
 __all__ = ["CellLaw", "Realise", "cell_law", "stuck_words"]
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from rimc_onnx.device.curves import Curve, read_curve
+from rimc_onnx.device.duration import format_time, round_time
 from rimc_onnx.device.iv_curve import IvPolynomial, read_iv_polynomial
-from rimc_onnx.device.normal import Float64Array
-from rimc_onnx.device.plain import check_keys, check_number, check_numbers, to_plain
+from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.read_noise_curve import ReadNoiseCurve, read_read_noise_curve
+from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, to_plain
 from rimc_onnx.device.time_laws import TimeLaw, read_time_law
-from rimc_onnx.device.times import format_time, round_time
 from rimc_onnx.errors import ConfigError, suggest
-from rimc_onnx.opset import MAX_IV_SINH
+from rimc_onnx.ops.schema import MAX_IV_SINH
 
 __all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
 

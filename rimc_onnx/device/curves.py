@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rimc_onnx.device.exact import exp, log
-from rimc_onnx.device.normal import Float64Array
-from rimc_onnx.device.plain import check_keys, check_number, check_numbers, required_fields
+from rimc_onnx.device.random.normal import Float64Array
+from rimc_onnx.device.reproducible_math import exp, log
+from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
 from rimc_onnx.errors import ConfigError, suggest
 
 __all__ = ["Curve", "Logarithmic", "Points", "Polynomial", "Power", "Saturating", "read_curve"]

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from rimc_onnx.device.exact import scalar_log
-from rimc_onnx.device.plain import check_keys, check_number, check_numbers, required_fields
+from rimc_onnx.device.reproducible_math import scalar_log
+from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
 from rimc_onnx.errors import ConfigError
-from rimc_onnx.opset import IV_TERMS
+from rimc_onnx.ops.schema import IV_TERMS
 
 __all__ = ["CURVE_TERMS", "IvPolynomial", "read_iv_polynomial", "sinh", "sinh_curve"]
 

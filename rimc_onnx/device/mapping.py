@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.device.config import DeviceConfig, Scaling
-from rimc_onnx.device.normal import Float64Array
+from rimc_onnx.device.random.normal import Float64Array
 
 __all__ = ["SlicedWeight", "WeightSlice", "largest_weight", "pair_shares", "slice_weight"]
 

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.device.cell_law import Realise, cell_law, stuck_words
+from rimc_onnx.device.conductance_table import LawTable, Positions, make_table
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
-from rimc_onnx.device.draws import Purpose, check_draws, random_words, standard_normals
-from rimc_onnx.device.exact import exp
-from rimc_onnx.device.law_table import LawTable, Positions, make_table
 from rimc_onnx.device.mapping import largest_weight, pair_shares, slice_weight
-from rimc_onnx.device.normal import Float64Array
+from rimc_onnx.device.random.keyed_draws import Purpose, check_draws, random_words, standard_normals
+from rimc_onnx.device.random.normal import Float64Array
+from rimc_onnx.device.reproducible_math import exp
 from rimc_onnx.errors import NodeMappingError
 
 __all__ = ["ConductancePair", "ProgrammedWeight", "program"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rimc_onnx.device.curves import Curve, read_curve
-from rimc_onnx.device.plain import check_keys, check_number
+from rimc_onnx.device.serialization import check_keys, check_number
 from rimc_onnx.errors import ConfigError
 
 __all__ = ["ReadNoiseCurve", "read_read_noise_curve"]

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rimc_onnx.device.curves import Curve, read_curve
-from rimc_onnx.device.exact import scalar_log
-from rimc_onnx.device.normal import Float64Array
-from rimc_onnx.device.plain import check_keys, check_number, check_numbers, required_fields
-from rimc_onnx.device.times import round_time
+from rimc_onnx.device.duration import round_time
+from rimc_onnx.device.random.normal import Float64Array
+from rimc_onnx.device.reproducible_math import scalar_log
+from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
 from rimc_onnx.errors import ConfigError, suggest
 
 __all__ = [

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rimc_onnx.device.config import DeviceConfig
-from rimc_onnx.device.plain import check_keys
-from rimc_onnx.device.presets import get_preset, presets
-from rimc_onnx.device.read_noise_table import read_noise_table
+from rimc_onnx.device.presets.registry import get_preset, list_presets
+from rimc_onnx.device.read_noise_knots import read_noise_table
+from rimc_onnx.device.serialization import check_keys
 from rimc_onnx.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -84,7 +84,7 @@ def _device(values: dict[str, Any], name: str) -> DeviceConfig:
 
 def list_devices() -> list[DeviceDescription]:
     """Every preset, the default first."""
-    return [describe_device(name) for name in presets()]
+    return [describe_device(name) for name in list_presets()]
 
 
 def _read_noise_frac(config: DeviceConfig) -> float | None:
@@ -104,7 +104,7 @@ def describe_device(name: str) -> DeviceDescription:
         summary, source = f"device model of {name}", config.source or "not stated"
     else:
         config = get_preset(name)
-        summary, source = presets()[name].summary, presets()[name].source
+        summary, source = list_presets()[name].summary, list_presets()[name].source
     return DeviceDescription(
         name=config.preset,
         summary=summary,

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.taps import SessionFactory
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import UsageError
-from rimc_onnx.evaluation import EvaluationReport, Metric
-from rimc_onnx.feeds import Data, data_beside
+from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.io.feeds import Data, data_beside
+from rimc_onnx.jobs.evaluate import EvaluationReport, Metric
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
 

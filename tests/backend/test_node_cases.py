@@ -20,10 +20,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import convert, opset, runtime
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx import convert, runtime
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.ops import schema
 
 Array = np.ndarray[Any, Any]
 
@@ -239,7 +240,7 @@ def stock_runtime_can_run(case: Case) -> bool:
 
 def expect_digital_beside_a_crossbar(folder: Path, case: Case) -> None:
     path, model = converted(folder, with_mappable_matmul(case.model))
-    rimc = [n.op_type for n in model.graph.node if n.domain == opset.DOMAIN]
+    rimc = [n.op_type for n in model.graph.node if n.domain == schema.DOMAIN]
     assert rimc == ["RramMatMul", "DoraMatMul"]
     (kept,) = [n for n in model.graph.node if n.name == "case_node"]
     # Attributes may be written out (auto_pad as pads); the operator and its weight are the case's.

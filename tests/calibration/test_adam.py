@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from node_geometries import CONV_2D, DEPTHWISE, MATMUL, by_node
 
-from rimc_onnx.calibration.adam import AdamConfig, fit_adam
-from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.moments import Geometry, rows_of
+from rimc_onnx.calibration.solvers.adam import AdamConfig, fit_adam
+from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.errors import CalibrationError, ConfigError
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
@@ -173,7 +173,7 @@ def test_deployed_form_repairs_every_kind_of_node(
 def test_merged_form_is_the_training_form(geometry: Geometry, x_shape: tuple[int, ...]) -> None:
     # M' deployed without its norm, or with the norm of another axis: at M' / ||V|| of a theta that
     # is no optimum, both forms must agree. Sums of at most 36 products in float32.
-    from rimc_onnx.calibration import adam as module
+    from rimc_onnx.calibration.solvers import adam as module
 
     given = problem(geometry, x_shape, rank=1)
     student = module._Student(geometry, given["target"], rank=1, magnitude=True)
@@ -215,7 +215,7 @@ def test_start_is_the_device_alone() -> None:
 
 def test_steps_are_those_of_adam() -> None:
     # A slip in the hand-written update: torch's own optimizer is the oracle. Float32, 20 steps.
-    from rimc_onnx.calibration import adam as module
+    from rimc_onnx.calibration.solvers import adam as module
 
     given = problem(MATMUL, (1, 5, 12))
     student = module._Student(MATMUL, given["target"], rank=1, magnitude=True)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from rimc_onnx.calibration.allocate import Kinds, Share, allocate, uniform
-from rimc_onnx.calibration.closed_form import (
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.problem import NodeProblem, Statistics
+from rimc_onnx.calibration.quantize import quantize
+from rimc_onnx.calibration.solvers.closed_form import (
     ClosedFormConfig,
     Draft,
     draft,
     finish,
     squared_error,
 )
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.problem import NodeProblem, Statistics
-from rimc_onnx.calibration.quantize import quantize
 
 Array = np.ndarray
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rimc_onnx.calibration import closed_form as module
-from rimc_onnx.calibration.closed_form import (
+from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.problem import NodeProblem, Statistics
+from rimc_onnx.calibration.solvers import closed_form as module
+from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     ClosedFormConfig,
     draft,
@@ -16,8 +18,6 @@ from rimc_onnx.calibration.closed_form import (
     mean_error,
     squared_error,
 )
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
-from rimc_onnx.calibration.problem import NodeProblem, Statistics
 from rimc_onnx.errors import ConfigError
 
 Array = np.ndarray

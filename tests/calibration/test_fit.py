@@ -17,11 +17,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sample_jobs import calibrated, top1
 
-from rimc_onnx import calibrate, convert, opset, runtime
+from rimc_onnx import calibrate, convert, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.ops import schema
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +34,7 @@ def initializers(path: Path, prefix: str) -> dict[str, bytes]:
     return {
         name: numpy_helper.to_array(tensors[name]).tobytes()
         for node in model.graph.node
-        if node.domain == opset.DOMAIN and node.op_type.startswith(prefix)
+        if node.domain == schema.DOMAIN and node.op_type.startswith(prefix)
         for name in node.input
         if name in tensors
     }

@@ -11,9 +11,10 @@ import pytest
 from onnx import numpy_helper
 from sample_jobs import top1
 
-from rimc_onnx import calibrate, inspect, opset
+from rimc_onnx import calibrate, inspect
 from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter, parse_budget
 from rimc_onnx.errors import CalibrationError, ConfigError, UsageError
+from rimc_onnx.ops import schema
 
 KINDS = ["dora", "lora", "magnitude", "bias", "sparse", "dora+sparse", "lora+sparse", "dora+dense"]
 
@@ -35,7 +36,7 @@ def test_adapter_has_the_parts_asked_for_within_its_budget(digits_job: Path, kin
         if not node.op_type.startswith("Dora"):
             continue
         parts = dict(
-            zip(opset.OPS[node.op_type].inputs[2:], map(tensors.get, node.input[2:]), strict=True)
+            zip(schema.OPS[node.op_type].inputs[2:], map(tensors.get, node.input[2:]), strict=True)
         )
         assert asked.low_rank or parts["lora_a"].size == 0
         assert asked.sparse or asked.dense or parts["sparse_values"].size == 0

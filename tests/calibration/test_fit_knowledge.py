@@ -16,7 +16,7 @@ from sample_jobs import calibrated, top1
 from rimc_onnx import calibrate, write_statistics
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.opset import OPS
+from rimc_onnx.ops.schema import OPS
 
 
 def rram_weights(path: Path) -> list[bytes]:

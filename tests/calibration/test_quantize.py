@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from rimc_onnx import reference
-from rimc_onnx.adapter import QuantizedAdapter
-from rimc_onnx.calibration.closed_form import Adapter
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry, SecondMoments, rows_of
 from rimc_onnx.calibration.problem import NodeProblem, Statistics, matrix_of
 from rimc_onnx.calibration.quantize import quantize
-from rimc_onnx.opset import MAX_CODE_SUM
+from rimc_onnx.calibration.solvers.closed_form import Adapter
+from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.schema import MAX_CODE_SUM
 
 Array = np.ndarray[Any, Any]
 

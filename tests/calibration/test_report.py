@@ -18,24 +18,25 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rimc_onnx import api, calibrating
+from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
-from rimc_onnx.calibration.record import (
+from rimc_onnx.calibration.report.record import (
     CalibrationRecord,
     NodeRecord,
     gamma_of,
     make_record,
     peak_rss_bytes,
 )
-from rimc_onnx.calibration.report import check_report, write_report
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import CalibrationError, OutputError
-from rimc_onnx.files import load_model
+from rimc_onnx.execution.sessions import native_session
+from rimc_onnx.io.model_files import load_model
+from rimc_onnx.io.report_files import check_report, write_report
+from rimc_onnx.jobs import calibrate as calibrate_job
 from rimc_onnx.passes import rram_branches
 from rimc_onnx.runtime.any_provider import provider_device
-from rimc_onnx.sessions import native_session
 
 ADAPTER = "dora+sparse"
 
@@ -53,7 +54,7 @@ def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     @functools.cache
     def run(**config: Any) -> Job:
         fitted: list[CalibratedNode] = []
-        fit = calibrating.fit_adapters
+        fit = calibrate_job.fit_adapters
 
         def spy(*args: Any, **kwargs: Any) -> list[CalibratedNode]:
             fitted.extend(fit(*args, **kwargs))
@@ -62,7 +63,7 @@ def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         asked = CalibrateConfig(**config)
         data, target = digits / "calibration.npz", folder / f"{len(list(folder.iterdir()))}.onnx"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibrating, "fit_adapters", spy)
+            patch.setattr(calibrate_job, "fit_adapters", spy)
             result = api.calibrate(model, target, data=data, config=asked)
         record = make_record(
             result,
@@ -322,7 +323,7 @@ def test_peak_falls_back_to_getrusage_in_its_units(
     fake.RUSAGE_SELF = 0  # type: ignore[attr-defined]
     fake.getrusage = lambda _who: types.SimpleNamespace(ru_maxrss=5000)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "resource", fake)
-    monkeypatch.setattr("rimc_onnx.calibration.record.sys.platform", system)
+    monkeypatch.setattr("rimc_onnx.calibration.report.record.sys.platform", system)
     assert peak_rss_bytes(tmp_path / "none") == 5000 * unit
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import Statistics
-from rimc_onnx.calibration.statistics_file import (
+from rimc_onnx.errors import CalibrationError, OutputError
+from rimc_onnx.io.statistics_file import (
     TeacherKnowledge,
     read_statistics,
     write_statistics,
 )
-from rimc_onnx.errors import CalibrationError, OutputError
 
 SHA = "0" * 64
 

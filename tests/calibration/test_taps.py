@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from onnxscript import ir
 
-from rimc_onnx.calibration.taps import KeptRun, StagedRun, nodes_session
+from rimc_onnx.execution.taps import KeptRun, StagedRun, nodes_session
 
 Array = np.ndarray[Any, Any]
 

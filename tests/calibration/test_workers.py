@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg  # noqa: F401  its BLAS is one of those counted
 from threadpoolctl import threadpool_info
 
-from rimc_onnx.calibration.workers import beside_each_other
+from rimc_onnx.execution.parallel import beside_each_other
 
 
 def blas_threads() -> list[int]:

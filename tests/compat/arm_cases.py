@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import provider_session
 
 NUM_SEEDS = 40
@@ -84,7 +85,7 @@ def write(folder: Path) -> None:
             add(f"{op}-{seed}", "custom", case.model(), case.feeds)
         case = cases.strip_conv_case(np.random.default_rng(seed))
         add(f"strips-{seed}", "custom", case.model(), case.feeds)
-        for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
+        for op in (schema.RRAM_MATMUL, schema.RRAM_CONV):
             rng = np.random.default_rng(100 + seed)
             names = [name for name in cases.EXTRAS if rng.integers(2)]
             case = cases.MAKERS[op](rng, names=names)

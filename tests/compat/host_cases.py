@@ -16,7 +16,8 @@ import onnx
 import random_cases
 import test_random_cases
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 
 RUNS = 4
 """Of one session, all at once."""
@@ -50,8 +51,8 @@ def node_bytes(node: Any, outputs: list[np.ndarray], *, constant_adapter: bool) 
     data = _bytes(node.op.encode()) + _bytes(str(node.number).encode())
     data += _number(len(node.attributes))
     data += b"".join(_attribute(name, value) for name, value in node.attributes.items())
-    data += _number(len(opset.OPS[node.op].inputs))
-    for name in opset.OPS[node.op].inputs:
+    data += _number(len(schema.OPS[node.op].inputs))
+    for name in schema.OPS[node.op].inputs:
         value = np.ascontiguousarray({**node.feeds, **node.constants}[name])
         data += _number(onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
         data += _number(int(name in node.constants and constant_adapter))

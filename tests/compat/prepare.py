@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rimc_onnx import calibrate, convert
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits"
 

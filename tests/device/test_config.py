@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rimc_onnx.device import DeviceConfig, DriftLaw, Scaling, get_preset, presets
+from rimc_onnx.device import DeviceConfig, DriftLaw, Scaling, get_preset, list_presets
 from rimc_onnx.errors import ConfigError
 
 DEFAULT_JSON = (
@@ -30,9 +30,9 @@ def test_default_preset_is_the_published_case():
 
 
 def test_presets_are_complete_and_have_a_source():
-    assert list(presets())[:2] == ["gaussian-relative", "gaussian-absolute"]
-    assert {preset.config.law for preset in presets().values()} == set(DriftLaw)
-    for name, preset in presets().items():
+    assert list(list_presets())[:2] == ["gaussian-relative", "gaussian-absolute"]
+    assert {preset.config.law for preset in list_presets().values()} == set(DriftLaw)
+    for name, preset in list_presets().items():
         assert preset.config.preset == name
         assert preset.config is get_preset(name) or preset.config == get_preset(name)
         # a year, so that a reader can look it up
@@ -42,7 +42,7 @@ def test_presets_are_complete_and_have_a_source():
 
 def test_presets_cannot_be_changed_by_a_caller():
     with pytest.raises(TypeError):
-        presets()["mine"] = presets()["gaussian-relative"]  # type: ignore[index]
+        list_presets()["mine"] = list_presets()["gaussian-relative"]  # type: ignore[index]
 
 
 def test_override_changes_only_its_field():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from rimc_onnx.device import Purpose, philox4x32, random_words, standard_normals
-from rimc_onnx.device.normal import normal_from_words
+from rimc_onnx.device.random.normal import normal_from_words
 from rimc_onnx.errors import ConfigError
 
 ONES = 0xFFFFFFFF

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rimc_onnx.device import Purpose, get_preset, presets, program, random_words
+from rimc_onnx.device import Purpose, get_preset, list_presets, program, random_words
 from rimc_onnx.errors import ConfigError
 
 N = 100_000
@@ -56,7 +56,7 @@ def test_stuck_devices_are_those_of_the_documented_words() -> None:
     assert np.array_equal(got == 0.0, word < 2**30)
 
 
-@pytest.mark.parametrize("name", list(presets()))
+@pytest.mark.parametrize("name", list(list_presets()))
 def test_faults_go_with_every_preset_and_stay_for_good(name: str) -> None:
     # A fault that heals with time, or that moves the draws of the other devices.
     config = get_preset(name, stuck_min_frac=0.1, stuck_max_frac=0.05)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rimc_onnx.device import on_grid
+from rimc_onnx.crossbar import on_grid
 
 
 @pytest.mark.parametrize(

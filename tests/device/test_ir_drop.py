@@ -10,16 +10,8 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 
-from rimc_onnx.device import (
-    ArrayLayout,
-    ConductancePair,
-    ProgrammedWeight,
-    apply_ir_drop,
-    get_preset,
-    pair_shares,
-    program,
-    wire_loss,
-)
+from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop, wire_loss
+from rimc_onnx.device import ConductancePair, ProgrammedWeight, get_preset, pair_shares, program
 from rimc_onnx.errors import NodeMappingError
 
 

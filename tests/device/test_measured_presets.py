@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rimc_onnx.device import DriftLaw, get_preset, presets, program
-from rimc_onnx.device.law_table import INTERVALS, make_table
+from rimc_onnx.device import DriftLaw, get_preset, list_presets, program
+from rimc_onnx.device.conductance_table import INTERVALS, make_table
 from rimc_onnx.errors import ConfigError
 
 N = 120_000
@@ -110,7 +110,7 @@ CASES = [
 
 def test_every_measured_preset_is_sampled() -> None:
     gaussian = {"gaussian-relative", "gaussian-absolute"}
-    assert {name for name, _, _ in CASES} | gaussian == set(presets())
+    assert {name for name, _, _ in CASES} | gaussian == set(list_presets())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_samples_follow_the_published_formula(name: str, law: object, time_s: fl
     # the largest conductance, one device of the pair left perfect. Both devices err, so the
     # variances add. 4.5 standard errors of the mean and of sigma (from the fourth moment), of
     # N draws; the law's table and float32 add less than 1e-5 of the full scale.
-    config = presets()[name].config
+    config = list_presets()[name].config
     got = program(
         np.repeat(LEVELS, N).astype(np.float32),
         node="n",
@@ -145,10 +145,10 @@ def test_samples_follow_the_published_formula(name: str, law: object, time_s: fl
     assert (np.abs(np.sqrt(m2) - sigma) < 4.5 * sigma_error + table).all()
 
 
-@pytest.mark.parametrize("name", [n for n, p in presets().items() if p.config.time_law])
+@pytest.mark.parametrize("name", [n for n, p in list_presets().items() if p.config.time_law])
 def test_table_of_a_law_is_close_to_its_curves(name: str) -> None:
     # Too few pieces near a bend: read between the knots, where the error is largest.
-    config = presets()[name].config
+    config = list_presets()[name].config
     time_s = config.time_range_s[1]
     table = make_table(config, time_s)
     g = config.g_min_us + (np.arange(INTERVALS) + 0.5) * (config.g_max_us / INTERVALS)
@@ -202,4 +202,4 @@ def test_measured_error_takes_no_drift_frac() -> None:
     # --drift 0.3 that is accepted and changes nothing.
     with pytest.raises(ConfigError, match="--drift belongs to the gaussian presets"):
         get_preset("milo2021", drift_frac=0.3)
-    assert presets()["milo2021"].config.law is DriftLaw.MEASURED
+    assert list_presets()["milo2021"].config.law is DriftLaw.MEASURED

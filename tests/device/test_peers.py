@@ -25,7 +25,7 @@ from onnxscript import ir
 from scipy.stats import norm
 
 from rimc_onnx import passes, runtime
-from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig
 from rimc_onnx.device import get_preset
 
 Array = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from rimc_onnx.device import Purpose, philox4x32, random_words, read_key, read_normals
-from rimc_onnx.device.read_noise import CUBICS, normals_of_bits
+from rimc_onnx.device.random.read_draws import CUBICS, normals_of_bits
 
 ALL_BITS = np.arange(2**16, dtype=np.uint16)
 KERNELS = Path(__file__).resolve().parents[2] / "runtime" / "src" / "kernels"

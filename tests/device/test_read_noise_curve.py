@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import (
     DeviceConfig,
     ReadNoiseCurve,
@@ -26,6 +25,7 @@ from rimc_onnx.device import (
 from rimc_onnx.device.curves import Logarithmic, Points, Polynomial, Power
 from rimc_onnx.device.time_laws import SigmaAtTimes
 from rimc_onnx.errors import ConfigError
+from rimc_onnx.ops import schema
 from rimc_onnx.reference import Periphery, noise_cells, rram_matmul
 
 Array = npt.NDArray[Any]
@@ -219,7 +219,7 @@ def test_share_of_the_programmed_conductance_follows_the_mean_path(law: Any) -> 
     table = read_noise_table(device, DAY_S if law else 0.0)
     want = today * np.interp(programmed, (0.0, 10.0, 25.0), (0.3, 0.1, 0.05))
     knots_us = np.asarray(table.knots) * table.read_noise * 25.0
-    got = np.interp(np.sqrt(today / 25.0) * 64, np.arange(opset.NOISE_KNOTS), knots_us)
+    got = np.interp(np.sqrt(today / 25.0) * 64, np.arange(schema.NOISE_KNOTS), knots_us)
     # but for pieces in which the share bends, and beyond the largest target
     assert np.mean(np.abs(got - want) < 1e-3 * want.max()) > 0.9
     assert np.abs(got - want).max() < 2e-2 * want.max()

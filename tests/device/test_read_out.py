@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx.device import Purpose, read_out, standard_normals
+from rimc_onnx.calibration.array_read_out import read_out
+from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.errors import ConfigError
 
 W = np.random.default_rng(0).standard_normal((200, 100)).astype(np.float32)

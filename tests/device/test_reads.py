@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
-from rimc_onnx.device import DeviceConfig, IvPolynomial, get_preset, load_device, presets
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.device import DeviceConfig, IvPolynomial, get_preset, list_presets, load_device
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.reference import rram_matmul
 
@@ -74,7 +74,7 @@ def test_presets_bring_along_what_was_published_and_nothing_else() -> None:
     # A default that appears where nobody measured one.
     stated = {
         name: (p.config.read_noise_frac or p.config.read_noise_law, p.config.iv_curve)
-        for name, p in presets().items()
+        for name, p in list_presets().items()
         if p.config.read_noise_law or p.config.iv_curve
     }
     assert stated == {
@@ -86,8 +86,8 @@ def test_presets_bring_along_what_was_published_and_nothing_else() -> None:
     }
     fields = {0.01: "read_noise_frac", "curve": "read_noise_curve", None: "iv_polynomial"}
     for name in stated:
-        assert fields[stated[name][0]] in presets()[name].source
-    for name in presets().keys() - stated.keys():
+        assert fields[stated[name][0]] in list_presets()[name].source
+    for name in list_presets().keys() - stated.keys():
         config = ConvertConfig(device=get_preset(name))
         assert config.reads == PeripheryConfig()
         assert not config.needs_ranges

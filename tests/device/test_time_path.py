@@ -11,7 +11,7 @@ from rimc_onnx.device import (
     DriftLaw,
     Purpose,
     get_preset,
-    presets,
+    list_presets,
     program,
     standard_normals,
 )
@@ -21,7 +21,7 @@ from rimc_onnx.errors import ConfigError
 DAY = 86400.0
 N = 100_000
 HALF = np.concatenate([np.full(N, 0.5), [1.0]]).astype(np.float32)
-AGEING = [n for n, p in presets().items() if (p.config.time_range_s or (0, 0))[1] > 1.0]
+AGEING = [n for n, p in list_presets().items() if (p.config.time_range_s or (0, 0))[1] > 1.0]
 
 
 def shift(name: str | DeviceConfig, time_s: float | None, seed: int = 0) -> np.ndarray:
@@ -96,9 +96,9 @@ def test_time_beyond_the_law_is_an_error(name: str, time_s: float, message: str)
         shift(name, time_s)
 
 
-@pytest.mark.parametrize("name", list(presets()))
+@pytest.mark.parametrize("name", list(list_presets()))
 def test_configuration_comes_back_from_its_json(name: str) -> None:
-    config = presets()[name].config
+    config = list_presets()[name].config
     again = DeviceConfig.from_json(config.to_json())
     assert again == config
     assert again.to_json() == config.to_json()

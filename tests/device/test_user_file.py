@@ -15,8 +15,8 @@ from rimc_onnx.device import (
     describe_device,
     get_preset,
     list_devices,
+    list_presets,
     load_device,
-    presets,
     program,
 )
 from rimc_onnx.errors import ConfigError
@@ -141,9 +141,9 @@ def test_missing_file_is_an_error(tmp_path: Path) -> None:
 
 def test_every_preset_is_described() -> None:
     found = list_devices()
-    assert [d.name for d in found] == list(presets())
+    assert [d.name for d in found] == list(list_presets())
     for device in found:
         assert device.parameters["preset"] == device.name
-        assert device.source == presets()[device.name].source
-        assert device.time_range_s == presets()[device.name].config.time_range_s
+        assert device.source == list_presets()[device.name].source
+        assert device.time_range_s == list_presets()[device.name].config.time_range_s
     assert describe_device(str(SAMPLE)).source == "made up, see docs/devices.md"

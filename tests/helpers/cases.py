@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from rimc_onnx import functions, opset, reference, runtime
-from rimc_onnx.device import CODED_BITS, on_grid
+from rimc_onnx import reference, runtime
+from rimc_onnx.bodies import operators
+from rimc_onnx.crossbar import CODED_BITS, on_grid
+from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
@@ -37,8 +39,8 @@ NO_EXTRAS = {
     "dac_serial_bits": 0,
     "iv_sinh": 0.0,
     "input_shrink": 1.0,
-    "iv_square": [0.0] * opset.IV_TERMS,
-    "iv_cube": [0.0] * opset.IV_TERMS,
+    "iv_square": [0.0] * schema.IV_TERMS,
+    "iv_cube": [0.0] * schema.IV_TERMS,
     "adc_gain": [1.0],
     "adc_offset": [0.0],
     "read_noise": 0.0,
@@ -85,10 +87,10 @@ class Case:
         written = {k: v for k, v in {**self.attributes, **attributes}.items() if v is not None}
         node = onnx.helper.make_node(
             self.op,
-            list(opset.OPS[self.op].inputs),
+            list(schema.OPS[self.op].inputs),
             ["y"],
             name="the_node",
-            domain=opset.DOMAIN,
+            domain=schema.DOMAIN,
             **written,
         )
         graph = onnx.helper.make_graph(
@@ -108,11 +110,11 @@ class Case:
         model = onnx.helper.make_model(
             graph,
             opset_imports=[
-                onnx.helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION),
-                onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+                onnx.helper.make_opsetid("", operators.FUNCTION_OPSET_VERSION),
+                onnx.helper.make_opsetid(schema.DOMAIN, schema.VERSION),
             ],
             ir_version=8,
-            functions=functions.function_protos(),
+            functions=operators.function_protos(),
         )
         return model.SerializeToString()
 
@@ -145,10 +147,10 @@ class Case:
         the branch is a sum over the rank, and one over sparse cells, of codes up to 127.
         """
         c = self.constants
-        oracle = reference.dora_matmul if self.op == opset.DORA_MATMUL else reference.dora_conv
+        oracle = reference.dora_matmul if self.op == schema.DORA_MATMUL else reference.dora_conv
         zeros = {name: np.zeros_like(c[name]) for name in ("lora_b", "sparse_values", "bias")}
         h = np.abs(oracle(**{**self.all_inputs(), **zeros}, **self.attributes))
-        rank_axis = 0 if self.op == opset.DORA_MATMUL else 1
+        rank_axis = 0 if self.op == schema.DORA_MATMUL else 1
         ranks = c["lora_b"].shape[rank_axis]
         v = 127 * np.abs(c["lora_b"].astype(np.float32)).sum(axis=rank_axis).max()
         v *= c["lora_b_scale"].max() * ranks
@@ -175,7 +177,7 @@ def rram_oracle(op: str, x: Array, w: Array, attributes: dict[str, Any]) -> Call
     """What numpy says of an RRAM node."""
     drop = {*ANNOTATIONS, "tile_rows", "tile_group"} - {"w_max"}
     kept = {k: v for k, v in attributes.items() if k not in drop}
-    oracle = reference.rram_matmul if op == opset.RRAM_MATMUL else reference.rram_conv
+    oracle = reference.rram_matmul if op == schema.RRAM_MATMUL else reference.rram_conv
     return lambda run=0: oracle(x, w, run=run, **kept)
 
 
@@ -194,7 +196,7 @@ def extras(
         found |= {"iv_sinh": float(np.float32(rng.uniform(0.1, 6))), "input_shrink": 0.75}
     if "poly" in names:
         for name in ("iv_square", "iv_cube"):
-            found[name] = rng.uniform(-0.3, 0.3, opset.IV_TERMS).astype(np.float32).tolist()
+            found[name] = rng.uniform(-0.3, 0.3, schema.IV_TERMS).astype(np.float32).tolist()
         found["w_max"] = rng.uniform(1, 3, columns).astype(np.float32).tolist()
     for name, middle in (("gain", 1.0), ("offset", 0.0)):
         if name in names:
@@ -208,7 +210,7 @@ def extras(
             "w_max": [float(v) for v in rng.uniform(1, 3, columns).astype(np.float32)],
         }
     if "curve" in names:
-        curve = rng.uniform(0, 1, opset.NOISE_KNOTS).astype(np.float32)
+        curve = rng.uniform(0, 1, schema.NOISE_KNOTS).astype(np.float32)
         found |= {"read_noise_relative": 0, "read_noise_curve": curve.tolist()}
     return found
 
@@ -224,7 +226,7 @@ def periphery(
 ) -> dict[str, Any]:
     """Random converters and tiles; ``adc`` None is either."""
     tile_rows = int(rng.choice([0, window * max(1, depth // 3), window * max(1, depth // 2) + 1]))
-    num_tiles = opset.num_tiles(depth, window, tile_rows or None)
+    num_tiles = schema.num_tiles(depth, window, tile_rows or None)
     has_adc = bool(rng.integers(2)) if adc is None else adc
     ranges = rng.uniform(1, 4, columns if rng.integers(2) else 1) * np.sqrt(depth * window)
     converters = {
@@ -251,11 +253,11 @@ def rram_matmul_case(
     )
     w = cells(w, attributes, 1)
     return Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=rram_oracle(opset.RRAM_MATMUL, x, w, attributes),
+        oracle=rram_oracle(schema.RRAM_MATMUL, x, w, attributes),
         depth=depth,
     )
 
@@ -297,11 +299,11 @@ def rram_conv_case(
     attributes = ANNOTATIONS | converters | geometry | {"tile_group": tile_group}
     w = cells(w, attributes, 0)
     return Case(
-        op=opset.RRAM_CONV,
+        op=schema.RRAM_CONV,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=rram_oracle(opset.RRAM_CONV, x, w, attributes),
+        oracle=rram_oracle(schema.RRAM_CONV, x, w, attributes),
         depth=depth * window,
     )
 
@@ -319,18 +321,18 @@ def strip_conv_case(rng: np.random.Generator) -> Case:
     w = rng.integers(-3, 4, (columns, depth, *kernel)).astype(np.float32)
     attributes = ANNOTATIONS | NO_EXTRAS | IDEAL | geometry | {"tile_group": group}
     return Case(
-        op=opset.RRAM_CONV,
+        op=schema.RRAM_CONV,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=rram_oracle(opset.RRAM_CONV, x, w, attributes),
+        oracle=rram_oracle(schema.RRAM_CONV, x, w, attributes),
     )
 
 
 def _columns(op: str, adapter: dict[str, Array]) -> tuple[int, Array]:
     """Cells of a column of the matrix, and the column of every sparse value."""
     a_shape, index = adapter["lora_a"].shape, adapter["sparse_index"]
-    if op == opset.DORA_MATMUL:
+    if op == schema.DORA_MATMUL:
         return a_shape[0], index % adapter["lora_b"].shape[1]
     steps = int(np.prod(a_shape[1:]))
     return steps, index // steps
@@ -405,7 +407,7 @@ def dora_matmul_case(
         sparse_frac=sparse_frac,
     )
     return Case(
-        op=opset.DORA_MATMUL,
+        op=schema.DORA_MATMUL,
         feeds={"x": x, "h": h},
         constants=constants,
         attributes={},
@@ -436,7 +438,7 @@ def dora_conv_case(
         sparse_frac=sparse_frac,
     )
     return Case(
-        op=opset.DORA_CONV,
+        op=schema.DORA_CONV,
         feeds={"x": x, "h": h},
         constants=constants,
         attributes=geometry,
@@ -445,10 +447,10 @@ def dora_conv_case(
 
 
 MAKERS: dict[str, Callable[..., Case]] = {
-    opset.RRAM_MATMUL: rram_matmul_case,
-    opset.RRAM_CONV: rram_conv_case,
-    opset.DORA_MATMUL: dora_matmul_case,
-    opset.DORA_CONV: dora_conv_case,
+    schema.RRAM_MATMUL: rram_matmul_case,
+    schema.RRAM_CONV: rram_conv_case,
+    schema.DORA_MATMUL: dora_matmul_case,
+    schema.DORA_CONV: dora_conv_case,
 }
 
 
@@ -462,7 +464,7 @@ def main(out: str, num_threads: str, num_seeds: str) -> None:
     for seed in range(int(num_seeds)):
         case = strip_conv_case(np.random.default_rng(seed))
         outputs[f"strips-{seed}"] = case.run(num_threads=int(num_threads))
-    for op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
+    for op in (schema.RRAM_MATMUL, schema.RRAM_CONV):
         for seed in range(int(num_seeds)):
             rng = np.random.default_rng(100 + seed)
             names = [name for name in EXTRAS if rng.integers(2)]

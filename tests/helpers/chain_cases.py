@@ -17,7 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import functions, opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.bodies import operators
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import provider_session
 
 Array = np.ndarray[Any, Any]
@@ -46,10 +48,10 @@ class ChainCase:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self.outputs],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
-        opsets = [helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION)]
-        opsets.append(helper.make_opsetid(opset.DOMAIN, opset.VERSION))
+        opsets = [helper.make_opsetid("", operators.FUNCTION_OPSET_VERSION)]
+        opsets.append(helper.make_opsetid(schema.DOMAIN, schema.VERSION))
         model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=8, functions=functions.function_protos()
+            graph, opset_imports=opsets, ir_version=8, functions=operators.function_protos()
         )
         return bytes(model.SerializeToString())
 
@@ -72,19 +74,19 @@ def converted_nodes(
     attributes: dict[str, Any], geometry: dict[str, Any], tail: list[str]
 ) -> list[onnx.NodeProto]:
     """RramConv, DoraConv, and of ``tail`` Add (of r), AddX (of x), Relu, Clip."""
-    dora = list(opset.OPS[opset.DORA_CONV].inputs)
+    dora = list(schema.OPS[schema.DORA_CONV].inputs)
     values = ["h", "d", *[f"t{i}" for i in range(len(tail))]]
     values[-1] = "y"
     nodes = [
         helper.make_node(
-            opset.RRAM_CONV, ["x", "w"], [values[0]], "rram", domain=opset.DOMAIN, **attributes
+            schema.RRAM_CONV, ["x", "w"], [values[0]], "rram", domain=schema.DOMAIN, **attributes
         ),
         helper.make_node(
-            opset.DORA_CONV,
+            schema.DORA_CONV,
             ["x", values[0], *dora[2:]],
             [values[1]],
             "dora",
-            domain=opset.DOMAIN,
+            domain=schema.DOMAIN,
             **geometry,
         ),
     ]
@@ -172,11 +174,11 @@ def _common_conv(rng: np.random.Generator, names: list[str]) -> Any:
     attributes = cases.ANNOTATIONS | converters | geometry
     w = cases.cells(w, attributes, 0)
     return cases.Case(
-        op=opset.RRAM_CONV,
+        op=schema.RRAM_CONV,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
-        oracle=cases.rram_oracle(opset.RRAM_CONV, x, w, attributes),
+        oracle=cases.rram_oracle(schema.RRAM_CONV, x, w, attributes),
     )
 
 

@@ -23,7 +23,9 @@ import onnx
 from cases import ANNOTATIONS, NO_EXTRAS
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import functions, opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.bodies import operators
+from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
 
@@ -65,15 +67,15 @@ class Malformed:
     def node_proto(self, name: str, outputs: list[str]) -> onnx.NodeProto:
         node = helper.make_node(
             self.op,
-            list(self.names or opset.OPS[self.op].inputs),
+            list(self.names or schema.OPS[self.op].inputs),
             outputs,
             name=name,
-            domain=opset.DOMAIN,
+            domain=schema.DOMAIN,
             **{k: v for k, v in self.attributes.items() if v != []},
         )
         for key, value in self.attributes.items():
             if value == []:  # make_node does not know of which type
-                kind = opset.OPS[self.op].attributes[key].upper()
+                kind = schema.OPS[self.op].attributes[key].upper()
                 type_ = onnx.AttributeProto.AttributeType.Value(kind)
                 node.attribute.append(onnx.AttributeProto(name=key, type=type_))
         return node
@@ -104,8 +106,8 @@ class Malformed:
         ]
         graph = helper.make_graph(nodes, "g", infos, outputs, initializers)
         imports = [
-            helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION),
-            helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+            helper.make_opsetid("", operators.FUNCTION_OPSET_VERSION),
+            helper.make_opsetid(schema.DOMAIN, schema.VERSION),
         ]
         # With the function bodies that converted files carry, which must not run instead.
         model = helper.make_model(
@@ -117,12 +119,12 @@ class Malformed:
         return {name: value for name, value in self.inputs.items() if name in self.fed}
 
 
-_CROSSBAR_OF = {opset.DORA_MATMUL: opset.RRAM_MATMUL, opset.DORA_CONV: opset.RRAM_CONV}
+_CROSSBAR_OF = {schema.DORA_MATMUL: schema.RRAM_MATMUL, schema.DORA_CONV: schema.RRAM_CONV}
 
 
 @cache
 def _function_protos() -> list[onnx.FunctionProto]:
-    return functions.function_protos()
+    return operators.function_protos()
 
 
 def sound(op: str) -> Malformed:
@@ -135,13 +137,13 @@ def sound(op: str) -> Malformed:
     def codes(*shape: int) -> Array:
         return rng.integers(-127, 128, shape).astype(np.int8)
 
-    if op in (opset.RRAM_MATMUL, opset.DORA_MATMUL):
+    if op in (schema.RRAM_MATMUL, schema.DORA_MATMUL):
         x, h, w, a, b = (3, 36), (3, 5), (36, 5), (36, 2), (2, 5)
         columns, ranks, attributes = 5, 2, {}
     else:
         x, h, w, a, b = (2, 8, 6, 7), (2, 6, 6, 4), (6, 4, 3, 3), (4, 4, 3, 3), (6, 2, 1, 1)
         columns, ranks, attributes = 6, 4, dict(_CONV)
-    if op == opset.RRAM_MATMUL:
+    if op == schema.RRAM_MATMUL:
         return Malformed(
             label="sound",
             op=op,
@@ -149,7 +151,7 @@ def sound(op: str) -> Malformed:
             attributes=dict(_PERIPHERY),
             refused=False,
         )
-    if op == opset.RRAM_CONV:
+    if op == schema.RRAM_CONV:
         return Malformed(
             label="sound",
             op=op,
@@ -189,7 +191,7 @@ def curved(op: str) -> Malformed:
 def noisy(op: str) -> Malformed:
     """A crossbar whose read noise follows the weight, without a fault."""
     node = sound(op)
-    knots = [i / 64 for i in range(opset.NOISE_KNOTS)]
+    knots = [i / 64 for i in range(schema.NOISE_KNOTS)]
     attributes = {**node.attributes, "read_noise_curve": knots}
     return Malformed(**{**node.__dict__, "label": "sound, noisy", "attributes": attributes})
 
@@ -204,7 +206,7 @@ _FLOATS = (float("nan"), float("inf"), -1.0, 0.0, 1e-45, 1e-38, 3e38)
 
 
 def _bad_attributes(node: Malformed) -> Iterator[Malformed]:
-    for name, kind in opset.OPS[node.op].attributes.items():
+    for name, kind in schema.OPS[node.op].attributes.items():
         unread = None if name in UNREAD else True
         kept = {k: v for k, v in node.attributes.items() if k != name}
         yield _but(node, f"{name} missing", attributes=kept, refused=unread)
@@ -245,10 +247,10 @@ def _wrong_values(value: Array) -> Iterator[tuple[str, Array]]:
 
 
 def _bad_inputs(node: Malformed) -> Iterator[Malformed]:
-    names = opset.OPS[node.op].inputs
+    names = schema.OPS[node.op].inputs
     for i, name in enumerate(names):
         value = node.inputs[name]
-        is_rram = node.op in (opset.RRAM_MATMUL, opset.RRAM_CONV)
+        is_rram = node.op in (schema.RRAM_MATMUL, schema.RRAM_CONV)
         everywhere = [node.fed] if name in node.fed or is_rram else [node.fed, names]
         for fed in everywhere:
             where = "initializer" if name not in fed else "input"
@@ -278,13 +280,13 @@ def _bad_inputs(node: Malformed) -> Iterator[Malformed]:
 def _bad_cells(node: Malformed) -> Iterator[Malformed]:
     if "sparse_index" not in node.inputs:
         return
-    names = opset.OPS[node.op].inputs
+    names = schema.OPS[node.op].inputs
     for fed in (node.fed, names):
         for index in ([1, 1, 2], [-1, 0, 1], [0, 1, 2**62], [0, 1, -(2**63)], [0, 1, 10**6]):
             inputs = {**node.inputs, "sparse_index": np.array(index, np.int64)}
             yield _but(node, f"sparse_index {index}", inputs=inputs, fed=fed)
-        rank = opset.MAX_RANK + 1
-        if node.op == opset.DORA_MATMUL:
+        rank = schema.MAX_RANK + 1
+        if node.op == schema.DORA_MATMUL:
             shapes = {"lora_a": (36, rank), "lora_b": (rank, 5), "rank_step": (rank,)}
         else:
             shapes = {"lora_a": (2 * rank, 4, 3, 3), "lora_b": (6, rank, 1, 1)}
@@ -300,7 +302,7 @@ def _bad_cells(node: Malformed) -> Iterator[Malformed]:
 def _bad_volumes(node: Malformed) -> Iterator[Malformed]:
     """Outputs of more values than an int64 counts, and of more than any machine has."""
     # The operator new of AddressSanitizer ends the process where that of the system throws.
-    if node.op != opset.RRAM_CONV or "asan" in os.environ.get("LD_PRELOAD", ""):
+    if node.op != schema.RRAM_CONV or "asan" in os.environ.get("LD_PRELOAD", ""):
         return
     for pad, axes in ((2**20, 3), (2**20, 2), (2**15, 3)):
         inputs = {
@@ -321,14 +323,14 @@ def _bad_outputs(node: Malformed) -> Iterator[Malformed]:
 def all_malformed() -> list[Malformed]:
     """Every node, the sound ones first."""
     crossbars = tuple(_CROSSBAR_OF.values())
-    nodes = [*map(sound, opset.OPS), *map(curved, crossbars), *map(noisy, crossbars)]
+    nodes = [*map(sound, schema.OPS), *map(curved, crossbars), *map(noisy, crossbars)]
     for op in crossbars:
         nodes += _bad_attributes(curved(op))
         nodes += [
             Malformed(**{**bad.__dict__, "label": f"noisy, {bad.label}"})
             for bad in _bad_attributes(noisy(op))
         ]
-    for op in opset.OPS:
+    for op in schema.OPS:
         for make in (_bad_attributes, _bad_inputs, _bad_cells, _bad_volumes, _bad_outputs):
             nodes += make(sound(op))
     return nodes

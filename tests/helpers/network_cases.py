@@ -16,7 +16,7 @@ import onnx
 from chain_cases import ChainCase, compare
 from onnx import TensorProto, helper
 
-from rimc_onnx import opset
+from rimc_onnx.ops import schema
 
 Array = np.ndarray[Any, Any]
 
@@ -69,15 +69,15 @@ class Network:
         }
         attributes = cases.ANNOTATIONS | cases.IDEAL | cases.NO_EXTRAS | geometry | periphery
         self.constants |= {f"{name}.{key}": value for key, value in constants.items()}
-        dora = [f"{name}.{key}" for key in opset.OPS[opset.DORA_CONV].inputs[2:]]
-        self._own(opset.RRAM_CONV, [x, f"{name}.w"], f"{name}.h", **attributes, tile_group=1)
-        self._own(opset.DORA_CONV, [x, f"{name}.h", *dora], name, **geometry)
+        dora = [f"{name}.{key}" for key in schema.OPS[schema.DORA_CONV].inputs[2:]]
+        self._own(schema.RRAM_CONV, [x, f"{name}.w"], f"{name}.h", **attributes, tile_group=1)
+        self._own(schema.DORA_CONV, [x, f"{name}.h", *dora], name, **geometry)
         self.channels[name] = columns
         return name
 
     def _own(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(
-            helper.make_node(op, inputs, [output], output, domain=opset.DOMAIN, **attributes)
+            helper.make_node(op, inputs, [output], output, domain=schema.DOMAIN, **attributes)
         )
 
     def residual(self, x: str, added: str, **conv: Any) -> str:

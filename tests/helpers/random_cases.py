@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from cases import ANNOTATIONS, cells
 
-from rimc_onnx import opset, reference
+from rimc_onnx import reference
+from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
 _F32 = np.float32
@@ -50,12 +51,12 @@ class RandomNode:
         names |= {"strides", "pads", "dilations", "group"}
         kept = {k: v for k, v in self.attributes.items() if k in names}
         functions = {
-            opset.RRAM_MATMUL: reference.rram_matmul,
-            opset.RRAM_CONV: reference.rram_conv,
-            opset.DORA_MATMUL: reference.dora_matmul,
-            opset.DORA_CONV: reference.dora_conv,
+            schema.RRAM_MATMUL: reference.rram_matmul,
+            schema.RRAM_CONV: reference.rram_conv,
+            schema.DORA_MATMUL: reference.dora_matmul,
+            schema.DORA_CONV: reference.dora_conv,
         }
-        if self.op in (opset.RRAM_MATMUL, opset.RRAM_CONV):
+        if self.op in (schema.RRAM_MATMUL, schema.RRAM_CONV):
             kept["run"] = run
         with np.errstate(all="ignore"):
             return functions[self.op](**operands, **kept)
@@ -96,7 +97,7 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
     tile_rows = 0
     if rng.random() < 0.6:
         tile_rows = window * int(rng.integers(1, depth + 2)) + int(rng.integers(0, window))
-    num_tiles = opset.num_tiles(depth, window, tile_rows or None)
+    num_tiles = schema.num_tiles(depth, window, tile_rows or None)
     signed = int(rng.integers(2))
     dac_bits = _bits(rng, 1)
     dac_bits = 2 if dac_bits == 1 and signed else dac_bits
@@ -111,8 +112,8 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
         "dac_serial_bits": 0,
         "iv_sinh": 0.0,
         "input_shrink": 1.0,
-        "iv_square": [0.0] * opset.IV_TERMS,
-        "iv_cube": [0.0] * opset.IV_TERMS,
+        "iv_square": [0.0] * schema.IV_TERMS,
+        "iv_cube": [0.0] * schema.IV_TERMS,
         "adc_bits": _bits(rng, 2),
         "adc_range": _floats(ranges * far),
         "adc_gain": [1.0],
@@ -126,7 +127,7 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
     if dac_bits > signed and rng.random() < 0.3:
         found["dac_serial_bits"] = int(rng.integers(1, dac_bits - signed + 1))
     if rng.random() < 0.3:
-        found["iv_sinh"] = _floats(rng.uniform(0, opset.MAX_IV_SINH))[0]
+        found["iv_sinh"] = _floats(rng.uniform(0, schema.MAX_IV_SINH))[0]
         found["input_shrink"] = _floats(rng.uniform(0.1, 1))[0]
     count = columns * num_tiles
     if rng.random() < 0.3:
@@ -142,7 +143,7 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
             "w_max": _floats(rng.uniform(0, 3, columns if rng.integers(2) else 1)),
         }
         if rng.random() < 0.4:
-            knots = rng.uniform(0, 1, opset.NOISE_KNOTS) * rng.integers(2, size=opset.NOISE_KNOTS)
+            knots = rng.uniform(0, 1, schema.NOISE_KNOTS) * rng.integers(2, size=schema.NOISE_KNOTS)
             found |= {"read_noise_relative": 0, "read_noise_curve": _floats(knots)}
     if rng.random() < 0.25:
         found |= _polynomial(rng, columns)
@@ -153,7 +154,7 @@ def _polynomial(rng: np.random.Generator, columns: int) -> dict[str, list[float]
     """An I-V curve that follows the weight: both terms, or one; a W_max that cells go beyond."""
     both = ("iv_square", "iv_cube")
     names = (both[:1], both[1:], both)[rng.integers(3)]
-    curve = {name: _floats(rng.uniform(-0.3, 0.3, opset.IV_TERMS)) for name in names}
+    curve = {name: _floats(rng.uniform(-0.3, 0.3, schema.IV_TERMS)) for name in names}
     return curve | {"w_max": _floats(rng.uniform(0, 4, columns if rng.integers(2) else 1))}
 
 
@@ -227,7 +228,7 @@ def _rram_matmul(rng: np.random.Generator, number: int) -> RandomNode:
     attributes = ANNOTATIONS | periphery(rng, columns=columns, depth=depth, window=1)
     return RandomNode(
         number=number,
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": cells(w, attributes, 1)},
         attributes=attributes,
@@ -241,7 +242,7 @@ def _rram_conv(rng: np.random.Generator, number: int) -> RandomNode:
     attributes["tile_group"] = g.group * attributes["num_tiles"]
     return RandomNode(
         number=number,
-        op=opset.RRAM_CONV,
+        op=schema.RRAM_CONV,
         feeds={"x": _values(rng, [g.batch, g.group * g.depth, *g.size])},
         constants={
             "w": cells(_values(rng, [columns, g.depth, *g.kernel], finite=True), attributes, 0)
@@ -256,7 +257,7 @@ def _rank(rng: np.random.Generator) -> int:
     kind = rng.random()
     if kind < 0.2:
         return 0
-    return int(rng.integers(1, opset.MAX_RANK + 1)) if kind > 0.98 else log_uniform(rng, 12)
+    return int(rng.integers(1, schema.MAX_RANK + 1)) if kind > 0.98 else log_uniform(rng, 12)
 
 
 def _adapter(
@@ -305,7 +306,7 @@ def _dora_matmul(rng: np.random.Generator, number: int) -> RandomNode:
     )
     return RandomNode(
         number=number,
-        op=opset.DORA_MATMUL,
+        op=schema.DORA_MATMUL,
         feeds={"x": _values(rng, [*lead, depth]), "h": _values(rng, [*lead, columns])},
         constants=adapter,
         attributes={},
@@ -317,8 +318,8 @@ def _dora_conv(rng: np.random.Generator, number: int) -> RandomNode:
     columns, steps = g.group * g.columns, g.depth * int(np.prod(g.kernel))
     products = g.batch * int(np.prod(g.out)) * columns * steps
     rank = min(_rank(rng), max(1, int(10 * MAX_PRODUCTS // max(1, products))))
-    # A sum of |lora_a| or |sparse_values| over more cells might be beyond opset.MAX_CODE_SUM.
-    assert steps * 127 <= opset.MAX_CODE_SUM * 3
+    # A sum of |lora_a| or |sparse_values| over more cells might be beyond schema.MAX_CODE_SUM.
+    assert steps * 127 <= schema.MAX_CODE_SUM * 3
     adapter = _adapter(
         rng,
         a=[g.group * rank, g.depth, *g.kernel],
@@ -328,10 +329,10 @@ def _dora_conv(rng: np.random.Generator, number: int) -> RandomNode:
         cells=columns * steps,
     )
     for name in ("lora_a", "sparse_values"):
-        adapter[name] //= np.int8(1 + steps * 127 // opset.MAX_CODE_SUM)
+        adapter[name] //= np.int8(1 + steps * 127 // schema.MAX_CODE_SUM)
     return RandomNode(
         number=number,
-        op=opset.DORA_CONV,
+        op=schema.DORA_CONV,
         feeds={
             "x": _values(rng, [g.batch, g.group * g.depth, *g.size]),
             "h": _values(rng, [g.batch, columns, *g.out]),
@@ -353,7 +354,7 @@ def random_node(number: int) -> RandomNode:
 
 def _rows(node: RandomNode, x: Array) -> Array:
     """What the word lines carry, by output position: [P, groups, channels, window]."""
-    if node.op == opset.RRAM_MATMUL:
+    if node.op == schema.RRAM_MATMUL:
         return x.reshape(-1, 1, x.shape[-1], 1)
     a = node.attributes
     windows = reference.im2col(x, node.kernel, a["strides"], a["pads"], a["dilations"])
@@ -364,7 +365,7 @@ def _rows(node: RandomNode, x: Array) -> Array:
 
 def _cells(node: RandomNode, w: Array) -> Array:
     """[groups, columns of a group, channels, window]."""
-    if node.op == opset.RRAM_MATMUL:
+    if node.op == schema.RRAM_MATMUL:
         return np.ascontiguousarray(w.T)[None, :, :, None]
     return w.reshape(node.attributes["group"], -1, w.shape[1], int(np.prod(node.kernel)))
 
@@ -385,11 +386,11 @@ def _noise_cells(node: RandomNode, p: reference.Periphery) -> Array:
     if len(p.read_noise_curve) == 1:
         return _cells(node, np.ones_like(w))
     by_column = np.float32(np.maximum(p.w_max, 1e-30))
-    if node.op == opset.RRAM_CONV:
+    if node.op == schema.RRAM_CONV:
         by_column = by_column.reshape(-1, *[1] * (w.ndim - 1))
     at = 64 * np.sqrt(np.minimum(np.abs(w) / by_column, _F32(1)))
     # numpy's own interpolation, in float64: a few float32 roundings away
-    q = np.interp(at, np.arange(opset.NOISE_KNOTS), p.read_noise_curve) * by_column
+    q = np.interp(at, np.arange(schema.NOISE_KNOTS), p.read_noise_curve) * by_column
     return _cells(node, np.square(q))
 
 
@@ -441,13 +442,13 @@ def bounds(node: RandomNode, run: int = 0) -> tuple[Array, Array]:
 
 def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, Array]:
     x, w = node.feeds["x"], node.constants["w"]
-    column_axis = 1 if node.op == opset.RRAM_MATMUL else 0
+    column_axis = 1 if node.op == schema.RRAM_MATMUL else 0
     cells = _cells(node, w)
     reads = node.attributes["num_tiles"] if p.adc_bits else 1
     tile = -(-cells.shape[2] // reads)
     shape = (len(_rows(node, x)), cells.shape[0] * cells.shape[1])
     low, high, size = (np.zeros(shape) for _ in range(3))
-    by_channel = node.op == opset.RRAM_CONV
+    by_channel = node.op == schema.RRAM_CONV
     noisy = _noise_cells(node, p)
     planes = reference.word_lines(x, p)
     for plane, (weight, v) in enumerate(planes):
@@ -483,7 +484,7 @@ def _bounds(node: RandomNode, p: reference.Periphery, run: int) -> tuple[Array, 
 def _as_output(node: RandomNode, y: Array) -> Array:
     """[P, M] as the node gives it."""
     x = node.feeds["x"]
-    if node.op == opset.RRAM_MATMUL:
+    if node.op == schema.RRAM_MATMUL:
         return y.reshape(*x.shape[:-1], y.shape[1])
     a = node.attributes
     image = reference.im2col(x, node.kernel, a["strides"], a["pads"], a["dilations"]).shape

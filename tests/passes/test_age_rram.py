@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ConfigError, ModelError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes import (
     AgeRramPass,
     convert_model,
@@ -113,7 +113,7 @@ def test_curve_that_is_not_of_the_device_is_refused(teacher):
     # A table of another time left in the file, and nobody told.
     model = converted(teacher)
     rram_branches(model)[1].rram.attributes.add(
-        ir.AttrFloat32s("read_noise_curve", [0.5] * opset.NOISE_KNOTS)
+        ir.AttrFloat32s("read_noise_curve", [0.5] * schema.NOISE_KNOTS)
     )
     before = weights(model)
     with pytest.raises(ModelError, match="its read_noise_curve is not one of its device 'wan2022"):
@@ -126,4 +126,4 @@ def test_nodes_say_their_time(teacher):
     AgeRramPass(units(teacher), 86400.0)(model)
     times = [b.rram.attributes["time_s"].as_float() for b in rram_branches(model)]
     assert times == [86400.0] * 3
-    assert model.metadata_props[opset.TIME_KEY] == "86400"
+    assert model.metadata_props[schema.TIME_KEY] == "86400"

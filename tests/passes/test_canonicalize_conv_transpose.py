@@ -11,10 +11,11 @@ import pytest
 from onnxscript import ir
 
 import rimc_onnx
-from rimc_onnx import opset, runtime
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx import runtime
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes import (
     CanonicalizeConvTransposePass,
     find_units,
@@ -157,7 +158,7 @@ def test_overlap_add_is_no_layer(build):
     model, _ = make(build, "groups")
     prepare_pipeline()(model)
     (unit,) = find_units(model).values()
-    assert (unit.name, unit.op_type) == ("up", opset.RRAM_CONV)
+    assert (unit.name, unit.op_type) == ("up", schema.RRAM_CONV)
 
 
 def test_nodes_that_share_a_weight_are_refused_as_ever(build):
@@ -253,7 +254,7 @@ def test_converters_read_every_tap_by_itself(decoder: Path):
     tiles = {
         n.name: next(a.i for a in n.attribute if a.name == "num_tiles")
         for n in model.graph.node
-        if n.op_type == opset.RRAM_CONV and n.name.startswith("up")
+        if n.op_type == schema.RRAM_CONV and n.name.startswith("up")
     }
     # one word line for a channel, whatever the kernel: 8 / 4 and 6 / 4 tiles
     assert tiles == {"up1/rram": 2, "up2/rram": 2}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from onnxscript import ir
 
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.passes import CanonicalizeMatMulPass, select_rram_nodes
 
 RNG = np.random.default_rng(11)

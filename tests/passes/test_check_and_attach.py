@@ -8,10 +8,10 @@ import pytest
 from onnxscript import ir
 
 from rimc_onnx import reference
-from rimc_onnx.adapter import QuantizedAdapter
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes import (
     AttachAdaptersPass,
     check_rimc_model,

@@ -11,15 +11,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
-from rimc_onnx import opset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes import check_rimc_model
 
 PARTNER = {
-    opset.RRAM_MATMUL: opset.DORA_MATMUL,
-    opset.RRAM_CONV: opset.DORA_CONV,
-    opset.DORA_MATMUL: opset.RRAM_MATMUL,
-    opset.DORA_CONV: opset.RRAM_CONV,
+    schema.RRAM_MATMUL: schema.DORA_MATMUL,
+    schema.RRAM_CONV: schema.DORA_CONV,
+    schema.DORA_MATMUL: schema.RRAM_MATMUL,
+    schema.DORA_CONV: schema.RRAM_CONV,
 }
 SEEN_IN_A_RUN = ("input x ", "input h ", "filled with", "axes padded by", "13 axes")
 """What depends on x and h, on every weight, or on the memory of the machine."""
@@ -46,11 +46,11 @@ def pair(node: Any) -> ir.Model:
                 initializers.append(numpy_helper.from_array(value, name))
     y = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     graph = helper.make_graph(protos, "g", infos, y, initializers)
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(schema.DOMAIN, schema.VERSION)]
     return ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))
 
 
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_malformed_nodes_are_model_errors(op: str) -> None:
     # A fault that passes here and is met by a deployed session; an exception of Python in its
     # place, which the command line would call a bug.

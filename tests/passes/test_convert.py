@@ -6,10 +6,11 @@ import onnx
 import pytest
 from onnxscript import ir
 
-from rimc_onnx import opset, reference
-from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig
+from rimc_onnx import reference
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig
 from rimc_onnx.device import DeviceConfig, get_preset, program
 from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes import (
     InsertDoraBranchPass,
     ReplaceWithRramPass,
@@ -144,7 +145,7 @@ def test_weight_names_say_whose_layout_they_have(net):
     # w1 was folded in place, w2 untouched; fc and head are transposed, hence other arrays.
     assert weights == ["w1", "w2", "fc/rram/w", "head/rram/w"]
     adapter = [v.name for v in rram_branches(net)[2].dora.inputs[2:]]
-    assert adapter == [f"fc/dora/{n}" for n in opset.OPS["DoraMatMul"].inputs[2:]]
+    assert adapter == [f"fc/dora/{n}" for n in schema.OPS["DoraMatMul"].inputs[2:]]
 
 
 def test_weights_are_the_devices_and_annotated(net):
@@ -234,7 +235,7 @@ def test_nothing_is_replaced_without_an_accepted_decision(net):
     before = ir.to_onnx_text(net)
     assert not ReplaceWithRramPass(select_rram_nodes(net, config), config)(net).modified
     assert ir.to_onnx_text(net) == before
-    assert opset.DOMAIN not in net.opset_imports
+    assert schema.DOMAIN not in net.opset_imports
 
 
 def test_only_the_named_node_is_kept_digital(net, run):

@@ -6,10 +6,10 @@ import onnx
 import pytest
 from onnxscript import ir
 
-from rimc_onnx.adapter import QuantizedAdapter, lora_shapes
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.ops.adapter import QuantizedAdapter, lora_shapes
 from rimc_onnx.passes import (
     AttachAdaptersPass,
     FoldAdaptersPass,

@@ -10,16 +10,9 @@ import pytest
 from onnxscript import ir
 
 from rimc_onnx import reference
-from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
-from rimc_onnx.device import (
-    ArrayLayout,
-    Purpose,
-    apply_ir_drop,
-    get_preset,
-    program,
-    read_key,
-    standard_normals,
-)
+from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.device import Purpose, get_preset, program, read_key, standard_normals
 from rimc_onnx.errors import ConfigError, NodeMappingError
 from rimc_onnx.passes import (
     AgeRramPass,

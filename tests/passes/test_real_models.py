@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnxscript import ir
 
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.passes import convert_model, find_units, prepare_pipeline, rram_branches
 

@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnxscript import ir
 
-from rimc_onnx import opset
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError
+from rimc_onnx.ops import schema
 from rimc_onnx.passes import (
     NameNodesPass,
     find_units,
@@ -157,7 +157,7 @@ def test_conv_unit_holds_what_the_crossbar_needs(build):
     (decision,) = select_rram_nodes(model, config)
     unit = decision.unit
     assert unit is not None
-    assert (unit.op_type, unit.group, unit.columns, unit.num_tiles) == (opset.RRAM_CONV, 2, 6, 2)
+    assert (unit.op_type, unit.group, unit.columns, unit.num_tiles) == (schema.RRAM_CONV, 2, 6, 2)
     assert unit.geometry is not None
     assert unit.geometry.pads == (1, 0, 0, 1)
     assert unit.geometry.strides == (2, 1)

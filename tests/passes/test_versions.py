@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnxscript import ir
 
-from rimc_onnx.config import ConvertConfig, NodeRanges, PeripheryConfig
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes import (

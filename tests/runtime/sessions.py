@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 
 SIZE = 128
 WARM_UP = 20
@@ -63,7 +64,7 @@ def _model(nodes: list[Any], constants: dict[str, np.ndarray]) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", SIZE])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(schema.DOMAIN, schema.VERSION)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=8)
     return bytes(proto.SerializeToString())
 
@@ -75,20 +76,20 @@ def converted(**attributes: Any) -> bytes:
         "dac_serial_bits": 0, "iv_sinh": 1.0, "input_shrink": 1.0, "adc_bits": 8,
         "adc_range": [20.0], "adc_gain": [1.0], "adc_offset": [0.0], "read_noise": 0.01,
         "read_noise_relative": 1, "read_noise_curve": [0.0], "read_key": 1, "w_max": [3.0],
-        "iv_square": [0.1] * opset.IV_TERMS, "iv_cube": [0.0] * opset.IV_TERMS,
+        "iv_square": [0.1] * schema.IV_TERMS, "iv_cube": [0.0] * schema.IV_TERMS,
     }  # fmt: skip
-    names = [n for n in opset.OPS[opset.DORA_MATMUL].inputs if n not in ("x", "h")]
+    names = [n for n in schema.OPS[schema.DORA_MATMUL].inputs if n not in ("x", "h")]
     nodes = [
         helper.make_node(
-            opset.RRAM_MATMUL,
+            schema.RRAM_MATMUL,
             ["x", "w"],
             ["h"],
             name="xbar",
-            domain=opset.DOMAIN,
+            domain=schema.DOMAIN,
             **{**periphery, **attributes},
         ),
         helper.make_node(
-            opset.DORA_MATMUL, ["x", "h", *names], ["y"], name="dora", domain=opset.DOMAIN
+            schema.DORA_MATMUL, ["x", "h", *names], ["y"], name="dora", domain=schema.DOMAIN
         ),
     ]
     return _model(nodes, _constants())

@@ -12,7 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, reference
+from rimc_onnx import reference
+from rimc_onnx.ops import schema
 
 NUM_SEEDS = 12
 
@@ -94,9 +95,9 @@ def test_sums_of_whole_numbers_are_exact(cases: ModuleType, shape: tuple[int, ..
         "group": group,
         "tile_group": group,
     }
-    oracle = cases.rram_oracle(opset.RRAM_CONV, x, w, attributes)
+    oracle = cases.rram_oracle(schema.RRAM_CONV, x, w, attributes)
     case = cases.Case(
-        op=opset.RRAM_CONV,
+        op=schema.RRAM_CONV,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
@@ -134,11 +135,11 @@ def test_last_positions_have_the_sums_of_others(cases: ModuleType, positions: in
     outputs = []
     for part in (x[..., :positions], x):
         case = cases.Case(
-            op=opset.RRAM_CONV,
+            op=schema.RRAM_CONV,
             feeds={"x": np.ascontiguousarray(part)},
             constants={"w": w},
             attributes=attributes,
-            oracle=cases.rram_oracle(opset.RRAM_CONV, part, w, attributes),
+            oracle=cases.rram_oracle(schema.RRAM_CONV, part, w, attributes),
         )
         outputs.append(case.run())
     assert outputs[0].tobytes() == outputs[1][..., :positions].tobytes()
@@ -176,13 +177,13 @@ def test_large_shape_splits_into_tasks_without_changing_bits(
     }
     if shape in MATMULS:
         rows, depth, columns = shape
-        op, x_shape, w_shape = opset.RRAM_MATMUL, (rows, depth), (depth, columns)
-        attributes["num_tiles"] = opset.num_tiles(depth, 1, 128)
+        op, x_shape, w_shape = schema.RRAM_MATMUL, (rows, depth), (depth, columns)
+        attributes["num_tiles"] = schema.num_tiles(depth, 1, 128)
     else:
         batch, channels, columns, size, group = shape
-        op, x_shape = opset.RRAM_CONV, (batch, channels, size, size)
+        op, x_shape = schema.RRAM_CONV, (batch, channels, size, size)
         w_shape = (columns, channels // group, 3, 3)
-        num_tiles = opset.num_tiles(channels // group, 9, 128)
+        num_tiles = schema.num_tiles(channels // group, 9, 128)
         attributes |= {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": group}
         attributes |= {"num_tiles": num_tiles, "tile_group": group * num_tiles}
     x = rng.standard_normal(x_shape, dtype=np.float32)
@@ -211,7 +212,7 @@ def test_large_noisy_matmul_splits_into_tasks_without_changing_bits(
         **cases.ANNOTATIONS,
         **cases.NO_EXTRAS,
         "tile_rows": 128,
-        "num_tiles": opset.num_tiles(depth, 1, 128),
+        "num_tiles": schema.num_tiles(depth, 1, 128),
         "dac_bits": 8,
         "dac_range": 3.0,
         "dac_signed": 1,
@@ -223,9 +224,9 @@ def test_large_noisy_matmul_splits_into_tasks_without_changing_bits(
     }
     x = rng.standard_normal((rows, depth), dtype=np.float32)
     w = rng.standard_normal((depth, columns), dtype=np.float32)
-    oracle = cases.rram_oracle(opset.RRAM_MATMUL, x, w, attributes)
+    oracle = cases.rram_oracle(schema.RRAM_MATMUL, x, w, attributes)
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
@@ -277,7 +278,7 @@ def test_noisy_convolution_draws_what_the_oracle_draws(
         "dilations": [1, 1],
         "group": group,
         "tile_rows": 128,
-        "num_tiles": opset.num_tiles(channels // group, kernel * kernel, 128),
+        "num_tiles": schema.num_tiles(channels // group, kernel * kernel, 128),
         "dac_bits": 8,
         "dac_range": 3.0,
         "dac_signed": 1,
@@ -290,16 +291,20 @@ def test_noisy_convolution_draws_what_the_oracle_draws(
     rng = np.random.default_rng(9)
     x = rng.standard_normal((batch, channels, size, size), dtype=np.float32)
     w = rng.standard_normal((columns, channels // group, kernel, kernel), dtype=np.float32)
-    oracle = cases.rram_oracle(opset.RRAM_CONV, x, w, attributes)
+    oracle = cases.rram_oracle(schema.RRAM_CONV, x, w, attributes)
     case = cases.Case(
-        op=opset.RRAM_CONV, feeds={"x": x}, constants={"w": w}, attributes=attributes, oracle=oracle
+        op=schema.RRAM_CONV,
+        feeds={"x": x},
+        constants={"w": w},
+        attributes=attributes,
+        oracle=oracle,
     )
     one = case.run(num_threads=1)
     assert case.run(num_threads=3).tobytes() == one.tobytes()
     # Sums of K products and K squares, whose root is taken: 8 K eps of their size.
     depth = w[0].size
     size_of_sums = cases.rram_oracle(
-        opset.RRAM_CONV, np.abs(x), np.abs(w), {**attributes, "read_noise": 0.0}
+        schema.RRAM_CONV, np.abs(x), np.abs(w), {**attributes, "read_noise": 0.0}
     )()
     noise = 10 * 0.05 * np.sqrt(depth) * 3.0  # |z| below 5, sqrt(2), inputs up to 3
     assert np.all(np.abs(one - oracle()) <= 8 * depth * cases.EPS * (size_of_sums + noise))
@@ -316,12 +321,12 @@ def test_large_adapter_splits_into_tasks_without_changing_bits(
     attributes: dict[str, object] = {}
     if shape in MATMULS:
         rows, depth, columns = shape
-        op, x_shape, h_shape = opset.DORA_MATMUL, (rows, depth), (rows, columns)
+        op, x_shape, h_shape = schema.DORA_MATMUL, (rows, depth), (rows, columns)
         a_shape, b_shape, ranks = [depth, 3], [3, columns], 3
         num_cells = depth * columns
     else:
         batch, channels, columns, size, group = shape
-        op, x_shape = opset.DORA_CONV, (batch, channels, size, size)
+        op, x_shape = schema.DORA_CONV, (batch, channels, size, size)
         h_shape = (batch, columns, size, size)
         ranks = 3 * group
         a_shape, b_shape = [ranks, channels // group, 3, 3], [columns, 3, 1, 1]
@@ -338,7 +343,7 @@ def test_large_adapter_splits_into_tasks_without_changing_bits(
     )
     x = rng.standard_normal(x_shape, dtype=np.float32)
     h = rng.standard_normal(h_shape, dtype=np.float32)
-    oracle = reference.dora_matmul if op == opset.DORA_MATMUL else reference.dora_conv
+    oracle = reference.dora_matmul if op == schema.DORA_MATMUL else reference.dora_conv
     case = cases.Case(
         op=op,
         feeds={"x": x, "h": h},

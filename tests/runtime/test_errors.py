@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 
 MATMUL: list[tuple[dict[str, Any], str]] = [
     ({"tile_rows": None}, "attribute tile_rows is missing"),
@@ -119,14 +120,14 @@ def test_conv_refuses_value_out_of_range(cases: ModuleType, name: str, value: in
     assert f"got {value}" in message
 
 
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 def test_weights_that_are_a_graph_input_are_refused(cases: ModuleType, op: str) -> None:
     case = cases.MAKERS[op](np.random.default_rng(0))
     message = _refusal(case.model(constant_adapter=False))
     assert "input w must be an initializer or a constant" in message
 
 
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 def test_weights_of_a_wrong_rank_are_refused(cases: ModuleType, op: str) -> None:
     case = cases.MAKERS[op](np.random.default_rng(0))
     case.constants["w"] = case.constants["w"].reshape(-1)
@@ -134,7 +135,7 @@ def test_weights_of_a_wrong_rank_are_refused(cases: ModuleType, op: str) -> None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 def test_weights_that_are_no_numbers_are_refused(cases: ModuleType, op: str, bad: float) -> None:
     # Catches cells that no conductance can hold; the provider refuses them too.
     case = cases.MAKERS[op](np.random.default_rng(0))
@@ -142,10 +143,10 @@ def test_weights_that_are_no_numbers_are_refused(cases: ModuleType, op: str, bad
     assert f"input w must be finite, got {bad}" in _refusal(case.model())
 
 
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 def test_x_that_does_not_fit_is_refused_when_run(cases: ModuleType, op: str) -> None:
     case = cases.MAKERS[op](np.random.default_rng(0))
-    x = np.concatenate([case.feeds["x"]] * 2, axis=-1 if op == opset.RRAM_MATMUL else 1)
+    x = np.concatenate([case.feeds["x"]] * 2, axis=-1 if op == schema.RRAM_MATMUL else 1)
     shapes = {"x": [f"d{i}" for i in range(x.ndim)]}
     session = runtime.make_session(case.model(shapes=shapes))
     with pytest.raises(Exception, match=r"input x must have the shape \[") as caught:
@@ -190,7 +191,7 @@ ADAPTER: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize(("name", "value", "message"), ADAPTER)
-@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+@pytest.mark.parametrize("op", [schema.DORA_MATMUL, schema.DORA_CONV])
 def test_malformed_adapter_is_refused(
     cases: ModuleType, op: str, name: str, value: Any, message: str, constant: bool
 ) -> None:
@@ -209,7 +210,7 @@ CELLS: list[tuple[list[int], str]] = [
 
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize(("index", "message"), CELLS)
-@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+@pytest.mark.parametrize("op", [schema.DORA_MATMUL, schema.DORA_CONV])
 def test_cells_outside_the_matrix_or_named_twice_are_refused(
     cases: ModuleType, op: str, index: list[int], message: str, constant: bool
 ) -> None:
@@ -235,12 +236,12 @@ def _adapter_refusal(case: Any, constant: bool) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+@pytest.mark.parametrize("op", [schema.DORA_MATMUL, schema.DORA_CONV])
 def test_absurd_size_without_data_is_refused(cases: ModuleType, op: str) -> None:
     # A lora_a of rank 0 has no values, so nothing bounds its other sizes: catches an overflow.
     case = cases.MAKERS[op](np.random.default_rng(0), has_rank=False, sparse_frac=0.0)
     shape = list(case.constants["lora_a"].shape)
-    if op == opset.DORA_MATMUL:
+    if op == schema.DORA_MATMUL:
         shape[0] = 2**40
     else:
         shape[1:3] = [2**20, 2**11]
@@ -250,11 +251,11 @@ def test_absurd_size_without_data_is_refused(cases: ModuleType, op: str) -> None
 
 @pytest.mark.parametrize("part", ["lora_a", "sparse_values"])
 def test_adapter_beyond_exact_fp32_is_refused(cases: ModuleType, part: str) -> None:
-    # The rule of opset.MAX_CODE_SUM: without it the branch would not be integer arithmetic.
+    # The rule of schema.MAX_CODE_SUM: without it the branch would not be integer arithmetic.
     rng = np.random.default_rng(0)
     has_rank = part == "lora_a"
     case = cases.dora_matmul_case(rng, has_rank=has_rank, sparse_frac=0.0)
-    depth = opset.MAX_CODE_SUM // 127 + 1
+    depth = schema.MAX_CODE_SUM // 127 + 1
     c = case.constants
     c["lora_a"] = np.full((depth, c["lora_a"].shape[1]), 127, np.int8)
     if not has_rank:
@@ -263,13 +264,13 @@ def test_adapter_beyond_exact_fp32_is_refused(cases: ModuleType, part: str) -> N
     case.feeds["x"] = np.ones((1, depth), np.float32)
     message = _refusal(case.model())
     assert f"sum of |{part}| of" in message
-    assert f"must be {opset.MAX_CODE_SUM} at most, got {depth * 127}" in message
+    assert f"must be {schema.MAX_CODE_SUM} at most, got {depth * 127}" in message
     if not has_rank:  # one less is the most that is allowed
-        c["sparse_values"][0] += depth * 127 - opset.MAX_CODE_SUM
+        c["sparse_values"][0] += depth * 127 - schema.MAX_CODE_SUM
         runtime.make_session(case.model(shapes={"x": ["rows", depth], "h": ["rows", "N"]}))
 
 
-@pytest.mark.parametrize("op", [opset.DORA_MATMUL, opset.DORA_CONV])
+@pytest.mark.parametrize("op", [schema.DORA_MATMUL, schema.DORA_CONV])
 def test_h_that_does_not_fit_is_refused_when_run(cases: ModuleType, op: str) -> None:
     case = cases.MAKERS[op](np.random.default_rng(0))
     h = case.feeds["h"]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, reference, runtime
+from rimc_onnx import reference, runtime
+from rimc_onnx.ops import schema
 
-RRAM = [opset.RRAM_MATMUL, opset.RRAM_CONV]
+RRAM = [schema.RRAM_MATMUL, schema.RRAM_CONV]
 MIXTURES = [
     ("sinh",),
     ("poly",),
@@ -63,7 +64,7 @@ def test_adc_agrees_but_for_ties(cases: ModuleType, op: str, names: tuple[str, .
         session = runtime.make_session(case.model(), num_threads=2)
         step = np.asarray(case.attributes["adc_range"], np.float32)
         step = step / (2 ** (case.attributes["adc_bits"] - 1) - 1)
-        if op == opset.RRAM_CONV:
+        if op == schema.RRAM_CONV:
             step = step.reshape(-1, *[1] * (case.feeds["x"].ndim - 2))
         for run in range(2):
             got, want = session.run(None, case.feeds)[0], case.oracle(run=run)
@@ -135,7 +136,7 @@ def test_planes_of_one_bit_are_converted_each_for_itself(cases: ModuleType) -> N
         "adc_range": [0.5],
     }
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": np.ones((1, 1), np.float32)},
         attributes=attributes,
@@ -164,7 +165,7 @@ def test_curve_is_the_hyperbolic_sine(cases: ModuleType) -> None:
             "input_shrink": 0.5,
         }
         case = cases.Case(
-            op=opset.RRAM_MATMUL,
+            op=schema.RRAM_MATMUL,
             feeds={"x": (2.0 * u).reshape(-1, 1)},
             constants={"w": np.ones((1, 1), np.float32)},
             attributes=attributes,
@@ -193,7 +194,7 @@ def test_noise_of_a_linear_layer_is_the_closed_form(
     x, w = _linear_layer()
     w_max = float(np.abs(w).max())
     frac = 0.05 if relative else 0.01
-    num_tiles = opset.num_tiles(128, 1, tile_rows or None)
+    num_tiles = schema.num_tiles(128, 1, tile_rows or None)
     # An ADC that is as good as ideal, so that the tiles are read one by one.
     adc = {"adc_bits": 20, "adc_range": [16.0]} if tile_rows else {"adc_bits": 0}
     attributes: dict[str, Any] = {
@@ -212,7 +213,7 @@ def test_noise_of_a_linear_layer_is_the_closed_form(
         "read_key": 99,
     }
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
@@ -254,7 +255,7 @@ def test_bit_lines_and_tiles_have_noise_of_their_own(cases: ModuleType) -> None:
         "w_max": [1.0],
     }
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
@@ -274,7 +275,7 @@ def test_off_leaves_the_fast_path_as_it_was(cases: ModuleType) -> None:
     for op in RRAM:
         case = cases.MAKERS[op](np.random.default_rng(6), adc=True)
         plain = case.run().tobytes()
-        columns = case.constants["w"].shape[1 if op == opset.RRAM_MATMUL else 0]
+        columns = case.constants["w"].shape[1 if op == schema.RRAM_MATMUL else 0]
         count = columns * case.attributes["num_tiles"]
         case.attributes.update({"adc_gain": [1.0] * count, "adc_offset": [0.0] * count})
         np.testing.assert_array_equal(np.frombuffer(plain, np.float32), case.run().reshape(-1))

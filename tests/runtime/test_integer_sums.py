@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx import opset
-from rimc_onnx.device import on_grid
+from rimc_onnx.crossbar import on_grid
+from rimc_onnx.ops import schema
 
 W_MAX = 1.0
 
@@ -18,7 +18,7 @@ W_MAX = 1.0
 def make(cases: ModuleType, op: str, *, on: bool = True, tile: int = 0, **extra: Any) -> Any:
     """A node behind a DAC of 8 bits; codes of its ADC of 24 bits are the sums themselves."""
     rng = np.random.default_rng(len(op) + tile)
-    conv = op == opset.RRAM_CONV
+    conv = op == schema.RRAM_CONV
     shape = (20, 57, 3, 3) if conv else (301, 37)
     w = rng.uniform(-W_MAX, W_MAX, shape).astype(np.float32)
     if on:
@@ -56,7 +56,7 @@ def make(cases: ModuleType, op: str, *, on: bool = True, tile: int = 0, **extra:
 
 
 @pytest.mark.parametrize("tile", [0, 5, 14])
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 def test_sums_are_exact(cases: ModuleType, op: str, tile: int) -> None:
     # A word line that goes with the wrong cell, in tiles of odd and even depth, or a scale that is
     # off: every code of 24 bits is that of the exact sum.
@@ -64,7 +64,7 @@ def test_sums_are_exact(cases: ModuleType, op: str, tile: int) -> None:
     assert case.run(num_threads=2).tobytes() == case.oracle().tobytes()
 
 
-@pytest.mark.parametrize("op", [opset.RRAM_MATMUL, opset.RRAM_CONV])
+@pytest.mark.parametrize("op", [schema.RRAM_MATMUL, schema.RRAM_CONV])
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_nan_reaches_the_outputs_that_read_it(cases: ModuleType, op: str, noise: float) -> None:
     # A NaN that becomes a number: the run has to be done again in float32, with the same draws.

@@ -13,7 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from rimc_onnx import errors, opset, runtime
+from rimc_onnx import errors, runtime
+from rimc_onnx.ops import schema
 
 
 def test_build_info_names_the_library_and_its_isa() -> None:
@@ -45,7 +46,7 @@ def test_library_registered_twice_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_registered_kernel_runs_in_place_of_the_function(
     cases: ModuleType, op: str, tmp_path: Path
 ) -> None:
@@ -85,7 +86,7 @@ def test_import_does_not_load_onnxruntime() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_symbolic_dimensions_are_carried_through(cases: ModuleType, op: str) -> None:
     # Catches shape inference that turns a named batch into an unknown one.
     case = next(

@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from provider_models import needs_providers
 
-from rimc_onnx import functions, opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.bodies import operators
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import provider_session
 
 pytestmark = needs_providers
@@ -51,7 +53,7 @@ def _chain(
         x = rng.standard_normal((rows, len(w)), dtype=np.float32)
     nodes = [
         helper.make_node(
-            opset.RRAM_MATMUL, ["x", "w"], ["h"], "crossbar", domain=opset.DOMAIN,
+            schema.RRAM_MATMUL, ["x", "w"], ["h"], "crossbar", domain=schema.DOMAIN,
             **crossbar.attributes,
         )
     ]  # fmt: skip
@@ -67,9 +69,9 @@ def _chain(
             num_cells=w.size,
             sparse_frac=None,
         )
-        inputs = list(opset.OPS[opset.DORA_MATMUL].inputs)
+        inputs = list(schema.OPS[schema.DORA_MATMUL].inputs)
         nodes.append(
-            helper.make_node(opset.DORA_MATMUL, inputs, ["b"], "adapter", domain=opset.DOMAIN)
+            helper.make_node(schema.DORA_MATMUL, inputs, ["b"], "adapter", domain=schema.DOMAIN)
         )
     feeds = {"x": x}
     if "Add" in tail:
@@ -88,11 +90,11 @@ def _chain(
         [numpy_helper.from_array(v, name) for name, v in constants.items()],
     )
     imports = [
-        helper.make_opsetid("", functions.FUNCTION_OPSET_VERSION),
-        helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+        helper.make_opsetid("", operators.FUNCTION_OPSET_VERSION),
+        helper.make_opsetid(schema.DOMAIN, schema.VERSION),
     ]
     model = helper.make_model(
-        graph, opset_imports=imports, ir_version=8, functions=functions.function_protos()
+        graph, opset_imports=imports, ir_version=8, functions=operators.function_protos()
     )
     return onnx.shape_inference.infer_shapes(model).SerializeToString(), feeds
 

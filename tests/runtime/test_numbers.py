@@ -8,10 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rimc_onnx import opset, reference, runtime
+from rimc_onnx import reference, runtime
+from rimc_onnx.ops import schema
 
-RRAM = [opset.RRAM_MATMUL, opset.RRAM_CONV]
-DORA = [opset.DORA_MATMUL, opset.DORA_CONV]
+RRAM = [schema.RRAM_MATMUL, schema.RRAM_CONV]
+DORA = [schema.DORA_MATMUL, schema.DORA_CONV]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -36,7 +37,7 @@ def test_adc_agrees_but_for_ties(cases: ModuleType, op: str) -> None:
         assert got.shape == want.shape
         adc_range = np.asarray(case.attributes["adc_range"], np.float32)
         step = adc_range / (2 ** (case.attributes["adc_bits"] - 1) - 1)
-        if op == opset.RRAM_CONV:
+        if op == schema.RRAM_CONV:
             step = step.reshape(-1, *[1] * (got.ndim - 2))
         codes = np.abs(got - want) / step
         assert codes.max() < 1.5
@@ -87,7 +88,7 @@ def test_empty_parts_leave_negative_zero_alone(cases: ModuleType, op: str) -> No
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_kernel_agrees_with_the_function_body(cases: ModuleType, op: str, seed: int) -> None:
     # Catches a kernel whose meaning is not the one that stock ONNX Runtime gives the same file.
     case = cases.MAKERS[op](np.random.default_rng(2000 + seed))
@@ -111,7 +112,7 @@ def test_ties_go_to_even_and_ranges_saturate(cases: ModuleType) -> None:
     attributes = {**converters, "adc_bits": 4, "adc_range": [7.0]}
     attributes |= cases.ANNOTATIONS | cases.NO_EXTRAS
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes=attributes,
@@ -171,7 +172,7 @@ def test_codes_change_where_the_quotient_does(cases: ModuleType) -> None:
     named = [1.0, 0.1, 1.0 - 2.0**-24, 1.0 + 2.0**-23, 2.0**-100 * 1.25, 1e-40, 2e-38, 1e30, 5e35]
     middles = np.arange(-128, 128) + 0.5
     case = cases.Case(
-        op=opset.DORA_CONV,
+        op=schema.DORA_CONV,
         feeds={"x": np.zeros((1, 1, 9 * len(middles)), np.float32), "h": np.float32([[[0.0]]])},
         constants={
             "lora_a": np.int8([[[1]]]),
@@ -245,7 +246,7 @@ def test_adapter_inputs_may_change_rank_and_number_of_cells(cases: ModuleType, o
     }
     model = layer.model(constant_adapter=False, shapes=shapes)
     session = runtime.make_session(model, num_threads=2)
-    oracle = reference.dora_matmul if op == opset.DORA_MATMUL else reference.dora_conv
+    oracle = reference.dora_matmul if op == schema.DORA_MATMUL else reference.dora_conv
     both = {k: v for k, v in layer.constants.items() if not k.startswith("sparse")}
     both |= {k: v for k, v in adapters[1].constants.items() if k.startswith("sparse")}
     for adapter in [*(case.constants for case in adapters), both, layer.constants]:
@@ -263,7 +264,7 @@ def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: Modul
     converters = {"dac_bits": 0, "dac_range": 1.0, "dac_signed": 1, "tile_rows": 0, "num_tiles": 1}
     attributes = {**converters, "adc_bits": 8, "adc_range": [400.0]}
     case = cases.Case(
-        op=opset.RRAM_MATMUL,
+        op=schema.RRAM_MATMUL,
         feeds={"x": x},
         constants={"w": w},
         attributes={**attributes, **cases.ANNOTATIONS, **cases.NO_EXTRAS},
@@ -274,7 +275,7 @@ def test_tile_of_a_whole_column_is_blocked_without_changing_the_sum(cases: Modul
     np.testing.assert_array_equal(case.run(), case.oracle())  # integers: the sums are exact
 
 
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_batch_of_zero_gives_an_empty_output(cases: ModuleType, op: str) -> None:
     # Catches a division by the number of rows, or a task for nothing.
     case = next(

@@ -27,11 +27,11 @@ from rimc_onnx.device import (
     Scaling,
     cell_law,
     get_preset,
-    presets,
+    list_presets,
     program,
 )
+from rimc_onnx.device.conductance_table import make_table
 from rimc_onnx.device.curves import Points, Polynomial
-from rimc_onnx.device.law_table import make_table
 from rimc_onnx.device.programming import _Cells
 from rimc_onnx.device.time_laws import PowerDecay
 from rimc_onnx.errors import ConfigError
@@ -116,7 +116,7 @@ def realised(realise: Realise | None) -> dict[str, np.ndarray]:
             for scaling in Scaling:
                 for device in DEVICES:
                     add(get_preset(preset, scaling=scaling, **device), shape, axis, None)
-    for plain in [*map(get_preset, presets()), FADING]:
+    for plain in [*map(get_preset, list_presets()), FADING]:
         for time_s in times_of(plain):
             for i, options in enumerate(OPTIONS):
                 shape, axis = SHAPES[i % len(SHAPES)]
@@ -267,7 +267,7 @@ def test_convert_writes_the_same_file_without_the_library(
         used.append(realise)
         return realise
 
-    monkeypatch.setattr("rimc_onnx.converting.native_realise", spy)
+    monkeypatch.setattr("rimc_onnx.jobs.convert.native_realise", spy)
     convert(model, digits_folder / "native.onnx")
     assert used == [realise_cells]
     monkeypatch.undo()

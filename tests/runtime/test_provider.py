@@ -25,10 +25,11 @@ from provider_models import (
     one_node,
 )
 
-from rimc_onnx import convert, evaluate, opset, passes, runtime
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import Scaling, get_preset, presets
+from rimc_onnx import convert, evaluate, passes, runtime
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import Scaling, get_preset, list_presets
 from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import (
     PROVIDER_NAME,
     NodeMapping,
@@ -110,7 +111,7 @@ def test_programmed_weight_is_that_of_a_conversion(
 
 
 @needs_providers
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", list_presets())
 def test_every_preset_is_that_of_the_package_at_every_time(preset: str) -> None:
     # A coefficient mistyped, a time on the wrong side of a measured one, an exponential or a
     # logarithm with another last bit: 4000 weights of all sizes read most of a table.
@@ -190,7 +191,7 @@ def test_wrong_shape_is_an_error_when_run() -> None:
 
 
 @needs_providers
-@pytest.mark.parametrize("op", list(opset.OPS))
+@pytest.mark.parametrize("op", list(schema.OPS))
 def test_converted_model_runs_on_the_kernels(cases: ModuleType, op: str) -> None:
     # Domains that ONNX Runtime does not take from the provider: the function bodies would run.
     case = cases.MAKERS[op](np.random.default_rng(3))

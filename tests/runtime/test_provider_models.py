@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from provider_models import needs_providers
 
 from rimc_onnx import convert
-from rimc_onnx.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import DeviceConfig, Scaling, get_preset, load_device
 from rimc_onnx.errors import ConfigError, OutputError, UsageError
-from rimc_onnx.provider_options import provider_options
+from rimc_onnx.jobs.provider_options import provider_options
 from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from provider_models import RELATIVE, needs_providers
 
-from rimc_onnx.device import presets
+from rimc_onnx.device import list_presets
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.provider import provider_session
 
@@ -85,6 +85,6 @@ def test_malformed_option_is_refused_by_name(options: dict[str, object], message
 @needs_providers
 def test_model_of_ones_own_is_refused_with_the_presets_that_there_are() -> None:
     # A name that the library takes for another preset; a preset that it lacks.
-    names = ", ".join(re.escape(name) for name in presets())
+    names = ", ".join(re.escape(name) for name in list_presets())
     with pytest.raises(ConfigError, match=f"preset must be one of {names}, got 'of-my-own'"):
         provider_session(model(), provider_options={"preset": "of-my-own"})

@@ -14,19 +14,13 @@ import pytest
 from onnx import helper, numpy_helper
 from provider_models import Array, needs_providers, normal
 
-from rimc_onnx.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.converting import convert
-from rimc_onnx.device import (
-    IvPolynomial,
-    ReadNoiseCurve,
-    Scaling,
-    get_preset,
-    read_noise_table,
-)
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import IvPolynomial, ReadNoiseCurve, Scaling, get_preset, read_noise_table
 from rimc_onnx.device.curves import Logarithmic, Points, Polynomial, Power, Saturating
 from rimc_onnx.device.time_laws import LogRelaxation, PowerDecay, SigmaAtTimes
 from rimc_onnx.errors import ConfigError
-from rimc_onnx.provider_options import provider_options
+from rimc_onnx.jobs.convert import convert
+from rimc_onnx.jobs.provider_options import provider_options
 from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import provider_session
 

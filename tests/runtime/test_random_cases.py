@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def is_runtime_adapter(node: Any) -> bool:
     """Whether the adapter is an input of the graph: every other one."""
-    return node.op in (opset.DORA_MATMUL, opset.DORA_CONV) and node.number // 4 % 2 == 1
+    return node.op in (schema.DORA_MATMUL, schema.DORA_CONV) and node.number // 4 % 2 == 1
 
 
 def _name(node: Any, value: str) -> str:
@@ -55,10 +56,10 @@ def model_of(nodes: list[Any]) -> bytes:
         protos.append(
             onnx.helper.make_node(
                 node.op,
-                [_name(node, name) for name in opset.OPS[node.op].inputs],
+                [_name(node, name) for name in schema.OPS[node.op].inputs],
                 [y],
                 name=str(node.number),
-                domain=opset.DOMAIN,
+                domain=schema.DOMAIN,
                 **node.attributes,
             )
         )
@@ -66,7 +67,7 @@ def model_of(nodes: list[Any]) -> bytes:
     graph = onnx.helper.make_graph(protos, "g", inputs, outputs, initializers)
     imports = [
         onnx.helper.make_opsetid("", 17),
-        onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION),
+        onnx.helper.make_opsetid(schema.DOMAIN, schema.VERSION),
     ]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
     return bytes(model.SerializeToString())
@@ -124,7 +125,7 @@ def check_branch(node: Any, got: Array) -> None:
 
 def check(random_cases: ModuleType, node: Any, got: Array, run: int) -> None:
     assert got.dtype == np.float32
-    if node.op in (opset.DORA_MATMUL, opset.DORA_CONV):
+    if node.op in (schema.DORA_MATMUL, schema.DORA_CONV):
         assert got.shape == node.feeds["h"].shape
         check_branch(node, got)
     else:

@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from provider_models import needs_providers
 
-from rimc_onnx import opset, runtime
+from rimc_onnx import runtime
+from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import provider_session
 
 pytestmark = needs_providers
@@ -62,7 +63,7 @@ class Chains:
             self.outputs.append(f"{name}/h")  # another reader: nothing may swallow it
 
     def _node(self, name: str, node: Any, role: str, read: list[str], written: str) -> None:
-        names = [n for n in opset.OPS[node.op].inputs if n not in ("x", "h")]
+        names = [n for n in schema.OPS[node.op].inputs if n not in ("x", "h")]
         self.initializers += [
             numpy_helper.from_array(node.constants[n], f"{name}/{role}/{n}") for n in names
         ]
@@ -71,7 +72,7 @@ class Chains:
             [f"{name}/{n}" for n in read] + [f"{name}/{role}/{n}" for n in names],
             [f"{name}/{written}"],
             name=f"{name}/{role}",
-            domain=opset.DOMAIN,
+            domain=schema.DOMAIN,
             **node.attributes,
         )
         self.nodes.append(proto)
@@ -108,7 +109,7 @@ class Chains:
         ]
         outputs = [helper.make_tensor_value_info(name, kind, None) for name in self.outputs]
         graph = helper.make_graph(self.nodes, "g", inputs, outputs, self.initializers)
-        imports = [helper.make_opsetid("", 17), helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid(schema.DOMAIN, schema.VERSION)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=8)
         return bytes(model.SerializeToString())
 
@@ -117,18 +118,18 @@ def _crossbar(random_cases: ModuleType, rng: np.random.Generator, dora: Any) -> 
     """A crossbar that takes the adapter's x and gives its h."""
     lora_a = dora.constants["lora_a"]
     columns = len(dora.constants["magnitude"])
-    if dora.op == opset.DORA_MATMUL:
+    if dora.op == schema.DORA_MATMUL:
         w = rng.standard_normal((len(lora_a), columns), dtype=np.float32)
         depth, window, attributes = len(w), 1, {}
     else:
         w = rng.standard_normal((columns, *lora_a.shape[1:]), dtype=np.float32)
         depth, window, attributes = w.shape[1], int(np.prod(w.shape[2:])), dict(dora.attributes)
     found = random_cases.periphery(rng, columns=columns, depth=depth, window=window)
-    if dora.op == opset.DORA_CONV:
+    if dora.op == schema.DORA_CONV:
         found["tile_group"] = attributes["group"] * found["num_tiles"]
     return random_cases.RandomNode(
         number=dora.number,
-        op=opset.RRAM_MATMUL if dora.op == opset.DORA_MATMUL else opset.RRAM_CONV,
+        op=schema.RRAM_MATMUL if dora.op == schema.DORA_MATMUL else schema.RRAM_CONV,
         feeds={},
         constants={"w": w},
         attributes={**random_cases.ANNOTATIONS, **found, **attributes},

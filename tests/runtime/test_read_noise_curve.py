@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from rimc_onnx.ageing import age
-from rimc_onnx.config import ConvertConfig
-from rimc_onnx.converting import convert
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
+from rimc_onnx.jobs.age import age
+from rimc_onnx.jobs.convert import convert
 from rimc_onnx.runtime import make_session
 
 

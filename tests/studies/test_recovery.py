@@ -17,7 +17,7 @@ import pytest
 
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import DataError, UsageError
 from rimc_onnx.studies.recovery import (

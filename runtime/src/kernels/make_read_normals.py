@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.device.read_noise import CUBICS
+from rimc_onnx.device.random.read_draws import CUBICS
 
 Array = npt.NDArray[Any]
 

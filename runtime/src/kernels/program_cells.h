@@ -141,7 +141,7 @@ inline double Rint(double x) {
   return FromBits<S>(ToBits<S>(size) | (ToBits<S>(x) & kSign));
 }
 
-// e^x for -700 <= x <= 0 (rimc_onnx/device/exact.py).
+// e^x for -700 <= x <= 0 (rimc_onnx/device/reproducible_math.py).
 template <class S>
 inline double Exp(double x) {
   constexpr double kLn2 = 0.6931471805599453;

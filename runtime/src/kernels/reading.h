@@ -84,7 +84,7 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
   }
 }
 
-// 2^16 normals, the same as of rimc_onnx/device/read_noise.py: with `s` the signed number that the
+// 2^16 normals, the same as of rimc_onnx/device/random/read_draws.py: with `s` the signed number that the
 // upper 16 bits of a word are, the sign of s + 1/2 and a polynomial in a = |s + 1/2| 2^16. Of each
 // power the 16 coefficients at the lowest bits of the exponent of a.
 const float kReadNormals[4][16] = {

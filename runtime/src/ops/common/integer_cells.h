@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Arrays whose sums are integers: word lines of a DAC of few bits carry whole numbers, and cells
-// are whole multiples of a step (rimc_onnx/device/grid.py).
+// are whole multiples of a step (rimc_onnx/crossbar/integer_grid.py).
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Function bodies of the operators, in standard ONNX operators."""

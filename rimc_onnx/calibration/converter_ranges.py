@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full scale of every DAC and ADC, from what the teacher's nodes carry on real samples.
+
+A percentile, not the maximum: one outlier must not cost all other values a bit. Where word lines
+bend their inputs or take them bit by bit, the ADC's range is that of the sums that it then reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.calibration.moments import Geometry, rows_of
+from rimc_onnx.calibration.walk import teacher_run
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
+from rimc_onnx.device import largest_weight
+from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.reference import Periphery, iv_terms, word_lines
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+    from rimc_onnx.passes import RramUnit
+
+__all__ = ["measure_ranges"]
+
+Array = npt.NDArray[Any]
+
+
+def measure_ranges(
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Sequence[Mapping[str, Array]],
+    factory: SessionFactory,
+    *,
+    config: ConvertConfig,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[str, NodeRanges]:
+    """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
+    ranges: dict[str, NodeRanges] = {}
+    for unit, x, _ in teacher_run(teacher, units, feeds, factory):
+        ranges[unit.name] = _unit_ranges(unit, x, config)
+        progress(len(ranges), len(units))
+    return ranges
+
+
+def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig) -> NodeRanges:
+    filled = [x for x in chunks if x.size]
+    percentile = config.periphery.range_percentile
+    dac = max((_percentile(x, percentile) for x in filled), default=0.0)
+    lowest = min((float(x.min()) for x in filled), default=0.0)
+    # A node that saw nothing but zeros gets any range: its outputs are zeros.
+    dac_range = float(np.float32(dac)) or 1.0
+    lines = _lines(unit, config, dac_range, lowest < 0)
+    weight = unit.weight.float32()
+    adc = 0.0
+    for x in filled:
+        for _, values in word_lines(x, lines):
+            products = [(values, weight), *iv_terms(values, weight, lines, unit.column_axis)]
+            adc = max(adc, _largest_sum(unit, products, percentile))
+    return NodeRanges(
+        dac_range=dac_range,
+        dac_signed=lowest < 0,
+        adc_range=(float(np.float32(adc)) or 1.0,),
+    )
+
+
+def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool) -> Periphery:
+    """Word lines that bend or split their inputs; a DAC alone changes no range."""
+    periphery = config.reads
+    is_serial = periphery.dac_serial_bits is not None
+    square, cube = config.iv_curves
+    return Periphery(
+        dac_bits=periphery.dac_bits or 0 if is_serial else 0,
+        dac_range=dac_range,
+        dac_signed=int(signed),
+        dac_serial_bits=periphery.dac_serial_bits or 0,
+        iv_sinh=periphery.iv_sinh or 0.0,
+        input_shrink=periphery.input_shrink,
+        iv_square=square,
+        iv_cube=cube,
+        w_max=largest_weight(unit.weight.float32(), config.device, unit.column_axis).tolist(),
+    )
+
+
+def _largest_sum(
+    unit: RramUnit, products: Sequence[tuple[Array, Array]], percentile: float
+) -> float:
+    """Percentile of the partial sums of every tile over all (inputs, cells), the largest one."""
+    geometry = Geometry.of(unit)
+    group, depth, columns = geometry.group, geometry.depth, geometry.columns
+    window = int(np.prod(unit.weight.shape[2:])) if geometry.conv else 1
+
+    def by_row(weight: Array) -> Array:
+        if geometry.conv:
+            return weight.reshape(group, columns, depth).transpose(0, 2, 1)
+        return weight.reshape(group, depth, columns)
+
+    cells = [by_row(weight) for _, weight in products]
+    tile = -(-(depth // window) // unit.num_tiles) * window
+    largest = 0.0
+    for rows in zip(*(rows_of(geometry, x) for x, _ in products), strict=True):
+        by_group = [np.moveaxis(one, 1, 0) for (one,) in rows]
+        for start in range(0, depth, tile):
+            part = slice(start, start + tile)
+            partial = by_group[0][:, :, part] @ cells[0][:, part]
+            for inputs, more in zip(by_group[1:], cells[1:], strict=True):
+                partial = partial + inputs[:, :, part] @ more[:, part]
+            if partial.size:
+                largest = max(largest, _percentile(partial, percentile))
+    return largest
+
+
+def _percentile(values: Array, percentile: float) -> float:
+    return float(np.percentile(np.abs(values, dtype=np.float32), percentile, method="higher"))

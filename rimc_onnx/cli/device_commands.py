@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands ``age`` and ``devices``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.options import Force, Json, Output, Teacher, parse_option_time
+from rimc_onnx.cli.tables import show_ageing, show_device, show_devices
+
+__all__ = ["age", "devices"]
+
+
+def age(
+    model: Annotated[Path, typer.Argument(help="A converted model.", show_default=False)],
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time",
+            metavar="TIME",
+            help="Time since programming: 1s, 10min, 1h, 30d, 10y, or seconds.",
+            show_default=False,
+        ),
+    ],
+    teacher: Teacher = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Move the arrays to another time since programming; writes MODEL.rimc.aged.onnx.
+
+    Examples:
+        rimc-onnx age model.rimc.onnx --time 1d
+
+        rimc-onnx age model.rimc.calibrated.onnx --time 2d -o later.rimc.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    report = api.age(
+        model,
+        output,
+        time_s=parse_option_time(time) or 0.0,
+        teacher=teacher,
+        force=force,
+    )
+    console.result(report, lambda: show_ageing(console, report))
+
+
+def devices(
+    name: Annotated[
+        str | None, typer.Argument(help="A preset, or a .toml file.", show_default="all presets")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the device presets, or the parameters, valid ranges and source of one.
+
+    Examples:
+        rimc-onnx devices
+
+        rimc-onnx devices wan2022-aihwkit --json
+    """
+    from rimc_onnx.device import describe_device, list_devices
+
+    console = Console(as_json=as_json)
+    if name is None:
+        found = list_devices()
+        console.result(
+            {"devices": [asdict(d) for d in found]}, lambda: show_devices(console, found)
+        )
+    else:
+        device = describe_device(name)
+        console.result(device, lambda: show_device(console, device))

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parses, calls :mod:`rimc_onnx.api`, renders. Nothing is decided here."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rimc_onnx.cli import device_commands, study_commands
+from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.options import (
+    EVERY_NODE,
+    IDEAL_PERIPHERY,
+    NATIVE_PROVIDER,
+    PRESET,
+    TEN_SAMPLES,
+    BatchSize,
+    DataOption,
+    DeviceOptions,
+    FitOptions,
+    Force,
+    Json,
+    Labels,
+    MappingOptions,
+    Model,
+    Output,
+    PeripheryOptions,
+    ProviderOptions,
+    Rank,
+    Seed,
+    Teacher,
+    TileRows,
+    convert_config,
+    with_options,
+)
+from rimc_onnx.cli.tables import (
+    show_calibration,
+    show_conversion,
+    show_evaluation,
+    show_inspection,
+)
+from rimc_onnx.errors import RimcError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rimc-onnx",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Put ONNX networks on RRAM crossbars: convert, calibrate from a few samples, evaluate.",
+)
+
+_INTERRUPTED = 130
+_SILENT = logging.NullHandler()
+
+
+def _handled(command: Callable[..., None]) -> Callable[..., None]:
+    """One line and an exit code for everything that goes wrong; a traceback only with --debug."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("error: interrupted. No file is half written.", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from None
+        except RimcError as error:
+            _debug()
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            _debug()
+            text = " ".join(str(error).split())[:400]
+            print(
+                f"error: {type(error).__name__}: {text}. This should not happen; "
+                "run again with rimc-onnx --debug and report what it prints.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
+
+    return wrapper
+
+
+class _Settings:
+    debug = False
+
+
+def _debug() -> None:
+    if _Settings.debug:
+        traceback.print_exc()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(importlib.metadata.version("rimc-onnx"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _Settings.debug = debug
+    if not debug:
+        # Its warnings would stand beside our one line; --debug shows them.
+        logging.getLogger("onnx_ir").addHandler(_SILENT)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+@app.command()
+@_handled
+@with_options
+def convert(
+    model: Model,
+    output: Output = None,
+    device: DeviceOptions = PRESET,
+    seed: Seed = 0,
+    rank: Rank = 4,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
+    data: DataOption = None,
+    mapping: MappingOptions = EVERY_NODE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, write nothing.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Rewrite a model into RRAM nodes with SRAM branches; writes MODEL.rimc.onnx.
+
+    Examples:
+        rimc-onnx convert model.onnx --drift 0.2 --seed 0
+
+        rimc-onnx convert model.onnx --tile-rows 128 --dac-bits 8 --adc-bits 8 --dry-run
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    config = convert_config(
+        device=device, mapping=mapping, periphery=periphery, seed=seed, rank=rank
+    )
+    with console.progress("convert") as progress:
+        report = api.convert(
+            model,
+            output,
+            config=config,
+            data=data,
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    console.result(report, lambda: show_conversion(console, report))
+
+
+app.command("age")(_handled(device_commands.age))
+app.command("devices")(_handled(device_commands.devices))
+
+
+@app.command()
+@_handled
+@with_options
+def calibrate(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A converted model.", show_default="the only *.rimc.onnx in this folder"
+        ),
+    ] = None,
+    fit: FitOptions = TEN_SAMPLES,
+    data: DataOption = None,
+    teacher: Teacher = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
+    ] = None,
+    swappable: Annotated[
+        bool, typer.Option("--swappable", help="Adapters that a live session can change.")
+    ] = False,
+    adapter_file: Annotated[
+        Path | None, typer.Option(help="Write the adapters alone (.onnx_adapter).")
+    ] = None,
+    twin: Annotated[
+        Path | None, typer.Option(help="Write a plain fp32 model of the same function.")
+    ] = None,
+    runs_on: ProviderOptions = NATIVE_PROVIDER,
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Write the report as an HTML page with plots too."),
+    ] = False,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the adapters from a few samples; writes MODEL.rimc.calibrated.onnx.
+
+    Examples:
+        rimc-onnx calibrate --samples 10
+
+        rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    config, device = fit.config(), runs_on.device()
+    with console.progress("calibrate") as progress:
+        report = api.calibrate(
+            model or _only_converted_model(),
+            output,
+            data=data,
+            teacher=teacher,
+            statistics=statistics,
+            swappable=swappable,
+            adapter_file=adapter_file,
+            twin=twin,
+            device=device,
+            config=config,
+            page=page,
+            force=force,
+            progress=lambda what, done, total: progress(
+                done + (total if what == "student" else 0), 2 * total
+            ),
+        )
+
+    console.result(report, lambda: show_calibration(console, report))
+
+
+@app.command()
+@_handled
+def statistics(
+    model: Model,
+    output: Output = None,
+    data: DataOption = None,
+    keep_samples: Annotated[
+        int, typer.Option(help="Samples that the file holds, for calibrations without any.")
+    ] = 32,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the teacher once, on unlabelled data; writes MODEL.statistics.npz.
+
+    Examples:
+        rimc-onnx statistics model.onnx --data unlabelled.npz
+
+        rimc-onnx calibrate --read-out --statistics model.statistics.npz --samples 0
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    with console.progress("statistics") as progress:
+        report = api.write_statistics(
+            model, output, data=data, keep_samples=keep_samples, force=force, progress=progress
+        )
+
+    def render() -> None:
+        console.line(f"{report.nodes} nodes, {report.samples} samples, {report.bytes} bytes")
+        console.line(f"wrote {report.output}")
+
+    console.result(report, render)
+
+
+@app.command()
+@_handled
+@with_options
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="An .npz with arrays named after the inputs, a folder of .npy, or "
+            "module:callable.",
+        ),
+    ],
+    labels: Labels = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model to agree with.", show_default="as recorded, where there are no labels"
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="module:callable of (outputs, other arrays).")
+    ] = None,
+    batch_size: BatchSize = 64,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
+    ] = False,
+    runs_on: ProviderOptions = NATIVE_PROVIDER,
+    as_json: Json = False,
+) -> None:
+    """Accuracy by labels or a metric, or agreement with the teacher.
+
+    Examples:
+        rimc-onnx evaluate model.rimc.onnx --data test.npz
+
+        rimc-onnx evaluate model.rimc.onnx --data test.npz --teacher model.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    if stock and runs_on.provider:
+        raise UsageError(
+            "--stock and --provider exclude each other: both say what runs the arrays."
+        )
+    device = runs_on.device()
+    with console.progress("evaluate") as progress:
+        report = api.evaluate(
+            model,
+            data=data,
+            labels=labels,
+            teacher=teacher,
+            metric=metric,
+            native=not stock,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    figures = asdict(report)
+    metrics = figures.pop("metrics")
+    console.result(figures | metrics, lambda: show_evaluation(console, report))
+
+
+@app.command()
+@_handled
+@with_options
+def inspect(
+    model: Model,
+    tile_rows: TileRows = "none",
+    mapping: MappingOptions = EVERY_NODE,
+    as_json: Json = False,
+) -> None:
+    """Show which nodes are, or would be, in RRAM, and why the others are not.
+
+    Examples:
+        rimc-onnx inspect model.onnx
+
+        rimc-onnx inspect model.rimc.onnx --json
+    """
+    from rimc_onnx import api
+
+    console = Console(as_json=as_json)
+    periphery = PeripheryOptions(tile_rows=tile_rows)
+    config = convert_config(mapping=mapping, periphery=periphery)
+    report = api.inspect(model, config=config)
+    console.result(report, lambda: show_inspection(console, report))
+
+
+app.command("quickstart")(_handled(study_commands.quickstart))
+study = typer.Typer(
+    no_args_is_help=True, help="Studies: the main job many times over, with its spread."
+)
+study.command("recovery")(_handled(study_commands.study_recovery))
+app.add_typer(study, name="study")
+
+
+def _only_converted_model() -> Path:
+    found = sorted(Path().glob("*.rimc.onnx"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(str, found)) or "none"
+    raise UsageError(
+        f"need one *.rimc.onnx in this folder, found {names}. "
+        "Name the model: rimc-onnx calibrate MODEL.rimc.onnx."
+    )
+
+
+def main() -> None:
+    """Entry point of ``rimc-onnx``."""
+    try:
+        code = app(standalone_mode=False, prog_name=str(app.info.name))
+    except Exception as error:
+        # A wrong call. typer brings a click of its own, so its errors have no class to import.
+        if not hasattr(error, "format_message"):
+            raise
+        text = " ".join(error.format_message().split())
+        if text:  # empty where the help has been shown instead
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else app.info.name
+            stop = "" if text.endswith((".", "?")) else "."
+            print(f"error: {text}{stop} See {command} --help.", file=sys.stderr)
+        code = UsageError.exit_code
+    sys.exit(code)

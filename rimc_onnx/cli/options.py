@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from rimc_onnx.errors import UsageError
+
+if TYPE_CHECKING:
+    from rimc_onnx.calibration.config import CalibrateConfig
+    from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+    from rimc_onnx.device import DeviceConfig
+    from rimc_onnx.runtime.any_provider import ProviderDevice
+
+__all__ = [
+    "EVERY_NODE",
+    "IDEAL_PERIPHERY",
+    "NATIVE_PROVIDER",
+    "PRESET",
+    "TEN_SAMPLES",
+    "BatchSize",
+    "DataOption",
+    "DeviceOptions",
+    "FitOptions",
+    "Force",
+    "Json",
+    "Labels",
+    "MappingOptions",
+    "Model",
+    "Output",
+    "PeripheryOptions",
+    "ProviderOptions",
+    "Rank",
+    "Seed",
+    "Teacher",
+    "TileRows",
+    "convert_config",
+    "parse_option_time",
+    "with_options",
+]
+
+
+def _number_or_none(text: str | int) -> int | str:
+    """An option that is a whole number of 1 or more, or ``none`` for an ideal part."""
+    if text == "none":
+        return "none"
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise typer.BadParameter(f"{text!r} is neither a whole number of 1 or more nor 'none'.")
+    return value
+
+
+def _fraction(text: str | float) -> float:
+    """An option that is a fraction; no per cent, of which 0.5 may be either."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number. Write a fraction: 0.2 is 20 %."
+        ) from None
+
+
+def _optional(value: Any) -> int | None:
+    return None if value == "none" else int(value)
+
+
+def _share(text: str, default: str | bool = True) -> Any:
+    return typer.Option(parser=_fraction, metavar="FRACTION", help=text, show_default=default)
+
+
+def _size(unit: str, text: str) -> Any:
+    return typer.Option(parser=_number_or_none, metavar=f"{unit}|none", help=text)
+
+
+Model = Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="File to write.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
+        show_default="calibration.npz beside the model",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Name of the label array.", show_default="labels, where there is one"),
+]
+BatchSize = Annotated[int, typer.Option(help="Samples a run.", min=1)]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(help="The model it was converted from.", show_default="as recorded"),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Execution provider of ONNX Runtime that runs the arrays.",
+        show_default="the native library",
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Option of the provider; may be given again."),
+]
+ProviderLibrary = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Shared library of a plugin provider, ONNX Runtime 1.24."),
+]
+Device = Annotated[str, typer.Option(help="Device preset, or a .toml file of one's own.")]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        help="Time since programming: 1s, 10min, 1h, 30d, 10y, or seconds.",
+        show_default="the first one that the preset's law knows",
+    ),
+]
+StuckMin = Annotated[float | None, _share("Share of devices stuck at G_min.", "the preset's")]
+StuckMax = Annotated[float | None, _share("Share of devices stuck at the top.", "the preset's")]
+ClipSigma = Annotated[
+    float | None,
+    typer.Option(help="Clip weights beyond so many standard deviations.", show_default="none"),
+]
+LevelBits = Annotated[
+    int | None, typer.Option(help="Bits of a device's levels.", show_default="any level")
+]
+Slices = Annotated[
+    int | None,
+    typer.Option(help="Pairs of devices that share a weight's bits.", show_default="1"),
+]
+DevicesPerWeight = Annotated[
+    int | None,
+    typer.Option(help="Pairs of devices in parallel that hold the same.", show_default="1"),
+]
+Drift = Annotated[
+    float | None, _share("Standard deviation of the drift (0.2 is 20 %).", "the preset's")
+]
+Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
+Seed = Annotated[int, typer.Option(help="Key of every draw.")]
+Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
+TileRows = Annotated[str, _size("ROWS", "Word lines of a tile.")]
+DacBits = Annotated[str, _size("BITS", "Bits of the DACs.")]
+AdcBits = Annotated[str, _size("BITS", "Bits of the ADCs.")]
+RangePercentile = Annotated[
+    float, typer.Option(help="Share of the data, in percent, that a converter's range holds.")
+]
+DacSerialBits = Annotated[str, _size("BITS", "Input bits that go in at a time.")]
+IvSinh = Annotated[
+    float | None,
+    typer.Option(
+        help="K of the devices' current, sinh(K u) over the input range.",
+        show_default="the preset's",
+    ),
+]
+InputShrink = Annotated[float, _share("Share of the devices' voltage range that the inputs use.")]
+AdcGainError = Annotated[float | None, _share("Standard deviation of the ADCs' gains.", "none")]
+AdcOffsetError = Annotated[
+    float | None, _share("Standard deviation of the ADCs' offsets, of full scale.", "none")
+]
+ReadNoise = Annotated[
+    float | None, _share("Standard deviation of a device's noise in every read.", "the preset's")
+]
+NoiseLaw = Annotated[
+    str, typer.Option(help="What --read-noise is a fraction of: absolute (G_max) or relative (G).")
+]
+IdealReads = Annotated[
+    bool,
+    typer.Option(
+        "--ideal-reads", help="No read noise and no I-V curve but those given, whatever the preset."
+    ),
+]
+WireOhm = Annotated[
+    float | None,
+    typer.Option(help="Resistance of a wire from cell to cell, ohm.", show_default="none"),
+]
+ReadOutNoise = Annotated[
+    float | None, _share("Standard deviation of a measured weight, of the weight.", "0.02")
+]
+KeepDigital = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of node names that stay digital; may be given again."),
+]
+MapShared = Annotated[
+    bool, typer.Option("--map-shared", help="Map nodes that share a weight, an array for each.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """A device model, how weights are put on it, and how old it is."""
+
+    device: Device = "gaussian-relative"
+    drift: Drift = None
+    time: Time = None
+    scaling: Scaling = "node"
+    clip_sigma: ClipSigma = None
+    level_bits: LevelBits = None
+    slices: Slices = None
+    devices_per_weight: DevicesPerWeight = None
+    stuck_min: StuckMin = None
+    stuck_max: StuckMax = None
+
+    def config(self) -> DeviceConfig:
+        """The device model; what is not given is the preset's, or the file's."""
+        from rimc_onnx.calibration.config import one_of
+        from rimc_onnx.device import Scaling, get_preset, load_device
+
+        scaling = one_of("--scaling", self.scaling, *(s.value for s in Scaling))
+        given: dict[str, Any] = {
+            "drift_frac": self.drift,
+            "clip_sigma": self.clip_sigma,
+            "level_bits": self.level_bits,
+            "num_slices": self.slices,
+            "devices_per_weight": self.devices_per_weight,
+            "stuck_min_frac": self.stuck_min,
+            "stuck_max_frac": self.stuck_max,
+            "scaling": Scaling(scaling),
+        }
+        overrides = {name: value for name, value in given.items() if value is not None}
+        if not self.device.endswith(".toml"):
+            return get_preset(self.device, **overrides)
+        if scaling == Scaling.NODE.value:  # the file says, unless the option does
+            del overrides["scaling"]
+        return load_device(Path(self.device), **overrides)
+
+
+PRESET = DeviceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingOptions:
+    """Which nodes go to RRAM."""
+
+    keep_digital: KeepDigital = None
+    map_shared: MapShared = False
+
+
+EVERY_NODE = MappingOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeripheryOptions:
+    """What surrounds the arrays, as typed; the defaults are those of ``PeripheryConfig``."""
+
+    tile_rows: TileRows = "none"
+    dac_bits: DacBits = "none"
+    adc_bits: AdcBits = "none"
+    dac_serial_bits: DacSerialBits = "none"
+    iv_sinh: IvSinh = None
+    input_shrink: InputShrink = 1.0
+    adc_gain_error: AdcGainError = None
+    adc_offset_error: AdcOffsetError = None
+    read_noise: ReadNoise = None
+    read_noise_law: NoiseLaw = "absolute"
+    ideal_reads: IdealReads = False
+    wire_ohm: WireOhm = None
+    range_percentile: RangePercentile = 99.99
+
+    def config(self) -> PeripheryConfig:
+        """The configuration of these options."""
+        from rimc_onnx.calibration.config import one_of
+        from rimc_onnx.crossbar.config import PeripheryConfig, ReadNoiseLaw
+
+        law = one_of(
+            "--read-noise-law", self.read_noise_law, *(known.value for known in ReadNoiseLaw)
+        )
+        if law != ReadNoiseLaw.ABSOLUTE.value and self.read_noise is None:
+            raise UsageError(
+                "--read-noise-law says what --read-noise is a fraction of. Give --read-noise too."
+            )
+        return PeripheryConfig(
+            tile_rows=_optional(self.tile_rows),
+            dac_bits=_optional(self.dac_bits),
+            adc_bits=_optional(self.adc_bits),
+            dac_serial_bits=_optional(self.dac_serial_bits),
+            iv_sinh=self.iv_sinh,
+            input_shrink=self.input_shrink,
+            adc_gain_error_frac=self.adc_gain_error,
+            adc_offset_error_frac=self.adc_offset_error,
+            read_noise_frac=self.read_noise,
+            read_noise_law=ReadNoiseLaw(law),
+            wire_ohm=self.wire_ohm,
+            device_reads=not self.ideal_reads,
+            range_percentile=self.range_percentile,
+        )
+
+
+IDEAL_PERIPHERY = PeripheryOptions()
+
+
+def parse_option_time(text: str | None) -> float | None:
+    """Seconds of ``--time``; None where it is not given."""
+    from rimc_onnx.device import parse_time
+
+    return None if text is None else parse_time(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How many samples a calibration takes, what it fits and what it may know."""
+
+    samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
+            show_default="dora+sparse, dora with --rank",
+        ),
+    ] = ""
+    rank: Annotated[
+        int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
+    ] = None
+    sram_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES|SHARE%",
+            help="SRAM for all adapters.",
+            show_default="that of the branches as converted",
+        ),
+    ] = None
+    solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form"
+    propagate: Annotated[
+        str, typer.Option(help="Whose inputs the nodes are fitted on: teacher or student.")
+    ] = "teacher"
+    read_out: Annotated[
+        bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
+    ] = False
+    read_out_noise: ReadOutNoise = None
+    seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0
+
+    def config(self) -> CalibrateConfig:
+        """The calibration that these options ask for."""
+        from rimc_onnx.calibration.config import (
+            READ_OUT_NOISE_FRAC,
+            CalibrateConfig,
+            one_of,
+            parse_budget,
+        )
+
+        noise = self.read_out_noise
+        if noise is not None and not self.read_out:
+            raise UsageError(
+                "--read-out-noise says how well arrays are measured, and none is. "
+                "Give --read-out too."
+            )
+        budget = parse_budget(self.sram_budget) if self.sram_budget else (None, None)
+        return CalibrateConfig(
+            num_samples=self.samples,
+            sample_seed=self.seed,
+            adapter=self.adapter,
+            rank=self.rank,
+            sram_budget_bytes=budget[0],
+            sram_budget_frac=budget[1],
+            solver=one_of("--solver", self.solver, "closed-form", "adam"),
+            propagate=one_of("--propagate", self.propagate, "teacher", "student"),
+            read_out=self.read_out,
+            read_out_noise_frac=READ_OUT_NOISE_FRAC if noise is None else noise,
+        )
+
+
+TEN_SAMPLES = FitOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderOptions:
+    """Which execution provider runs the arrays."""
+
+    provider: Provider = None
+    provider_option: ProviderOption = None
+    provider_library: ProviderLibrary = None
+
+    def device(self) -> ProviderDevice | None:
+        """What makes its sessions; None is the native library."""
+        if self.provider is None:
+            options = {
+                "--provider-option": self.provider_option,
+                "--provider-library": self.provider_library,
+            }
+            if given := next((name for name, value in options.items() if value), None):
+                raise UsageError(f"{given} needs --provider, the name of the execution provider.")
+            return None
+        texts: dict[str, str] = {}
+        for option in self.provider_option or []:
+            key, equals, value = option.partition("=")
+            if not key or not equals:
+                raise UsageError(f"--provider-option {option!r} is not of the form KEY=VALUE.")
+            if key in texts:
+                raise UsageError(f"--provider-option {key} is given twice.")
+            texts[key] = value
+        from rimc_onnx.runtime.any_provider import provider_device
+
+        return provider_device(self.provider, options=texts, library=self.provider_library)
+
+
+NATIVE_PROVIDER = ProviderOptions()
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options (frozen dataclasses) are parameters one by one.
+
+    typer reads options from a signature: there the fields of a group stand in the group's place.
+    """
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if (group := groups.get(parameter.name)) is None:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        types = get_type_hints(group, include_extras=True)
+        parameters += [
+            parameter.replace(name=f.name, annotation=types[f.name], default=f.default)
+            for f in fields(group)
+        ]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        command(**given)
+
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
+    return wrapper
+
+
+def convert_config(
+    *,
+    device: DeviceOptions = PRESET,
+    mapping: MappingOptions = EVERY_NODE,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
+    seed: int = 0,
+    rank: int = 4,
+) -> ConvertConfig:
+    """The conversion that a command's options ask for."""
+    from rimc_onnx.crossbar.config import ConvertConfig
+
+    return ConvertConfig(
+        device=device.config(),
+        seed=seed,
+        time_s=parse_option_time(device.time),
+        rank=rank,
+        periphery=periphery.config(),
+        keep_digital=tuple(mapping.keep_digital or ()),
+        map_shared=mapping.map_shared,
+    )

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports of the API as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rimc_onnx.cli.console import Console
+    from rimc_onnx.device import DeviceDescription
+    from rimc_onnx.jobs.evaluate import EvaluationReport
+    from rimc_onnx.jobs.reports import (
+        AgeReport,
+        CalibrateReport,
+        ConvertReport,
+        InspectReport,
+        NodeRangesReport,
+        NodeReport,
+    )
+    from rimc_onnx.studies.recovery import RecoveryReport, Spread
+
+__all__ = [
+    "show_ageing",
+    "show_calibration",
+    "show_conversion",
+    "show_device",
+    "show_devices",
+    "show_evaluation",
+    "show_inspection",
+    "show_recovery",
+]
+
+
+def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
+    console.table(
+        ["node", "op type", "where", "reason"],
+        [[n.name, n.op_type, "RRAM" if n.mapped else "digital", n.reason or ""] for n in nodes],
+    )
+
+
+def show_conversion(console: Console, report: ConvertReport) -> None:
+    """Where every node went and why, then the totals."""
+    _show_nodes(console, report.nodes)
+    console.line(
+        f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
+        f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    if reads := _reads(report.read_noise_frac, report.read_noise_law, report.iv_curve):
+        origin = (
+            f" (from {report.device}; --ideal-reads leaves them out)"
+            if report.reads_of_device
+            else ""
+        )
+        console.line(f"reads: {reads}{origin}")
+    console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def _reads(noise_frac: float | None, noise_law: str | None, iv_curve: str | None) -> str:
+    """``noise 1 %, I-V polynomial``, ``noise up to 3.68 %``; nothing where both are ideal."""
+    noise = ""
+    if noise_frac is not None:
+        largest = "up to " if noise_law == "curve" else ""
+        noise = f"noise {largest}{100 * noise_frac:.3g} %"
+    return ", ".join(part for part in (noise, iv_curve and f"I-V {iv_curve}") if part)
+
+
+def _at(time_s: float | None) -> str:
+    """``, 1 d after programming``; nothing for a device without a time axis."""
+    from rimc_onnx.device import format_time
+
+    return "" if time_s is None else f", {format_time(time_s)} after programming"
+
+
+def show_ageing(console: Console, report: AgeReport) -> None:
+    """What was aged, from when to when."""
+    from rimc_onnx.device import format_time
+
+    console.line(
+        f"{report.nodes} nodes in RRAM ({report.rram_weights} weights) from "
+        f"{format_time(report.time_s_before)} to {format_time(report.time_s)} after programming; "
+        f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    console.line(f"wrote {report.output}")
+
+
+def _show_parameters(console: Console, values: Mapping[str, Any], prefix: str = "") -> None:
+    """One line a parameter; those of a law under its name: ``time_law.t0_s = 1.0``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _show_parameters(console, value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            for i, one in enumerate(value):
+                _show_parameters(console, one, f"{prefix}{name}[{i}].")
+        else:
+            console.line(f"  {prefix}{name} = {value}")
+
+
+def _range(values: tuple[float, float] | None, unit: str) -> str:
+    return "" if values is None else f"{values[0]:g} .. {values[1]:g} {unit}"
+
+
+def _time_range(device: DeviceDescription) -> str:
+    from rimc_onnx.device import format_time
+
+    if device.time_range_s is None:
+        return "no time axis"
+    first, last = map(format_time, device.time_range_s)
+    return first if first == last else f"{first} .. {last}"
+
+
+def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
+    """One line a preset."""
+    console.table(
+        ["preset", "time", "conductance", "reads", "what it is"],
+        [
+            [
+                *(d.name, _time_range(d), _range(d.g_range_us, "uS")),
+                _reads(d.read_noise_frac, d.read_noise_law, d.iv_curve) or "ideal",
+                d.summary,
+            ]
+            for d in devices
+        ],
+    )
+
+
+def show_device(console: Console, device: DeviceDescription) -> None:
+    """Everything about one device model."""
+    console.line(f"{device.name}: {device.summary}")
+    console.line(f"  valid time = {_time_range(device)}")
+    if device.g_range_us is not None:
+        console.line(f"  valid conductance = {_range(device.g_range_us, 'uS')}")
+    reads = _reads(device.read_noise_frac, device.read_noise_law, device.iv_curve)
+    console.line(f"  reads = {reads or 'ideal'}")
+    _show_parameters(console, device.parameters)
+    console.line(f"  source: {device.source}")
+
+
+def show_inspection(console: Console, report: InspectReport) -> None:
+    """As a conversion; of a converted model the device, its age and the SRAM too."""
+    _show_nodes(console, report.nodes)
+    _show_ranges(console, report.ranges or [])
+    state = "converted" if report.converted else "not converted; as convert would map it"
+    console.line(
+        f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
+        f"{report.digital} digital"
+    )
+    _show_parameters(console, report.device or {})
+    if report.converted:
+        console.line(f"  seed = {report.seed}")
+        if report.time_s is not None:
+            console.line(f"  time_s = {report.time_s:g}{_at(report.time_s)}")
+        given = {k: v for k, v in (report.periphery or {}).items() if v is not None}
+        _show_parameters(console, given or {"converters and reads": "ideal"})
+        swappable = ", swappable" if report.swappable else ""
+        console.line(
+            f"  SRAM = {report.sram_bytes} bytes of adapters, {report.adapters} of {report.mapped} "
+            f"fitted{swappable}"
+        )
+        console.line(f"  teacher sha256 = {report.teacher_sha256}")
+
+
+def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:
+    """Tiles and ranges of every node; nothing where all are whole and ideal."""
+
+    def text(span: tuple[float, float] | None) -> str:
+        if span is None:
+            return "ideal"
+        low, high = (f"{value:.4g}" for value in span)
+        return low if low == high else f"{low} .. {high}"
+
+    rows = [[r.name, str(r.num_tiles), text(r.dac_range), text(r.adc_range)] for r in ranges]
+    if any(row[1:] != ["1", "ideal", "ideal"] for row in rows):
+        console.table(["node", "tiles", "inputs", "ADC ranges"], rows)
+
+
+def show_evaluation(console: Console, report: EvaluationReport) -> None:
+    """Every figure that the data allows."""
+    rows = [["samples", str(report.samples)]]
+    for name, value in (
+        ("top-1", report.top1),
+        ("top-5", report.top5),
+        ("agreement with teacher", report.agreement),
+    ):
+        if value is not None:
+            rows.append([name, f"{100 * value:.2f} %"])
+    for name, db in (report.sqnr_db or {}).items():
+        rows.append([f"SQNR of {name}", "no error" if db is None else f"{db:.1f} dB"])
+    rows += [[name, f"{value:.4f}"] for name, value in report.metrics.items()]
+    rows.append(["time in session", f"{report.seconds:.2f} s"])
+    console.table(["figure", "value"], rows)
+
+
+def show_calibration(console: Console, report: CalibrateReport) -> None:
+    """Every node's adapter and error, then the totals."""
+    console.table(
+        ["node", "rank", "SRAM bytes", "error before", "after"],
+        [
+            [
+                n.name,
+                str(n.rank),
+                str(n.sram_bytes),
+                f"{n.error_before:.4f}",
+                f"{n.error_after:.4f}",
+            ]
+            for n in report.nodes
+        ],
+    )
+    console.line(
+        f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
+        f"(gamma {100 * report.gamma:.2f} %), {report.seconds:.1f} s"
+    )
+    for path in (report.report, report.page, report.adapter_file, report.twin, report.output):
+        if path is not None:
+            console.line(f"wrote {path}")
+
+
+def show_recovery(console: Console, report: RecoveryReport) -> None:
+    """Clean, uncalibrated and calibrated with their spread, and the worst nodes."""
+
+    def row(name: str, spread: Spread) -> list[str]:
+        std = "" if spread.std is None else f"{spread.std:.4f}"
+        mean, low, high = (f"{value:.4f}" for value in (spread.mean, spread.min, spread.max))
+        return [name, str(spread.count), mean, std, low, high]
+
+    console.table(
+        ["model", "runs", report.figure, "std", "lowest", "highest"],
+        [
+            ["clean", "1", f"{report.clean:.4f}", "", "", ""],
+            row("uncalibrated", report.uncalibrated),
+            row("calibrated", report.calibrated),
+        ],
+    )
+    console.table(
+        ["worst nodes", "error before", "after", "worst run"],
+        [
+            [n.name, f"{n.error_before:.4f}", f"{n.error_after:.4f}", f"{n.error_after_max:.4f}"]
+            for n in report.nodes[:5]
+        ],
+    )
+    if report.restored_frac is None:
+        console.line("drift took nothing that calibration could give back")
+    else:
+        console.line(f"{100 * report.restored_frac:.1f} % of what drift took is restored")
+    if report.draws_std is not None:
+        console.line(f"standard deviation between draws for one device: {report.draws_std:.4f}")
+    console.line(
+        f"{report.samples} samples a calibration, {report.test_samples} a test, "
+        f"{report.device}, {report.seconds:.1f} s"
+    )

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds the cells of a node: converters, word lines, wires, the integer grid."""
+
+from __future__ import annotations
+
+from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.integer_grid import CODED_BITS, CURVE_STEPS, on_grid
+from rimc_onnx.crossbar.wires import ArrayLayout, apply_ir_drop, wire_loss
+
+__all__ = [
+    "CODED_BITS",
+    "CURVE_STEPS",
+    "ArrayLayout",
+    "ConvertConfig",
+    "NodeRanges",
+    "PeripheryConfig",
+    "ReadNoiseLaw",
+    "apply_ir_drop",
+    "on_grid",
+    "wire_loss",
+]

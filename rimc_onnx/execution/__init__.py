@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions of ONNX Runtime, and graphs run in pieces."""

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a model in pieces, so that values between its nodes can be read and changed.
+
+A piece ends where a watched value is made, or, where nothing is changed, at the last of a few whose
+values fit in memory together. Every piece runs once for every chunk of samples; a value is freed
+after the last stage that reads it. Nothing is known of how a session computes its nodes: a session
+factory decides that (the simulator, stock ONNX Runtime, a vendor's provider).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+from onnx import helper
+from onnxscript import ir
+
+from rimc_onnx.execution.sessions import Session, SessionFactory
+from rimc_onnx.ops.schema import DOMAIN
+
+__all__ = [
+    "Chunks",
+    "KeptRun",
+    "StagedRun",
+    "nodes_session",
+    "run_chunks",
+]
+
+Array = npt.NDArray[Any]
+Chunks = list[Array]
+"""One value for every chunk of samples, in order."""
+
+
+def nodes_session(
+    model: ir.Model, nodes: Mapping[str, Sequence[ir.Node]], factory: SessionFactory
+) -> Session:
+    """A session of nodes beside each other, by the input through which they are fed.
+
+    Their other inputs are initializers; none reads what another writes.
+    """
+    fed = []
+    for name, readers in nodes.items():
+        value = next(i for i in readers[0].inputs if i is not None and i.name == name)
+        dtype = value.dtype or ir.DataType.FLOAT
+        fed.append(helper.make_tensor_value_info(name, int(dtype), None))
+    inside = [node for readers in nodes.values() for node in readers]
+    given = [output.name or "" for node in inside for output in node.outputs]
+    return _session(model, inside, fed, given, factory)
+
+
+def run_chunks(
+    session: Session, outputs: Sequence[str], inputs: Mapping[str, Chunks], num_chunks: int
+) -> list[Chunks]:
+    """Every output's chunks, of one run for each chunk of the inputs."""
+    found: list[Chunks] = [[] for _ in outputs]
+    for chunk in range(num_chunks):
+        feed = {name: chunks[chunk] for name, chunks in inputs.items()}
+        for chunks, array in zip(found, session.run(outputs, feed), strict=True):
+            chunks.append(array)
+    return found
+
+
+@dataclass(frozen=True)
+class _Stage:
+    nodes: list[ir.Node]
+    inputs: list[str]
+    outputs: list[str]
+    freed: list[str]
+    """Values that no later stage reads or ends with."""
+
+
+class StagedRun:
+    """One pass through a model's main graph, stopping at each of ``watched``.
+
+    Iterating gives ``(name, chunks)`` for every watched value in the order they are made.
+    ``self.values`` holds every live value, the last read of a watched value's stage included, until
+    the iteration moves on; assigning to it changes what later pieces read. With ``together_bytes``
+    a piece spans so many stages that what it gives is likely to take no more than that (one stage
+    at least): their sizes are those of the piece before.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: Sequence[dict[str, Array]],
+        watched: Sequence[str],
+        factory: SessionFactory,
+        *,
+        keep: Sequence[str] = (),
+        together_bytes: int = 0,
+    ) -> None:
+        """``keep`` names values that have to be alive when the stage that reads them ends."""
+        self._model = model
+        self._factory = factory
+        self._watched = list(watched)
+        self.values: dict[str, Chunks] = {
+            name: [feed[name] for feed in feeds] for name in (feeds[0] if feeds else {})
+        }
+        self._num_chunks = len(feeds)
+        self._together_bytes = together_bytes
+        self._stages = _stages(model, self._watched, set(keep))
+
+    def __iter__(self) -> Iterator[tuple[str, Chunks]]:
+        """Run piece by piece."""
+        names = self._watched_in_order()
+        first, count = 0, 1
+        while first < len(self._stages):
+            piece = self._stages[first : first + count]
+            given_bytes = self._run(_joined(piece))
+            for name, stage in zip(names[first : first + count], piece, strict=True):
+                yield name, self.values[name]
+                for freed in stage.freed:
+                    self.values.pop(freed, None)
+            first += len(piece)
+            fitting = self._together_bytes * len(piece) // max(given_bytes, 1)
+            count = max(1, min(fitting, 2 * count))
+
+    def _watched_in_order(self) -> list[str]:
+        made = [o.name for s in self._stages for n in s.nodes for o in n.outputs]
+        return sorted(self._watched, key=made.index)
+
+    def _run(self, stage: _Stage) -> int:
+        """Bytes of what it gave."""
+        if not stage.nodes:
+            return 0
+        session = _stage_session(self._model, stage, self.values, self._factory)
+        inputs = {name: self.values[name] for name in stage.inputs}
+        found = run_chunks(session, stage.outputs, inputs, self._num_chunks)
+        self.values |= zip(stage.outputs, found, strict=True)
+        return sum(array.nbytes for chunks in found for array in chunks)
+
+
+class KeptRun:
+    """One chunk's pass through a model, kept whole so that its end can be run again.
+
+    Holds every value that crosses a watched one and every piece's session: meant for few samples.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feed: dict[str, Array],
+        watched: Sequence[str],
+        factory: SessionFactory,
+        *,
+        keep: Sequence[str] = (),
+    ) -> None:
+        """``keep`` names values that have to be there beside the watched ones."""
+        self._outputs = [o.name or "" for o in model.graph.outputs]
+        self.values: dict[str, Array] = dict(feed)
+        self._stages: list[tuple[_Stage, Session]] = []
+        for stage in _stages(model, [*watched, *self._outputs], {*keep}):
+            if not stage.nodes:
+                continue
+            chunks = {name: [value] for name, value in self.values.items()}
+            session = _stage_session(model, stage, chunks, factory)
+            self.values |= _run_once(stage, session, self.values)
+            self._stages.append((stage, session))
+
+    @property
+    def outputs(self) -> list[Array]:
+        """The model's outputs."""
+        return [self.values[name] for name in self._outputs]
+
+    def again(self, name: str, value: Array) -> list[Array]:
+        """The model's outputs if the watched ``name`` had been ``value``."""
+        changed = {name: value}
+        made = False
+        for stage, session in self._stages:
+            if made and not changed.keys().isdisjoint(stage.inputs):
+                changed |= _run_once(stage, session, {**self.values, **changed})
+            made = made or name in stage.outputs
+        return [changed.get(output, self.values[output]) for output in self._outputs]
+
+
+def _run_once(stage: _Stage, session: Session, values: dict[str, Array]) -> dict[str, Array]:
+    found = session.run(stage.outputs, {name: values[name] for name in stage.inputs})
+    return dict(zip(stage.outputs, found, strict=True))
+
+
+def _joined(stages: Sequence[_Stage]) -> _Stage:
+    """The stages as one, all that each gives included."""
+    outputs = {name for stage in stages for name in stage.outputs}
+    return _Stage(
+        nodes=[node for stage in stages for node in stage.nodes],
+        inputs=sorted({name for stage in stages for name in stage.inputs} - outputs),
+        outputs=sorted(outputs),
+        freed=[name for stage in stages for name in stage.freed],
+    )
+
+
+def _stage_session(
+    model: ir.Model, stage: _Stage, values: dict[str, Chunks], factory: SessionFactory
+) -> Session:
+    fed = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(values[name][0].dtype), None
+        )
+        for name in stage.inputs
+    ]
+    return _session(model, stage.nodes, fed, stage.outputs, factory)
+
+
+def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:
+    """Names the nodes read, those that their bodies capture from outside included."""
+    for node in _with_bodies(nodes):
+        for value in node.inputs:
+            if value is not None and value.name:
+                yield value.name
+
+
+def _with_bodies(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    for node in nodes:
+        yield node
+        for attribute in node.attributes.values():
+            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+                yield from _with_bodies(list(attribute.as_graph()))
+            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPHS:
+                for graph in attribute.as_graphs():
+                    yield from _with_bodies(list(graph))
+
+
+def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_Stage]:
+    wanted = set(watched)
+    groups: list[list[ir.Node]] = [[]]
+    ordered: list[str | None] = []
+    for node in model.graph:
+        groups[-1].append(node)
+        made = [o.name for o in node.outputs if o.name in wanted]
+        ordered += made
+        groups.extend([] for _ in made)
+    # What comes after the last watched value is not needed.
+    groups.pop()
+    initializers = set(model.graph.initializers)
+    produced_by = [{o.name for n in g for o in n.outputs} for g in groups]
+    read_by = [set(_read_names(g)) - initializers for g in groups]
+    stages = []
+    for index, group in enumerate(groups):
+        later = set().union(*read_by[index + 1 :], ordered[index + 1 :])
+        outputs = produced_by[index] & (later | wanted | keep)
+        alive_before = set().union(*produced_by[:index], {i.name for i in model.graph.inputs})
+        inputs = read_by[index] & alive_before
+        freed = (alive_before | produced_by[index]) - later
+        stages.append(
+            _Stage(
+                nodes=group,
+                inputs=sorted(n for n in inputs if n),
+                outputs=sorted(n for n in outputs if n),
+                freed=sorted(n for n in freed if n),
+            )
+        )
+    return stages
+
+
+def _session(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[str],
+    factory: SessionFactory,
+) -> Session:
+    fed = {i.name for i in inputs}
+    names = dict.fromkeys(n for n in _read_names(nodes) if n not in fed)
+    initializers = []
+    for name in names:
+        value = model.graph.initializers.get(name)
+        if value is not None and value.const_value is not None:
+            initializers.append(_inline_tensor(value.const_value, name))
+    graph = onnx.GraphProto(name="piece")
+    graph.node.extend(ir.serde.serialize_node(n) for n in nodes)
+    graph.input.extend(inputs)
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    graph.initializer.extend(initializers)
+    proto = helper.make_model(
+        graph,
+        ir_version=model.ir_version,
+        opset_imports=[helper.make_opsetid(d, v) for d, v in model.opset_imports.items()],
+    )
+    needless = {DOMAIN} if getattr(factory, "has_kernels", False) else set()
+    proto.functions.extend(_functions(model, nodes, needless))
+    return factory(proto.SerializeToString())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Written:
+    proto: onnx.FunctionProto
+    calls: frozenset[ir.OperatorIdentifier]
+
+
+_written: weakref.WeakKeyDictionary[ir.Function, _Written] = weakref.WeakKeyDictionary()
+"""Functions as they were written before: many pieces carry the same, and none changes while a model
+is run in pieces."""
+
+
+def _functions(
+    model: ir.Model, nodes: Sequence[ir.Node], needless: Collection[str]
+) -> Iterator[onnx.FunctionProto]:
+    """The model's functions that the nodes call, and those called by these.
+
+    Those of ``needless`` domains are left out, and what only they call.
+    """
+    called: set[ir.OperatorIdentifier] = set()
+    waiting = {node.op_identifier() for node in _with_bodies(nodes)}
+    while waiting:
+        found = {k for k in waiting if k in model.functions and k[0] not in needless}
+        called |= found
+        waiting = set().union(*(_function(model.functions[k]).calls for k in found)) - called
+    return (_function(f).proto for key, f in model.functions.items() if key in called)
+
+
+def _function(function: ir.Function) -> _Written:
+    if function not in _written:
+        _written[function] = _Written(
+            proto=ir.serde.serialize_function(function),
+            calls=frozenset(node.op_identifier() for node in _with_bodies(function)),
+        )
+    return _written[function]
+
+
+def _inline_tensor(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
+    proto = ir.serde.serialize_tensor(tensor)
+    proto.name = name
+    return proto

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teacher statistics in a file: measured once and shipped, so that no field sample is needed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.calibration.gram import Gram
+from rimc_onnx.calibration.problem import Statistics, TeacherKnowledge
+from rimc_onnx.errors import CalibrationError
+from rimc_onnx.io.model_files import output_folder
+
+__all__ = ["read_statistics", "write_statistics"]
+
+Array = npt.NDArray[Any]
+
+_FORMAT = 2
+_HEADER = "rimc.statistics"
+_REFERENCE = "rimc.reference/"
+_GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
+"""What reading arrays that are not as they were written can end in."""
+_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "sensitivity")
+
+
+def write_statistics(
+    path: Path, knowledge: TeacherKnowledge, *, teacher_sha256: str, force: bool
+) -> None:
+    """Write an .npz with ``<node>/<part>`` arrays; of the symmetric x_cov the upper half.
+
+    Raises:
+        OutputError: the file exists and ``force`` is False, or the disk refuses.
+    """
+    arrays: dict[str, Array] = {
+        _HEADER: np.array([str(_FORMAT), teacher_sha256]),
+    }
+    for index, feed in enumerate(knowledge.reference):
+        arrays |= {f"{_REFERENCE}{index}/{name}": array for name, array in feed.items()}
+    for node, known in knowledge.statistics.items():
+        x_cov = known.x_cov.dense()
+        upper = np.triu_indices(x_cov.shape[1])
+        arrays |= {
+            f"{node}/x_mean": known.x_mean,
+            f"{node}/x_cov": x_cov[:, upper[0], upper[1]],
+            f"{node}/y_mean": known.y_mean,
+            f"{node}/y_variance": known.y_variance,
+            f"{node}/x_abs_max": np.array(known.x_abs_max, np.float32),
+            # NaN: not known.
+            f"{node}/sensitivity": np.array(
+                np.nan if known.sensitivity is None else known.sensitivity
+            ),
+        }
+    with output_folder(path, force=force) as folder, (folder / path.name).open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_statistics(path: Path, *, teacher_sha256: str) -> TeacherKnowledge:
+    """What :func:`write_statistics` wrote.
+
+    Raises:
+        CalibrationError: no such file, not a statistics file, or one of another teacher.
+    """
+    if not path.is_file():
+        raise CalibrationError(f"{path}: no such file. Write it with rimc-onnx statistics.")
+    garbled = f"{path}: not a statistics file. Write it with rimc-onnx statistics."
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        version, digest = arrays.pop(_HEADER)
+        written = int(version)
+    except (*_GARBLED, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(garbled) from error
+    if written > _FORMAT:
+        raise CalibrationError(f"{path}: written by a newer rimc-onnx. Update this one.")
+    if written < _FORMAT:
+        raise CalibrationError(
+            f"{path}: written by an older rimc-onnx. Write it again with rimc-onnx statistics."
+        )
+    if digest != teacher_sha256:
+        raise CalibrationError(
+            f"{path}: these are statistics of another teacher (its sha256 differs). "
+            "Write them with rimc-onnx statistics from this model's teacher."
+        )
+    try:
+        return TeacherKnowledge(
+            reference=_take_reference(arrays),
+            statistics={
+                node: _read_node(arrays, node) for node in {n.rpartition("/")[0] for n in arrays}
+            },
+        )
+    except _GARBLED as error:
+        raise CalibrationError(garbled) from error
+
+
+def _take_reference(arrays: dict[str, Array]) -> list[dict[str, Array]]:
+    """The samples, taken out of ``arrays``."""
+    feeds: dict[int, dict[str, Array]] = {}
+    for name in [name for name in arrays if name.startswith(_REFERENCE)]:
+        index, _, value = name.removeprefix(_REFERENCE).partition("/")
+        feeds.setdefault(int(index), {})[value] = arrays.pop(name)
+    return [feeds[index] for index in sorted(feeds)]
+
+
+def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
+    x_mean, half, y_mean, y_variance, x_abs_max, felt = (arrays[f"{node}/{p}"] for p in _PARTS)
+    group, depth = x_mean.shape
+    upper = np.triu_indices(depth)
+    x_cov = np.zeros((group, depth, depth), np.float32)
+    x_cov[:, upper[0], upper[1]] = half
+    x_cov[:, upper[1], upper[0]] = half
+    return Statistics(
+        x_mean=x_mean,
+        x_cov=Gram(matrix=x_cov),
+        y_mean=y_mean,
+        y_variance=y_variance,
+        x_abs_max=float(x_abs_max),
+        sensitivity=None if np.isnan(felt) else float(felt),
+    )

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job ``calibrate``: fits the adapters of a converted model and writes the merged one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx import passes
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
+from rimc_onnx.calibration.report.record import (
+    NATIVE_LIBRARY,
+    CalibrationRecord,
+    gamma_of,
+    make_record,
+    peak_rss_bytes,
+)
+from rimc_onnx.calibration.walk import Sessions
+from rimc_onnx.errors import ModelError, UsageError
+from rimc_onnx.execution.sessions import SessionFactory, digital_session, native_session
+from rimc_onnx.io.adapter_file import write_adapter_file
+from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, data_beside, graph_inputs
+from rimc_onnx.io.model_files import check_output, load_model, output_of, save_model, sha256_of
+from rimc_onnx.io.report_files import check_report, write_report
+from rimc_onnx.io.samples import load_samples
+from rimc_onnx.io.statistics_file import read_statistics
+from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport
+from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
+from rimc_onnx.ops.schema import DOMAIN
+
+__all__ = ["calibrate"]
+
+Array = npt.NDArray[Any]
+
+
+def calibrate(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    teacher: str | Path | None = None,
+    statistics: str | Path | None = None,
+    config: CalibrateConfig | None = None,
+    swappable: bool = False,
+    adapter_file: str | Path | None = None,
+    twin: str | Path | None = None,
+    device: SessionFactory | None = None,
+    report: bool = True,
+    page: bool = False,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> CalibrateReport:
+    """Fit the SRAM adapters of a converted model and write the deployable graph.
+
+    Args:
+        model: a converted model; its RRAM weights are copied byte for byte.
+        output: default ``<model>.calibrated.onnx`` (``net.rimc.calibrated.onnx``).
+        data: samples; default is ``calibration.npz`` beside the model.
+        teacher: default is the file that the model records.
+        statistics: a file that :func:`write_statistics` wrote.
+        config: samples, adapters, SRAM, solver, knowledge.
+        swappable: make the adapters graph inputs too, so that a live session can change them.
+        adapter_file: write the adapters alone there (``.onnx_adapter``).
+        twin: write a plain fp32 model of the same function there, standard operators only.
+        device: makes a session from the bytes of a model; default is the native simulator.
+        report: write ``<output>.report.json`` (``net.rimc.calibrated.report.json``).
+        page: write ``<output>.report.html`` too; needs matplotlib, the extra ``report``.
+        force: replace an existing output, and accept a teacher with another sha256.
+        progress: called with (pass, nodes done, nodes in all).
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    config = config or CalibrateConfig()
+    if config.num_samples == 0 and statistics is None:
+        raise UsageError("no samples: give --statistics with --read-out, or --samples 1 or more.")
+    source = Path(model)
+    student = load_model(source)
+    target = output_of(source, output, ".calibrated.onnx")
+    check_converted(student, source)
+    passes.check_rimc_model(student)
+    check_output(target, force=force)  # first: a folder may have no name to derive others from
+    files = _Outputs(
+        model=target,
+        report=target.with_suffix(".report.json") if report else None,
+        page=target.with_suffix(".report.html") if page else None,
+        adapters=None if adapter_file is None else Path(adapter_file),
+        twin=None if twin is None else Path(twin),
+    )
+    teacher_path = teacher_of(student, source, teacher, force=force)
+    reads = [source, teacher_path, *([] if statistics is None else [Path(statistics)])]
+    files.check(reads, force=force)
+    teacher_graph = _prepared_teacher(teacher_path)
+    teacher_sha256 = sha256_of(teacher_path)
+    known = None
+    if statistics is not None:
+        known = read_statistics(Path(statistics), teacher_sha256=teacher_sha256)
+    nodes = fit_adapters(
+        student,
+        teacher_graph,
+        _drawn_feeds(student, source, data, config) if config.num_samples else [],
+        num_samples=config.num_samples,
+        config=config,
+        sessions=Sessions(device=device or native_session, digital=digital_session),
+        known=known,
+        progress=progress,
+    )
+    result = CalibrateReport(
+        **files.names(),
+        samples=config.num_samples,
+        solver=config.solver,
+        gamma=gamma_of(nodes),
+        sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
+        seconds=time.perf_counter() - start,
+        peak_rss_bytes=peak_rss_bytes(),
+        nodes=[_node_report(n) for n in nodes],
+    )
+    # Made before anything is written: it refuses errors that are NaN.
+    record = make_record(
+        result,
+        nodes,
+        student,
+        model=str(source),
+        config=config,
+        teacher_sha256=teacher_sha256,
+        runs_on=_name_of(device),
+    )
+    student.metadata_props[TEACHER_PATH] = os.path.relpath(
+        teacher_path.resolve(), target.resolve().parent
+    )
+    if swappable or passes.is_swappable(student):
+        passes.MakeAdaptersSwappablePass()(student)
+    files.write(student, nodes, record, force=force)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """The files that a calibration writes; ``None`` is left out."""
+
+    model: Path
+    report: Path | None
+    page: Path | None
+    adapters: Path | None
+    twin: Path | None
+
+    def check(self, reads: Sequence[Path], *, force: bool) -> None:
+        """Refuse early what :meth:`write` would refuse, and to replace what the job ``reads``."""
+        models = [path for path in (self.model, self.adapters, self.twin) if path is not None]
+        for path in models:
+            check_output(path, force=force, reads=reads)
+        check_report(self.report, self.page, force=force)
+        reports = [path for path in (self.report, self.page) if path is not None]
+        if len({path.resolve() for path in (*models, *reports)}) < len(models) + len(reports):
+            raise UsageError("every output needs a file of its own.")
+
+    def names(self) -> dict[str, Any]:
+        """Fields of a :class:`CalibrateReport`."""
+        texts = {
+            "report": self.report,
+            "page": self.page,
+            "adapter_file": self.adapters,
+            "twin": self.twin,
+        }
+        found = {name: None if path is None else str(path) for name, path in texts.items()}
+        return {"output": str(self.model), **found}
+
+    def write(
+        self,
+        student: ir.Model,
+        nodes: Sequence[CalibratedNode],
+        record: CalibrationRecord,
+        *,
+        force: bool,
+    ) -> None:
+        """Write them; the twin is the last that is made of ``student``, which it changes."""
+        save_model(student, self.model, force=force)
+        if self.adapters is not None:
+            fitted = {n.name: n.adapter for n in nodes}
+            write_adapter_file(self.adapters, fitted, student, force=force)
+        if self.twin is not None:
+            passes.FoldAdaptersPass()(student)
+            save_model(student, self.twin, force=force)
+        write_report(self.report, self.page, record, force=force)
+
+
+def _prepared_teacher(path: Path) -> ir.Model:
+    """The teacher's graph in the form that was converted."""
+    graph = load_model(path)
+    if DOMAIN in graph.opset_imports:
+        raise ModelError(
+            f"{path} is a converted model. Give the one before conversion with --teacher."
+        )
+    passes.prepare_pipeline()(graph)
+    return graph
+
+
+def _drawn_feeds(
+    student: ir.Model, source: Path, data: Data | None, config: CalibrateConfig
+) -> list[dict[str, Array]]:
+    """The samples of a calibration, in chunks."""
+    samples = load_samples(data_beside(source, data), graph_inputs(student))
+    drawn = samples.draw(config.num_samples, seed=config.sample_seed)
+    return [batch.feeds for batch in drawn.batches(CHUNK_SAMPLES)]
+
+
+def _node_report(node: CalibratedNode) -> CalibratedNodeReport:
+    return CalibratedNodeReport(
+        name=node.name,
+        rank=node.rank,
+        sram_bytes=node.adapter.sram_bytes,
+        error_before=node.error_before,
+        error_after=node.error_after,
+    )
+
+
+def _name_of(device: SessionFactory | None) -> str:
+    """What a report calls the device."""
+    if device is None:
+        return NATIVE_LIBRARY
+    for name in ("name", "__name__"):
+        if isinstance(found := getattr(device, name, None), str):
+            return found
+    return type(device).__name__

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job ``convert``: from a trained model to a file with RRAM nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rimc_onnx import passes
+from rimc_onnx.calibration.converter_ranges import measure_ranges
+from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.execution.sessions import digital_session
+from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, range_samples
+from rimc_onnx.io.model_files import (
+    blame_model,
+    check_output,
+    load_model,
+    output_of,
+    save_model,
+    sha256_of,
+)
+from rimc_onnx.jobs.reports import ConvertReport, NodeReport
+from rimc_onnx.jobs.teacher import (
+    TEACHER_PATH,
+    TEACHER_SHA256,
+    VERSION,
+    package_version,
+)
+from rimc_onnx.runtime.programming import native_realise
+
+__all__ = ["NODES", "convert"]
+
+NODES = "rimc.nodes"
+"""Metadata of a converted file: the digital nodes with their reasons, JSON."""
+
+
+def convert(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: ConvertConfig | None = None,
+    data: Data | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ConvertReport:
+    """Rewrite an ONNX model into RRAM nodes with SRAM branches and program the arrays.
+
+    Args:
+        model: the teacher, an .onnx file.
+        output: default ``<model>.rimc.onnx`` beside the model.
+        config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
+        data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
+            or an I-V curve; default is ``calibration.npz`` beside the model.
+        force: replace an existing output.
+        dry_run: decide, write nothing.
+        progress: called with (nodes done, nodes in all).
+
+    Raises:
+        RimcError: see the subclasses; nothing is written then.
+    """
+    start = time.perf_counter()
+    config = config or ConvertConfig()
+    source = Path(model)
+    graph = load_model(source)
+    target = output_of(source, output, ".rimc.onnx")
+    digest = sha256_of(source)
+    with blame_model(source):
+        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+        decisions = passes.select_rram_nodes(graph, config)
+    report = _report(decisions, config, output=None if dry_run else str(target), digest=digest)
+    if dry_run:
+        return _timed(report, start)
+    passes.require_mapped(decisions)
+    check_output(target, force=force)
+    units = [d.unit for d in decisions if d.unit]
+    ranges = {}
+    if config.needs_ranges:
+        samples = range_samples(graph, source, data)
+        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
+        ranges = measure_ranges(
+            graph, units, feeds, digital_session, config=config, progress=progress
+        )
+    with blame_model(source):
+        passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
+        passes.check_rimc_model(graph)
+    graph.metadata_props.update(
+        {
+            TEACHER_SHA256: digest,
+            TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            VERSION: package_version(),
+            NODES: json.dumps([n.__dict__ for n in report.nodes if not n.mapped], sort_keys=True),
+        }
+    )
+    save_model(graph, target, force=force)
+    return _timed(report, start)
+
+
+def _report(
+    decisions: Sequence[passes.MappingDecision],
+    config: ConvertConfig,
+    *,
+    output: str | None,
+    digest: str,
+) -> ConvertReport:
+    """What the decisions and the configuration say; the time taken is still to come."""
+    nodes = [
+        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
+        for d in decisions
+    ]
+    table = config.read_noise_table()
+    return ConvertReport(
+        output=output,
+        nodes=nodes,
+        mapped=sum(n.mapped for n in nodes),
+        digital=sum(not n.mapped for n in nodes),
+        rram_weights=sum(int(np.prod(d.unit.weight.shape)) for d in decisions if d.unit),
+        device=config.device.preset,
+        seed=config.seed,
+        time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
+        teacher_sha256=digest,
+        seconds=0.0,
+        read_noise_frac=table.top_frac if table else config.reads.read_noise_frac,
+        read_noise_law=config.read_noise_law,
+        iv_curve=config.iv_curve,
+        reads_of_device=config.reads_of_device,
+    )
+
+
+def _timed(report: ConvertReport, start: float) -> ConvertReport:
+    return replace(report, seconds=time.perf_counter() - start)

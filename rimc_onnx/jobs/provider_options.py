@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a conversion would do, as options of the execution provider: the model stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from onnxscript import ir
+
+from rimc_onnx import passes
+from rimc_onnx.calibration.converter_ranges import measure_ranges
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.errors import ConfigError, UsageError
+from rimc_onnx.execution.sessions import digital_session
+from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, range_samples
+from rimc_onnx.io.model_files import blame_model, load_model, output_folder
+from rimc_onnx.passes.periphery_attributes import periphery_attributes
+
+__all__ = ["provider_options"]
+
+_MOST_CHARACTERS = 8192
+"""Of an option's value in ONNX Runtime."""
+
+
+def provider_options(
+    model: str | Path,
+    *,
+    config: ConvertConfig,
+    data: Data | None = None,
+    periphery_file: str | Path | None = None,
+    force: bool = False,
+) -> dict[str, str]:
+    """Options with which the provider programs a model as ``convert`` would.
+
+    The nodes that go to crossbars are those of a conversion; ``rank`` has no meaning here. An
+    option's value that begins with ``@`` names a file, which is read when a session is made.
+
+    Args:
+        model: an ordinary model, an .onnx file; its nodes need names.
+        config: of the conversion.
+        data: samples that set the ranges of converters and word lines, as for ``convert``.
+        periphery_file: write the option ``periphery`` there. Without it the option holds the text.
+        force: replace an existing file.
+
+    Raises:
+        ConfigError: wires have a resistance: that changes weights, so the model has to be
+            converted.
+        UsageError: an option is longer than ONNX Runtime takes.
+        RimcError: as of ``convert``.
+    """
+    source = Path(model)
+    if config.periphery.wire_ohm is not None:
+        raise ConfigError("wire_ohm changes weights, which the provider can't. Convert the model.")
+    graph = load_model(source)
+    with blame_model(source):
+        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+        decisions = passes.select_rram_nodes(graph, config)
+    passes.require_mapped(decisions)
+    for decision in decisions:
+        if decision.unit is not None and passes.is_transposed_product(decision.unit.node):
+            raise UsageError(
+                f"node '{decision.name}' (ConvTranspose): the provider leaves it to ONNX Runtime, "
+                f"a conversion doesn't. Convert the model, or use --keep-digital "
+                f"'{decision.name}'."
+            )
+    options = {"device": config.device.to_json(), "seed": str(config.seed)}
+    if config.device.time_law is not None:
+        options["time_s"] = repr(config.device.resolve_time(config.time_s))
+    if not config.periphery.device_reads:
+        options["device_reads"] = "0"
+    digital = [d.name for d in decisions if not d.accepted]
+    if bad := next((name for name in digital if ";" in name), None):
+        raise UsageError(
+            f"node {bad!r} stays digital, and keep_digital can't name it: it has a ';'."
+        )
+    if digital:
+        options["keep_digital"] = ";".join(digital)
+    ideal = PeripheryConfig(
+        range_percentile=config.reads.range_percentile, device_reads=config.reads.device_reads
+    )
+    if config.reads != ideal or config.iv_polynomial is not None:
+        units = [d.unit for d in decisions if d.unit]
+        options["periphery"] = _periphery(graph, units, config, source, data)
+    if periphery_file is not None:
+        target = Path(periphery_file)
+        with output_folder(target, force=force) as folder:
+            (folder / target.name).write_text(options.get("periphery", '{"*": {}}'), "utf-8")
+        options["periphery"] = f"@{target.resolve()}"
+    for name, text in options.items():
+        if len(text.encode()) > _MOST_CHARACTERS:
+            how = " Give periphery_file." if name == "periphery" else ""
+            raise UsageError(
+                f"{source}: the provider option {name} has {len(text)} characters, ONNX Runtime "
+                f"takes {_MOST_CHARACTERS}.{how}"
+            )
+    return options
+
+
+def _periphery(
+    graph: ir.Model,
+    units: list[passes.RramUnit],
+    config: ConvertConfig,
+    source: Path,
+    data: Data | None,
+) -> str:
+    """The attributes of every node's crossbar but its weight and device, as JSON."""
+    ranges = {}
+    if config.needs_ranges:
+        samples = range_samples(graph, source, data)
+        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
+        ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
+    attributes = {u.name: periphery_attributes(u, config, ranges.get(u.name)) for u in units}
+    # A curve is the device's, which the provider has too; without its noise none is stated.
+    own = {"read_noise_curve"}
+    if config.has_read_noise_curve:
+        own |= {"read_noise", "read_noise_relative"}
+    attributes = {
+        node: {name: value for name, value in values.items() if name not in own}
+        for node, values in attributes.items()
+    }
+    return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a converted model records of where it came from: its teacher and the version."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+from onnxscript import ir
+
+from rimc_onnx.errors import ModelError
+from rimc_onnx.io.model_files import sha256_of
+from rimc_onnx.ops.schema import DOMAIN
+
+__all__ = [
+    "TEACHER_PATH",
+    "TEACHER_SHA256",
+    "VERSION",
+    "check_converted",
+    "package_version",
+    "teacher_of",
+]
+
+TEACHER_SHA256 = "rimc.teacher_sha256"
+TEACHER_PATH = "rimc.teacher_path"
+VERSION = "rimc.version"
+"""Metadata of a converted model; the path is relative to its folder."""
+
+
+def check_converted(graph: ir.Model, source: Path) -> None:
+    """Refuse a model that is not converted, or by a later version than this.
+
+    Raises:
+        ModelError: it is either.
+    """
+    if DOMAIN not in graph.opset_imports:
+        raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
+    _refuse_newer(graph, source)
+
+
+def _refuse_newer(graph: ir.Model, source: Path) -> None:
+    """A later version may mean something else by the same names."""
+    written = graph.metadata_props.get(VERSION, "")
+    own = package_version()
+    if _release(written) > _release(own):
+        raise ModelError(
+            f"{source}: converted by rimc-onnx {written}, which is newer than this one ({own}). "
+            "Update rimc-onnx, or convert the model again."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (0, 2, 1) of 0.2.1rc1."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def package_version() -> str:
+    """Of this package, as it is installed."""
+    return importlib.metadata.version("rimc-onnx")
+
+
+def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, force: bool) -> Path:
+    """The file that ``source`` was converted from, or ``given``, its sha256 checked.
+
+    Args:
+        student: the converted model in ``source``.
+        source: its file; the recorded path is relative to it.
+        given: what a user names in place of the recorded file.
+        force: accept a file with another sha256.
+
+    Raises:
+        ModelError: no teacher is recorded, it is not there, or it is another one.
+    """
+    recorded = student.metadata_props.get(TEACHER_PATH)
+    if given is not None:
+        path = Path(given)
+    elif recorded is not None:
+        path = source.parent / recorded
+        if not path.is_file():
+            raise ModelError(f"{source}: its teacher {path} is not there. Give it with --teacher.")
+    else:
+        raise ModelError(f"{source}: records no teacher. Give it with --teacher.")
+    want = student.metadata_props.get(TEACHER_SHA256)
+    if not force and want is not None and path.is_file() and sha256_of(path) != want:
+        raise ModelError(
+            f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
+            "Give that one with --teacher, or --force to use this one."
+        )
+    return path

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SRAM adapter of one RRAM node, as it is stored: int8 A, B, M with their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
+
+__all__ = ["IDENTITY_CODE", "QuantizedAdapter", "adapter_rank", "lora_shapes"]
+
+Array = npt.NDArray[np.float32]
+Int8Array = npt.NDArray[np.int8]
+
+IDENTITY_CODE = 64
+"""Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
+
+
+def adapter_rank(rank: int, weight_shape: Sequence[int], group: int | None) -> int:
+    """Rank of one branch: ``rank``, but never more than the matrix of one group has.
+
+    ``weight_shape`` is [K, N] for a MatMul (``group`` None), [M, C / group, *kernel] for a Conv.
+    """
+    if group is None:
+        depth, columns = weight_shape
+    else:
+        depth, columns = int(np.prod(weight_shape[1:])), weight_shape[0] // group
+    return min(rank, depth, columns)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedAdapter:
+    """Inputs 2.. of ``DoraMatMul`` / ``DoraConv`` in their order; shapes in ``docs/ops/``.
+
+    In real numbers A = lora_a * x_scale^-1 * rank_step^-1 up to the rounding of the codes in
+    between, B = lora_b * lora_b_scale, S = sparse_values * sparse_scale / x_scale and
+    M = magnitude * magnitude_scale. A part that is empty, or M at 1, takes no SRAM.
+
+    Raises:
+        ValueError: a rank, a sum of codes or a place that the operators do not take.
+    """
+
+    lora_a: Int8Array
+    lora_b: Int8Array
+    magnitude: Int8Array
+    x_scale: Array
+    rank_step: Array
+    lora_b_scale: Array
+    magnitude_scale: Array
+    bias: Array
+    sparse_values: Int8Array
+    sparse_index: npt.NDArray[np.int64]
+    sparse_scale: Array
+
+    def __post_init__(self) -> None:
+        if self.lora_a.ndim < 2 or self.lora_b.ndim != self.lora_a.ndim or not self.magnitude.size:
+            raise ValueError(
+                f"lora_a and lora_b must be matrices or kernels of one number of axes, got shapes "
+                f"{list(self.lora_a.shape)} and {list(self.lora_b.shape)}"
+            )
+        rank = self.lora_b.shape[0 if self.lora_b.ndim == 2 else 1]
+        if rank > MAX_RANK:
+            raise ValueError(f"the rank is {rank}, at most {MAX_RANK}")
+        a = np.abs(self.lora_a.astype(np.int64))
+        per_rank = a.sum(axis=0 if a.ndim == 2 else tuple(range(1, a.ndim)))
+        if per_rank.size and per_rank.max() > MAX_CODE_SUM:
+            raise ValueError(f"sum of |lora_a| is {per_rank.max()}, at most {MAX_CODE_SUM}")
+        if self.sparse_values.size or self.sparse_index.size:
+            self._check_sparse()
+
+    def _check_sparse(self) -> None:
+        values, index, cells = self.sparse_values, self.sparse_index, _cells(self)
+        if values.ndim != 1 or values.shape != index.shape:
+            raise ValueError(
+                f"sparse_values and sparse_index must be rows of one length, got shapes "
+                f"{list(values.shape)} and {list(index.shape)}"
+            )
+        if index.min() < 0 or index.max() >= cells:
+            raise ValueError(
+                f"sparse_index must lie in 0..{cells - 1}, got {index.min()}..{index.max()}"
+            )
+        if (np.diff(index) <= 0).any() and len(np.unique(index)) != index.size:
+            raise ValueError("sparse_index names a cell twice")
+        columns = len(self.magnitude)
+        is_conv = self.lora_a.ndim > 2
+        line = index // (cells // columns) if is_conv else index % columns
+        sums = np.bincount(line, np.abs(values.astype(np.float64)))
+        if sums.max() > MAX_CODE_SUM:
+            raise ValueError(
+                f"sum of |sparse_values| is {sums.max():.0f} on a bit line, at most {MAX_CODE_SUM}"
+            )
+
+    @classmethod
+    def identity(
+        cls, *, weight_shape: Sequence[int], group: int | None, rank: int, bias: Array
+    ) -> QuantizedAdapter:
+        """The adapter that adds nothing: Y = H + bias. Shapes as in :func:`adapter_rank`."""
+        rank = adapter_rank(rank, weight_shape, group)
+        a_shape, b_shape, ranks = lora_shapes(weight_shape, group, rank)
+        one = np.ones(1, np.float32)
+        return cls(
+            lora_a=np.zeros(a_shape, np.int8),
+            lora_b=np.zeros(b_shape, np.int8),
+            magnitude=np.full(len(bias), IDENTITY_CODE, np.int8),
+            x_scale=one,
+            rank_step=np.ones(ranks, np.float32),
+            lora_b_scale=one,
+            magnitude_scale=np.full(1, 1 / IDENTITY_CODE, np.float32),
+            bias=np.asarray(bias, np.float32),
+            sparse_values=np.zeros(0, np.int8),
+            sparse_index=np.zeros(0, np.int64),
+            sparse_scale=one,
+        )
+
+    @property
+    def sram_bytes(self) -> int:
+        """Bytes in SRAM: int8 A, B and M, a code and an 8-bit relative index per sparse value.
+
+        All cells of the matrix kept need no index. Scales and the digital bias are not counted.
+        """
+        codes, cells = self.sparse_values.size, _cells(self)
+        sparse = codes if codes == cells else 2 * codes
+        has_magnitude = bool((self.magnitude != IDENTITY_CODE).any())
+        return self.lora_a.size + self.lora_b.size + has_magnitude * self.magnitude.size + sparse
+
+    @property
+    def is_identity(self) -> bool:
+        """True where Y = H + bias whatever the input: A B and S are zero, M is one."""
+        low_rank = self.lora_a.any() and self.lora_b.any()
+        scaled = (self.magnitude * self.magnitude_scale != 1.0).any()
+        return not (low_rank or self.sparse_values.any() or scaled)
+
+    def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Input name -> tensor, in the order of the operator's inputs."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def lora_shapes(
+    weight_shape: Sequence[int], group: int | None, rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Shapes of ``lora_a`` and ``lora_b`` and the ranks of all groups together."""
+    if group is None:
+        depth, columns = weight_shape
+        return (depth, rank), (rank, columns), rank
+    ones = [1] * (len(weight_shape) - 2)
+    return (group * rank, *weight_shape[1:]), (weight_shape[0], rank, *ones), group * rank
+
+
+def _cells(adapter: QuantizedAdapter) -> int:
+    """Cells of the matrix that the adapter corrects."""
+    a, b = adapter.lora_a.shape, adapter.lora_b.shape
+    return a[0] * b[1] if len(a) == 2 else b[0] * int(np.prod(a[1:]))
