@@ -16,7 +16,7 @@ from rimc_onnx.passes.canonicalize_conv_transpose import (
 )
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_operators import CheckOperatorsPass
-from rimc_onnx.passes.check_rimc_model import RramBranch, check_rimc_model, rram_branches
+from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
@@ -35,6 +35,7 @@ from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline
 from rimc_onnx.passes.raise_opset import RaiseOpsetPass
 from rimc_onnx.passes.read_periphery import node_ranges, read_periphery
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
+from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,

@@ -11,8 +11,8 @@ from onnxscript import ir
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
-from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
+from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 from rimc_onnx.passes.rram_unit import RramUnit
 
 __all__ = ["AgeRramPass"]

@@ -10,7 +10,7 @@ from onnxscript import ir
 
 from rimc_onnx.errors import ModelError, suggest
 from rimc_onnx.ops.adapter import QuantizedAdapter
-from rimc_onnx.passes.check_rimc_model import rram_branches
+from rimc_onnx.passes.rram_branch import rram_branches
 
 __all__ = ["AttachAdaptersPass"]
 

@@ -19,8 +19,8 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
-from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
 from rimc_onnx.passes.make_adapters_swappable import adapter_values
+from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 
 __all__ = ["FoldAdaptersPass", "folded_weight"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from onnxscript import ir
 
 from rimc_onnx.ops import schema
-from rimc_onnx.passes.check_rimc_model import RramBranch, rram_branches
+from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 
 __all__ = ["MakeAdaptersSwappablePass", "adapter_values", "is_swappable"]
 
