@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
+from rimc_onnx.crossbar import attribute_types
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes._graph import (
@@ -85,7 +86,7 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
         y.type = ir.TensorType(ir.DataType.FLOAT)
     if add is None:
         h.name = names.value(f"{y.name}/rram")
-    geometry = schema.OPS[_DORA[rram.op_type]].attributes
+    geometry = attribute_types(_DORA[rram.op_type])
     dora = ir.Node(
         schema.DOMAIN,
         _DORA[rram.op_type],

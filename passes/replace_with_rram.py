@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
+from rimc_onnx.crossbar import ConvertConfig, NodeRanges, attribute_types
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.ops import schema
@@ -24,9 +24,8 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
-from rimc_onnx.passes.periphery_attributes import periphery_attributes
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
-from rimc_onnx.passes.rram_unit import RramUnit
+from rimc_onnx.passes.rram_unit import RramUnit, unit_periphery
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
 
 __all__ = ["ReplaceWithRramPass"]
@@ -98,7 +97,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
         config, device = self._config, self._config.device
         values = {
-            **periphery_attributes(unit, config, self._ranges.get(unit.name)),
+            **unit_periphery(unit, config, self._ranges.get(unit.name)).values(),
             "node": unit.name,
             "device": device.preset,
             "device_config": device.to_json(),
@@ -117,8 +116,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
                 "group": geometry.group,
                 "tile_group": geometry.group * unit.num_tiles,
             }
-        kinds = schema.OPS[unit.op_type].attributes
-        return [_ATTRIBUTE[kind](name, values[name]) for name, kind in kinds.items()]
+        types = attribute_types(unit.op_type)
+        return [_ATTRIBUTE[kind](name, values[name]) for name, kind in types.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

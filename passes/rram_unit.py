@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.errors import ModelError
+from rimc_onnx.crossbar import ConvertConfig, NodePeriphery, NodeRanges, node_periphery
+from rimc_onnx.errors import ModelError, NodeMappingError
 from rimc_onnx.ops import schema
 from rimc_onnx.passes._graph import Shapes, constant_add
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
 
-__all__ = ["RramUnit", "conv_unit", "matmul_unit"]
+__all__ = ["RramUnit", "conv_unit", "matmul_unit", "unit_periphery"]
 
 _CAST_FROM = {ir.DataType.FLOAT: None, ir.DataType.FLOAT16: ir.DataType.FLOAT16}
 
@@ -178,3 +179,19 @@ def _bias_add(
     if len(shape) > 1 and (rank is None or len(shape) > rank):
         return none
     return add, np.array(np.broadcast_to(constant.float32().reshape(-1), (columns,)))
+
+
+def unit_periphery(
+    unit: RramUnit, config: ConvertConfig, ranges: NodeRanges | None
+) -> NodePeriphery:
+    """What a conversion puts around the arrays of a unit.
+
+    Raises:
+        NodeMappingError: as :func:`~rimc_onnx.crossbar.node_periphery` says, with the node.
+    """
+    try:
+        return node_periphery(
+            config, ranges, node=unit.name, columns=unit.columns, num_tiles=unit.num_tiles
+        )
+    except ValueError as error:
+        raise NodeMappingError(f"node '{unit.name}' ({unit.node.op_type}): {error}") from error

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.crossbar.integer_grid import CODED_BITS, CURVE_STEPS
+from rimc_onnx.crossbar import CODED_BITS, CURVE_STEPS, NodePeriphery
 from rimc_onnx.device import read_normals, sinh_curve
-from rimc_onnx.ops.schema import IV_TERMS
 
 __all__ = [
     "Periphery",
@@ -42,38 +41,11 @@ _F32 = np.float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Periphery:
-    """What surrounds the arrays of an RRAM node: its attributes, each switched off by default."""
+class Periphery(NodePeriphery):
+    """The attributes of an RRAM node that the oracle reads, each switched off by default."""
 
-    dac_bits: int = 0
-    dac_range: float = 1.0
-    dac_signed: int = 1
-    dac_serial_bits: int = 0
-    iv_sinh: float = 0.0
-    input_shrink: float = 1.0
-    iv_square: Sequence[float] = (0.0,) * IV_TERMS
-    """What a cell adds for u^2, over w: powers of |w| / w_max, lowest first."""
-    iv_cube: Sequence[float] = (0.0,) * IV_TERMS
-    """The same for u^3."""
-    adc_bits: int = 0
-    adc_range: Sequence[float] = (1.0,)
-    """[1] or [M]."""
-    adc_gain: Sequence[float] = (1.0,)
-    """[1] or [tiles * M], bit lines of one tile together."""
-    adc_offset: Sequence[float] = (0.0,)
-    """As ``adc_gain``."""
-    read_noise: float = 0.0
-    read_noise_relative: int = 0
-    read_noise_curve: Sequence[float] = (0.0,)
-    """[1], or standard deviations of a pair at |w| = w_max (i / 64)^2, over ``read_noise``."""
-    read_key: int = 0
     w_max: Sequence[float] = (1.0,)
     """[1] or [M]."""
-
-    @property
-    def follows_weight(self) -> bool:
-        """True where the I-V curve is not the same for all cells."""
-        return any(self.iv_square) or any(self.iv_cube)
 
 
 def dac_quantize(x: Array, *, dac_bits: int, dac_range: float, dac_signed: int) -> Array:
@@ -213,7 +185,6 @@ def _read(
     w: Array,
     *,
     steps: int,
-    num_tiles: int,
     run: int,
     periphery: Periphery,
     multiply: Multiply,
@@ -224,7 +195,7 @@ def _read(
     ``multiply`` is the array; the bit lines are axis ``column_axis`` of w.
     """
     p = periphery
-    reads = num_tiles if p.adc_bits else 1
+    reads = p.num_tiles if p.adc_bits else 1
     tile = -(-steps // reads)
     columns = 0
     total = None
@@ -278,7 +249,7 @@ def _adc_codes(value: Array, periphery: Periphery, tile: int, columns: int) -> A
     return np.clip(np.rint(scaled + offset), -top, top)
 
 
-def rram_matmul(x: Array, w: Array, *, num_tiles: int, run: int = 0, **periphery: Any) -> Array:
+def rram_matmul(x: Array, w: Array, *, run: int = 0, **periphery: Any) -> Array:
     """``RramMatMul``: x [..., K] times the crossbar w [K, N] gives [..., N].
 
     Word lines are split into ``num_tiles`` tiles of ceil(K / num_tiles) rows. ``periphery``: fields
@@ -294,7 +265,6 @@ def rram_matmul(x: Array, w: Array, *, num_tiles: int, run: int = 0, **periphery
         x,
         w,
         steps=depth,
-        num_tiles=num_tiles,
         run=run,
         periphery=Periphery(**periphery),
         multiply=multiply,
@@ -332,7 +302,6 @@ def rram_conv(
     pads: Sequence[int],
     dilations: Sequence[int],
     group: int,
-    num_tiles: int,
     run: int = 0,
     **periphery: Any,
 ) -> Array:
@@ -355,7 +324,6 @@ def rram_conv(
         x,
         w,
         steps=depth,
-        num_tiles=num_tiles,
         run=run,
         periphery=Periphery(**periphery),
         multiply=multiply,

@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
-from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
+from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.crossbar.integer_grid import CODED_BITS, CURVE_STEPS, on_grid
+from rimc_onnx.crossbar.periphery import (
+    NodePeriphery,
+    NodeRanges,
+    PeripheryConfig,
+    ReadNoiseLaw,
+    attribute_types,
+    node_periphery,
+)
 from rimc_onnx.crossbar.wires import ArrayLayout, apply_ir_drop, wire_loss
 
 __all__ = [
@@ -12,10 +20,13 @@ __all__ = [
     "CURVE_STEPS",
     "ArrayLayout",
     "ConvertConfig",
+    "NodePeriphery",
     "NodeRanges",
     "PeripheryConfig",
     "ReadNoiseLaw",
     "apply_ir_drop",
+    "attribute_types",
+    "node_periphery",
     "on_grid",
     "wire_loss",
 ]

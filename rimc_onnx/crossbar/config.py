@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum, unique
 
 import numpy as np
 
+from rimc_onnx.crossbar.periphery import NodeRanges, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import (
     DeviceConfig,
     IvPolynomial,
@@ -16,134 +16,9 @@ from rimc_onnx.device import (
     read_noise_table,
 )
 from rimc_onnx.errors import ConfigError
-from rimc_onnx.ops.schema import IV_TERMS, MAX_IV_SINH, MAX_RANK
+from rimc_onnx.ops.schema import IV_TERMS, MAX_RANK
 
 __all__ = ["ConvertConfig", "NodeRanges", "PeripheryConfig", "ReadNoiseLaw"]
-
-_MAX_BITS = 16
-"""Converters beyond 16 bits are finer than the fp32 arithmetic that simulates them."""
-
-_MAX_CONVERTER_ERROR = 0.15
-"""A draw of 6.3 standard deviations still leaves a gain above 0."""
-
-_MAX_WIRE_OHM = 1e3
-"""Far beyond any wire between two cells; a typing error."""
-
-
-def _check_bits(name: str, bits: int | None, lowest: int) -> None:
-    if bits is not None and not lowest <= bits <= _MAX_BITS:
-        raise ConfigError(
-            f"{name} must lie in {lowest}..{_MAX_BITS} bits, got {bits}. Use none for an ideal one."
-        )
-
-
-def _check_share(name: str, value: float | None, most: float, *, least: float = 0.0) -> None:
-    """Above ``least`` and at most ``most``; NaN is neither."""
-    if value is not None and not least < value <= most:
-        raise ConfigError(f"{name} must be above {least:g} and at most {most:g}, got {value}")
-
-
-@unique
-class ReadNoiseLaw(Enum):
-    """What the standard deviation of a device's read noise is a fraction of."""
-
-    ABSOLUTE = "absolute"
-    """G_max: the same for all devices, whatever they hold."""
-    RELATIVE = "relative"
-    """The device's own conductance."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeripheryConfig:
-    """What surrounds the arrays; ``None`` means ideal (SPEC section 3)."""
-
-    tile_rows: int | None = None
-    """Word lines of one array; ``None`` is one array of any height."""
-    dac_bits: int | None = None
-    """Resolution of the word-line drivers."""
-    adc_bits: int | None = None
-    """Resolution of the bit-line converters, sign included."""
-    dac_serial_bits: int | None = None
-    """Bits of an input code that the word lines take at a time; ``None`` is all at once."""
-    iv_sinh: float | None = None
-    """K of the devices' current over voltage, sinh(K u) for u from -1 to 1 over the input range."""
-    input_shrink: float = 1.0
-    """Share of the devices' voltage range that the inputs use; less is more linear, but the ADC
-    keeps its full scale (Lin et al. 2026)."""
-    adc_gain_error_frac: float | None = None
-    """Standard deviation of a converter's gain, drawn once for every tile and bit line."""
-    adc_offset_error_frac: float | None = None
-    """The same of its offset, as a fraction of full scale."""
-    read_noise_frac: float | None = None
-    """Standard deviation of a device's conductance from one read to the next; ``read_noise_law``
-    says of what."""
-    read_noise_law: ReadNoiseLaw = ReadNoiseLaw.ABSOLUTE
-    wire_ohm: float | None = None
-    """Resistance of a word line and of a bit line from one cell to the next, ohm."""
-    device_reads: bool = True
-    """Where ``read_noise_frac`` is None, use that of the device model, and where ``iv_sinh`` is
-    None, its I-V curve; as far as the model states them."""
-    range_percentile: float = 99.99
-    """Share of the absolute values of the data, in percent, that a converter's range holds;
-    50 or more."""
-
-    def __post_init__(self) -> None:
-        if self.tile_rows is not None and self.tile_rows < 1:
-            raise ConfigError(
-                f"tile_rows must be 1 or more, got {self.tile_rows}. Use none for untiled arrays."
-            )
-        _check_bits("dac_bits", self.dac_bits, 2)
-        _check_bits("adc_bits", self.adc_bits, 2)
-        self._check_word_lines()
-        for name in ("adc_gain_error_frac", "adc_offset_error_frac"):
-            _check_share(name, getattr(self, name), _MAX_CONVERTER_ERROR)
-            if getattr(self, name) is not None and self.adc_bits is None:
-                raise ConfigError(f"{name} is an error of an ADC, and adc_bits is none. Set it.")
-        _check_share("read_noise_frac", self.read_noise_frac, 1.0)
-        if not isinstance(self.read_noise_law, ReadNoiseLaw):
-            raise ConfigError(f"read_noise_law must be a ReadNoiseLaw, got {self.read_noise_law!r}")
-        _check_share("wire_ohm", self.wire_ohm, _MAX_WIRE_OHM)
-        if not 50.0 <= self.range_percentile <= 100.0:  # less clips most of the data
-            raise ConfigError(
-                f"range_percentile must lie in 50..100 percent, got {self.range_percentile}"
-            )
-
-    def _check_word_lines(self) -> None:
-        if self.dac_serial_bits is not None:
-            if self.dac_bits is None:
-                raise ConfigError(
-                    f"dac_serial_bits is {self.dac_serial_bits}, and there are no input bits to "
-                    f"take in turn. Set dac_bits."
-                )
-            if not 1 <= self.dac_serial_bits < self.dac_bits:
-                raise ConfigError(
-                    f"dac_serial_bits must lie in 1..{self.dac_bits - 1} with dac_bits "
-                    f"{self.dac_bits}, got {self.dac_serial_bits}. Use none for all at once."
-                )
-        _check_share("iv_sinh", self.iv_sinh, MAX_IV_SINH)
-        _check_share("input_shrink", self.input_shrink, 1.0)
-
-    @property
-    def needs_ranges(self) -> bool:
-        """True where converters or word lines have to be given an input range."""
-        parts = (self.dac_bits, self.adc_bits, self.iv_sinh)
-        return any(part is not None for part in parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeRanges:
-    """Full scale of the converters of one RRAM node, in the units of x and of x W."""
-
-    dac_range: float = 1.0
-    dac_signed: bool = True
-    adc_range: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if not self.dac_range > 0 or not all(r > 0 for r in self.adc_range):
-            raise ConfigError(
-                f"converter ranges must be positive, got DAC {self.dac_range}, "
-                f"ADC {min(self.adc_range)}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

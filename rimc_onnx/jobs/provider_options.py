@@ -15,7 +15,7 @@ from rimc_onnx.errors import ConfigError, UsageError
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, range_samples
 from rimc_onnx.io.model_files import blame_model, load_model, output_folder
-from rimc_onnx.passes.periphery_attributes import periphery_attributes
+from rimc_onnx.passes.rram_unit import unit_periphery
 
 __all__ = ["provider_options"]
 
@@ -110,7 +110,7 @@ def _periphery(
         samples = range_samples(graph, source, data)
         feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
         ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
-    attributes = {u.name: periphery_attributes(u, config, ranges.get(u.name)) for u in units}
+    attributes = {u.name: unit_periphery(u, config, ranges.get(u.name)).values() for u in units}
     # A curve is the device's, which the provider has too; without its noise none is stated.
     own = {"read_noise_curve"}
     if config.has_read_noise_curve:

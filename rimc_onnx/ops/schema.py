@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator set ``ai.rimc``: names, inputs and attributes, written down once.
+"""The operator set ``ai.rimc``: names, inputs, attributes of the device, and limits.
 
 Every attribute is written on every node, because a native kernel does not see the defaults of a
-function. ``docs/ops/`` has a page per operator; :mod:`rimc_onnx.reference` is its meaning in numpy.
+function; :func:`rimc_onnx.crossbar.attribute_types` has them all. ``docs/ops/`` has a page per
+operator; :mod:`rimc_onnx.reference` is its meaning in numpy.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "DEVICE_STATE",
     "DOMAIN",
     "DORA_CONV",
     "DORA_MATMUL",
+    "GEOMETRY",
     "IV_TERMS",
     "MAX_BITS",
     "MAX_CODE_SUM",
@@ -72,27 +75,7 @@ RANK_KEY: Final = "rimc.rank"
 TIME_KEY: Final = "rimc.time_s"
 """Metadata of a converted model: seconds since programming, as on its RRAM nodes."""
 
-_PERIPHERY = {
-    "tile_rows": "int",
-    "num_tiles": "int",
-    "dac_bits": "int",
-    "dac_range": "float",
-    "dac_signed": "int",
-    "dac_serial_bits": "int",
-    "iv_sinh": "float",
-    "input_shrink": "float",
-    "iv_square": "floats",
-    "iv_cube": "floats",
-    "adc_bits": "int",
-    "adc_range": "floats",
-    "adc_gain": "floats",
-    "adc_offset": "floats",
-    "read_noise": "float",
-    "read_noise_relative": "int",
-    "read_noise_curve": "floats",
-    "read_key": "int",
-}
-_DEVICE_STATE = {
+DEVICE_STATE: Final = {
     "node": "string",
     "device": "string",
     "device_config": "string",
@@ -102,7 +85,11 @@ _DEVICE_STATE = {
     "g_max_us": "float",
     "w_max": "floats",
 }
-_CONV = {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "int"}
+"""Attributes of a crossbar that say how its weight came to be, and their types."""
+
+GEOMETRY: Final = {"strides": "ints", "pads": "ints", "dilations": "ints", "group": "int"}
+"""Attributes of both operators of a convolution, and their types."""
+
 _DORA_INPUTS = (
     "x",
     "h",
@@ -122,24 +109,19 @@ _DORA_INPUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
-    """Inputs and attributes (name -> ONNX attribute type) of one operator."""
+    """Name and inputs of one operator."""
 
     name: str
     inputs: tuple[str, ...]
-    attributes: dict[str, str]
 
 
 OPS: Final = {
     spec.name: spec
     for spec in (
-        OpSpec(name=RRAM_MATMUL, inputs=("x", "w"), attributes={**_PERIPHERY, **_DEVICE_STATE}),
-        OpSpec(
-            name=RRAM_CONV,
-            inputs=("x", "w"),
-            attributes={**_CONV, **_PERIPHERY, "tile_group": "int", **_DEVICE_STATE},
-        ),
-        OpSpec(name=DORA_MATMUL, inputs=_DORA_INPUTS, attributes={}),
-        OpSpec(name=DORA_CONV, inputs=_DORA_INPUTS, attributes=_CONV),
+        OpSpec(name=RRAM_MATMUL, inputs=("x", "w")),
+        OpSpec(name=RRAM_CONV, inputs=("x", "w")),
+        OpSpec(name=DORA_MATMUL, inputs=_DORA_INPUTS),
+        OpSpec(name=DORA_CONV, inputs=_DORA_INPUTS),
     )
 }
 

@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import runtime
 from rimc_onnx.bodies import operators
+from rimc_onnx.crossbar import attribute_types
 from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
@@ -75,7 +76,7 @@ class Malformed:
         )
         for key, value in self.attributes.items():
             if value == []:  # make_node does not know of which type
-                kind = schema.OPS[self.op].attributes[key].upper()
+                kind = attribute_types(self.op)[key].upper()
                 type_ = onnx.AttributeProto.AttributeType.Value(kind)
                 node.attribute.append(onnx.AttributeProto(name=key, type=type_))
         return node
@@ -206,7 +207,7 @@ _FLOATS = (float("nan"), float("inf"), -1.0, 0.0, 1e-45, 1e-38, 3e38)
 
 
 def _bad_attributes(node: Malformed) -> Iterator[Malformed]:
-    for name, kind in schema.OPS[node.op].attributes.items():
+    for name, kind in attribute_types(node.op).items():
         unread = None if name in UNREAD else True
         kept = {k: v for k, v in node.attributes.items() if k != name}
         yield _but(node, f"{name} missing", attributes=kept, refused=unread)
