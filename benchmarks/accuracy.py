@@ -27,7 +27,7 @@ import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx import passes
 from rimc_onnx.calibration import fit
-from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.config import CalibrateConfig, Solver
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.crossbar.config import ConvertConfig
@@ -127,7 +127,7 @@ def _calibrate(
         statistics=known,
         force=True,
         config=CalibrateConfig(
-            solver=solver,
+            solver=Solver(solver),
             read_out=arguments.read_out,
             num_samples=arguments.samples,
             rank=None if arguments.budget else arguments.rank,

@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 
 from rimc_onnx.calibration.allocate import Kinds
 from rimc_onnx.calibration.solvers.closed_form import ClosedFormConfig
+from rimc_onnx.calibration.solvers.registry import Solver, solver_of
 from rimc_onnx.errors import ConfigError, UsageError, suggest
 from rimc_onnx.ops.schema import MAX_RANK
 
-__all__ = ["READ_OUT_NOISE_FRAC", "CalibrateConfig", "one_of", "parse_adapter", "parse_budget"]
+__all__ = [
+    "READ_OUT_NOISE_FRAC",
+    "CalibrateConfig",
+    "Propagate",
+    "Solver",
+    "one_of",
+    "parse_adapter",
+    "parse_budget",
+]
 
 READ_OUT_NOISE_FRAC = 0.02
 """``read_out_noise_frac`` where none is given."""
@@ -26,6 +36,14 @@ _ADAPTERS = {
 }
 
 
+class Propagate(Enum):
+    """Whose inputs the nodes are fitted on. The value is the name in reports and options."""
+
+    TEACHER = "teacher"
+    STUDENT = "student"
+    """Those of the calibrated student, after a first fit on the teacher's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """Samples, adapters, SRAM and what may be known of the device."""
@@ -34,8 +52,14 @@ class CalibrateConfig:
     """0 needs ``read_out`` and a statistics file."""
     sample_seed: int = 0
     """Key of the draw of samples from the data."""
-    adapter: str = ""
-    """Parts of the adapters, see :func:`parse_adapter`; default ``dora+sparse``, with a rank
+    read_out_seed: int = 0
+    """Key of the noise of a read-out."""
+    sensitivity_seed: int = 0
+    """Key of the test errors by which nodes are compared."""
+    solver_seed: int = 0
+    """Key of what the solver draws: the start of ``adam``."""
+    adapter: str | None = None
+    """Parts of the adapters, see :func:`parse_adapter`; ``None`` is ``dora+sparse``, with a rank
     ``dora``."""
     rank: int | None = None
     """One rank for all nodes. ``None``: one SRAM budget, spent where it helps most."""
@@ -43,10 +67,8 @@ class CalibrateConfig:
     sram_budget_frac: float | None = None
     """The budget, in bytes or as a share of the number of weights. Neither: the bytes of the
     branches that the model was converted with."""
-    solver: str = "closed-form"
-    """``closed-form``, or ``adam``: the paper's own."""
-    propagate: str = "teacher"
-    """Whose inputs the nodes are fitted on."""
+    solver: Solver = Solver.CLOSED_FORM
+    propagate: Propagate = Propagate.TEACHER
     read_out: bool = False
     """The arrays can be measured; otherwise the device is a black box."""
     read_out_noise_frac: float = READ_OUT_NOISE_FRAC
@@ -56,7 +78,8 @@ class CalibrateConfig:
     @property
     def kinds(self) -> Kinds:
         """Parts of the adapters."""
-        return parse_adapter(self.adapter or ("dora+sparse" if self.rank is None else "dora"))
+        default = "dora+sparse" if self.rank is None else "dora"
+        return parse_adapter(default if self.adapter is None else self.adapter)
 
     def __post_init__(self) -> None:
         if self.num_samples < 0 or (self.num_samples == 0 and not self.read_out):
@@ -64,8 +87,12 @@ class CalibrateConfig:
                 f"samples must be 1 or more, got {self.num_samples}. "
                 "Only --read-out with --statistics needs none."
             )
-        one_of("solver", self.solver, "closed-form", "adam")
-        one_of("propagate", self.propagate, "teacher", "student")
+        for name, known in (("solver", Solver), ("propagate", Propagate)):
+            if not isinstance(getattr(self, name), known):
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(map(str, known))}, "
+                    f"got {getattr(self, name)!r}"
+                )
         if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
             raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
         given = [self.rank, self.sram_budget_bytes, self.sram_budget_frac]
@@ -85,19 +112,20 @@ class CalibrateConfig:
                 "one rank for all nodes leaves no room for sparse or dense adapters. "
                 "Give --adapter dora or lora with --rank, or an SRAM budget."
             )
-        if self.propagate == "student" and self.read_out:
+        if self.propagate is Propagate.STUDENT and self.read_out:
             raise UsageError(
                 "--propagate student asks the device for its answers: leave out --read-out."
             )
-        if self.solver == "adam" and (
+        if solver_of(self.solver).needs_features and (
             self.rank is None
             or not self.kinds.low_rank
             or self.read_out
-            or self.propagate == "student"
+            or self.propagate is Propagate.STUDENT
         ):
             raise UsageError(
-                "the solver adam fits one rank for all nodes on the teacher's inputs: give --rank "
-                "with --adapter dora or lora, without --read-out and --propagate student."
+                f"the solver {self.solver.value} fits one rank for all nodes on the teacher's "
+                "inputs: give --rank with --adapter dora or lora, without --read-out and "
+                "--propagate student."
             )
 
 

@@ -22,8 +22,8 @@ from onnxscript import ir
 
 from rimc_onnx.calibration.allocate import Share, allocate, uniform
 from rimc_onnx.calibration.array_read_out import read_out
-from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.moments import Geometry
+from rimc_onnx.calibration.config import CalibrateConfig, Propagate
+from rimc_onnx.calibration.moments import Features, Geometry
 from rimc_onnx.calibration.problem import (
     NodeProblem,
     TeacherKnowledge,
@@ -36,12 +36,11 @@ from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     Draft,
     draft,
-    finish,
     mean_error,
     squared_error,
 )
+from rimc_onnx.calibration.solvers.registry import NodeSolver, NodeTask, solver_of
 from rimc_onnx.calibration.walk import (
-    Features,
     Feeds,
     Pair,
     Sessions,
@@ -100,6 +99,11 @@ class _Job:
         return [pair.unit for pair in self.pairs]
 
     @property
+    def solver(self) -> NodeSolver:
+        """What finds adapters."""
+        return solver_of(self.config.solver)
+
+    @property
     def exact(self) -> bool:
         """True where statistics of many samples meet measured arrays.
 
@@ -138,7 +142,7 @@ def fit_adapters(
         known: what a statistics file says of the teacher.
         progress: called with (pass, nodes done, nodes in all).
     """
-    if config.propagate == "student" and (known is not None or not feeds):
+    if config.propagate is Propagate.STUDENT and (known is not None or not feeds):
         raise UsageError(
             "--propagate student fits on the student's own samples: give samples and no statistics."
         )
@@ -157,32 +161,29 @@ def fit_adapters(
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     _attach(student, nodes)
-    if config.propagate == "student":
+    if config.propagate is Propagate.STUDENT:
         nodes = _refit_on_student(job, shares)
     return _settle_biases(job, nodes, means)
 
 
 def _fit_nodes(job: _Job) -> tuple[list[CalibratedNode], list[Share], dict[str, F64]]:
     """Every adapter and its share of the SRAM; the teacher's mean outputs for each sample."""
-    config, felt = job.config, _sensitivities(job)
+    sensitivities = _sensitivities(job)
     shares = _ranks(job)
     given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
     means: dict[str, F64] = {}
 
     def study(item: tuple[Pair, Features | None]) -> Draft | CalibratedNode:
         pair, features = item
-        problem = _problem(job, felt, pair, features)
+        problem = _problem(job, sensitivities, pair, features)
         if features is not None:
             y = sample_means(features.y, conv=pair.geometry.conv)
             means[pair.branch.node] = y + pair.unit.bias
-        share = given.get(pair.branch.node)
-        if config.solver == "adam":
-            return _by_adam(pair, problem, features, config, share)
         drafted = _draft(job, problem, exact=job.exact)
-        return drafted if share is None else _finished((pair, drafted, share))
+        share = given.get(pair.branch.node)
+        return drafted if share is None else _finished(job, pair, drafted, share, features)
 
-    # Torch has threads of its own.
-    walk = beside_each_other(study, _walk(job), workers=1 if config.solver == "adam" else None)
+    walk = beside_each_other(study, _walk(job), workers=job.solver.num_workers)
     drafts, nodes = [], []
     for done, found in enumerate(walk):
         if isinstance(found, Draft):
@@ -191,9 +192,9 @@ def _fit_nodes(job: _Job) -> tuple[list[CalibratedNode], list[Share], dict[str, 
             nodes.append(found)
         job.progress("teacher", done + 1, len(job.pairs))
     if drafts:
-        shares = _shares(drafts, config, job.student.metadata_props.get(RANK_KEY))
+        shares = _shares(drafts, job.config, job.student.metadata_props.get(RANK_KEY))
         drafted = zip(job.pairs, drafts, shares, strict=True)
-        nodes = list(beside_each_other(_finished, drafted))
+        nodes = list(beside_each_other(lambda item: _finished(job, *item), drafted))
     return nodes, shares, means
 
 
@@ -206,9 +207,16 @@ def _draft(job: _Job, problem: NodeProblem, *, exact: bool) -> Draft:
     )
 
 
-def _finished(item: tuple[Pair, Draft, Share]) -> CalibratedNode:
-    pair, node, share = item
-    return _coded(pair, node.problem, finish(node, rank=share.rank, s=share.s), share)
+def _finished(
+    job: _Job, pair: Pair, node: Draft, share: Share, features: Features | None = None
+) -> CalibratedNode:
+    task = NodeTask(
+        draft=node,
+        features=features if job.solver.needs_features else None,
+        magnitude=job.config.kinds.magnitude,
+        seed=job.config.solver_seed,
+    )
+    return _coded(pair, node.problem, job.solver.fit(task, share), share)
 
 
 def _settle_biases(
@@ -256,16 +264,16 @@ def _walk(job: _Job) -> Iterator[tuple[Pair, Features | None]]:
 
 
 def _sensitivities(job: _Job) -> dict[str, float]:
-    """What the outputs feel of each node; with one rank for all there is nothing to share out."""
+    """Sensitivity of each node; with one rank for all there is nothing to share out."""
     if job.known is not None or job.config.rank is not None:
         return {}
     return measure_sensitivities(
-        job.teacher, job.units, job.feeds, job.sessions.digital, seed=job.config.sample_seed
+        job.teacher, job.units, job.feeds, job.sessions.digital, seed=job.config.sensitivity_seed
     )
 
 
 def _problem(
-    job: _Job, felt: Mapping[str, float], pair: Pair, features: Features | None
+    job: _Job, sensitivities: Mapping[str, float], pair: Pair, features: Features | None
 ) -> NodeProblem:
     """What a node lacks."""
     config, name = job.config, pair.branch.node
@@ -285,7 +293,7 @@ def _problem(
         features.moments(pair.geometry),
         _target(pair),
         bias_frac=job.bias_frac,
-        sensitivity=felt.get(name),
+        sensitivity=sensitivities.get(name),
         measured=_measured(pair, config) if config.read_out else None,
         noise_frac=config.read_out_noise_frac,
     )
@@ -303,7 +311,7 @@ def _read_out(pair: Pair, config: CalibrateConfig) -> F32:
     return read_out(
         pair.branch.weight(),
         node=pair.branch.node,
-        seed=config.sample_seed,
+        seed=config.read_out_seed,
         noise_frac=config.read_out_noise_frac,
     )
 
@@ -366,31 +374,6 @@ def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:
     return replace(node, adapter=replace(node.adapter, bias=bias))
 
 
-def _by_adam(
-    pair: Pair,
-    problem: NodeProblem,
-    features: Features | None,
-    config: CalibrateConfig,
-    share: Share | None,
-) -> CalibratedNode:
-    from rimc_onnx.calibration.solvers.adam import fit_adam
-
-    if features is None or share is None:
-        raise CalibrationError("the solver adam needs the device's features and a rank")
-    fitted = fit_adam(
-        pair.geometry,
-        features.x,
-        features.h,
-        features.y,
-        problem.target,
-        rank=share.rank,
-        magnitude=config.kinds.magnitude,
-        node=pair.branch.node,
-        seed=config.sample_seed,
-    )
-    return _coded(pair, problem, fitted, share)
-
-
 def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode]:
     """The same shares of SRAM, fitted on the inputs that the calibrated student has."""
     by_name = {p.branch.node: s for p, s in zip(job.pairs, shares, strict=True)}
@@ -406,7 +389,7 @@ def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode
         node = _draft(job, problem, exact=False)
         share = by_name[pair.branch.node]
         s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
-        nodes.append(_finished((pair, node, replace(share, s=s))))
+        nodes.append(_finished(job, pair, node, replace(share, s=s)))
         _attach(job.student, nodes[-1:])
 
     with one_blas_thread():

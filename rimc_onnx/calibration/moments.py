@@ -8,7 +8,7 @@ positions), G groups, d word lines of one group, m bit lines of one group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from rimc_onnx.reference import im2col
 if TYPE_CHECKING:
     from rimc_onnx.passes import RramUnit
 
-__all__ = ["Geometry", "SecondMoments", "rows_of"]
+__all__ = ["Features", "Geometry", "SecondMoments", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -150,3 +150,19 @@ class SecondMoments:
             x_g = np.moveaxis(part, 1, 0)
             self._x_x += x_g.transpose(0, 2, 1) @ x_g
         self._rows = []
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """One node's input, the teacher's output without bias and the device's, chunk by chunk."""
+
+    x: Sequence[Array]
+    y: Sequence[Array]
+    h: Sequence[Array]
+
+    def moments(self, geometry: Geometry) -> SecondMoments:
+        """Their second moments."""
+        moments = SecondMoments(geometry)
+        for x, y, h in zip(self.x, self.y, self.h, strict=True):
+            moments.update(x, y, h)
+        return moments

@@ -125,8 +125,8 @@ class NodeProblem:
     @property
     def loss_per_power(self) -> float:
         """What a unit of error power here costs; comparable over nodes."""
-        felt = self.statistics.sensitivity
-        return 1 / self.output_power if felt is None else felt
+        sensitivity = self.statistics.sensitivity
+        return 1 / self.output_power if sensitivity is None else sensitivity
 
     @property
     def output_power(self) -> float:
@@ -208,19 +208,19 @@ def _regress(x_x: Gram, x_e: F64, spread: F32) -> F64:
 
 def _conjugate_gradients(gram: Gram, ridge: F64, seen: F64, solve: Callable[[F64], F64]) -> F64:
     """Columns e_j of (G + diag(ridge_j)) e_j = seen_j, preconditioned by ``solve``, [d, m]."""
-    found = np.zeros_like(seen)
-    rest = seen.copy()
-    ahead = step = solve(rest)
-    felt = (rest * ahead).sum(axis=0)
-    enough = _TOLERANCE**2 * felt.sum()
+    x = np.zeros_like(seen)
+    r = seen.copy()  # residual; z preconditioned, p search direction, as in Golub and Van Loan
+    z = p = solve(r)
+    rho = (r * z).sum(axis=0)
+    enough = _TOLERANCE**2 * rho.sum()
     for _ in range(_MOST_STEPS):
-        image = gram @ step + ridge * step
-        length = felt / np.maximum((step * image).sum(axis=0), _TINY)
-        found += length * step
-        rest -= length * image
-        ahead = solve(rest)
-        before, felt = felt, (rest * ahead).sum(axis=0)
-        if felt.sum() <= enough:
+        a_p = gram @ p + ridge * p
+        alpha = rho / np.maximum((p * a_p).sum(axis=0), _TINY)
+        x += alpha * p
+        r -= alpha * a_p
+        z = solve(r)
+        rho_before, rho = rho, (r * z).sum(axis=0)
+        if rho.sum() <= enough:
             break
-        step = ahead + felt / np.maximum(before, _TINY) * step
-    return found
+        p = z + rho / np.maximum(rho_before, _TINY) * p
+    return x

@@ -46,8 +46,8 @@ def measure_sensitivities(
     that of the change over that of the outputs themselves. Empty where no output can tell (a model
     that ends in integers). Some samples are enough; the first few of ``feeds`` are used.
     """
-    felt = dict.fromkeys((unit.name for unit in units), 0.0)
-    spent = dict.fromkeys(felt, 0.0)
+    output_error_power = dict.fromkeys((unit.name for unit in units), 0.0)
+    node_error_power = dict.fromkeys(output_error_power, 0.0)
     for feed in _few(teacher, feeds, max(1, _NODE_RUNS // max(1, len(units)))):
         names = [unit.y.name or "" for unit in units]
         inputs = [unit.x.name or "" for unit in units]
@@ -56,13 +56,16 @@ def measure_sensitivities(
             error = _error(unit, run.values[unit.x.name or ""], factory, seed)
             y = run.values[unit.y.name or ""]
             outputs = run.again(unit.y.name or "", (y + error).astype(y.dtype))
-            felt[unit.name] += _change(run.outputs, outputs) * len(y)
-            spent[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
+            output_error_power[unit.name] += _change(run.outputs, outputs) * len(y)
+            node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
                 len(y) * unit.columns / max(error.size, 1)
             )
-    if not any(felt.values()):
+    if not any(output_error_power.values()):
         return {}
-    return {name: felt[name] / spent[name] if spent[name] > 0 else 0.0 for name in felt}
+    return {
+        name: output_error_power[name] / power if power > 0 else 0.0
+        for name, power in node_error_power.items()
+    }
 
 
 def _few(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import Features, Geometry, SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
@@ -25,7 +25,6 @@ from rimc_onnx.execution.taps import (
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = [
-    "Features",
     "Pair",
     "Sessions",
     "holding",
@@ -67,22 +66,6 @@ class Sessions:
 
     device: SessionFactory
     digital: SessionFactory
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """One node's input, the teacher's output without bias and the device's, chunk by chunk."""
-
-    x: Chunks
-    y: Chunks
-    h: Chunks
-
-    def moments(self, geometry: Geometry) -> SecondMoments:
-        """Their second moments."""
-        moments = SecondMoments(geometry)
-        for x, y, h in zip(self.x, self.y, self.h, strict=True):
-            moments.update(x, y, h)
-        return moments
 
 
 def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:

@@ -318,12 +318,12 @@ class FitOptions:
 
     samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
     adapter: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
             show_default="dora+sparse, dora with --rank",
         ),
-    ] = ""
+    ] = None
     rank: Annotated[
         int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
     ] = None
@@ -350,6 +350,8 @@ class FitOptions:
         from rimc_onnx.calibration.config import (
             READ_OUT_NOISE_FRAC,
             CalibrateConfig,
+            Propagate,
+            Solver,
             one_of,
             parse_budget,
         )
@@ -368,8 +370,10 @@ class FitOptions:
             rank=self.rank,
             sram_budget_bytes=budget[0],
             sram_budget_frac=budget[1],
-            solver=one_of("--solver", self.solver, "closed-form", "adam"),
-            propagate=one_of("--propagate", self.propagate, "teacher", "student"),
+            solver=Solver(one_of("--solver", self.solver, *(s.value for s in Solver))),
+            propagate=Propagate(
+                one_of("--propagate", self.propagate, *(p.value for p in Propagate))
+            ),
             read_out=self.read_out,
             read_out_noise_frac=READ_OUT_NOISE_FRAC if noise is None else noise,
         )

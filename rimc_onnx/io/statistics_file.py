@@ -106,7 +106,8 @@ def _take_reference(arrays: dict[str, Array]) -> list[dict[str, Array]]:
 
 
 def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
-    x_mean, half, y_mean, y_variance, x_abs_max, felt = (arrays[f"{node}/{p}"] for p in _PARTS)
+    parts = [arrays[f"{node}/{part}"] for part in _PARTS]
+    x_mean, half, y_mean, y_variance, x_abs_max, sensitivity = parts
     group, depth = x_mean.shape
     upper = np.triu_indices(depth)
     x_cov = np.zeros((group, depth, depth), np.float32)
@@ -118,5 +119,5 @@ def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
         y_mean=y_mean,
         y_variance=y_variance,
         x_abs_max=float(x_abs_max),
-        sensitivity=None if np.isnan(felt) else float(felt),
+        sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
     )

@@ -117,7 +117,7 @@ def calibrate(
     result = CalibrateReport(
         **files.names(),
         samples=config.num_samples,
-        solver=config.solver,
+        solver=config.solver.value,
         gamma=gamma_of(nodes),
         sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
         seconds=time.perf_counter() - start,

@@ -53,10 +53,10 @@ def write_statistics(
     kept = samples.draw(min(keep_samples, samples.num_samples), seed=0) if keep_samples else None
     reference = [b.feeds for b in kept.batches(CHUNK_SAMPLES)] if kept else []
     feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
-    felt = measure_sensitivities(graph, units, reference or feeds, digital_session, seed=0)
+    sensitivities = measure_sensitivities(graph, units, reference or feeds, digital_session, seed=0)
     found = {}
     for unit, moments in teacher_moments(graph, units, feeds, digital_session):
-        found[unit.name] = Statistics.of(moments, felt.get(unit.name))
+        found[unit.name] = Statistics.of(moments, sensitivities.get(unit.name))
         progress(len(found), len(units))
     if not found:
         raise ModelError(f"{source}: has no node that could go to RRAM. See rimc-onnx inspect.")

@@ -12,7 +12,13 @@ from onnx import numpy_helper
 from sample_jobs import top1
 
 from rimc_onnx import calibrate, inspect
-from rimc_onnx.calibration.config import CalibrateConfig, parse_adapter, parse_budget
+from rimc_onnx.calibration.config import (
+    CalibrateConfig,
+    Propagate,
+    Solver,
+    parse_adapter,
+    parse_budget,
+)
 from rimc_onnx.errors import CalibrationError, ConfigError, UsageError
 from rimc_onnx.ops import schema
 
@@ -101,11 +107,18 @@ def test_budget_that_does_not_hold_the_magnitudes_is_refused(digits_job: Path) -
         ({"sram_budget_frac": float("inf")}, ConfigError),
         ({"read_out_noise_frac": -0.1}, ConfigError),
         ({"rank": 2, "sram_budget_bytes": 100, "adapter": "dora"}, UsageError),
+        ({"solver": "adam", "rank": 2}, ConfigError),
+        ({"propagate": "student"}, ConfigError),
         ({"sram_budget_frac": 0.1, "sram_budget_bytes": 100}, UsageError),
         ({"rank": 2, "adapter": "dora+sparse"}, UsageError),
-        ({"solver": "adam"}, UsageError),
+        ({"solver": Solver.ADAM}, UsageError),
         (
-            {"solver": "adam", "rank": 2, "adapter": "dora", "propagate": "student"},
+            {
+                "solver": Solver.ADAM,
+                "rank": 2,
+                "adapter": "dora",
+                "propagate": Propagate.STUDENT,
+            },
             UsageError,
         ),
     ],

@@ -14,6 +14,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def make_record(
         result=fields,
         model=model,
         teacher_sha256=teacher_sha256,
-        config=asdict(config),
+        config=_plain(config),
         device=device,
         periphery=read_periphery(first),
         runs_on=runs_on,
@@ -182,6 +183,16 @@ def make_record(
         sample_seed=config.sample_seed,
         versions=_versions(),
         nodes=[NodeRecord.of(node, branches[node.name]) for node in nodes],
+    )
+
+
+def _plain(config: CalibrateConfig) -> dict[str, Any]:
+    """The fields, choices by their names."""
+    return asdict(
+        config,
+        dict_factory=lambda items: {
+            name: value.value if isinstance(value, Enum) else value for name, value in items
+        },
     )
 
 

@@ -161,12 +161,11 @@ class _Student:
         import torch
 
         num_a, num_b, *num_m = self.sizes
-        # A name that no node has: A must not repeat the draws of the node's own devices.
         draws = standard_normals(
             seed=seed,
-            node=f"{node}\0lora_a",
+            node=node,
             device=0,
-            purpose=Purpose.PROGRAMMING,
+            purpose=Purpose.SOLVER_START,
             start=0,
             count=num_a,
         )

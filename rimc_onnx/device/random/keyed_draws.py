@@ -52,6 +52,8 @@ class Purpose(IntEnum):
     """Offset error of a converter; the cell as for the gain."""
     SENSITIVITY = 64
     """Test error of a teacher's weights; no property of a device."""
+    SOLVER_START = 65
+    """Start of a solver's descent; no property of a device."""
 
 
 def check_draws(*, seed: int, node: str, start: int, count: int) -> None:
