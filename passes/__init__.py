@@ -31,7 +31,13 @@ from rimc_onnx.passes.make_adapters_swappable import (
 )
 from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
 from rimc_onnx.passes.name_nodes import NameNodesPass
-from rimc_onnx.passes.pipelines import Pipeline, convert_model, convert_pipeline, prepare_pipeline
+from rimc_onnx.passes.pipelines import (
+    Pipeline,
+    convert_model,
+    convert_pipeline,
+    prepare_pipeline,
+    structure_pipeline,
+)
 from rimc_onnx.passes.raise_opset import RaiseOpsetPass
 from rimc_onnx.passes.read_periphery import node_ranges, read_periphery
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
@@ -84,4 +90,5 @@ __all__ = [
     "require_mapped",
     "rram_branches",
     "select_rram_nodes",
+    "structure_pipeline",
 ]

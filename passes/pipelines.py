@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnxscript import ir
 
@@ -30,7 +30,13 @@ from rimc_onnx.passes.select_rram_nodes import (
 )
 from rimc_onnx.passes.set_ir_version import SetIrVersionPass
 
-__all__ = ["Pipeline", "convert_model", "convert_pipeline", "prepare_pipeline"]
+__all__ = [
+    "Pipeline",
+    "convert_model",
+    "convert_pipeline",
+    "prepare_pipeline",
+    "structure_pipeline",
+]
 
 
 class Pipeline(ir.passes.Sequential):
@@ -52,10 +58,19 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
     Nodes and values that are mapped have the same names however often and wherever it runs.
     ``keep_digital`` are patterns of nodes whose form is left alone.
     """
+    return Pipeline(
+        structure_pipeline(keep_digital=keep_digital),
+        FoldBatchNormPass(),
+        CanonicalizeConvTransposePass(_skip(keep_digital)),
+        CanonicalizeMatMulPass(_skip(keep_digital)),
+    )
 
-    def skip(name: str) -> bool:
-        return is_kept_digital(name, keep_digital) is not None
 
+def structure_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
+    """The part of :func:`prepare_pipeline` that changes no weight: the file's own initializers.
+
+    What it gives is the graph that is trained.
+    """
     return Pipeline(
         InlineFunctionsPass(),
         DropInitializerInputsPass(),
@@ -63,11 +78,12 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
         CheckOperatorsPass(),
         RaiseOpsetPass(),
         NameNodesPass(),  # the nodes that raising the opset brought
-        MakePadsExplicitPass(skip),
-        FoldBatchNormPass(),
-        CanonicalizeConvTransposePass(skip),
-        CanonicalizeMatMulPass(skip),
+        MakePadsExplicitPass(_skip(keep_digital)),
     )
+
+
+def _skip(keep_digital: Sequence[str]) -> Callable[[str], bool]:
+    return lambda name: is_kept_digital(name, keep_digital) is not None
 
 
 def convert_pipeline(

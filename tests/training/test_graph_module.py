@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models as torch modules: their values, their parameters, and the file that they go back into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+
+torch = pytest.importorskip("torch")
+
+from rimc_onnx.errors import ModelError, OutputError, UsageError  # noqa: E402
+from rimc_onnx.training import load, write_back  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+RNG = np.random.default_rng(0)
+REAL = {
+    "resnet20_cifar100/resnet20.onnx": (46, {"input": ((2, 3, 32, 32), np.float32)}),
+    "resnet20_cifar100/resnet20_unfused_opset17.onnx": (
+        66,
+        {"input": ((2, 3, 32, 32), np.float32)},
+    ),
+    "minilm_sts/minilm_l6.onnx": (
+        101,
+        {"input_ids": ((2, 9), np.int64), "attention_mask": ((2, 9), np.int64)},
+    ),
+    "imagenet/efficientnet_lite0.onnx": (100, {"input": ((1, 3, 224, 224), np.float32)}),
+    "imagenet/squeezenet_fp16.onnx": (52, {"data_0": ((1, 3, 224, 224), np.float16)}),
+}
+
+
+def ort_run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return list(ort.InferenceSession(path).run(None, feeds))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_model_is_imported_and_goes_back_byte_for_byte(name: str, tmp_path: Path) -> None:
+    # An exporter's habit that the table reads in another way; a parameter that is lost or renamed.
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    num_parameters, inputs = REAL[name]
+    feeds = {
+        n: (RNG.normal(size=shape) if np.dtype(kind).kind == "f" else np.ones(shape)).astype(kind)
+        for n, (shape, kind) in inputs.items()
+    }
+    module = load(path)
+    with torch.no_grad():
+        found = module(**{n: torch.from_numpy(a) for n, a in feeds.items()})
+    (want,) = ort_run(path, feeds)
+    np.testing.assert_allclose(found.numpy(), want, rtol=1e-3, atol=2e-5 * np.abs(want).max())
+    names = {n for n, _ in module.named_parameters()}
+    assert len(names) == num_parameters
+    assert names <= {t.name for t in onnx.load(path).graph.initializer}
+    assert write_back(path, tmp_path / "same.onnx", module.weights()) == []
+    assert (tmp_path / "same.onnx").read_bytes() == path.read_bytes()
+
+
+def test_trained_weights_are_all_that_changes_in_the_file(digits: Path, tmp_path: Path) -> None:
+    # A file written anew loses fields that the installed onnx does not know.
+    path = digits / "model.onnx"
+    module = load(path)
+    weights = module.weights()
+    name = next(n for n, a in weights.items() if a.ndim == 4)
+    weights[name] = weights[name] * 2
+    assert write_back(path, tmp_path / "out.onnx", weights) == [name]
+    old, new = path.read_bytes(), (tmp_path / "out.onnx").read_bytes()
+    changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+    assert changed[-1] - changed[0] < weights[name].nbytes
+    tensors = {
+        t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer
+    }
+    assert (tensors[name] == weights[name]).all()
+    with pytest.raises(OutputError, match="exists already"):
+        write_back(path, tmp_path / "out.onnx", weights)
+
+
+def test_weights_in_external_files_go_to_a_file_of_the_output(digits: Path, tmp_path: Path) -> None:
+    # Writing into the file beside the teacher would train the teacher too.
+    source = tmp_path / "model.onnx"
+    onnx.save(
+        onnx.load(digits / "model.onnx"), source, save_as_external_data=True, location="w.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    before = (tmp_path / "w.bin").read_bytes()
+    module = load(source)
+    weights = {n: a * 3 for n, a in module.weights().items()}
+    write_back(source, tmp_path / "out.onnx", weights)
+    assert (tmp_path / "w.bin").read_bytes() == before
+    again = load(tmp_path / "out.onnx").weights()
+    assert all((again[n] == weights[n]).all() for n in weights)
+
+
+@pytest.mark.parametrize("fault", ["name", "shape", "type"])
+def test_weight_that_the_file_does_not_have_is_refused(
+    fault: str, digits: Path, tmp_path: Path
+) -> None:
+    # Bytes of another length would shift all that follows.
+    weights = load(digits / "model.onnx").weights()
+    name, array = next(iter(weights.items()))
+    wrong = {"name": ("no", array), "shape": (name, array[:1]), "type": (name, array.astype("f8"))}
+    with pytest.raises(ModelError, match=r"initializer '\w"):
+        write_back(digits / "model.onnx", tmp_path / "o.onnx", dict([wrong[fault]]))
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_values_are_freed_after_their_last_use(digits: Path) -> None:
+    # A network that keeps all its values while it only runs has no room for large batches.
+    module = load(digits / "model.onnx")
+    freed = [name for step in module._steps for name in step.free]
+    assert len(freed) == len(set(freed)) > 20
+    assert not set(freed) & set(module.output_names)
+
+
+def test_shared_weight_is_one_parameter_with_both_slopes() -> None:
+    # Two copies would drift apart, and only one goes back into the file.
+    w = RNG.normal(size=(4, 4)).astype(np.float32)
+    graph = parser.parse_graph(
+        "m (float[N, 4] x) => (float[N, 4] y)"
+        "{ a = MatMul (x, w)  b = Relu (a)  c = MatMul (b, w)  y = Mul (c, one) }"
+    )
+    tensors = {"w": w, "one": np.ones(1, np.float32)}
+    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in tensors.items())
+    imports = [helper.make_opsetid("", 17)]
+    module = load(helper.make_model(graph, opset_imports=imports, ir_version=8))
+    assert [n for n, _ in module.named_parameters()] == ["w"]
+    x = torch.from_numpy(RNG.normal(size=(3, 4)).astype(np.float32))
+    module(x).sum().backward()
+    own = torch.from_numpy(w).requires_grad_()
+    (torch.relu(x @ own) @ own).sum().backward()
+    torch.testing.assert_close(module.parameter("w").grad, own.grad)
+
+
+def _custom(where: str) -> onnx.ModelProto:
+    """A Loop in front of the only weight, or behind it."""
+    body = parser.parse_graph(
+        "body (int64 i, bool go, float[N, 4] s) => (bool more, float[N, 4] t)"
+        "{ more = Identity (go) t = Add (s, s) }"
+    )
+    front = where == "front"
+    nodes = [
+        helper.make_node(
+            "Loop", ["trips", "", "x" if front else "h"], ["l"], name="repeat", body=body
+        ),
+        helper.make_node("MatMul", ["l" if front else "x", "w"], ["h"], name="fc"),
+    ]
+    nodes = nodes if front else nodes[::-1]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("h" if front else "l", TensorProto.FLOAT, ["N", 4])],
+        [
+            numpy_helper.from_array(np.array(3), "trips"),
+            numpy_helper.from_array(RNG.normal(size=(4, 4)).astype(np.float32), "w"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_control_flow_in_front_of_all_weights_is_run_by_onnx_runtime() -> None:
+    # Prompts are often built by a loop; no gradient has to pass it.
+    model = _custom("front")
+    x = RNG.normal(size=(2, 4)).astype(np.float32)
+    (want,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    module = load(model)
+    found = module(torch.from_numpy(x))
+    np.testing.assert_allclose(found.detach().numpy(), want, rtol=1e-5)
+    found.sum().backward()
+    assert module.parameter("w").grad is not None
+
+
+def test_control_flow_behind_a_weight_is_refused_with_its_name() -> None:
+    # Without its gradient, training would leave out a part of the network in silence.
+    with pytest.raises(ModelError, match=r"node 'repeat' \(Loop\)"):
+        load(_custom("behind"))
+
+
+def test_wrong_names_are_told(digits: Path, matmul_model: Callable[..., onnx.ModelProto]) -> None:
+    # Typing errors; each of these would come up as a KeyError.
+    with pytest.raises(UsageError, match="output 'no'"):
+        load(digits / "model.onnx", outputs=["no"])
+    module = load(matmul_model(np.eye(4, dtype=np.float32)))
+    with pytest.raises(UsageError, match="input 'x' is missing"):
+        module()
+    with pytest.raises(UsageError, match="node 'fc2'"):
+        module.replace("fc2", torch.nn.Identity())
+    with pytest.raises(ModelError, match=r"node 'fc1' \(MatMul\) fails"):
+        module(torch.zeros(2, 3))
