@@ -73,6 +73,9 @@ class CalibrateConfig:
     """The arrays can be measured; otherwise the device is a black box."""
     read_out_noise_frac: float = READ_OUT_NOISE_FRAC
     """Standard deviation of a measured weight, as a fraction of the weight."""
+    allow_identity: bool = False
+    """Where no adapter brings the model's outputs nearer to the teacher's, adapters that do nothing
+    are a result, not an error."""
     closed_form: ClosedFormConfig = field(default_factory=ClosedFormConfig)
 
     @property

@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of a converted model, from what is known of its arrays to adapters in its graph.
+"""From what is known of a converted model's arrays to the adapters of its nodes.
 
 1. What each node's array lacks is found (:mod:`.problem`): from its answers to the teacher's inputs
    (black box), or from a read-out and the teacher's statistics.
 2. The SRAM is shared out (:mod:`.allocate`) and all adapters are fitted and rounded to int8.
-3. The calibrated student is walked once and each node's digital bias moved, so that its mean output
-   meets the teacher's on the inputs that the student really has there. Where the arrays were read
-   out and no sample came from the field, a model of the measured arrays is walked instead.
 
-Every part of each graph runs at most twice. As a black box, RRAM weights are never read.
+What follows, on the student's own inputs and at the model's outputs, is in :mod:`.guard`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
 
 from rimc_onnx.calibration.allocate import Share, allocate, uniform
-from rimc_onnx.calibration.array_read_out import read_out
-from rimc_onnx.calibration.config import CalibrateConfig, Propagate
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.gains import SampleMoments
+from rimc_onnx.calibration.job import CalibrationJob, problem_of, target_of
 from rimc_onnx.calibration.moments import Features, Geometry
 from rimc_onnx.calibration.problem import (
     NodeProblem,
-    TeacherKnowledge,
-    matrix_of,
     problem_from_device,
 )
 from rimc_onnx.calibration.quantize import quantize
@@ -39,30 +34,19 @@ from rimc_onnx.calibration.solvers.closed_form import (
     mean_error,
     squared_error,
 )
-from rimc_onnx.calibration.solvers.registry import NodeSolver, NodeTask, solver_of
-from rimc_onnx.calibration.walk import (
-    Feeds,
-    Pair,
-    Sessions,
-    holding,
-    lockstep,
-    move_biases,
-    pairs_of,
-    sample_means,
-    teacher_features,
-    teacher_means,
-)
-from rimc_onnx.errors import CalibrationError, UsageError
+from rimc_onnx.calibration.solvers.registry import NodeTask
+from rimc_onnx.calibration.walk import Pair, lockstep, teacher_features
+from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
+from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.ops.schema import RANK_KEY
-from rimc_onnx.passes import AttachAdaptersPass, RramUnit
+from rimc_onnx.passes import AttachAdaptersPass
 
-__all__ = ["CalibratedNode", "fit_adapters"]
+__all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,110 +64,36 @@ class CalibratedNode:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
-    """What :func:`fit_adapters` was given."""
+class Fitted:
+    """Every node as it was fitted on the teacher's inputs, and what the teacher gave."""
 
-    student: ir.Model
-    teacher: ir.Model
-    pairs: Sequence[Pair]
-    feeds: Feeds
-    num_samples: int
-    config: CalibrateConfig
-    sessions: Sessions
-    known: TeacherKnowledge | None
-    progress: Progress
-
-    @property
-    def units(self) -> list[RramUnit]:
-        """The teacher's nodes, in graph order."""
-        return [pair.unit for pair in self.pairs]
-
-    @property
-    def solver(self) -> NodeSolver:
-        """What finds adapters."""
-        return solver_of(self.config.solver)
-
-    @property
-    def exact(self) -> bool:
-        """True where statistics of many samples meet measured arrays.
-
-        They are taken as exact; what is estimated from a few samples is shrunk.
-        """
-        return self.config.read_out and self.known is not None
-
-    @property
-    def bias_frac(self) -> float:
-        """Share of a wrong mean output that the bias will take away."""
-        if self.exact:
-            return 1.0
-        return self.num_samples / (self.num_samples + self.config.closed_form.bias_prior_samples)
+    nodes: list[CalibratedNode]
+    shares: list[Share]
+    moments: dict[str, SampleMoments]
+    """Of the teacher's output of every node on the samples; empty without samples."""
+    outputs: dict[str, Chunks]
+    """The teacher's outputs on the samples; empty without samples."""
 
 
-def fit_adapters(
-    student: ir.Model,
-    teacher: ir.Model,
-    feeds: Feeds,
-    *,
-    num_samples: int,
-    config: CalibrateConfig,
-    sessions: Sessions,
-    known: TeacherKnowledge | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
-) -> list[CalibratedNode]:
-    """Fit every adapter of ``student`` and put the codes into its graph.
-
-    Args:
-        student: the converted model; its adapters are replaced.
-        teacher: the prepared teacher (:func:`rimc_onnx.passes.prepare_pipeline`).
-        feeds: runs, ``num_samples`` samples in all; none where ``known`` is enough.
-        num_samples: samples in ``feeds``.
-        config: adapters, budget, solver, knowledge.
-        sessions: how the device and the teacher are run.
-        known: what a statistics file says of the teacher.
-        progress: called with (pass, nodes done, nodes in all).
-    """
-    if config.propagate is Propagate.STUDENT and (known is not None or not feeds):
-        raise UsageError(
-            "--propagate student fits on the student's own samples: give samples and no statistics."
-        )
-    job = _Job(
-        student=student,
-        teacher=teacher,
-        pairs=pairs_of(student, teacher),
-        feeds=feeds,
-        num_samples=num_samples,
-        config=config,
-        sessions=sessions,
-        known=known,
-        progress=progress,
-    )
-    nodes, shares, means = _fit_nodes(job)
-    if job.exact:
-        nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
-    _attach(student, nodes)
-    if config.propagate is Propagate.STUDENT:
-        nodes = _refit_on_student(job, shares)
-    return _settle_biases(job, nodes, means)
-
-
-def _fit_nodes(job: _Job) -> tuple[list[CalibratedNode], list[Share], dict[str, F64]]:
-    """Every adapter and its share of the SRAM; the teacher's mean outputs for each sample."""
+def fit_nodes(job: CalibrationJob) -> Fitted:
+    """Every adapter, with the share of the SRAM that its node has."""
     sensitivities = _sensitivities(job)
     shares = _ranks(job)
     given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
-    means: dict[str, F64] = {}
+    moments: dict[str, SampleMoments] = {}
+    outputs: dict[str, Chunks] = {}
 
     def study(item: tuple[Pair, Features | None]) -> Draft | CalibratedNode:
         pair, features = item
-        problem = _problem(job, sensitivities, pair, features)
+        problem = problem_of(job, sensitivities, pair, features)
         if features is not None:
-            y = sample_means(features.y, conv=pair.geometry.conv)
-            means[pair.branch.node] = y + pair.unit.bias
+            found = SampleMoments.of(features.y, conv=pair.geometry.conv)
+            moments[pair.branch.node] = found
         drafted = _draft(job, problem, exact=job.exact)
         share = given.get(pair.branch.node)
         return drafted if share is None else _finished(job, pair, drafted, share, features)
 
-    walk = beside_each_other(study, _walk(job), workers=job.solver.num_workers)
+    walk = beside_each_other(study, _walk(job, outputs), workers=job.solver.num_workers)
     drafts, nodes = [], []
     for done, found in enumerate(walk):
         if isinstance(found, Draft):
@@ -195,10 +105,12 @@ def _fit_nodes(job: _Job) -> tuple[list[CalibratedNode], list[Share], dict[str, 
         shares = _shares(drafts, job.config, job.student.metadata_props.get(RANK_KEY))
         drafted = zip(job.pairs, drafts, shares, strict=True)
         nodes = list(beside_each_other(lambda item: _finished(job, *item), drafted))
-    return nodes, shares, means
+    if job.exact:
+        nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
+    return Fitted(nodes=nodes, shares=shares, moments=moments, outputs=outputs)
 
 
-def _draft(job: _Job, problem: NodeProblem, *, exact: bool) -> Draft:
+def _draft(job: CalibrationJob, problem: NodeProblem, *, exact: bool) -> Draft:
     return draft(
         problem,
         magnitude=job.config.kinds.magnitude,
@@ -208,7 +120,7 @@ def _draft(job: _Job, problem: NodeProblem, *, exact: bool) -> Draft:
 
 
 def _finished(
-    job: _Job, pair: Pair, node: Draft, share: Share, features: Features | None = None
+    job: CalibrationJob, pair: Pair, node: Draft, share: Share, features: Features | None = None
 ) -> CalibratedNode:
     task = NodeTask(
         draft=node,
@@ -219,51 +131,19 @@ def _finished(
     return _coded(pair, node.problem, job.solver.fit(task, share), share)
 
 
-def _settle_biases(
-    job: _Job, nodes: list[CalibratedNode], means: Mapping[str, F64]
-) -> list[CalibratedNode]:
-    """Move every bias on the samples, or on those of the file with a model of the arrays.
-
-    ``means`` are the teacher's on the samples. Of the very same samples, always: the mean of others
-    would add their difference.
-    """
-    feeds, device = job.feeds, job.sessions.device
-    measured: dict[str, F32] = {}
-    if job.known is not None and not feeds:
-        feeds, device = job.known.reference, job.sessions.digital
-        measured = {p.branch.node: _read_out(p, job.config) for p in job.pairs} if feeds else {}
-    if not feeds:
-        return nodes
-    if not job.feeds:
-        means = teacher_means(job.teacher, job.units, feeds, device)
-    with holding(job.pairs, measured):
-        biases = move_biases(
-            job.student,
-            job.pairs,
-            means,
-            feeds,
-            job.config.closed_form.bias_prior_samples,
-            device,
-            lambda done, total: job.progress("student", done, total),
-        )
-    nodes = [replace(n, adapter=replace(n.adapter, bias=biases[n.name])) for n in nodes]
-    _attach(job.student, nodes)
-    return nodes
-
-
-def _attach(model: ir.Model, nodes: Sequence[CalibratedNode]) -> None:
-    AttachAdaptersPass({n.name: n.adapter for n in nodes})(model)
-
-
-def _walk(job: _Job) -> Iterator[tuple[Pair, Features | None]]:
+def _walk(
+    job: CalibrationJob, outputs: dict[str, Chunks]
+) -> Iterator[tuple[Pair, Features | None]]:
     """The nodes in graph order, with features where there are samples to ask the device with."""
     if job.feeds:
-        yield from teacher_features(job.student, job.teacher, job.pairs, job.feeds, job.sessions)
+        yield from teacher_features(
+            job.student, job.teacher, job.pairs, job.feeds, job.sessions, outputs=outputs
+        )
     else:
         yield from ((pair, None) for pair in job.pairs)
 
 
-def _sensitivities(job: _Job) -> dict[str, float]:
+def _sensitivities(job: CalibrationJob) -> dict[str, float]:
     """Sensitivity of each node; with one rank for all there is nothing to share out."""
     if job.known is not None or job.config.rank is not None:
         return {}
@@ -272,55 +152,7 @@ def _sensitivities(job: _Job) -> dict[str, float]:
     )
 
 
-def _problem(
-    job: _Job, sensitivities: Mapping[str, float], pair: Pair, features: Features | None
-) -> NodeProblem:
-    """What a node lacks."""
-    config, name = job.config, pair.branch.node
-    if features is None:
-        assert job.known is not None, "no samples, then a statistics file"
-        target = _target(pair)
-        return NodeProblem(
-            name=name,
-            geometry=pair.geometry,
-            statistics=job.known.statistics[name],
-            target=target,
-            error=target - _measured(pair, config),
-            bias_frac=job.bias_frac,
-        )
-    problem = problem_from_device(
-        name,
-        features.moments(pair.geometry),
-        _target(pair),
-        bias_frac=job.bias_frac,
-        sensitivity=sensitivities.get(name),
-        measured=_measured(pair, config) if config.read_out else None,
-        noise_frac=config.read_out_noise_frac,
-    )
-    if job.known is not None:
-        problem = replace(problem, statistics=job.known.statistics[name])
-    return problem
-
-
-def _measured(pair: Pair, config: CalibrateConfig) -> F32:
-    return matrix_of(_read_out(pair, config), pair.geometry)
-
-
-def _read_out(pair: Pair, config: CalibrateConfig) -> F32:
-    """The node's arrays as they are measured: the same draw however often it is asked."""
-    return read_out(
-        pair.branch.weight(),
-        node=pair.branch.node,
-        seed=config.read_out_seed,
-        noise_frac=config.read_out_noise_frac,
-    )
-
-
-def _target(pair: Pair) -> F32:
-    return matrix_of(pair.unit.weight.float32(), pair.geometry)
-
-
-def _ranks(job: _Job) -> list[Share]:
+def _ranks(job: CalibrationJob) -> list[Share]:
     """The share of every node where all have one rank; else none."""
     if job.config.rank is None:
         return []
@@ -374,7 +206,7 @@ def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:
     return replace(node, adapter=replace(node.adapter, bias=bias))
 
 
-def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode]:
+def refit_on_student(job: CalibrationJob, shares: Sequence[Share]) -> list[CalibratedNode]:
     """The same shares of SRAM, fitted on the inputs that the calibrated student has."""
     by_name = {p.branch.node: s for p, s in zip(job.pairs, shares, strict=True)}
     nodes = []
@@ -383,14 +215,14 @@ def _refit_on_student(job: _Job, shares: Sequence[Share]) -> list[CalibratedNode
         problem = problem_from_device(
             pair.branch.node,
             features.moments(pair.geometry),
-            _target(pair),
+            target_of(pair),
             bias_frac=job.bias_frac,
         )
         node = _draft(job, problem, exact=False)
         share = by_name[pair.branch.node]
         s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
         nodes.append(_finished(job, pair, node, replace(share, s=s)))
-        _attach(job.student, nodes[-1:])
+        AttachAdaptersPass({nodes[-1].name: nodes[-1].adapter})(job.student)
 
     with one_blas_thread():
         lockstep(job.student, job.teacher, job.pairs, job.feeds, job.sessions, refit)

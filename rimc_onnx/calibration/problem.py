@@ -118,9 +118,14 @@ class NodeProblem:
         return self.moment.with_ridge(_SHRINK_FRAC * self.moment.diagonal().mean(axis=1))
 
     @cached_property
-    def target_power(self) -> float:
-        """Power of the teacher's feature in the metric."""
-        return float((self.target * (self.metric @ self.target)).sum(dtype=np.float64))
+    def loud_target(self) -> F32:
+        """The target in the metric, C' W_t, [G, d, m]."""
+        return self.metric @ self.target
+
+    @cached_property
+    def target_power(self) -> F64:
+        """Power of the teacher's feature in the metric, per bit line, [G, m]."""
+        return (self.target * self.loud_target).sum(axis=1, dtype=np.float64)
 
     @property
     def loss_per_power(self) -> float:

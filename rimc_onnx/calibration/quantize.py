@@ -10,7 +10,7 @@ from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
-from rimc_onnx.ops.adapter import IDENTITY_CODE, QuantizedAdapter, lora_shapes
+from rimc_onnx.ops.adapter import QuantizedAdapter, lora_shapes, magnitude_codes
 from rimc_onnx.ops.schema import MAX_CODE_SUM
 
 __all__ = ["quantize"]
@@ -51,9 +51,7 @@ def quantize(
     b_codes, b_scale = _codes(_refit(adapter, a, problem.metric) * u_step[:, :, None])
     b_scale_f32 = b_scale.astype(np.float32)
 
-    at_one = bool((adapter.m == 1).all())
-    m_scale = np.float32(1 / IDENTITY_CODE if at_one else adapter.m.max() / _CODES)
-    m_codes = np.rint(adapter.m / np.float64(m_scale))
+    m_codes, m_scale = magnitude_codes(adapter.m)
 
     cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
     s_codes, s_scale = _codes(cells)
@@ -65,7 +63,7 @@ def quantize(
     codes = QuantizedAdapter(
         lora_a=_lora_a(a_codes.astype(np.int8), geometry),
         lora_b=_lora_b(b_codes.astype(np.int8), geometry),
-        magnitude=m_codes.astype(np.int8).reshape(-1),
+        magnitude=m_codes,
         x_scale=np.array([x_scale], np.float32),
         rank_step=rank_step.reshape(ranks),
         lora_b_scale=b_scale_f32.reshape(-1),
@@ -78,7 +76,7 @@ def quantize(
     stored = Adapter(
         a=a,
         b=(b_codes * b_scale_f32[:, None, :] / u_step[:, :, None]).astype(np.float32),
-        m=(m_codes * np.float64(m_scale)).astype(np.float32),
+        m=(m_codes * np.float64(m_scale)).astype(np.float32).reshape(adapter.m.shape),
         s=None
         if adapter.s is None
         else (s_codes * s_scale_f32[:, None, :] / np.float64(x_scale)).astype(np.float32),

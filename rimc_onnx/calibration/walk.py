@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
+from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
 from rimc_onnx.calibration.moments import Features, Geometry, SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other
@@ -22,6 +23,7 @@ from rimc_onnx.execution.taps import (
     nodes_session,
     run_chunks,
 )
+from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = [
@@ -29,11 +31,11 @@ __all__ = [
     "Sessions",
     "holding",
     "lockstep",
-    "move_biases",
+    "model_outputs",
     "pairs_of",
-    "sample_means",
+    "sample_moments",
+    "settle",
     "teacher_features",
-    "teacher_means",
     "teacher_moments",
     "teacher_run",
 ]
@@ -94,23 +96,54 @@ def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
 
 
 def teacher_run(
-    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Feeds,
+    factory: SessionFactory,
+    *,
+    outputs: dict[str, Chunks] | None = None,
 ) -> Iterator[tuple[RramUnit, Chunks, Chunks]]:
-    """Every unit with its inputs and its outputs without bias, in fp32, in graph order."""
+    """Every unit with its inputs and its outputs without bias, in fp32, in graph order.
+
+    The run goes on to the end of the graph where it has to fill ``outputs``.
+    """
     by_output = {unit.y.name or "": unit for unit in units}
+    ends = set() if outputs is None else set(_made_outputs(teacher))
     run = StagedRun(
         teacher,
         [dict(f) for f in feeds],
-        list(by_output),
+        list(dict.fromkeys([*by_output, *ends])),
         factory,
         keep=[unit.x.name or "" for unit in units],
         together_bytes=_TOGETHER_BYTES,
     )
-    for name, y_chunks in run:
-        unit = by_output[name]
-        bias = _per_channel(unit.bias, y_chunks[0].ndim, unit.geometry is not None)
+    for name, chunks in run:
+        if outputs is not None and name in ends:
+            outputs[name] = chunks
+        if (unit := by_output.get(name)) is None:
+            continue
+        bias = _per_channel(unit.bias, chunks[0].ndim, unit.geometry is not None)
         x = [np.asarray(c, np.float32) for c in run.values[unit.x.name or ""]]
-        yield unit, x, [np.asarray(c, np.float32) - bias for c in y_chunks]
+        yield unit, x, [np.asarray(c, np.float32) - bias for c in chunks]
+
+
+def model_outputs(model: ir.Model, feeds: Feeds, factory: SessionFactory) -> dict[str, Chunks]:
+    """What a converted model gives, a piece of its graph at a time."""
+    stops = [branch.dora.outputs[0].name or "" for branch in rram_branches(model)]
+    ends = _made_outputs(model)
+    run = StagedRun(
+        model,
+        [dict(f) for f in feeds],
+        list(dict.fromkeys([*stops, *ends])),
+        factory,
+        together_bytes=_TOGETHER_BYTES,
+    )
+    return {name: chunks for name, chunks in run if name in ends}
+
+
+def _made_outputs(model: ir.Model) -> list[str]:
+    """Names of the graph's outputs, those apart that are inputs or initializers."""
+    return [o.name or "" for o in model.graph.outputs if o.producer() is not None]
 
 
 def teacher_moments(
@@ -129,24 +162,19 @@ def teacher_moments(
     yield from beside_each_other(summed, teacher_run(teacher, units, feeds, factory), workers=1)
 
 
-def teacher_means(
-    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
-) -> dict[str, F64]:
-    """Mean output of every unit for each sample, bias included, [n, m] by node name."""
+def sample_moments(
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Feeds,
+    factory: SessionFactory,
+    *,
+    outputs: dict[str, Chunks],
+) -> dict[str, SampleMoments]:
+    """Moments of every unit's output for each sample, without bias, by node name."""
     return {
-        unit.name: sample_means(y, conv=unit.geometry is not None) + unit.bias
-        for unit, _, y in teacher_run(teacher, units, feeds, factory)
+        unit.name: SampleMoments.of(y, conv=unit.geometry is not None)
+        for unit, _, y in teacher_run(teacher, units, feeds, factory, outputs=outputs)
     }
-
-
-def sample_means(chunks: Chunks, *, conv: bool) -> F64:
-    """Mean over the positions of each sample, [n, m]; samples are axis 0."""
-    parts = []
-    for chunk in chunks:
-        channel = 1 if conv else chunk.ndim - 1
-        axes = tuple(axis for axis in range(1, chunk.ndim) if axis != channel)
-        parts.append(chunk.mean(axis=axes, dtype=np.float64) if chunk.ndim > 1 else chunk[None])
-    return np.concatenate(parts)
 
 
 @contextmanager
@@ -168,13 +196,23 @@ def holding(pairs: Sequence[Pair], weights: Mapping[str, F32]) -> Iterator[None]
 
 
 def teacher_features(
-    student: ir.Model, teacher: ir.Model, pairs: Sequence[Pair], feeds: Feeds, sessions: Sessions
+    student: ir.Model,
+    teacher: ir.Model,
+    pairs: Sequence[Pair],
+    feeds: Feeds,
+    sessions: Sessions,
+    *,
+    outputs: dict[str, Chunks],
 ) -> Iterator[tuple[Pair, Features]]:
-    """The device's answers to the teacher's inputs, node by node in graph order."""
+    """The device's answers to the teacher's inputs, node by node in graph order.
+
+    ``outputs`` is filled with the teacher's outputs.
+    """
     by_name = {pair.unit.name: pair for pair in pairs}
     asked: list[tuple[Pair, Chunks, Chunks]] = []
     held_bytes = 0
-    for unit, x, y in teacher_run(teacher, [p.unit for p in pairs], feeds, sessions.digital):
+    units = [pair.unit for pair in pairs]
+    for unit, x, y in teacher_run(teacher, units, feeds, sessions.digital, outputs=outputs):
         node_bytes = sum(chunk.nbytes for chunk in (*x, *y))
         if held_bytes + node_bytes > _TOGETHER_BYTES:
             yield from _answers(student, asked, sessions.device)
@@ -233,50 +271,41 @@ def lockstep(
         refit(pair, Features(x=run.values[pair.branch.x.name or ""], y=y, h=h))
 
 
-def move_biases(
+def settle(
     student: ir.Model,
     pairs: Sequence[Pair],
-    means: Mapping[str, F64],
+    teacher: Mapping[str, SampleMoments],
     feeds: Feeds,
-    prior_samples: float,
     factory: SessionFactory,
+    *,
+    prior_samples: float,
+    magnitude: bool,
     progress: Callable[[int, int], None],
-) -> dict[str, F32]:
-    """Walk the calibrated student and move each bias towards the teacher's mean (:func:`_shift`).
+) -> dict[str, QuantizedAdapter]:
+    """Walk the calibrated student and move each node's gain and bias towards the teacher's output.
 
-    ``means`` are the teacher's for each sample. Later nodes see the moved outputs. Gives the new
-    bias of every node.
+    ``teacher`` are moments of the teacher's outputs on the same feeds, without bias. Where the
+    adapters have no ``magnitude``, the gain is one digital scale for the node. Later nodes see the
+    moved outputs. Gives the adapter of every node, by name.
     """
-    by_output = {pair.branch.dora.outputs[0].name or "": pair.branch for pair in pairs}
+    by_output = {pair.branch.dora.outputs[0].name or "": pair for pair in pairs}
     run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
-    biases = {}
-    for done, (name, chunks) in enumerate(run):
-        branch = by_output[name]
-        conv = branch.group is not None
-        lacking = means[branch.node] - sample_means(chunks, conv=conv)
-        shift = _shift(lacking, prior_samples)
-        biases[branch.node] = branch.adapter().bias + shift
-        moved = _per_channel(shift, chunks[0].ndim, conv)
-        run.values[name] = [c + moved for c in chunks]
-        progress(done + 1, len(pairs))
-    return biases
-
-
-def _shift(lacking: F64, prior_samples: float) -> F32:
-    """What to add to a bias, from what the mean output of each sample lacks, [n, m].
-
-    The mean over samples, shrunk on each bit line by how far samples disagree:
-    tau^2 / (tau^2 + s^2 / n) with tau^2 the variance of true shifts over bit lines (James and
-    Stein; Efron and Morris, 1973). One sample can't disagree: it counts 1 / (1 + prior_samples).
-    """
-    n = len(lacking)
-    mean = lacking.mean(axis=0)
-    if n == 1:
-        return np.asarray(mean / (1 + prior_samples), np.float32)
-    noise = lacking.var(axis=0, ddof=1) / n
-    spread = max(float((np.square(mean) - noise).mean()), 0.0)
-    weight = spread / np.maximum(spread + noise, np.finfo(np.float64).tiny)
-    return np.asarray(weight * mean, np.float32)
+    found: dict[str, QuantizedAdapter] = {}
+    for name, chunks in run:
+        pair = by_output[name]
+        node, conv = pair.branch.node, pair.geometry.conv
+        adapter, wanted = pair.branch.adapter(), teacher[node]
+        answered = SampleMoments.of(chunks, conv=conv)
+        louder, gain = adapter.louder(gain_change(wanted, answered, per_line=magnitude))
+        lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain
+        scale = np.sqrt(wanted.total_variance())
+        shift = bias_shift(lacking - adapter.bias, scale, prior_samples=prior_samples)
+        found[node] = replace(louder, bias=adapter.bias + shift)
+        factor = _per_channel(gain.astype(np.float32), chunks[0].ndim, conv)
+        moved = _per_channel(shift + (1 - gain) * adapter.bias, chunks[0].ndim, conv)
+        run.values[name] = [(c * factor + moved).astype(c.dtype, copy=False) for c in chunks]
+        progress(len(found), len(pairs))
+    return found
 
 
 def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:

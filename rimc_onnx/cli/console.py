@@ -33,6 +33,10 @@ class Console:
         """A line for people."""
         print(text)
 
+    def warn(self, text: str) -> None:
+        """A warning, with or without JSON."""
+        print(f"warning: {text}", file=sys.stderr)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for people; plain text where stdout is no terminal."""
         from rich import box

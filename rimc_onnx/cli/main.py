@@ -61,6 +61,8 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_NOT_CALIBRATED = 3
+"""A file was written as asked for, and calibration did not help."""
 _SILENT = logging.NullHandler()
 
 
@@ -241,6 +243,11 @@ def calibrate(
         )
 
     console.result(report, lambda: show_calibration(console, report))
+    if report.warning is not None:
+        console.warn(report.warning)
+    if report.is_identity:
+        console.warn("the adapters do nothing: no step of the calibration helped.")
+        raise typer.Exit(_NOT_CALIBRATED)
 
 
 @app.command()

@@ -343,6 +343,13 @@ class FitOptions:
         bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
     ] = False
     read_out_noise: ReadOutNoise = None
+    allow_identity: Annotated[
+        bool,
+        typer.Option(
+            "--allow-identity",
+            help="Write adapters that do nothing where none helps; exit code 3.",
+        ),
+    ] = False
     seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0
 
     def config(self) -> CalibrateConfig:
@@ -375,6 +382,7 @@ class FitOptions:
                 one_of("--propagate", self.propagate, *(p.value for p in Propagate))
             ),
             read_out=self.read_out,
+            allow_identity=self.allow_identity,
             read_out_noise_frac=READ_OUT_NOISE_FRAC if noise is None else noise,
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         InspectReport,
         NodeRangesReport,
         NodeReport,
+        OutputsReport,
     )
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
 
@@ -206,6 +207,7 @@ def show_calibration(console: Console, report: CalibrateReport) -> None:
             for n in report.nodes
         ],
     )
+    _show_outputs(console, report)
     console.line(
         f"{report.samples} samples, {report.solver}, {report.sram_bytes} bytes of SRAM "
         f"(gamma {100 * report.gamma:.2f} %), {report.seconds:.1f} s"
@@ -213,6 +215,26 @@ def show_calibration(console: Console, report: CalibrateReport) -> None:
     for path in (report.report, report.page, report.adapter_file, report.twin, report.output):
         if path is not None:
             console.line(f"wrote {path}")
+
+
+def _show_outputs(console: Console, report: CalibrateReport) -> None:
+    """The model's outputs on the samples, without and with the adapters."""
+    if report.drifted is None or report.calibrated is None:
+        console.line("outputs: not compared with the teacher's, for want of a sample to run")
+        return
+
+    def row(name: str, outputs: OutputsReport) -> list[str]:
+        error = "" if outputs.error is None else f"{outputs.error:.4f}"
+        agreement = "" if outputs.agreement is None else f"{100 * outputs.agreement:.1f} %"
+        sqnr = ", ".join("" if db is None else f"{db:.1f}" for db in outputs.sqnr_db.values())
+        return [name, error, agreement, sqnr]
+
+    console.table(
+        ["outputs on the samples", "error", "agreement with the teacher", "SQNR, dB"],
+        [row("drifted", report.drifted), row("calibrated", report.calibrated)],
+    )
+    if report.taken_back is not None:
+        console.line(f"taken back, since outputs are nearer without: {report.taken_back}")
 
 
 def show_recovery(console: Console, report: RecoveryReport) -> None:

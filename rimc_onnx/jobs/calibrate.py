@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.fit import CalibratedNode, fit_adapters
+from rimc_onnx.calibration.fit import CalibratedNode
+from rimc_onnx.calibration.guard import fit_adapters
+from rimc_onnx.calibration.output_error import OutputFigures
 from rimc_onnx.calibration.report.record import (
     NATIVE_LIBRARY,
     CalibrationRecord,
@@ -32,7 +35,7 @@ from rimc_onnx.io.model_files import check_output, load_model, output_of, save_m
 from rimc_onnx.io.report_files import check_report, write_report
 from rimc_onnx.io.samples import load_samples
 from rimc_onnx.io.statistics_file import read_statistics
-from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport
+from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport, OutputsReport
 from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
 from rimc_onnx.ops.schema import DOMAIN
 
@@ -104,7 +107,7 @@ def calibrate(
     known = None
     if statistics is not None:
         known = read_statistics(Path(statistics), teacher_sha256=teacher_sha256)
-    nodes = fit_adapters(
+    calibration = fit_adapters(
         student,
         teacher_graph,
         _drawn_feeds(student, source, data, config) if config.num_samples else [],
@@ -114,6 +117,7 @@ def calibrate(
         known=known,
         progress=progress,
     )
+    nodes = calibration.nodes
     result = CalibrateReport(
         **files.names(),
         samples=config.num_samples,
@@ -122,6 +126,11 @@ def calibrate(
         sram_bytes=sum(n.adapter.sram_bytes for n in nodes),
         seconds=time.perf_counter() - start,
         peak_rss_bytes=peak_rss_bytes(),
+        drifted=_outputs_report(calibration.drifted),
+        calibrated=_outputs_report(calibration.calibrated),
+        taken_back=calibration.taken_back,
+        is_identity=calibration.is_identity,
+        warning=calibration.warning,
         nodes=[_node_report(n) for n in nodes],
     )
     # Made before anything is written: it refuses errors that are NaN.
@@ -211,6 +220,17 @@ def _drawn_feeds(
     samples = load_samples(data_beside(source, data), graph_inputs(student))
     drawn = samples.draw(config.num_samples, seed=config.sample_seed)
     return [batch.feeds for batch in drawn.batches(CHUNK_SAMPLES)]
+
+
+def _outputs_report(figures: OutputFigures | None) -> OutputsReport | None:
+    if figures is None:
+        return None
+    finite = figures.error is not None and math.isfinite(figures.error)
+    return OutputsReport(
+        error=figures.error if finite else None,
+        agreement=figures.agreement,
+        sqnr_db=figures.sqnr_db,
+    )
 
 
 def _node_report(node: CalibratedNode) -> CalibratedNodeReport:

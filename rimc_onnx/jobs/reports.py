@@ -14,6 +14,7 @@ __all__ = [
     "InspectReport",
     "NodeRangesReport",
     "NodeReport",
+    "OutputsReport",
     "StatisticsReport",
 ]
 
@@ -121,6 +122,20 @@ class CalibratedNodeReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputsReport:
+    """Outputs of one model beside its teacher's, on the samples of the calibration."""
+
+    error: float | None
+    """Error power over the variance of the teacher's output, mean over floating-point outputs;
+    ``None`` where none tells, or one is not finite."""
+    agreement: float | None
+    """Share of best classes that are the teacher's."""
+    sqnr_db: dict[str, float | None]
+    """Teacher power over error power of every floating-point output, dB; ``None`` where there is no
+    error."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateReport:
     """What a calibration did."""
 
@@ -141,6 +156,16 @@ class CalibrateReport:
     seconds: float
     peak_rss_bytes: int | None
     """Most memory that the process has held so far; ``None`` where the system does not tell."""
+    drifted: OutputsReport | None
+    """Outputs with adapters that do nothing; ``None`` without a sample to run."""
+    calibrated: OutputsReport | None
+    """Outputs of what was written."""
+    taken_back: str | None
+    """The step of the calibration that made the outputs worse and was left out."""
+    is_identity: bool
+    """True where no step helped: the adapters do nothing."""
+    warning: str | None
+    """Where the outputs are far from the teacher's all the same."""
     nodes: list[CalibratedNodeReport]
 
 

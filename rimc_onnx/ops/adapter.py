@@ -4,20 +4,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
 
-__all__ = ["IDENTITY_CODE", "QuantizedAdapter", "adapter_rank", "lora_shapes"]
+__all__ = [
+    "IDENTITY_CODE",
+    "QuantizedAdapter",
+    "adapter_rank",
+    "lora_shapes",
+    "magnitude_codes",
+]
 
 Array = npt.NDArray[np.float32]
+Array64 = npt.NDArray[np.float64]
 Int8Array = npt.NDArray[np.int8]
 
 IDENTITY_CODE = 64
 """Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
+_MOST_CODE = 127
 
 
 def adapter_rank(rank: int, weight_shape: Sequence[int], group: int | None) -> int:
@@ -134,9 +143,33 @@ class QuantizedAdapter:
         scaled = (self.magnitude * self.magnitude_scale != 1.0).any()
         return not (low_rank or self.sparse_values.any() or scaled)
 
+    def louder(self, gain: npt.NDArray[np.float64]) -> tuple[QuantizedAdapter, Array64]:
+        """With every magnitude times ``gain`` [m], and the factors that the codes stand for.
+
+        One gain for all bit lines changes the scale alone and takes no SRAM.
+        """
+        before = self.magnitude * np.float64(self.magnitude_scale[0])
+        if (gain == gain[0]).all():
+            codes, scale = self.magnitude, np.float32(self.magnitude_scale[0] * gain[0])
+        else:
+            codes, scale = magnitude_codes(before * gain)
+        after = codes * np.float64(scale)
+        factor = np.where(before == 0, 1.0, after / np.where(before == 0, 1.0, before))
+        scales = np.array([scale], np.float32)
+        return replace(self, magnitude=codes, magnitude_scale=scales), factor
+
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
         """Input name -> tensor, in the order of the operator's inputs."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def magnitude_codes(magnitude: npt.NDArray[Any]) -> tuple[Int8Array, np.float32]:
+    """Codes [m] and their scale; one gain for all bit lines is in the scale alone."""
+    first = magnitude.flat[0]
+    if (magnitude == first).all():
+        return np.full(magnitude.size, IDENTITY_CODE, np.int8), np.float32(first / IDENTITY_CODE)
+    scale = np.float32(magnitude.max() / _MOST_CODE)
+    return np.rint(magnitude.reshape(-1) / np.float64(scale)).astype(np.int8), scale
 
 
 def lora_shapes(

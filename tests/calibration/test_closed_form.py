@@ -222,16 +222,32 @@ def test_magnitude_of_few_samples_is_shrunk_towards_the_nodes(
     gain = np.array([1.5, 1.2, 0.9, 1.0])
     problem = known(rng(1).standard_normal((40, 6)), target, target - target / gain)
     loud = np.trace(target.T @ problem.metric.dense()[0] @ target)
-    belief = np.sqrt(
+    prior = np.sqrt(
         loud / np.trace((target / gain).T @ problem.metric.dense()[0] @ (target / gain))
     )
     adapter = fit(problem, 0, magnitude=True, num_samples=num_samples)
-    np.testing.assert_allclose(adapter.m[0], share * gain + (1 - share) * belief, rtol=1e-5)
+    np.testing.assert_allclose(adapter.m[0], share * gain + (1 - share) * prior, rtol=1e-5)
+
+
+def test_a_chain_of_noisy_nodes_stays_as_loud_as_its_target() -> None:
+    # Least squares (errors in variables): each node turned down by the power of its errors once
+    # more than it has to be, and ten of them by the tenth power. A tenth of the power here.
+    target = rng(2).standard_normal((60, 40))
+    loudness = []
+    for seed in range(10):
+        error = 0.5 * target * rng(3 + seed).standard_normal(target.shape)
+        problem = known(rng(1).standard_normal((4000, 60)), target, error)
+        metric = problem.metric.dense()[0]
+        corrected = (target - error) * fit(problem, 0, magnitude=True).m[0]
+        powers = [np.einsum("dm,de,em->m", w, metric, w) for w in (corrected, target)]
+        np.testing.assert_allclose(*powers, rtol=1e-4)
+        loudness.append(powers[0].sum() / powers[1].sum())
+    assert np.prod(loudness) == pytest.approx(1, rel=1e-3)
 
 
 def test_node_that_errors_made_louder_is_turned_down() -> None:
-    # A belief of 1 would leave a drifted array louder than its target, and every later node with
-    # it: errors of 0.5 w add a quarter to the power.
+    # A prior gain of 1 would leave a drifted array louder than its target, and every later node
+    # with it: errors of 0.5 w add a quarter to the power.
     target = rng(2).standard_normal((60, 40))
     error = 0.5 * target * rng(3).standard_normal(target.shape)
     problem = known(rng(1).standard_normal((4000, 60)), target, error)
@@ -246,15 +262,25 @@ def test_node_that_errors_made_louder_is_turned_down() -> None:
     assert loudness[1] == pytest.approx(wanted, rel=0.05)
 
 
-def test_bit_line_of_the_wrong_sign_keeps_its_gain() -> None:
-    # M < 0 or 0 would turn a bit line over, or divide B by zero.
+def test_bit_line_of_the_wrong_sign_has_its_nodes_gain() -> None:
+    # M < 0 or 0 would turn a bit line over, or divide B by zero; a gain of its own would make what
+    # it gets wrong as loud as what it should say.
     target = rng(2).standard_normal((6, 4))
     error = np.zeros_like(target)
     error[:, 1] = 2 * target[:, 1]
     error[:, 2] = target[:, 2]
-    adapter = fit(known(rng(1).standard_normal((40, 6)), target, error), 1, magnitude=True)
-    assert np.array_equal(adapter.m[0, 1:3], [1, 1])
-    assert np.isfinite(adapter.b).all()
+    problem = known(rng(1).standard_normal((40, 6)), target, error)
+    metric = problem.metric.dense()[0]
+    node = np.sqrt(
+        np.trace(target.T @ metric @ target)
+        / np.trace((target - error).T @ metric @ (target - error))
+    )
+    adapter = fit(problem, 0, magnitude=True)
+    np.testing.assert_allclose(adapter.m[0], [1, node, 1, 1], rtol=1e-5)
+    again = fit(problem, 1, magnitude=True)
+    assert again.m[0, 2] == 1
+    assert (again.m > 0).all()
+    assert np.isfinite(again.b).all()
 
 
 def test_magnitude_is_fitted_again_beside_the_branch() -> None:

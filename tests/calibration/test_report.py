@@ -21,6 +21,7 @@ import pytest
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
+from rimc_onnx.calibration.guard import Calibration
 from rimc_onnx.calibration.report.record import (
     CalibrationRecord,
     NodeRecord,
@@ -56,9 +57,10 @@ def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         fitted: list[CalibratedNode] = []
         fit = calibrate_job.fit_adapters
 
-        def spy(*args: Any, **kwargs: Any) -> list[CalibratedNode]:
-            fitted.extend(fit(*args, **kwargs))
-            return fitted
+        def spy(*args: Any, **kwargs: Any) -> Calibration:
+            found = fit(*args, **kwargs)
+            fitted.extend(found.nodes)
+            return found
 
         asked = CalibrateConfig(**config)
         data, target = digits / "calibration.npz", folder / f"{len(list(folder.iterdir()))}.onnx"
@@ -108,6 +110,11 @@ def record_of(*nodes: NodeRecord) -> CalibrationRecord:
             "sram_bytes": sum(n.sram_bytes for n in nodes),
             "seconds": 1.25,
             "peak_rss_bytes": None,
+            "drifted": {"error": 0.5, "agreement": 0.6, "sqnr_db": {"y": 3.0}},
+            "calibrated": {"error": 0.05, "agreement": 1.0, "sqnr_db": {"y": 13.0}},
+            "taken_back": None,
+            "is_identity": False,
+            "warning": None,
         },
         model="m.rimc.onnx",
         teacher_sha256=None,

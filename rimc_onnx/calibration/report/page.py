@@ -108,6 +108,24 @@ def _summary(record: CalibrationRecord) -> str:
     )
 
 
+def _output_cards(record: CalibrationRecord) -> list[tuple[str, str, str]]:
+    """Error and agreement at the model's outputs, where samples told."""
+    drifted, calibrated = record.result["drifted"], record.result["calibrated"]
+    if drifted is None or calibrated is None:
+        return []
+    cards = []
+    if calibrated["error"] is not None:
+        before = "not finite" if drifted["error"] is None else _short(drifted["error"])
+        note = f"{before} drifted, of the teacher's variance"
+        cards.append(("Error at the outputs", _short(calibrated["error"]), note))
+    if calibrated["agreement"] is not None:
+        note = f"{100 * drifted['agreement']:.0f} % drifted, on the samples"
+        cards.append(("Agreement", f"{100 * calibrated['agreement']:.0f} %", note))
+    if record.result["taken_back"] is not None:
+        cards.append(("Taken back", record.result["taken_back"], "outputs are nearer without"))
+    return cards
+
+
 def _cards(record: CalibrationRecord) -> str:
     result, nodes = record.result, record.nodes
     weights = sum(n.num_weights for n in nodes)
@@ -118,6 +136,7 @@ def _cards(record: CalibrationRecord) -> str:
         ("Solver", str(result["solver"]), str(record.config.get("propagate", "")) + " inputs"),
         ("New parameters", f"{100 * result['gamma']:.2f} %", "of the weights (gamma, eq. 7)"),
         ("SRAM", f"{sram:,}", f"bytes, for {weights:,} weights in RRAM"),
+        *_output_cards(record),
         ("Time", f"{result['seconds']:.1f} s", "of the calibration"),
         (
             "Peak memory",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default solver: M by shrunk least squares, the largest errors kept sparse, the rest low rank.
+"""The default solver: M that keeps power, the largest errors kept sparse, the rest low rank.
 
 With M known, what a node needs is a correction D = W_t / M - W_r that is small in the metric of its
 inputs, C = E[x' x]. The cells where D_ij^2 C_ii is largest are kept exactly (S). Of the remainder R
 the best rank-r part in that metric is (R o M) V V' / M, where V are the leading eigenvectors of
-(R o M)' C (R o M) (Eckart-Young in the metric C, as QERA and EoRA). SPEC section 5.
+(R o M)' C (R o M) (Eckart-Young in the metric C, as QERA and EoRA).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ F64 = npt.NDArray[np.float64]
 
 _DENSE_EIGEN = 256
 """Up to this size all eigenvectors cost less than finding a few of them."""
+_OWN_GAIN = 4.0
+"""A bit line's own gain lies within this factor of its node's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +36,10 @@ class ClosedFormConfig:
     """Regularisation, chosen on ResNet-20 (docs/calibration.md)."""
 
     prior_samples: float = 10.0
-    """Samples that the belief in one gain for the whole node is worth: one sample tells bit lines
+    """Samples that the prior of one gain for the whole node is worth: one sample tells bit lines
     little apart, a thousand let each have its own."""
     bias_prior_samples: float = 2.0
-    """The same for the belief in an unchanged bias."""
+    """The same for the prior of an unchanged bias."""
     sparse_frac: float = 0.75
     """Share of an SRAM budget that goes to sparse cells where the adapter has both parts."""
 
@@ -75,7 +77,7 @@ class Draft:
     need: F32
     """D = W_t / M - W_r, [G, d, m]"""
     prior: float | None
-    """What the belief in one gain for the node is worth, as a multiple of the samples; ``None``
+    """What the prior of one gain for the node is worth, as a multiple of the samples; ``None``
     keeps M at 1."""
 
     def cell_gains(self) -> F32:
@@ -116,19 +118,22 @@ def draft(
 
 
 def _magnitude(problem: NodeProblem, weight: F32, prior: float) -> F32:
-    """M that brings ``weight`` [G, d, m] nearest to the target in the metric, shrunk.
+    """M that makes ``weight`` [G, d, m] as loud as the target in the metric, shrunk to one gain.
 
-    A drifted array is louder than its target, since its errors add their own power. The belief that
-    few samples are weighed against is the one gain that makes the node as loud as the teacher's.
+    Least squares would give t'Cr / r'Cr, which is too small: an array's errors are independent of
+    its target and add to r'Cr alone (errors in variables), so that each node would be a little too
+    quiet, and a chain of them by the product. The root of t'Ct / r'Cr is the geometric mean of that
+    and of the inverse regression t'Ct / t'Cr, and keeps a node as loud as the teacher's.
     """
-    loud = problem.metric @ weight
-    power = (weight * loud).sum(axis=1, dtype=np.float64)
-    along = (problem.target * loud).sum(axis=1, dtype=np.float64)
-    belief = np.sqrt(max(problem.target_power, 0.0) / power.sum()) if power.sum() > 0 else 1.0
+    power = (weight * (problem.metric @ weight)).sum(axis=1, dtype=np.float64)
+    along = (weight * problem.loud_target).sum(axis=1, dtype=np.float64)
+    wanted = np.maximum(problem.target_power, 0.0)
+    node = np.sqrt(wanted.sum() / power.sum()) if power.sum() > 0 and wanted.sum() > 0 else 1.0
     silent = power <= 0
-    fitted = (along + prior * belief * power) / np.where(silent, 1.0, (1 + prior) * power)
-    # A magnitude is a gain: a bit line that answers with the wrong sign is left as it is.
-    return np.where(silent | (fitted <= 0), 1.0, fitted).astype(np.float32)
+    own = np.sqrt(wanted / np.where(silent, 1.0, power))
+    # A magnitude is a gain: a bit line that answers with the wrong sign tells nothing of its own.
+    own = np.where(along <= 0, node, np.clip(own, node / _OWN_GAIN, node * _OWN_GAIN))
+    return np.where(silent, 1.0, (own + prior * node) / (1 + prior)).astype(np.float32)
 
 
 def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:

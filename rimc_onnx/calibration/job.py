@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one calibration was given, and what follows from it for a node before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from onnxscript import ir
+
+from rimc_onnx.calibration.array_read_out import read_out
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.moments import Features
+from rimc_onnx.calibration.problem import (
+    NodeProblem,
+    TeacherKnowledge,
+    matrix_of,
+    problem_from_device,
+)
+from rimc_onnx.calibration.solvers.registry import NodeSolver, solver_of
+from rimc_onnx.calibration.walk import Feeds, Pair, Sessions, holding
+from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.passes import RramUnit
+
+__all__ = ["CalibrationJob", "Trial", "problem_of", "target_of"]
+
+F32 = npt.NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """Samples on which whole models are run, and what runs their RRAM nodes."""
+
+    feeds: Feeds
+    device: SessionFactory
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CalibrationJob:
+    """What a calibration was given."""
+
+    student: ir.Model
+    teacher: ir.Model
+    pairs: Sequence[Pair]
+    feeds: Feeds
+    num_samples: int
+    config: CalibrateConfig
+    sessions: Sessions
+    known: TeacherKnowledge | None
+    progress: Progress
+
+    @property
+    def units(self) -> list[RramUnit]:
+        """The teacher's nodes, in graph order."""
+        return [pair.unit for pair in self.pairs]
+
+    @property
+    def solver(self) -> NodeSolver:
+        """What finds adapters."""
+        return solver_of(self.config.solver)
+
+    @property
+    def exact(self) -> bool:
+        """True where statistics of many samples meet measured arrays.
+
+        They are taken as exact; what is estimated from a few samples is shrunk.
+        """
+        return self.config.read_out and self.known is not None
+
+    @property
+    def bias_frac(self) -> float:
+        """Share of a wrong mean output that the bias will take away."""
+        if self.exact:
+            return 1.0
+        return self.num_samples / (self.num_samples + self.config.closed_form.bias_prior_samples)
+
+    @contextmanager
+    def trial(self) -> Iterator[Trial | None]:
+        """The samples and the device; ``None`` without a sample.
+
+        Where none came from the field they are those of the statistics file, and the student's
+        arrays hold what was measured as long as the context lasts.
+        """
+        if self.feeds:
+            yield Trial(feeds=self.feeds, device=self.sessions.device)
+        elif self.known is not None and self.known.reference:
+            measured = {pair.branch.node: _read_out(pair, self.config) for pair in self.pairs}
+            with holding(self.pairs, measured):
+                yield Trial(feeds=self.known.reference, device=self.sessions.digital)
+        else:
+            yield None
+
+
+def problem_of(
+    job: CalibrationJob, sensitivities: Mapping[str, float], pair: Pair, features: Features | None
+) -> NodeProblem:
+    """What a node lacks."""
+    config, name = job.config, pair.branch.node
+    if features is None:
+        assert job.known is not None, "no samples, then a statistics file"
+        target = target_of(pair)
+        return NodeProblem(
+            name=name,
+            geometry=pair.geometry,
+            statistics=job.known.statistics[name],
+            target=target,
+            error=target - _measured(pair, config),
+            bias_frac=job.bias_frac,
+        )
+    problem = problem_from_device(
+        name,
+        features.moments(pair.geometry),
+        target_of(pair),
+        bias_frac=job.bias_frac,
+        sensitivity=sensitivities.get(name),
+        measured=_measured(pair, config) if config.read_out else None,
+        noise_frac=config.read_out_noise_frac,
+    )
+    if job.known is not None:
+        problem = replace(problem, statistics=job.known.statistics[name])
+    return problem
+
+
+def target_of(pair: Pair) -> F32:
+    """W_t as matrices, [G, d, m]."""
+    return matrix_of(pair.unit.weight.float32(), pair.geometry)
+
+
+def _measured(pair: Pair, config: CalibrateConfig) -> F32:
+    return matrix_of(_read_out(pair, config), pair.geometry)
+
+
+def _read_out(pair: Pair, config: CalibrateConfig) -> F32:
+    """The node's arrays as they are measured: the same draw however often it is asked."""
+    return read_out(
+        pair.branch.weight(),
+        node=pair.branch.node,
+        seed=config.read_out_seed,
+        noise_frac=config.read_out_noise_frac,
+    )

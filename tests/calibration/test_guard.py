@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad fits, planted: the guard sees them at the model's outputs and takes them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sample_jobs import top1
+from typer.testing import CliRunner
+
+from rimc_onnx import calibrate
+from rimc_onnx.calibration import guard
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.fit import CalibratedNode, Fitted
+from rimc_onnx.calibration.job import CalibrationJob
+from rimc_onnx.cli.main import app
+from rimc_onnx.errors import CalibrationError
+from rimc_onnx.io.model_files import load_model
+from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.passes import rram_branches
+
+Harm = Callable[[QuantizedAdapter], QuantizedAdapter]
+
+
+def plant(
+    monkeypatch: pytest.MonkeyPatch, harm: Harm, *, when: Callable[[CalibrationJob], bool]
+) -> None:
+    """Fits that look as good as before in the report of every node, and are not."""
+    fit = guard.fit_nodes
+
+    def fit_badly(job: CalibrationJob) -> Fitted:
+        fitted = fit(job)
+        return replace(fitted, nodes=[bad(n) for n in fitted.nodes]) if when(job) else fitted
+
+    def bad(node: CalibratedNode) -> CalibratedNode:
+        return replace(node, adapter=harm(node.adapter))
+
+    monkeypatch.setattr(guard, "fit_nodes", fit_badly)
+
+
+def wrong_rank(adapter: QuantizedAdapter) -> QuantizedAdapter:
+    return replace(adapter, lora_b_scale=-60 * adapter.lora_b_scale)
+
+
+def one_line_left(adapter: QuantizedAdapter) -> QuantizedAdapter:
+    magnitude = np.where(np.arange(adapter.magnitude.size) % 8 == 0, adapter.magnitude, 0)
+    return replace(adapter, magnitude=magnitude.astype(np.int8))
+
+
+def everything(adapter: QuantizedAdapter) -> QuantizedAdapter:
+    return replace(adapter, magnitude=np.zeros_like(adapter.magnitude))
+
+
+def run(folder: Path, **config: Any) -> Any:
+    given = CalibrateConfig(**{"rank": 4, **config})
+    return calibrate(folder / "model.rimc.onnx", folder / "new.onnx", config=given)
+
+
+def test_nothing_is_taken_back_from_a_good_fit(digits_job: Path) -> None:
+    report = run(digits_job)
+    assert report.taken_back is None
+    assert report.warning is None
+    assert not report.is_identity
+    assert report.drifted.error > 0.2
+    assert report.calibrated.error < 0.05
+    assert report.calibrated.agreement == 1
+    assert list(report.calibrated.sqnr_db) == list(report.drifted.sqnr_db) == ["logits"]
+    assert report.calibrated.sqnr_db["logits"] > report.drifted.sqnr_db["logits"] + 6
+
+
+@pytest.mark.parametrize(
+    ("harm", "part", "words"),
+    [(wrong_rank, "low_rank", "low rank"), (one_line_left, "magnitude", "magnitude")],
+)
+def test_the_part_that_harms_is_taken_back(
+    digits_job: Path, monkeypatch: pytest.MonkeyPatch, harm: Harm, part: str, words: str
+) -> None:
+    # SqueezeNet came back worse than drifted, with every node's error smaller and no word of it.
+    plant(monkeypatch, harm, when=lambda job: getattr(job.config.kinds, part))
+    report = run(digits_job)
+    assert words in report.taken_back
+    assert report.calibrated.error < min(0.1, report.drifted.error)
+    assert top1(digits_job / "new.onnx") > top1(digits_job / "model.rimc.onnx") + 0.03
+    written = json.loads((digits_job / "new.report.json").read_text())
+    assert written["taken_back"] == report.taken_back
+    assert written["calibrated"]["error"] == report.calibrated.error
+    # The nodes' figures are those of what was written.
+    adapters = [branch.adapter() for branch in rram_branches(load_model(digits_job / "new.onnx"))]
+    assert [a.sram_bytes for a in adapters] == [n.sram_bytes for n in report.nodes]
+    assert any(n.rank for n in report.nodes) == ("low rank" not in report.taken_back)
+
+
+def test_the_last_step_is_taken_back_too(digits_job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Biases that follow the noise of ten samples.
+    settle = guard.settle
+
+    def settle_badly(*args: Any, **kwargs: Any) -> dict[str, QuantizedAdapter]:
+        found = settle(*args, **kwargs)
+        return {
+            name: replace(a, bias=a.bias + 3 * np.abs(a.bias).max()) for name, a in found.items()
+        }
+
+    monkeypatch.setattr(guard, "settle", settle_badly)
+    report = run(digits_job)
+    assert report.taken_back == "gains and biases of the student's inputs"
+    assert report.calibrated.error < 0.1
+
+
+def test_where_nothing_helps_nothing_is_written_unless_asked_for(
+    digits_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A model that is worse than the one before calibration, or one that only looks calibrated.
+    plant(monkeypatch, everything, when=lambda _job: True)
+    monkeypatch.chdir(digits_job)
+    with pytest.raises(CalibrationError, match=r"does not help: error .* without it"):
+        run(digits_job)
+    assert not (digits_job / "new.onnx").exists()
+    call = ["calibrate", "model.rimc.onnx", "--rank", "4", "-o", "new.onnx", "--json"]
+    assert CliRunner().invoke(app, call).exit_code == 1
+    done = CliRunner().invoke(app, [*call, "--allow-identity"])
+    assert done.exit_code == 3
+    report = json.loads(done.stdout)
+    assert report["is_identity"]
+    assert report["calibrated"] == report["drifted"]
+    assert {n["error_after"] == n["error_before"] for n in report["nodes"]} == {True}
+    assert "adapters do nothing" in done.stderr
+    assert top1(digits_job / "new.onnx") == top1(digits_job / "model.rimc.onnx")
+    assert all(b.adapter().is_identity for b in rram_branches(load_model(digits_job / "new.onnx")))
+
+
+def test_a_model_that_stays_far_off_is_said_to_be(
+    digits_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Better than drifted and still useless: biases alone of arrays that hold next to nothing.
+    monkeypatch.setattr(guard, "_WARN_ERROR", 0.001)
+    report = run(digits_job, num_samples=10)
+    assert "far from its teacher" in report.warning
+
+
+def test_without_a_sample_to_run_nothing_is_claimed(digits_job: Path) -> None:
+    # A guard that compares nothing with nothing and finds it right.
+    from rimc_onnx import write_statistics
+
+    path = digits_job / "s.npz"
+    write_statistics(digits_job / "model.onnx", path, keep_samples=0)
+    config = CalibrateConfig(num_samples=0, read_out=True)
+    report = calibrate(
+        digits_job / "model.rimc.onnx", digits_job / "new.onnx", statistics=path, config=config
+    )
+    assert report.drifted is None
+    assert report.calibrated is None
