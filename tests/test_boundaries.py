@@ -65,6 +65,7 @@ ALLOWED = {
     "rimc_onnx.studies": JOBS | {"rimc_onnx.api", "rimc_onnx.studies"},
     "rimc_onnx.api": JOBS,
     "rimc_onnx": {"rimc_onnx.api"},
+    "rimc_onnx.__main__": {"rimc_onnx.cli"},
     "rimc_onnx.cli": {
         "rich",
         "typer",

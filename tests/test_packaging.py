@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the package is started and what its wheels may hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_module_is_the_command() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "rimc_onnx", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "calibrate" in shown.stdout
+
+
+def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    path = folder / name
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in files.items():
+            archive.writestr(member, content)
+    return path
+
+
+GOOD = "rimc_onnx-0.1.0-py3-none-manylinux_2_28_x86_64.whl"
+LIBRARY = "rimc_onnx/runtime/librimc_ops.so"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "fault"),
+    [
+        (GOOD, {LIBRARY: b"\x7fELF"}, None),
+        (GOOD, {}, "holds 0 operator libraries"),
+        (GOOD, {LIBRARY: b"\0libonnxruntime.so.1\0"}, "refers to libonnxruntime.so"),
+        (GOOD, {LIBRARY: b"\0PyObject_Call\0Py_Initialize\0"}, "refers to Py_Initialize"),
+        (GOOD, {LIBRARY: b"", "rimc_onnx/runtime/src/a.cc": b""}, "holds sources"),
+        ("rimc_onnx-0.1.0-cp312-cp312-linux_x86_64.whl", {LIBRARY: b""}, "its tag is not py3-none"),
+    ],
+)
+def test_check_of_wheels_names_the_fault(
+    name: str, files: dict[str, bytes], fault: str | None, tmp_path: Path
+) -> None:
+    # A wheel for one Python only, or one that needs a certain ONNX Runtime at load.
+    spec = importlib.util.spec_from_file_location("check", ROOT / ".github" / "check_wheel.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    found = check.faults(wheel(tmp_path, name, files))
+    assert found == [] if fault is None else fault in found[0]

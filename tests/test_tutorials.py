@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and every block of Python of the tutorials, in the order of the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page_runs_as_it_is_typed(
+    page: Path, cli: Callable[..., Any], digits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An option that was renamed, a file that a later command of the page does not find.
+    shutil.copy(ROOT / "samples" / "devices" / "own.toml", digits_folder)
+    monkeypatch.chdir(digits_folder)
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert {"bash", "python"} == {kind for kind, _ in blocks}
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, f"{page.name}", "exec"), {"__name__": "tutorial"})
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "rimc-onnx"
+            result = cli(*arguments, cwd=digits_folder)
+            assert result.code == 0, f"{line}: {result.stderr}"
