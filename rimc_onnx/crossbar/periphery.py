@@ -38,6 +38,7 @@ __all__ = [
     "ReadNoiseLaw",
     "attribute_types",
     "node_periphery",
+    "pair_noise",
 ]
 
 _MAX_BITS = 16
