@@ -18,7 +18,6 @@ from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
-from rimc_onnx.passes.conv_geometry import ConvGeometry
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
 from rimc_onnx.passes.fold_adapters import FoldAdaptersPass, folded_weight
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
@@ -58,7 +57,6 @@ __all__ = [
     "CanonicalizeMatMulPass",
     "CheckOperatorsPass",
     "Constant",
-    "ConvGeometry",
     "DropInitializerInputsPass",
     "FoldAdaptersPass",
     "FoldBatchNormPass",

@@ -88,14 +88,15 @@ class AgeRramPass(ir.passes.InPlacePass):
                 f"node '{branch.node}' is not in the teacher, so its arrays can't be aged. Give "
                 f"the model that it was converted from with --teacher."
             )
-        if unit.op_type != branch.rram.op_type or unit.weight.shape != branch.weight_shape:
+        held, given = branch.geometry.weight_shape, unit.geometry.weight_shape
+        if held != given:
             raise ModelError(
-                f"node '{branch.node}': its arrays hold {list(branch.weight_shape)}, the teacher's "
-                f"weight is {list(unit.weight.shape)}. Give the model that it was converted from "
+                f"node '{branch.node}': its arrays hold {list(held)}, the teacher's "
+                f"weight is {list(given)}. Give the model that it was converted from "
                 f"with --teacher."
             )
         recorded = np.asarray(branch.rram.attributes["w_max"].as_floats(), np.float32)
-        found = largest_weight(unit.weight.float32(), _device(branch), unit.column_axis)
+        found = largest_weight(unit.weight.float32(), _device(branch), unit.geometry.column_axis)
         if not np.array_equal(recorded, found):
             raise ModelError(
                 f"node '{branch.node}': the teacher's largest weight is not the one that its "

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,9 @@ from onnxscript import ir
 from rimc_onnx.crossbar import NodePeriphery, attribute_types
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.adapter import lora_shapes
+from rimc_onnx.ops.geometry import NodeGeometry
+from rimc_onnx.passes.node_geometry import node_geometry
 from rimc_onnx.passes.rram_branch import (
     RramBranch,
     initializer_shape,
@@ -81,53 +83,42 @@ def _check_signature(node: ir.Node) -> None:
 
 
 def _check_rram(node: ir.Node) -> None:
-    shape = initializer_shape(node, 1)
+    geometry = _geometry(node)
     weight = node.inputs[1]
     if weight is None or weight.dtype != ir.DataType.FLOAT:
         raise node_error(node, "the weight must be float32")
-    depth, columns, rows = _crossbar(node, shape)
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     periphery = NodePeriphery.read(attributes)
     try:
-        periphery.check(columns=columns, depth=depth, rows_per_step=rows, w_max=attributes["w_max"])
+        periphery.check(geometry, attributes["w_max"])
     except ValueError as error:
         raise node_error(node, str(error)) from error
     if node.op_type == schema.RRAM_CONV:
-        tile_group = attributes["group"] * periphery.num_tiles
+        tile_group = geometry.group * periphery.num_tiles
         if attributes["tile_group"] != tile_group:
             raise node_error(node, f"tile_group must be {tile_group}")
     if not attributes["wire_ohm"] >= 0.0:
         raise node_error(node, f"wire_ohm must lie in 0..inf, got {attributes['wire_ohm']:g}")
 
 
-def _crossbar(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Steps of a bit line, bit lines, and word lines of a step."""
+def _geometry(node: ir.Node) -> NodeGeometry:
+    """Geometry of a crossbar that kernels take."""
+    shape = initializer_shape(node, 1)
     if 0 in shape:
         raise node_error(node, f"the weight is empty, its shape is {list(shape)}")
     if node.op_type == schema.RRAM_MATMUL:
         if len(shape) != 2:
             raise node_error(node, f"the weight must be a matrix, got shape {list(shape)}")
-        return shape[0], shape[1], 1
-    if not 3 <= len(shape) <= 5:
+    elif not 3 <= len(shape) <= 5:
         raise node_error(node, f"the weight must have 3 to 5 axes, got shape {list(shape)}")
-    columns, depth, *kernel = shape
-    _check_geometry(node, len(kernel), columns)
-    return depth, columns, math.prod(kernel)
-
-
-def _check_geometry(node: ir.Node, spatial: int, columns: int) -> None:
-    for name, length in (("strides", spatial), ("pads", 2 * spatial), ("dilations", spatial)):
-        values = node.attributes[name].as_ints()
-        if len(values) != length:
-            raise node_error(node, f"{name} must have {length} values, got {len(values)}")
+    geometry = node_geometry(node, shape)
+    for name in ("strides", "pads", "dilations"):
+        values = getattr(geometry, name)
         least = 0 if name == "pads" else 1
         if not all(least <= value <= schema.MAX_GEOMETRY for value in values):
-            raise node_error(
-                node, f"{name} must lie in {least}..{schema.MAX_GEOMETRY}, got {list(values)}"
-            )
-    group = node.attributes["group"].as_int()
-    if group < 1 or columns % group:
-        raise node_error(node, f"{columns} output channels can't be split in its groups")
+            what = f"{name} must lie in {least}..{schema.MAX_GEOMETRY}, got {list(values)}"
+            raise node_error(node, what)
+    return geometry
 
 
 def _check_dora(node: ir.Node) -> None:
@@ -140,30 +131,21 @@ def _check_dora(node: ir.Node) -> None:
 
 
 def _check_adapter(branch: RramBranch) -> None:
-    weight, group = branch.weight_shape, branch.group
+    geometry = branch.geometry
     names = schema.OPS[branch.dora.op_type].inputs
     shapes = {name: initializer_shape(branch.dora, i) for i, name in enumerate(names) if i > 1}
     lora_a = shapes["lora_a"]
-    if len(lora_a) != len(weight):
-        what = f"input 'lora_a' must have {len(weight)} axes, got {list(lora_a)}"
+    axes = len(geometry.weight_shape)
+    if len(lora_a) != axes:
+        what = f"input 'lora_a' must have {axes} axes, got {list(lora_a)}"
         raise node_error(branch.dora, what)
-    wanted: dict[str, Sequence[tuple[int, ...]]]
-    if group is None:
-        depth, columns = weight
-        ranks = rank = lora_a[-1]
-        wanted = {"lora_a": [(depth, rank)], "lora_b": [(rank, columns)]}
-    else:
-        columns, depth, *kernel = weight
-        ranks = lora_a[0]
-        rank = ranks // group
-        ones = (1,) * len(kernel)
-        wanted = {
-            "lora_a": [(group * rank, depth, *kernel)],
-            "lora_b": [(columns, rank, *ones)],
-        }
-        for name in attribute_types(branch.dora.op_type):
-            if branch.dora.attributes[name].value != branch.rram.attributes[name].value:
-                raise node_error(branch.dora, f"attribute '{name}' is not that of its crossbar")
+    for name in geometry.attributes:
+        if branch.dora.attributes[name].value != branch.rram.attributes[name].value:
+            raise node_error(branch.dora, f"attribute '{name}' is not that of its crossbar")
+    rank = lora_a[0] // geometry.group if geometry.is_conv else lora_a[1]
+    a_shape, b_shape, ranks = lora_shapes(geometry, rank)
+    columns = geometry.columns
+    wanted: dict[str, Sequence[tuple[int, ...]]] = {"lora_a": [a_shape], "lora_b": [b_shape]}
     wanted |= {
         "magnitude": [(columns,)],
         "x_scale": [(1,)],

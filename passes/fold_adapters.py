@@ -10,6 +10,7 @@ from onnxscript import ir
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -75,28 +76,28 @@ class FoldAdaptersPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
 
-def folded_weight(w: Array, adapter: QuantizedAdapter, group: int | None) -> Array:
-    """(W_r + A B + S) o M in the layout of ``w``, [K, N] (``group`` None) or [M, C/group, *kernel].
+def folded_weight(w: Array, adapter: QuantizedAdapter, geometry: NodeGeometry) -> Array:
+    """(W_r + A B + S) o M in the layout of ``w``.
 
     A B and S are in real numbers: the codes' scales are divided out of and multiplied into them.
     """
     x_scale = np.float64(adapter.x_scale[0])
     steps = adapter.rank_step.astype(np.float64) * x_scale
-    columns = w.shape[1] if group is None else w.shape[0]
+    columns, group = geometry.columns, geometry.group
     b_scale = np.broadcast_to(adapter.lora_b_scale, columns)
     s_scale = np.broadcast_to(adapter.sparse_scale / x_scale, columns)
     m = adapter.magnitude * adapter.magnitude_scale
-    if group is None:
+    if not geometry.is_conv:
         total = (adapter.lora_a / steps).astype(np.float32) @ (adapter.lora_b * b_scale)
         column_of_cell = adapter.sparse_index % columns
         channel: tuple[int, ...] = (columns,)
     else:
-        ranks, window = adapter.lora_b.shape[1], w.size // columns
-        a = adapter.lora_a.reshape(group, ranks, window) / steps.reshape(group, ranks, 1)
+        ranks, depth = adapter.lora_b.shape[1], geometry.depth
+        a = adapter.lora_a.reshape(group, ranks, depth) / steps.reshape(group, ranks, 1)
         b = adapter.lora_b.reshape(columns, ranks) * b_scale[:, None]
         total = b.reshape(group, columns // group, ranks) @ a.astype(np.float32)
         total = total.reshape(w.shape)
-        column_of_cell = adapter.sparse_index // window
+        column_of_cell = adapter.sparse_index // depth
         channel = (columns, *[1] * (w.ndim - 1))
     total += w
     cells = total.reshape(-1)
@@ -106,7 +107,7 @@ def folded_weight(w: Array, adapter: QuantizedAdapter, group: int | None) -> Arr
 
 
 def _fold(graph: ir.Graph, branch: RramBranch, names: Names) -> None:
-    rram, dora, group = branch.rram, branch.dora, branch.group
+    rram, dora, geometry = branch.rram, branch.dora, branch.geometry
     base, y_name = branch.node, str(branch.y.name)
     # Not branch.x: where that was the output of another branch, this is what replaced it.
     x, old_w = rram.inputs[0], rram.inputs[1]
@@ -119,7 +120,7 @@ def _fold(graph: ir.Graph, branch: RramBranch, names: Names) -> None:
     bias = add_initializer(graph, name, ir.tensor(adapter.bias, name=name))
 
     node_name = names.node(base)
-    if group is None:
+    if not geometry.is_conv:
         matmul = ir.Node("", "MatMul", [x, w], name=node_name, metadata_props=dict(_METADATA))
         product = matmul.outputs[0]
         product.name = names.value(f"{y_name}/matmul")
@@ -134,8 +135,8 @@ def _fold(graph: ir.Graph, branch: RramBranch, names: Names) -> None:
         )
         nodes = [matmul, add]
     else:
-        attributes = [rram.attributes[key] for key in ("strides", "pads", "dilations", "group")]
-        kernel = ir.AttrInt64s("kernel_shape", branch.weight_shape[2:])
+        attributes = [rram.attributes[key] for key in geometry.attributes]
+        kernel = ir.AttrInt64s("kernel_shape", geometry.kernel)
         nodes = [
             ir.Node(
                 "",
@@ -168,12 +169,12 @@ def _weight(
         raise ValueError(f"node '{branch.rram.name}' has no weight")
     keeps_name = is_private(old) and old.name != f"{branch.node}/rram/w"
     name = str(old.name) if keeps_name else names.value(f"{branch.node}/w")
-    group, shape = branch.group, branch.weight_shape
+    geometry = branch.geometry
     folded = lazy_tensor(
-        lambda: folded_weight(tensor.numpy(), adapter, group),
+        lambda: folded_weight(tensor.numpy(), adapter, geometry),
         name=name,
         dtype=ir.DataType.FLOAT,
-        shape=shape,
+        shape=geometry.weight_shape,
     )
     if keeps_name:
         old.const_value = folded

@@ -30,7 +30,7 @@ from rimc_onnx.passes._graph import (
     take_over,
 )
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
-from rimc_onnx.passes.conv_geometry import read_geometry
+from rimc_onnx.passes.node_geometry import node_geometry
 
 __all__ = ["FoldBatchNormPass"]
 
@@ -201,7 +201,7 @@ class _Fold:
 
     def _fold_before_conv(self, node: ir.Node, weight: Constant, affine: _Affine) -> None:
         auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
-        geometry = read_geometry(node, weight.shape)
+        geometry = node_geometry(node, weight.shape)
         if auto_pad.startswith("SAME") or (auto_pad == "NOTSET" and geometry.is_padded):
             raise _Refusal(f"node '{node.name}' behind it pads its input with zeros")
         bias = _optional_constant(node, 2)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.crossbar import attribute_types
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -18,6 +18,7 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.node_geometry import node_geometry
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
 
 __all__ = ["InsertDoraBranchPass"]
@@ -35,7 +36,8 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
        bias. An Add of the model's own is never taken.
     3. A crossbar with an adapter: left alone, so the pass is idempotent.
 
-    Y = M o (H + (X A) B) + bias with A = B = 0, M = 1 (SPEC section 4): bit for bit Y = H + bias.
+    Y = M o (H + (X A) B) + bias (Dong et al., Alg. 2) with A = B = 0, M = 1: bit for bit
+    Y = H + bias.
     """
 
     def __init__(self, rank: int) -> None:
@@ -67,12 +69,10 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
     x, w = rram.inputs
     if x is None or w is None or w.const_value is None:
         raise ValueError(f"node '{rram.name}' ({rram.op_type}) has no weight")
-    shape = tuple(w.const_value.shape.numpy())
-    is_conv = rram.op_type == schema.RRAM_CONV
-    group = rram.attributes["group"].as_int() if is_conv else None
+    geometry = node_geometry(rram, w.const_value.shape.numpy())
     h = rram.outputs[0]
-    add, bias = _bias_after(rram, shape[0] if is_conv else shape[1], len(shape) - 2)
-    adapter = QuantizedAdapter.identity(weight_shape=shape, group=group, rank=rank, bias=bias)
+    add, bias = _bias_after(rram, geometry)
+    adapter = QuantizedAdapter.identity(geometry=geometry, rank=rank, bias=bias)
 
     base = rram.attributes["node"].as_string()
     inputs = []
@@ -86,12 +86,11 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
         y.type = ir.TensorType(ir.DataType.FLOAT)
     if add is None:
         h.name = names.value(f"{y.name}/rram")
-    geometry = attribute_types(_DORA[rram.op_type])
     dora = ir.Node(
         schema.DOMAIN,
         _DORA[rram.op_type],
         [x, h, *inputs],
-        [rram.attributes[name] for name in geometry],
+        [rram.attributes[name] for name in geometry.attributes],
         outputs=[y],
         name=names.node(f"{base}/dora"),
         metadata_props={PASS_KEY: "InsertDoraBranchPass"},
@@ -104,15 +103,15 @@ def _insert(graph: ir.Graph, rram: ir.Node, rank: int, names: Names) -> None:
 
 
 def _bias_after(
-    rram: ir.Node, columns: int, spatial: int
+    rram: ir.Node, geometry: NodeGeometry
 ) -> tuple[ir.Node | None, npt.NDArray[np.float32]]:
     """The Add of one constant per bit line behind ``rram``, and that constant; else zeros."""
-    none = None, np.zeros(columns, np.float32)
+    none = None, np.zeros(geometry.columns, np.float32)
     if (found := constant_add(rram.outputs[0])) is None:
         return none
     add, constant = found
     if add.metadata_props.get(PASS_KEY) != ReplaceWithRramPass.__name__:
         return none
-    if constant.shape != (columns, *[1] * spatial):
+    if constant.shape != (geometry.columns, *geometry.channel_shape[1:]):
         return none
-    return add, constant.float32().reshape(columns)
+    return add, constant.float32().reshape(geometry.columns)

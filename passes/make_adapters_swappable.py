@@ -64,25 +64,25 @@ class MakeAdaptersSwappablePass(ir.passes.InPlacePass):
 
 def _shapes(branch: RramBranch) -> dict[str, ir.Shape]:
     """Input name -> the shapes that adapters of this branch may have."""
-    weight, base = branch.weight_shape, branch.dora.name
+    geometry, base = branch.geometry, branch.dora.name
     rank, cells = f"{base}/rank", f"{base}/cells"
-    ranks = rank if branch.group in {None, 1} else f"{base}/ranks"
+    ranks = rank if geometry.group == 1 else f"{base}/ranks"
     lora_a: list[int | str | None]
     lora_b: list[int | str | None]
-    if branch.group is None:
-        lora_a, lora_b = [weight[0], ranks], [rank, weight[1]]
+    if geometry.is_conv:
+        lora_a = [ranks, *geometry.weight_shape[1:]]
+        lora_b = [geometry.columns, rank, *[1] * len(geometry.kernel)]
     else:
-        lora_a = [ranks, *weight[1:]]
-        lora_b = [weight[0], rank, *[1] * (len(weight) - 2)]
+        lora_a, lora_b = [geometry.depth, ranks], [rank, geometry.columns]
     dims: dict[str, list[int | str | None]] = {
         "lora_a": lora_a,
         "lora_b": lora_b,
-        "magnitude": [branch.columns],
+        "magnitude": [geometry.columns],
         "x_scale": [1],
         "rank_step": [ranks],
         "lora_b_scale": [None],
         "magnitude_scale": [1],
-        "bias": [branch.columns],
+        "bias": [geometry.columns],
         "sparse_values": [cells],
         "sparse_index": [cells],
         "sparse_scale": [None],

@@ -10,7 +10,7 @@ from onnxscript import ir
 
 from rimc_onnx.passes._graph import PASS_KEY, Names, Shapes, add_initializer
 from rimc_onnx.passes.constants import find_constant
-from rimc_onnx.passes.conv_geometry import read_geometry
+from rimc_onnx.passes.node_geometry import node_geometry
 
 __all__ = ["MakePadsExplicitPass"]
 
@@ -63,8 +63,8 @@ def _rewrite(
     mode = node.attributes.pop("auto_pad").as_string()
     if mode == "VALID":
         node.attributes.pop("pads", None)
-    geometry = read_geometry(node, weight_shape)
-    extent = [d * (k - 1) + 1 for k, d in zip(weight_shape[2:], geometry.dilations, strict=True)]
+    geometry = node_geometry(node, weight_shape)
+    extent = geometry.extent
     pads: Sequence[int] | None = geometry.pads
     if mode in _SAME:
         shape = shapes.shape(x)

@@ -36,8 +36,8 @@ def programmed_tensor(
     grid.
     """
     is_coded = 0 < dac_bits <= CODED_BITS
-    columns = tile_rows or unit.columns
-    layout = ArrayLayout(group=unit.group, num_tiles=num_tiles, tile_columns=columns)
+    columns = tile_rows or unit.geometry.columns
+    layout = ArrayLayout(geometry=unit.geometry, num_tiles=num_tiles, tile_columns=columns)
     return lazy_tensor(
         lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, is_coded, realise),
         name=name,
@@ -61,7 +61,7 @@ def _realised(
         node=unit.name,
         seed=seed,
         config=device,
-        column_axis=unit.column_axis,
+        column_axis=unit.geometry.column_axis,
         time_s=time_s,
         realise=realise,
         keep_conductances=wire_ohm is not None,
@@ -71,4 +71,4 @@ def _realised(
         w = apply_ir_drop(
             programmed, node=unit.name, g_max_us=device.g_max_us, wire_ohm=wire_ohm, layout=layout
         )
-    return on_grid(w, programmed.w_max, unit.column_axis) if is_coded else w
+    return on_grid(w, programmed.w_max, unit.geometry.column_axis) if is_coded else w

@@ -106,16 +106,9 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
             "wire_ohm": _wire_ohm(config) or 0.0,
             "g_max_us": device.g_max_us,
             "w_max": _w_max(unit, device),
+            **unit.geometry.attributes,
+            "tile_group": unit.geometry.group * unit.num_tiles,
         }
-        if unit.geometry is not None:
-            geometry = unit.geometry
-            values |= {
-                "strides": geometry.strides,
-                "pads": geometry.pads,
-                "dilations": geometry.dilations,
-                "group": geometry.group,
-                "tile_group": geometry.group * unit.num_tiles,
-            }
         types = attribute_types(unit.op_type)
         return [_ATTRIBUTE[kind](name, values[name]) for name, kind in types.items()]
 
@@ -141,7 +134,7 @@ _ATTRIBUTE: dict[str, Callable[..., ir.Attr]] = {
 
 
 def _w_max(unit: RramUnit, device: DeviceConfig) -> tuple[float, ...]:
-    w_max = largest_weight(unit.weight.float32(), device, unit.column_axis)
+    w_max = largest_weight(unit.weight.float32(), device, unit.geometry.column_axis)
     if not np.isfinite(w_max).all():
         raise NodeMappingError(
             f"node '{unit.name}': the weight has NaN or infinite values, no conductance can hold "
@@ -258,6 +251,5 @@ def _describe(value: ir.Value, name: str, shape: ir.Shape | None) -> None:
 def _bias(graph: ir.Graph, unit: RramUnit, names: Names) -> ir.Value:
     """[N] of a MatMul, [M, 1...] of a Conv: per channel in front of the spatial axes."""
     name = names.value(f"{unit.name}/bias")
-    spatial = 0 if unit.geometry is None else len(unit.geometry.strides)
-    bias = np.ascontiguousarray(unit.bias, np.float32).reshape(-1, *[1] * spatial)
+    bias = np.ascontiguousarray(unit.bias, np.float32).reshape(unit.geometry.channel_shape)
     return add_initializer(graph, name, ir.tensor(bias, name=name))

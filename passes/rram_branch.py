@@ -12,6 +12,8 @@ from onnxscript import ir
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
+from rimc_onnx.passes.node_geometry import node_geometry
 
 __all__ = ["RramBranch", "initializer_shape", "node_error", "rram_branches"]
 
@@ -34,27 +36,14 @@ class RramBranch:
     """What the adapter gives, bias included."""
 
     @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """[M, C / group, *kernel] or [K, N]."""
-        return initializer_shape(self.rram, 1)
-
-    @property
-    def group(self) -> int | None:
-        """Groups of a Conv, None for a MatMul."""
-        if self.rram.op_type == schema.RRAM_MATMUL:
-            return None
-        return self.rram.attributes["group"].as_int()
-
-    @property
-    def columns(self) -> int:
-        """Bit lines: output channels M, or N."""
-        return self.weight_shape[1 if self.group is None else 0]
+    def geometry(self) -> NodeGeometry:
+        """How the weight lies in the arrays."""
+        return node_geometry(self.rram, initializer_shape(self.rram, 1))
 
     @property
     def rank(self) -> int:
         """Rank of the adapter (of one group)."""
-        lora_a = initializer_shape(self.dora, 2)
-        return lora_a[1] if self.group is None else lora_a[0] // self.group
+        return initializer_shape(self.dora, 3)[0 if self.dora.op_type == schema.DORA_MATMUL else 1]
 
     def weight(self) -> npt.NDArray[np.float32]:
         """What the arrays hold, W_r; only a read-out may look at it."""

@@ -12,9 +12,10 @@ from onnxscript import ir
 from rimc_onnx.crossbar import ConvertConfig, NodePeriphery, NodeRanges, node_periphery
 from rimc_onnx.errors import ModelError, NodeMappingError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes._graph import Shapes, constant_add
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
-from rimc_onnx.passes.conv_geometry import ConvGeometry, read_geometry
+from rimc_onnx.passes.node_geometry import node_geometry
 
 __all__ = ["RramUnit", "conv_unit", "matmul_unit", "unit_periphery"]
 
@@ -27,8 +28,6 @@ class RramUnit:
 
     name: str
     """The teacher's node: key of draws, ranges and adapters."""
-    op_type: str
-    """``schema.RRAM_CONV`` or ``schema.RRAM_MATMUL``."""
     node: ir.Node
     """The Conv or MatMul."""
     add: ir.Node | None
@@ -41,27 +40,16 @@ class RramUnit:
     """Target weight in crossbar layout, [M, C / group, *kernel] or [K, N]; ``weight.float32()``."""
     bias: npt.NDArray[np.float32]
     """[M] or [N]; zeros if the model has none."""
-    geometry: ConvGeometry | None
-    """Attributes of a Conv; None for a MatMul."""
+    geometry: NodeGeometry
     num_tiles: int
     """Row tiles of a crossbar column."""
     cast_from: ir.DataType | None
     """Type of x and y where it is not float32."""
 
     @property
-    def group(self) -> int | None:
-        """Groups of a Conv, None for a MatMul."""
-        return None if self.geometry is None else self.geometry.group
-
-    @property
-    def columns(self) -> int:
-        """Bit lines: output channels M, or N."""
-        return self.weight.shape[self.column_axis]
-
-    @property
-    def column_axis(self) -> int:
-        """Axis of the weight that counts outputs."""
-        return 1 if self.geometry is None else 0
+    def op_type(self) -> str:
+        """``schema.RRAM_CONV`` or ``schema.RRAM_MATMUL``."""
+        return schema.RRAM_CONV if self.geometry.is_conv else schema.RRAM_MATMUL
 
 
 def _checked_weight(node: ir.Node) -> Constant | str:
@@ -93,8 +81,8 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad not in {"NOTSET", "VALID"}:
         return f"auto_pad {auto_pad} is not written as pads"
-    geometry = read_geometry(node, weight.shape)
-    columns, depth, *kernel = weight.shape
+    geometry = node_geometry(node, weight.shape)
+    columns = geometry.columns
     bias = np.zeros(columns, np.float32)
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is not None:
@@ -107,17 +95,16 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
                 f"weight has {columns} output channels"
             )
         bias = constant.float32().reshape(columns)
-    window = int(np.prod(kernel))
     try:
-        tiles = schema.num_tiles(depth, window, tile_rows)
+        tiles = geometry.num_tiles(tile_rows)
     except ValueError:
+        window = geometry.window
         return (
             f"a kernel window of {window} word line{'s' * (window > 1)} does not fit in a tile "
             f"of {tile_rows}"
         )
     return RramUnit(
         name=str(node.name),
-        op_type=schema.RRAM_CONV,
         node=node,
         add=None,
         x=x,
@@ -145,19 +132,18 @@ def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUni
         return f"weight has rank {rank}: one array holds one matrix"
     if shapes.rank(x) == 1:
         return "left-hand side has rank 1"
-    depth, columns = weight.shape
-    add, bias = _bias_add(node, columns, shapes)
+    geometry = node_geometry(node, weight.shape)
+    add, bias = _bias_add(node, geometry.columns, shapes)
     return RramUnit(
         name=str(node.name),
-        op_type=schema.RRAM_MATMUL,
         node=node,
         add=add,
         x=x,
         y=node.outputs[0] if add is None else add.outputs[0],
         weight=weight,
         bias=bias,
-        geometry=None,
-        num_tiles=schema.num_tiles(depth, 1, tile_rows),
+        geometry=geometry,
+        num_tiles=geometry.num_tiles(tile_rows),
         cast_from=_CAST_FROM[weight.dtype],
     )
 
@@ -191,7 +177,7 @@ def unit_periphery(
     """
     try:
         return node_periphery(
-            config, ranges, node=unit.name, columns=unit.columns, num_tiles=unit.num_tiles
+            config, ranges, node=unit.name, columns=unit.geometry.columns, num_tiles=unit.num_tiles
         )
     except ValueError as error:
         raise NodeMappingError(f"node '{unit.name}' ({unit.node.op_type}): {error}") from error

@@ -50,7 +50,7 @@ def random_adapters(model: ir.Model, seed: int, *, rank: int, cells: int) -> Ada
     random = np.random.default_rng(seed)
     found = {}
     for b in passes.rram_branches(model):
-        rows, columns = b.weight_shape
+        rows, columns = b.geometry.weight_shape
         found[b.node] = QuantizedAdapter(
             lora_a=random.integers(-127, 128, (rows, rank), dtype=np.int8),
             lora_b=random.integers(-127, 128, (rank, columns), dtype=np.int8),

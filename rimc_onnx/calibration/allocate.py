@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.solvers.closed_form import Draft
-from rimc_onnx.ops.adapter import adapter_rank
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
@@ -49,9 +48,9 @@ class Share:
     """The correction is kept whole."""
 
 
-def uniform(geometries: Iterable[Geometry], rank: int) -> list[Share]:
+def uniform(geometries: Iterable[NodeGeometry], rank: int) -> list[Share]:
     """One rank for all nodes, as the papers do; less where a matrix has less."""
-    return [Share(rank=_clamp(geometry, rank), s=None) for geometry in geometries]
+    return [Share(rank=geometry.clamp_rank(rank), s=None) for geometry in geometries]
 
 
 def allocate(
@@ -73,11 +72,6 @@ def allocate(
     for i, rank, s in zip(open_nodes, ranks, cells, strict=True):
         shares[i] = Share(rank=rank, s=s)
     return [share for share in shares if share is not None]
-
-
-def _clamp(geometry: Geometry, rank: int) -> int:
-    group = geometry.group if geometry.conv else None
-    return adapter_rank(rank, geometry.weight_shape, group)
 
 
 def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
@@ -115,9 +109,7 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
         group, depth, columns = node.need.shape
         cost = group * (depth + columns)
         # Beyond this rank the branch costs more than the matrix.
-        most = min(
-            _clamp(node.problem.geometry, depth), max(1, depth * columns // (depth + columns))
-        )
+        most = min(depth, columns, max(1, depth * columns // (depth + columns)))
         most = max(0, min(most, budget_bytes // cost, MAX_RANK))
         costs.append(cost)
         gains.append(node.rank_gains(s, most) if most else np.zeros(0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.moments import Geometry, rows_of
+from rimc_onnx.calibration.moments import rows_of
 from rimc_onnx.calibration.walk import teacher_run
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import largest_weight
@@ -55,11 +55,14 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig)
     # A node that saw nothing but zeros gets any range: its outputs are zeros.
     dac_range = float(np.float32(dac)) or 1.0
     lines = _lines(unit, config, dac_range, lowest < 0)
-    weight = unit.weight.float32()
+    weight, axis = unit.weight.float32(), unit.geometry.column_axis
     adc = 0.0
     for x in filled:
         for _, values in word_lines(x, lines):
-            products = [(values, weight), *iv_terms(values, weight, lines, unit.column_axis)]
+            products = [
+                (values, weight),
+                *iv_terms(values, weight, lines, axis),
+            ]
             adc = max(adc, _largest_sum(unit, products, percentile))
     return NodeRanges(
         dac_range=dac_range,
@@ -73,6 +76,7 @@ def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool
     periphery = config.reads
     is_serial = periphery.dac_serial_bits is not None
     square, cube = config.iv_curves
+    w_max = largest_weight(unit.weight.float32(), config.device, unit.geometry.column_axis)
     return Periphery(
         dac_bits=periphery.dac_bits or 0 if is_serial else 0,
         dac_range=dac_range,
@@ -82,7 +86,7 @@ def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool
         input_shrink=periphery.input_shrink,
         iv_square=square,
         iv_cube=cube,
-        w_max=largest_weight(unit.weight.float32(), config.device, unit.column_axis).tolist(),
+        w_max=w_max.tolist(),
     )
 
 
@@ -90,21 +94,13 @@ def _largest_sum(
     unit: RramUnit, products: Sequence[tuple[Array, Array]], percentile: float
 ) -> float:
     """Percentile of the partial sums of every tile over all (inputs, cells), the largest one."""
-    geometry = Geometry.of(unit)
-    group, depth, columns = geometry.group, geometry.depth, geometry.columns
-    window = int(np.prod(unit.weight.shape[2:])) if geometry.conv else 1
-
-    def by_row(weight: Array) -> Array:
-        if geometry.conv:
-            return weight.reshape(group, columns, depth).transpose(0, 2, 1)
-        return weight.reshape(group, depth, columns)
-
-    cells = [by_row(weight) for _, weight in products]
-    tile = -(-(depth // window) // unit.num_tiles) * window
+    geometry = unit.geometry
+    cells = [geometry.matrices(weight) for _, weight in products]
+    tile = geometry.tile_depth(unit.num_tiles)
     largest = 0.0
     for rows in zip(*(rows_of(geometry, x) for x, _ in products), strict=True):
         by_group = [np.moveaxis(one, 1, 0) for (one,) in rows]
-        for start in range(0, depth, tile):
+        for start in range(0, geometry.depth, tile):
             part = slice(start, start + tile)
             partial = by_group[0][:, :, part] @ cells[0][:, part]
             for inputs, more in zip(by_group[1:], cells[1:], strict=True):

@@ -20,7 +20,7 @@ from rimc_onnx.calibration.allocate import Share, allocate, uniform
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.gains import SampleMoments
 from rimc_onnx.calibration.job import CalibrationJob, problem_of, target_of
-from rimc_onnx.calibration.moments import Features, Geometry
+from rimc_onnx.calibration.moments import Features
 from rimc_onnx.calibration.problem import (
     NodeProblem,
     problem_from_device,
@@ -40,6 +40,7 @@ from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import RANK_KEY
 from rimc_onnx.passes import AttachAdaptersPass
 
@@ -87,7 +88,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
         pair, features = item
         problem = problem_of(job, sensitivities, pair, features)
         if features is not None:
-            found = SampleMoments.of(features.y, conv=pair.geometry.conv)
+            found = SampleMoments.of(features.y, pair.geometry.channel_axis)
             moments[pair.branch.node] = found
         drafted = _draft(job, problem, exact=job.exact)
         share = given.get(pair.branch.node)
@@ -181,10 +182,10 @@ def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: str | No
     return allocate(drafts, budget - magnitudes, config.kinds, config.closed_form.sparse_frac)
 
 
-def _reserved_bytes(geometry: Geometry, rank: int) -> int:
+def _reserved_bytes(geometry: NodeGeometry, rank: int) -> int:
     """SRAM of a branch of the rank that the model was converted with, magnitude included."""
-    group, depth, columns = geometry.group, geometry.depth, geometry.columns
-    return group * (min(rank, depth, columns) * (depth + columns) + columns)
+    depth, columns = geometry.depth, geometry.group_columns
+    return geometry.group * (geometry.clamp_rank(rank) * (depth + columns) + columns)
 
 
 def _coded(pair: Pair, problem: NodeProblem, fitted: Adapter, share: Share) -> CalibratedNode:

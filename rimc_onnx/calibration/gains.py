@@ -38,15 +38,15 @@ class SampleMoments:
     """[n, m], about the sample's own mean."""
 
     @classmethod
-    def of(cls, chunks: Sequence[npt.NDArray[Any]], *, conv: bool) -> SampleMoments:
-        """Samples are axis 0, bit lines axis 1 of a convolution's output, else the last.
+    def of(cls, chunks: Sequence[npt.NDArray[Any]], channel_axis: int) -> SampleMoments:
+        """Samples are axis 0, ``channel_axis`` counts bit lines.
 
         Samples without a position are left out.
         """
         means, variances = [], []
         for chunk in chunks:
             output = np.asarray(chunk if chunk.ndim > 1 else chunk[None], np.float32)
-            channel = 1 if conv else output.ndim - 1
+            channel = channel_axis % output.ndim
             axes = tuple(axis for axis in range(1, output.ndim) if axis != channel)
             if not output.size:
                 output = np.zeros((0, *output.shape[1:]), np.float32)

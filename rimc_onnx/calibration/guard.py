@@ -252,8 +252,5 @@ def _outputs(job: CalibrationJob, adapters: dict[str, QuantizedAdapter]) -> dict
 
 def _identity(pair: Pair) -> QuantizedAdapter:
     return QuantizedAdapter.identity(
-        weight_shape=pair.branch.weight_shape,
-        group=pair.branch.group,
-        rank=0,
-        bias=pair.unit.bias.astype(np.float32),
+        geometry=pair.geometry, rank=0, bias=pair.unit.bias.astype(np.float32)
     )

@@ -17,7 +17,6 @@ from rimc_onnx.calibration.moments import Features
 from rimc_onnx.calibration.problem import (
     NodeProblem,
     TeacherKnowledge,
-    matrix_of,
     problem_from_device,
 )
 from rimc_onnx.calibration.solvers.registry import NodeSolver, solver_of
@@ -127,11 +126,17 @@ def problem_of(
 
 def target_of(pair: Pair) -> F32:
     """W_t as matrices, [G, d, m]."""
-    return matrix_of(pair.unit.weight.float32(), pair.geometry)
+    return _matrices(pair, pair.unit.weight.float32())
+
+
+def _matrices(pair: Pair, weight: F32) -> F32:
+    """The weight [G, d, m]; rows of a convolution together."""
+    matrices = pair.geometry.matrices(weight)
+    return np.ascontiguousarray(matrices) if pair.geometry.is_conv else matrices
 
 
 def _measured(pair: Pair, config: CalibrateConfig) -> F32:
-    return matrix_of(_read_out(pair, config), pair.geometry)
+    return _matrices(pair, _read_out(pair, config))
 
 
 def _read_out(pair: Pair, config: CalibrateConfig) -> F32:

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram, are_few
-from rimc_onnx.reference import im2col
+from rimc_onnx.ops.geometry import NodeGeometry
 
-if TYPE_CHECKING:
-    from rimc_onnx.passes import RramUnit
-
-__all__ = ["Features", "Geometry", "SecondMoments", "rows_of"]
+__all__ = ["Features", "SecondMoments", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -30,58 +27,18 @@ _CHUNK_BYTES = 32 << 20
 """Windows held at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """How a node's input becomes rows of X, and its output rows of Y."""
-
-    weight_shape: tuple[int, ...]
-    """[K, N] of a MatMul or [M, C / group, *kernel] of a convolution."""
-    group: int = 1
-    conv: bool = False
-    strides: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
-    dilations: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, unit: RramUnit) -> Geometry:
-        """Matrix shape and windows of a teacher's node."""
-        shape = tuple(unit.weight.shape)
-        if unit.geometry is None:
-            return cls(weight_shape=shape)
-        return cls(
-            weight_shape=shape,
-            conv=True,
-            group=unit.geometry.group,
-            strides=unit.geometry.strides,
-            pads=unit.geometry.pads,
-            dilations=unit.geometry.dilations,
-        )
-
-    @property
-    def depth(self) -> int:
-        """d, the word lines of one group."""
-        return int(np.prod(self.weight_shape[1:])) if self.conv else self.weight_shape[0]
-
-    @property
-    def columns(self) -> int:
-        """m, the bit lines of one group."""
-        return (self.weight_shape[0] if self.conv else self.weight_shape[1]) // self.group
-
-
-def rows_of(geometry: Geometry, x: Array, *outputs: Array) -> Iterator[tuple[Array, ...]]:
+def rows_of(geometry: NodeGeometry, x: Array, *outputs: Array) -> Iterator[tuple[Array, ...]]:
     """Rows of X [P, G, d] and of every output [P, G, m], a bounded number at a time."""
-    g, d, m = geometry.group, geometry.depth, geometry.columns
+    g, d, m = geometry.group, geometry.depth, geometry.group_columns
     limit = max(1, _CHUNK_BYTES // (4 * g * d))
-    if not geometry.conv:
+    if not geometry.is_conv:
         flat = [x.reshape(-1, g, d), *(o.reshape(-1, g, m) for o in outputs)]
         for start in range(0, len(flat[0]), limit):
             yield tuple(np.asarray(a[start : start + limit], np.float32) for a in flat)
         return
-    windows = im2col(
-        x, geometry.weight_shape[2:], geometry.strides, geometry.pads, geometry.dilations
-    )
+    windows = geometry.windows(x)
     last = [np.moveaxis(o, 1, -1) for o in outputs]
-    positions = int(np.prod(windows.shape[2 : 1 + len(geometry.strides)]))
+    positions = int(np.prod(windows.shape[2 : 1 + len(geometry.kernel)]))
     lines = max(1, limit // max(1, positions))
     samples = max(1, lines // max(1, windows.shape[1]))
     for first in range(0, len(windows), samples):
@@ -96,9 +53,9 @@ def rows_of(geometry: Geometry, x: Array, *outputs: Array) -> Iterator[tuple[Arr
 class SecondMoments:
     """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device)."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: NodeGeometry) -> None:
         """All sums zero."""
-        g, d, m = geometry.group, geometry.depth, geometry.columns
+        g, d, m = geometry.group, geometry.depth, geometry.group_columns
         self.geometry = geometry
         self.num_rows = 0
         self.x_abs_max = 0.0
@@ -160,7 +117,7 @@ class Features:
     y: Sequence[Array]
     h: Sequence[Array]
 
-    def moments(self, geometry: Geometry) -> SecondMoments:
+    def moments(self, geometry: NodeGeometry) -> SecondMoments:
         """Their second moments."""
         moments = SecondMoments(geometry)
         for x, y, h in zip(self.x, self.y, self.h, strict=True):

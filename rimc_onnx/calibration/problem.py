@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["NodeProblem", "Statistics", "TeacherKnowledge", "matrix_of", "problem_from_device"]
+__all__ = ["NodeProblem", "Statistics", "TeacherKnowledge", "problem_from_device"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -97,7 +98,7 @@ class NodeProblem:
     """Everything that a solver in closed form needs of one node."""
 
     name: str
-    geometry: Geometry
+    geometry: NodeGeometry
     statistics: Statistics
     target: F32
     """W_t, [G, d, m]"""
@@ -137,14 +138,6 @@ class NodeProblem:
     def output_power(self) -> float:
         """Power of the teacher's feature about its mean, all bit lines together."""
         return float(self.statistics.y_variance.sum(dtype=np.float64)) or 1.0
-
-
-def matrix_of(weight: npt.NDArray[np.float32], geometry: Geometry) -> F32:
-    """The weight [K, N] or [M, C / group, *kernel] as matrices [G, d, m]."""
-    group, depth, columns = geometry.group, geometry.depth, geometry.columns
-    if not geometry.conv:
-        return weight.reshape(1, depth, columns)
-    return np.ascontiguousarray(weight.reshape(group, columns, depth).transpose(0, 2, 1))
 
 
 def problem_from_device(

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.ops.adapter import QuantizedAdapter, lora_shapes, magnitude_codes
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM
 
 __all__ = ["quantize"]
@@ -57,12 +57,10 @@ def quantize(
     s_codes, s_scale = _codes(cells)
     s_scale_f32 = (s_scale * np.float64(x_scale)).astype(np.float32)
     values, index = _sparse(s_codes, geometry, dense=dense)
-    _, _, ranks = lora_shapes(
-        geometry.weight_shape, geometry.group if geometry.conv else None, a.shape[2]
-    )
+    a_shape, b_shape, ranks = lora_shapes(geometry, a.shape[2])
     codes = QuantizedAdapter(
-        lora_a=_lora_a(a_codes.astype(np.int8), geometry),
-        lora_b=_lora_b(b_codes.astype(np.int8), geometry),
+        lora_a=_in_place(a_codes.astype(np.int8), geometry, a_shape),
+        lora_b=_in_place(b_codes.astype(np.int8), geometry, b_shape),
         magnitude=m_codes,
         x_scale=np.array([x_scale], np.float32),
         rank_step=rank_step.reshape(ranks),
@@ -109,23 +107,16 @@ def _refit(adapter: Adapter, a: F32, metric: Gram) -> F64:
     return b
 
 
-def _sparse(codes: F64, geometry: Geometry, *, dense: bool) -> tuple[Int8, npt.NDArray[np.int64]]:
+def _sparse(
+    codes: F64, geometry: NodeGeometry, *, dense: bool
+) -> tuple[Int8, npt.NDArray[np.int64]]:
     """Values and C-order index in the weight's own layout; codes of zero need no place."""
-    flat = codes.transpose(0, 2, 1).reshape(-1) if geometry.conv else codes.reshape(-1)
+    flat = geometry.weight(codes).reshape(-1)
     index = np.arange(flat.size) if dense else np.flatnonzero(flat)
     return flat[index].astype(np.int8), index.astype(np.int64)
 
 
-def _lora_a(codes: Int8, geometry: Geometry) -> Int8:
-    if not geometry.conv:
-        return codes[0]
-    rows = codes.transpose(0, 2, 1).reshape(-1, *geometry.weight_shape[1:])
-    return np.ascontiguousarray(rows)
-
-
-def _lora_b(codes: Int8, geometry: Geometry) -> Int8:
-    if not geometry.conv:
-        return codes[0]
-    ones = [1] * (len(geometry.weight_shape) - 2)
-    shape = (geometry.weight_shape[0], codes.shape[1], *ones)
-    return np.ascontiguousarray(codes.transpose(0, 2, 1).reshape(shape))
+def _in_place(codes: Int8, geometry: NodeGeometry, shape: tuple[int, ...]) -> Int8:
+    """Codes of A or B, [G, i, j], as the operator reads them."""
+    outputs_first = codes.transpose(0, 2, 1) if geometry.is_conv else codes
+    return np.ascontiguousarray(outputs_first.reshape(shape))

@@ -58,7 +58,7 @@ def measure_sensitivities(
             outputs = run.again(unit.y.name or "", (y + error).astype(y.dtype))
             output_error_power[unit.name] += _change(run.outputs, outputs) * len(y)
             node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
-                len(y) * unit.columns / max(error.size, 1)
+                len(y) * unit.geometry.columns / max(error.size, 1)
             )
     if not any(output_error_power.values()):
         return {}
@@ -101,28 +101,17 @@ def _error(unit: RramUnit, x: Array, factory: SessionFactory, seed: int) -> Arra
     off = (weight * (_ERROR_FRAC * z.reshape(weight.shape))).astype(np.float32)
     session = factory(_product(unit))
     error = session.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
-    channel = error.ndim - 1 if unit.geometry is None else 1
+    channel = unit.geometry.channel_axis % error.ndim
     axes = tuple(axis for axis in range(error.ndim) if axis != channel)
-    rows = error.size // max(unit.columns, 1)
+    rows = error.size // max(unit.geometry.columns, 1)
     # A single row is all mean: taking it away would leave nothing.
     return error - error.mean(axis=axes, keepdims=True) if rows > 1 else error
 
 
 def _product(unit: RramUnit) -> bytes:
     """A model of the unit's product alone: x and w give x w."""
-    geometry = unit.geometry
-    if geometry is None:
-        node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    else:
-        node = helper.make_node(
-            "Conv",
-            ["x", "w"],
-            ["y"],
-            strides=geometry.strides,
-            pads=geometry.pads,
-            dilations=geometry.dilations,
-            group=geometry.group,
-        )
+    op_type = "Conv" if unit.geometry.is_conv else "MatMul"
+    node = helper.make_node(op_type, ["x", "w"], ["y"], **unit.geometry.attributes)
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "w")]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "product", inputs, [output])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
-from rimc_onnx.calibration.moments import Features, Geometry, SecondMoments
+from rimc_onnx.calibration.moments import Features, SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
@@ -24,6 +24,7 @@ from rimc_onnx.execution.taps import (
     run_chunks,
 )
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = [
@@ -57,9 +58,9 @@ class Pair:
     unit: RramUnit
 
     @property
-    def geometry(self) -> Geometry:
+    def geometry(self) -> NodeGeometry:
         """The node's matrix and windows."""
-        return Geometry.of(self.unit)
+        return self.unit.geometry
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,10 +86,11 @@ def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
                 f"node {branch.node!r} is not in the teacher. "
                 "Give the model this one was converted from with --teacher."
             )
-        if tuple(unit.weight.shape) != branch.weight_shape:
+        held, given = branch.geometry.weight_shape, unit.geometry.weight_shape
+        if held != given:
             raise CalibrationError(
-                f"node {branch.node!r} has a weight of {list(branch.weight_shape)}, the teacher's "
-                f"is {list(unit.weight.shape)}. "
+                f"node {branch.node!r} has a weight of {list(held)}, the teacher's is "
+                f"{list(given)}. "
                 "Give the model this one was converted from with --teacher."
             )
         pairs.append(Pair(branch=branch, unit=unit))
@@ -122,7 +124,7 @@ def teacher_run(
             outputs[name] = chunks
         if (unit := by_output.get(name)) is None:
             continue
-        bias = _per_channel(unit.bias, chunks[0].ndim, unit.geometry is not None)
+        bias = unit.bias.reshape(unit.geometry.channel_shape)
         x = [np.asarray(c, np.float32) for c in run.values[unit.x.name or ""]]
         yield unit, x, [np.asarray(c, np.float32) - bias for c in chunks]
 
@@ -153,7 +155,7 @@ def teacher_moments(
 
     def summed(run: tuple[RramUnit, Chunks, Chunks]) -> tuple[RramUnit, SecondMoments]:
         unit, x_chunks, y_chunks = run
-        moments = SecondMoments(Geometry.of(unit))
+        moments = SecondMoments(unit.geometry)
         for x, y in zip(x_chunks, y_chunks, strict=True):
             moments.update(x, y)
         return unit, moments
@@ -172,7 +174,7 @@ def sample_moments(
 ) -> dict[str, SampleMoments]:
     """Moments of every unit's output for each sample, without bias, by node name."""
     return {
-        unit.name: SampleMoments.of(y, conv=unit.geometry is not None)
+        unit.name: SampleMoments.of(y, unit.geometry.channel_axis)
         for unit, _, y in teacher_run(teacher, units, feeds, factory, outputs=outputs)
     }
 
@@ -293,20 +295,16 @@ def settle(
     found: dict[str, QuantizedAdapter] = {}
     for name, chunks in run:
         pair = by_output[name]
-        node, conv = pair.branch.node, pair.geometry.conv
+        node, geometry = pair.branch.node, pair.geometry
         adapter, wanted = pair.branch.adapter(), teacher[node]
-        answered = SampleMoments.of(chunks, conv=conv)
+        answered = SampleMoments.of(chunks, geometry.channel_axis)
         louder, gain = adapter.louder(gain_change(wanted, answered, per_line=magnitude))
         lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain
         scale = np.sqrt(wanted.total_variance())
         shift = bias_shift(lacking - adapter.bias, scale, prior_samples=prior_samples)
         found[node] = replace(louder, bias=adapter.bias + shift)
-        factor = _per_channel(gain.astype(np.float32), chunks[0].ndim, conv)
-        moved = _per_channel(shift + (1 - gain) * adapter.bias, chunks[0].ndim, conv)
+        factor = gain.astype(np.float32).reshape(geometry.channel_shape)
+        moved = (shift + (1 - gain) * adapter.bias).reshape(geometry.channel_shape)
         run.values[name] = [(c * factor + moved).astype(c.dtype, copy=False) for c in chunks]
         progress(len(found), len(pairs))
     return found
-
-
-def _per_channel(vector: F32, ndim: int, conv: bool) -> F32:
-    return vector.reshape(-1, *[1] * (ndim - 2)) if conv else vector

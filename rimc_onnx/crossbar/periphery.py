@@ -27,6 +27,7 @@ from rimc_onnx.device import (
 )
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.geometry import NodeGeometry
 
 if TYPE_CHECKING:
     from rimc_onnx.crossbar.config import ConvertConfig
@@ -215,18 +216,15 @@ class NodePeriphery:
         """True where devices have an I-V curve that is no straight line."""
         return self.iv_sinh != 0.0 or self.follows_weight
 
-    def check(self, *, columns: int, depth: int, rows_per_step: int, w_max: Any) -> None:
-        """Refuse what the operators do not take, as the native kernels do.
-
-        ``columns`` bit lines, ``depth`` steps of ``rows_per_step`` word lines each; ``w_max`` [1]
-        or [columns].
+    def check(self, geometry: NodeGeometry, w_max: Any) -> None:
+        """Refuse what the operators do not take, as the native kernels do; ``w_max`` [1] or [M].
 
         Raises:
             ValueError: the first fault.
         """
         if self.tile_rows < 0:
             raise ValueError(f"tile_rows must be 0 (untiled) or more, got {self.tile_rows}")
-        tiles = schema.num_tiles(depth, rows_per_step, self.tile_rows or None)
+        columns, tiles = geometry.columns, geometry.num_tiles(self.tile_rows or None)
         if self.num_tiles != tiles:
             raise ValueError(f"num_tiles must be {tiles}, got {self.num_tiles}")
         of_node = {"adc_range": self.adc_range, "w_max": w_max}

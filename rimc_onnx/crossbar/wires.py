@@ -29,6 +29,7 @@ import numpy.typing as npt
 from rimc_onnx.device.programming import ProgrammedWeight
 from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.ops.geometry import NodeGeometry
 
 __all__ = ["ArrayLayout", "apply_ir_drop", "wire_loss"]
 
@@ -40,8 +41,7 @@ _MOST_LOSS = 0.5
 class ArrayLayout:
     """How a weight lies in arrays."""
 
-    group: int | None
-    """Groups of a convolution's weight [M, C / group, *kernel]; None for a matrix [K, N]."""
+    geometry: NodeGeometry
     num_tiles: int
     """Row tiles; of a convolution each takes whole input channels."""
     tile_columns: int
@@ -75,15 +75,14 @@ def apply_ir_drop(
         NodeMappingError: wires take more than half of a cell's current; first order says nothing
             about such an array.
     """
-    shape = programmed.w_realised.shape
-    w_arrays = _arrays(programmed.w_realised, layout).astype(np.float64)
-    columns = shape[1] if layout.group is None else shape[0]
-    w_max = np.broadcast_to(programmed.w_max.astype(np.float64), columns)
+    geometry = layout.geometry
+    w_arrays = geometry.matrices(programmed.w_realised).astype(np.float64)
+    w_max = np.broadcast_to(programmed.w_max.astype(np.float64), geometry.columns)
     scale = w_max.reshape(len(w_arrays), 1, -1) / g_max_us
     worst = 0.0
     for pair in programmed.pairs:
         for sign, g_us in ((1.0, pair.g_pos_us), (-1.0, pair.g_neg_us)):
-            lost_us, most = _lost_us(_arrays(g_us, layout), wire_ohm, layout, shape)
+            lost_us, most = _lost_us(geometry.matrices(g_us), wire_ohm, layout)
             worst = max(worst, most)
             w_arrays -= (sign * pair.share) * lost_us * scale
     if worst > _MOST_LOSS:
@@ -92,16 +91,14 @@ def apply_ir_drop(
             f"current, beyond what first order describes. Use smaller tiles (--tile-rows) or less "
             f"resistance."
         )
-    return _weight(w_arrays, layout, shape)
+    return np.ascontiguousarray(geometry.weight(w_arrays), np.float32)
 
 
 def _lost_us(
-    g_us: npt.NDArray[np.float32], wire_ohm: float, layout: ArrayLayout, shape: tuple[int, ...]
+    g_us: npt.NDArray[np.float32], wire_ohm: float, layout: ArrayLayout
 ) -> tuple[Float64Array, float]:
     """Conductance that the wires hide, of arrays [groups, word, bit lines]; largest loss."""
-    window = 1 if layout.group is None else int(np.prod(shape[2:], dtype=np.int64))
-    steps = g_us.shape[1] // window
-    rows = -(-steps // layout.num_tiles) * window
+    rows = layout.geometry.tile_depth(layout.num_tiles)
     lost_us = np.zeros(g_us.shape)
     worst = 0.0
     for matrix, lost in zip(g_us, lost_us, strict=True):
@@ -113,20 +110,3 @@ def _lost_us(
                 worst = max(worst, float(loss.max()))
                 lost[part] = tile_us * loss
     return lost_us, worst
-
-
-def _arrays(weight: npt.NDArray[np.float32], layout: ArrayLayout) -> npt.NDArray[np.float32]:
-    """[groups, word lines, bit lines] of a weight."""
-    if layout.group is None:
-        return weight[np.newaxis]
-    columns = weight.shape[0] // layout.group
-    return weight.reshape(layout.group, columns, -1).transpose(0, 2, 1)
-
-
-def _weight(
-    arrays: Float64Array, layout: ArrayLayout, shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    """The inverse of :func:`_arrays`, rounded once."""
-    if layout.group is not None:
-        arrays = arrays.transpose(0, 2, 1)
-    return np.ascontiguousarray(arrays, np.float32).reshape(shape)

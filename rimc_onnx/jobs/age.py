@@ -7,8 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
-
 from rimc_onnx import passes
 from rimc_onnx.io.model_files import blame_model, check_output, load_model, output_of, save_model
 from rimc_onnx.jobs.reports import AgeReport
@@ -64,7 +62,7 @@ def age(
     return AgeReport(
         output=str(target),
         nodes=len(branches),
-        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
+        rram_weights=sum(b.geometry.num_weights for b in branches),
         device=first["device"].as_string(),
         seed=first["seed"].as_int(),
         time_s_before=before,

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
 from rimc_onnx import passes
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.io.model_files import load_model
@@ -54,7 +52,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         nodes=nodes + digital,
         mapped=len(nodes),
         digital=len(digital),
-        rram_weights=sum(int(np.prod(b.weight_shape)) for b in branches),
+        rram_weights=sum(b.geometry.num_weights for b in branches),
         sram_bytes=sum(adapter.sram_bytes for adapter in adapters),
         device=device,
         seed=first["seed"].as_int(),

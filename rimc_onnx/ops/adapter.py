@@ -3,22 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
 
-__all__ = [
-    "IDENTITY_CODE",
-    "QuantizedAdapter",
-    "adapter_rank",
-    "lora_shapes",
-    "magnitude_codes",
-]
+__all__ = ["IDENTITY_CODE", "QuantizedAdapter", "lora_shapes", "magnitude_codes"]
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -27,18 +21,6 @@ Int8Array = npt.NDArray[np.int8]
 IDENTITY_CODE = 64
 """Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
 _MOST_CODE = 127
-
-
-def adapter_rank(rank: int, weight_shape: Sequence[int], group: int | None) -> int:
-    """Rank of one branch: ``rank``, but never more than the matrix of one group has.
-
-    ``weight_shape`` is [K, N] for a MatMul (``group`` None), [M, C / group, *kernel] for a Conv.
-    """
-    if group is None:
-        depth, columns = weight_shape
-    else:
-        depth, columns = int(np.prod(weight_shape[1:])), weight_shape[0] // group
-    return min(rank, depth, columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,12 +86,9 @@ class QuantizedAdapter:
             )
 
     @classmethod
-    def identity(
-        cls, *, weight_shape: Sequence[int], group: int | None, rank: int, bias: Array
-    ) -> QuantizedAdapter:
-        """The adapter that adds nothing: Y = H + bias. Shapes as in :func:`adapter_rank`."""
-        rank = adapter_rank(rank, weight_shape, group)
-        a_shape, b_shape, ranks = lora_shapes(weight_shape, group, rank)
+    def identity(cls, *, geometry: NodeGeometry, rank: int, bias: Array) -> QuantizedAdapter:
+        """The adapter that adds nothing: Y = H + bias; ``rank`` where the matrix has as much."""
+        a_shape, b_shape, ranks = lora_shapes(geometry, geometry.clamp_rank(rank))
         one = np.ones(1, np.float32)
         return cls(
             lora_a=np.zeros(a_shape, np.int8),
@@ -172,15 +151,13 @@ def magnitude_codes(magnitude: npt.NDArray[Any]) -> tuple[Int8Array, np.float32]
     return np.rint(magnitude.reshape(-1) / np.float64(scale)).astype(np.int8), scale
 
 
-def lora_shapes(
-    weight_shape: Sequence[int], group: int | None, rank: int
-) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def lora_shapes(geometry: NodeGeometry, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Shapes of ``lora_a`` and ``lora_b`` and the ranks of all groups together."""
-    if group is None:
-        depth, columns = weight_shape
-        return (depth, rank), (rank, columns), rank
-    ones = [1] * (len(weight_shape) - 2)
-    return (group * rank, *weight_shape[1:]), (weight_shape[0], rank, *ones), group * rank
+    ranks = geometry.group * rank
+    if not geometry.is_conv:
+        return (geometry.depth, rank), (rank, geometry.columns), ranks
+    ones = [1] * len(geometry.kernel)
+    return (ranks, *geometry.weight_shape[1:]), (geometry.columns, rank, *ones), ranks
 
 
 def _cells(adapter: QuantizedAdapter) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from node_geometries import CONV_2D, DEPTHWISE, MATMUL, by_node
 
-from rimc_onnx.calibration.moments import Geometry, rows_of
+from rimc_onnx.calibration.moments import rows_of
 from rimc_onnx.calibration.solvers.adam import AdamConfig, fit_adam
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.errors import CalibrationError, ConfigError
+from rimc_onnx.ops.geometry import NodeGeometry
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 
@@ -35,17 +36,15 @@ def normals(*shape: int, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def windows(geometry: Geometry, x: Array) -> Array:
+def windows(geometry: NodeGeometry, x: Array) -> Array:
     """Rows of X [P, G, d], from the im2col that the other tests check."""
     return np.concatenate([rows for (rows,) in rows_of(geometry, x)])
 
 
-def output(geometry: Geometry, x: Array, matrices: Array) -> Array:
+def output(geometry: NodeGeometry, x: Array, matrices: Array) -> Array:
     """What a node with the matrices [G, d, m] writes, by explicit windows."""
-    rows = np.einsum("pgd,gdm->pgm", windows(geometry, x), matrices).reshape(
-        -1, geometry.group * geometry.columns
-    )
-    if not geometry.conv:
+    rows = np.einsum("pgd,gdm->pgm", windows(geometry, x), matrices).reshape(-1, geometry.columns)
+    if not geometry.is_conv:
         return rows.reshape(*x.shape[:-1], -1).astype(np.float32)
     half = len(geometry.pads) // 2
     out = [
@@ -63,9 +62,9 @@ def output(geometry: Geometry, x: Array, matrices: Array) -> Array:
     return np.moveaxis(rows.reshape(len(x), *out, -1), -1, 1).astype(np.float32)
 
 
-def problem(geometry: Geometry, x_shape: tuple[int, ...], rank: int = 1) -> dict[str, Any]:
+def problem(geometry: NodeGeometry, x_shape: tuple[int, ...], rank: int = 1) -> dict[str, Any]:
     """A node whose array lacks a matrix of ``rank`` and nothing else."""
-    shape = (geometry.group, geometry.depth, geometry.columns)
+    shape = (geometry.group, geometry.depth, geometry.group_columns)
     realised = normals(*shape, seed=1)
     lacking = normals(*shape[:2], rank, seed=2) @ normals(shape[0], rank, shape[2], seed=3) / 4
     x = normals(*x_shape, seed=4)
@@ -159,7 +158,7 @@ def test_one_sample_is_all_its_positions(
 @by_node
 @pytest.mark.parametrize("magnitude", [True, False], ids=["dora", "lora"])
 def test_deployed_form_repairs_every_kind_of_node(
-    geometry: Geometry, x_shape: tuple[int, ...], magnitude: bool
+    geometry: NodeGeometry, x_shape: tuple[int, ...], magnitude: bool
 ) -> None:
     # Trained on other positions than the node has: a pad, stride, dilation or group in the wrong
     # place, channels of groups interleaved. The loss is that of explicit windows.
@@ -170,7 +169,7 @@ def test_deployed_form_repairs_every_kind_of_node(
 
 
 @by_node
-def test_merged_form_is_the_training_form(geometry: Geometry, x_shape: tuple[int, ...]) -> None:
+def test_merged_form_is_the_training_form(geometry: NodeGeometry, x_shape: tuple[int, ...]) -> None:
     # M' deployed without its norm, or with the norm of another axis: at M' / ||V|| of a theta that
     # is no optimum, both forms must agree. Sums of at most 36 products in float32.
     from rimc_onnx.calibration.solvers import adam as module
@@ -185,7 +184,7 @@ def test_merged_form_is_the_training_form(geometry: Geometry, x_shape: tuple[int
     adapter = student.merged(theta)
     x = given["x_chunks"][0][:1]
     corrected = adapter.m[:, None, :] * (adapter.a @ adapter.b)
-    gain = adapter.m.reshape(-1, *[1] * (y.ndim - 2)) if geometry.conv else adapter.m.reshape(-1)
+    gain = adapter.m.reshape(-1, *[1] * (y.ndim - 2)) if geometry.is_conv else adapter.m.reshape(-1)
     merged = gain * given["h_chunks"][0][:1] + output(geometry, x, corrected)
     np.testing.assert_allclose(merged.reshape(y.shape), y, rtol=1e-4, atol=1e-4)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rimc_onnx.calibration.allocate import Kinds, Share, allocate, uniform
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import NodeProblem, Statistics
 from rimc_onnx.calibration.quantize import quantize
 from rimc_onnx.calibration.solvers.closed_form import (
@@ -20,6 +20,7 @@ from rimc_onnx.calibration.solvers.closed_form import (
     finish,
     squared_error,
 )
+from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
 
@@ -45,9 +46,8 @@ def node(
     """A node of ``group`` matrices [d, m] whose error is ``size`` of the weights."""
     d, m = shape
     random = np.random.default_rng(seed)
-    geometry = Geometry(
+    geometry = NodeGeometry(
         weight_shape=(group * m, d, 1) if group > 1 else (d, m),
-        conv=group > 1,
         group=group,
         strides=(1,) * (group > 1),
         pads=(0, 0) * (group > 1),

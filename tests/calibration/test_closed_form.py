@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import NodeProblem, Statistics
 from rimc_onnx.calibration.solvers import closed_form as module
 from rimc_onnx.calibration.solvers.closed_form import (
@@ -19,6 +19,7 @@ from rimc_onnx.calibration.solvers.closed_form import (
     squared_error,
 )
 from rimc_onnx.errors import ConfigError
+from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
 
@@ -29,7 +30,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def known(x: Array, target: Array, error: Array, *, bias_frac: float = 0.0) -> NodeProblem:
     """A node whose arrays were read out without noise: x [P, d], target and error [d, m]."""
-    geometry = Geometry(weight_shape=target.shape)
+    geometry = NodeGeometry(weight_shape=target.shape)
     moments = SecondMoments(geometry)
     x = np.asarray(x, np.float32)
     moments.update(x, x @ np.asarray(target, np.float32))
@@ -189,8 +190,8 @@ def test_squared_error_is_that_of_the_rows() -> None:
 
 def test_groups_are_fitted_on_their_own() -> None:
     # A group's adapter made of another group's moments or error.
-    geometry = Geometry(
-        weight_shape=(6, 4, 1), conv=True, group=3, strides=(1,), pads=(0, 0), dilations=(1,)
+    geometry = NodeGeometry(
+        weight_shape=(6, 4, 1), group=3, strides=(1,), pads=(0, 0), dilations=(1,)
     )
     x = rng(1).standard_normal((2, 12, 40)).astype(np.float32)
     x *= np.repeat([1, 3, 9], 4)[None, :, None]

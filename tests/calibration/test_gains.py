@@ -22,7 +22,7 @@ def shift(lacking: Array, prior_samples: float = 0.0, scale: Array | None = None
 
 def moments(samples: Array) -> SampleMoments:
     """Of samples [n, positions, m]."""
-    return SampleMoments.of([samples.astype(np.float32)], conv=False)
+    return SampleMoments.of([samples.astype(np.float32)], -1)
 
 
 def test_one_sample_moves_a_bias_by_the_prior_alone() -> None:
@@ -73,16 +73,16 @@ def test_nothing_lacking_moves_nothing() -> None:
         assert not found.any()
 
 
-@pytest.mark.parametrize("conv", [True, False])
-def test_moments_are_of_each_sample(conv: bool) -> None:
+@pytest.mark.parametrize("channel_axis", [1, -1])
+def test_moments_are_of_each_sample(channel_axis: int) -> None:
     # Channels of a convolution on the last axis, chunks averaged as if they were equally long, the
     # variance about another mean than the sample's own, or without what lies between samples.
     chunks = [
         rng(i).standard_normal((n, 3, 4, 5)).astype(np.float32) + 9 for i, n in ((0, 2), (1, 1))
     ]
-    found = SampleMoments.of(chunks, conv=conv)
+    found = SampleMoments.of(chunks, channel_axis)
     y = np.concatenate(chunks).astype(np.float64)
-    axes = (2, 3) if conv else (1, 2)
+    axes = (2, 3) if channel_axis == 1 else (1, 2)
     np.testing.assert_allclose(found.mean, y.mean(axis=axes), rtol=1e-6)
     np.testing.assert_allclose(found.variance, y.var(axis=axes), rtol=1e-5)
     np.testing.assert_allclose(found.total_variance(), y.var(axis=(0, *axes)), rtol=1e-5)
@@ -90,9 +90,9 @@ def test_moments_are_of_each_sample(conv: bool) -> None:
         rest = np.delete(y, sample, axis=0).var(axis=(0, *axes))
         np.testing.assert_allclose(left, rest, rtol=1e-5)
     flat = [c[:, :, 0, 0] for c in chunks]
-    assert not SampleMoments.of(flat, conv=conv).variance.any()
+    assert not SampleMoments.of(flat, channel_axis).variance.any()
     # A sample without positions has no mean.
-    empty = SampleMoments.of([y[:, :0] if not conv else y[:, :, :0]], conv=conv)
+    empty = SampleMoments.of([y[:, :, :0] if channel_axis == 1 else y[:, :0]], channel_axis)
     assert empty.mean.shape == (0, found.mean.shape[1])
 
 

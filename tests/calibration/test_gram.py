@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import problem_from_device
+from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
 
@@ -62,7 +63,7 @@ def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPa
     found = []
     for few in (True, False):
         monkeypatch.setattr("rimc_onnx.calibration.moments.are_few", lambda _p, _d, few=few: few)
-        moments = SecondMoments(Geometry(weight_shape=(40, 6)))
+        moments = SecondMoments(NodeGeometry(weight_shape=(40, 6)))
         for part in (x[:3], x[3:]):
             moments.update(part, part @ target[0], part @ (target - 0.1 * error)[0])
         found.append(problem_from_device("fc", moments, target, bias_frac=0.4))
@@ -76,7 +77,7 @@ def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPa
 
 def test_rows_that_become_many_become_a_matrix() -> None:
     # Calibrations on thousands of samples that keep every row.
-    moments = SecondMoments(Geometry(weight_shape=(8, 2)))
+    moments = SecondMoments(NodeGeometry(weight_shape=(8, 2)))
     x = np.ones((3, 8), np.float32)
     moments.update(x, x[:, :2])
     assert moments.gram.matrix is None

@@ -8,7 +8,8 @@ import pytest
 from node_geometries import DEPTHWISE, MATMUL, by_node
 
 from rimc_onnx.calibration import moments as module
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
 
@@ -18,7 +19,7 @@ def sums(moments: SecondMoments, name: str) -> Array:
     return np.asarray(moments.gram.dense() if name == "x_x" else getattr(moments, name))
 
 
-def windows_by_hand(geometry: Geometry, x: Array) -> tuple[Array, tuple[int, ...]]:
+def windows_by_hand(geometry: NodeGeometry, x: Array) -> tuple[Array, tuple[int, ...]]:
     """Rows [P, G, d] of a convolution, one loop per index, and the spatial output shape."""
     kernel = geometry.weight_shape[2:]
     rank = len(kernel)
@@ -65,24 +66,24 @@ def whole_numbers(shape: tuple[int, ...], seed: int) -> Array:
     return np.random.default_rng(seed).integers(-9, 10, shape).astype(np.float32)
 
 
-def by_hand(geometry: Geometry, x: Array) -> tuple[Array, Array, Array, Array, Array]:
+def by_hand(geometry: NodeGeometry, x: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Rows of X, and Y and H as rows and as the node writes them."""
-    columns = geometry.columns * geometry.group
-    if geometry.conv:
+    columns = geometry.columns
+    if geometry.is_conv:
         rows, out = windows_by_hand(geometry, x)
         shape: tuple[int, ...] = (len(x), columns, *out)
     else:
         rows, shape = x.reshape(-1, 1, geometry.depth), (*x.shape[:-1], columns)
     y, h = whole_numbers(shape, 1), whole_numbers(shape, 2)
-    flat = [np.moveaxis(a, 1, -1) if geometry.conv else a for a in (y, h)]
-    y_rows, h_rows = (a.reshape(len(rows), geometry.group, geometry.columns) for a in flat)
+    flat = [np.moveaxis(a, 1, -1) if geometry.is_conv else a for a in (y, h)]
+    y_rows, h_rows = (a.reshape(len(rows), geometry.group, geometry.group_columns) for a in flat)
     return rows, y, h, y_rows, h_rows
 
 
 @by_node
 @pytest.mark.parametrize("rows_at_once", [None, 1, 3])
 def test_moments_are_the_sums_over_all_rows(
-    geometry: Geometry,
+    geometry: NodeGeometry,
     x_shape: tuple[int, ...],
     rows_at_once: int | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +116,7 @@ def test_moments_are_the_sums_over_all_rows(
 
 def test_long_sums_keep_their_digits() -> None:
     # Sums kept in float32 stop growing at 2^24: 20 million ones are 16,777,216.
-    moments = SecondMoments(Geometry(weight_shape=(1, 1)))
+    moments = SecondMoments(NodeGeometry(weight_shape=(1, 1)))
     x = np.ones((1 << 20, 1), np.float32)
     for _ in range(20):
         moments.update(x, x, 0 * x)
@@ -124,7 +125,7 @@ def test_long_sums_keep_their_digits() -> None:
 
 
 @pytest.mark.parametrize("geometry", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
-def test_inputs_of_any_layout_are_read(geometry: Geometry) -> None:
+def test_inputs_of_any_layout_are_read(geometry: NodeGeometry) -> None:
     # Views with other strides, as ONNX Runtime never makes but numpy does.
     shape = (6, 12) if geometry is MATMUL else (2, 4, 5, 4)
     x = whole_numbers(shape, 0)
@@ -138,7 +139,7 @@ def test_inputs_of_any_layout_are_read(geometry: Geometry) -> None:
 def test_small_error_of_a_large_feature_keeps_its_digits() -> None:
     # X'Y - X'H, each in float32, loses an error that is 1e-7 of the feature; Y - H is exact.
     x, y = np.full((64, 1), 3, np.float32), np.full((64, 1), 2.0**23, np.float32)
-    moments = SecondMoments(Geometry(weight_shape=(1, 1)))
+    moments = SecondMoments(NodeGeometry(weight_shape=(1, 1)))
     moments.update(x, y + 1, y)
     assert moments.x_e.item() == 3 * 64
 

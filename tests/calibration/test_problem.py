@@ -8,13 +8,13 @@ import pytest
 
 from rimc_onnx.calibration import problem as module
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import Geometry, SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import (
     NodeProblem,
     Statistics,
-    matrix_of,
     problem_from_device,
 )
+from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
 
@@ -26,7 +26,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def asked(x: Array, target: Array, error: Array) -> NodeProblem:
     """The device's answers to x [P, d], from which the error [d, m] is to be found."""
     x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
-    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     moments.update(x, x @ target, x @ (target - error))
     return problem_from_device("fc", moments, target[None], bias_frac=0.5)
 
@@ -104,7 +104,7 @@ def test_answers_make_the_error_of_a_read_out_smaller() -> None:
     realised = np.float32(target * (1 + 0.2 * rng(3).standard_normal((24, 12))))
     measured = np.float32(realised * (1 + 0.02 * rng(4).standard_normal((24, 12))))
     x, target = np.float32(x), np.float32(target)
-    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     moments.update(x, x @ target, x @ realised)
     found = problem_from_device(
         "fc", moments, target[None], bias_frac=0.5, measured=measured[None], noise_frac=0.02
@@ -136,7 +136,7 @@ def test_regression_goes_on_until_its_equations_hold() -> None:
     x = rng(1).standard_normal((4000, d)) * np.geomspace(1, 1e-3, d) ** 0.5
     target = rng(2).standard_normal((d, m)) * np.geomspace(1e3, 1, m)
     error = 0.2 * target * rng(3).standard_normal((d, m))
-    moments = SecondMoments(Geometry(weight_shape=target.shape))
+    moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
     moments.update(x, x @ target, x @ (target - error))
     found = problem_from_device("fc", moments, target[None], bias_frac=0.5).error[0]
@@ -209,7 +209,7 @@ def test_degenerate_answers_give_a_finite_error(name: str) -> None:
 def test_statistics_are_those_of_the_rows() -> None:
     # A sum for a mean, the power for the variance.
     x, y = (rng(i).standard_normal((50, n)).astype(np.float32) + 1 for i, n in enumerate((5, 3)))
-    moments = SecondMoments(Geometry(weight_shape=(5, 3)))
+    moments = SecondMoments(NodeGeometry(weight_shape=(5, 3)))
     moments.update(x, y)
     found = Statistics.of(moments)
     for name, expected in {
@@ -229,7 +229,7 @@ def test_statistics_are_those_of_the_rows() -> None:
 def test_moment_leaves_to_the_bias_what_the_bias_will_take() -> None:
     # A bias of few samples moves part of the way: what stays of the mean still counts.
     x = rng(0).standard_normal((50, 5)).astype(np.float32) + 2
-    moments = SecondMoments(Geometry(weight_shape=(5, 3)))
+    moments = SecondMoments(NodeGeometry(weight_shape=(5, 3)))
     moments.update(x, np.zeros((50, 3), np.float32))
     weight = np.zeros((1, 5, 3), np.float32)
     for bias_frac in (0.0, 0.3, 1.0):
@@ -248,23 +248,3 @@ def test_moment_leaves_to_the_bias_what_the_bias_will_take() -> None:
         extra = found.metric.dense()[0] - moment
         power = np.trace(moment) / 5
         np.testing.assert_allclose(extra, 0.1 * power * np.eye(5), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("group", [1, 2, 3])
-def test_matrix_of_a_convolution_multiplies_its_windows(group: int) -> None:
-    # Groups, bit lines and word lines in another order than the rows of the moments have.
-    shape = (6, 2, 3)
-    geometry = Geometry(
-        weight_shape=shape, conv=True, group=group, strides=(1,), pads=(0, 0), dilations=(1,)
-    )
-    weight = np.arange(36, dtype=np.float32).reshape(shape)
-    found = matrix_of(weight, geometry)
-    assert found.shape == (group, 6, 6 // group)
-    for column in range(6):
-        g, m = divmod(column, 6 // group)
-        assert np.array_equal(found[g, :, m], weight[column].reshape(-1))
-
-
-def test_matrix_of_a_matmul_is_the_weight() -> None:
-    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert np.array_equal(matrix_of(weight, Geometry(weight_shape=(2, 3))), weight[None])

@@ -8,27 +8,25 @@ import pytest
 
 from rimc_onnx import reference
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import Geometry, SecondMoments, rows_of
-from rimc_onnx.calibration.problem import NodeProblem, Statistics, matrix_of
+from rimc_onnx.calibration.moments import SecondMoments, rows_of
+from rimc_onnx.calibration.problem import NodeProblem, Statistics
 from rimc_onnx.calibration.quantize import quantize
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM
 
 Array = np.ndarray[Any, Any]
 
-MATMUL = Geometry(weight_shape=(24, 10))
-CONV = Geometry(
+MATMUL = NodeGeometry(weight_shape=(24, 10))
+CONV = NodeGeometry(
     weight_shape=(8, 3, 3, 2),
-    conv=True,
     group=2,
     strides=(2, 1),
     pads=(1, 0, 1, 1),
     dilations=(1, 2),
 )
-DEPTHWISE = Geometry(
-    weight_shape=(6, 1, 3), conv=True, group=6, strides=(1,), pads=(1, 1), dilations=(1,)
-)
+DEPTHWISE = NodeGeometry(weight_shape=(6, 1, 3), group=6, strides=(1,), pads=(1, 1), dilations=(1,))
 CASES = {
     "matmul": (MATMUL, (40, 24), 3),
     "matmul of rank 3": (MATMUL, (4, 10, 24), 3),
@@ -42,8 +40,8 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def adapter_of(geometry: Geometry, rank: int, *, sparse: str = "some") -> Adapter:
-    g, d, m = geometry.group, geometry.depth, geometry.columns
+def adapter_of(geometry: NodeGeometry, rank: int, *, sparse: str = "some") -> Adapter:
+    g, d, m = geometry.group, geometry.depth, geometry.group_columns
     cells = rng(6).standard_normal((g, d, m)) * np.logspace(0, -3, m)
     kept = {"none": 0.0, "some": 0.3, "all": 1.0}[sparse]
     return Adapter(
@@ -56,9 +54,9 @@ def adapter_of(geometry: Geometry, rank: int, *, sparse: str = "some") -> Adapte
     )
 
 
-def h_like(geometry: Geometry, x: Array) -> Array:
-    columns = geometry.group * geometry.columns
-    if not geometry.conv:
+def h_like(geometry: NodeGeometry, x: Array) -> Array:
+    columns = geometry.columns
+    if not geometry.is_conv:
         return rng(4).standard_normal((*x.shape[:-1], columns)).astype(np.float32)
     shape = reference.im2col(
         x, geometry.weight_shape[2:], geometry.strides, geometry.pads, geometry.dilations
@@ -67,10 +65,10 @@ def h_like(geometry: Geometry, x: Array) -> Array:
     return rng(4).standard_normal((len(x), columns, *spatial)).astype(np.float32)
 
 
-def problem_of(geometry: Geometry, x: Array) -> NodeProblem:
+def problem_of(geometry: NodeGeometry, x: Array) -> NodeProblem:
     moments = SecondMoments(geometry)
     moments.update(x, h_like(geometry, x))
-    weight = np.zeros((geometry.group, geometry.depth, geometry.columns), np.float32)
+    weight = np.zeros((geometry.group, geometry.depth, geometry.group_columns), np.float32)
     return NodeProblem(
         name="n",
         geometry=geometry,
@@ -81,8 +79,8 @@ def problem_of(geometry: Geometry, x: Array) -> NodeProblem:
     )
 
 
-def run_codes(geometry: Geometry, codes: QuantizedAdapter, x: Array, h: Array) -> Array:
-    if not geometry.conv:
+def run_codes(geometry: NodeGeometry, codes: QuantizedAdapter, x: Array, h: Array) -> Array:
+    if not geometry.is_conv:
         return reference.dora_matmul(x, h, **codes.tensors())  # type: ignore[arg-type]
     attributes = {
         "strides": geometry.strides,
@@ -94,7 +92,7 @@ def run_codes(geometry: Geometry, codes: QuantizedAdapter, x: Array, h: Array) -
 
 
 def run_floats(
-    geometry: Geometry, adapter: Adapter, bias: Array, x: Array, h: Array
+    geometry: NodeGeometry, adapter: Adapter, bias: Array, x: Array, h: Array
 ) -> tuple[Array, Array]:
     """Rows [P, G, m] of X (A B + S), and Y as rows [P, G * m]."""
     branch, y = [], []
@@ -108,23 +106,23 @@ def run_floats(
     return np.concatenate(branch), np.concatenate(y)
 
 
-def as_rows(geometry: Geometry, y: Array) -> Array:
-    last = np.moveaxis(y, 1, -1) if geometry.conv else y
-    return last.reshape(-1, geometry.group * geometry.columns)
+def as_rows(geometry: NodeGeometry, y: Array) -> Array:
+    last = np.moveaxis(y, 1, -1) if geometry.is_conv else y
+    return last.reshape(-1, geometry.columns)
 
 
 @by_case
 @pytest.mark.parametrize("sparse", ["none", "some", "all"])
 @pytest.mark.parametrize("ranked", [True, False], ids=["low rank", "no rank"])
 def test_codes_stand_for_the_stored_adapter(
-    geometry: Geometry, x_shape: tuple[int, ...], rank: int, sparse: str, ranked: bool
+    geometry: NodeGeometry, x_shape: tuple[int, ...], rank: int, sparse: str, ranked: bool
 ) -> None:
     # A layout that mixes groups, ranks or cells, or a scale that is multiplied for divided. The
     # input lies on the codes' grid, so all that differs is the rounding of X A to its codes: half
     # a step of each rank, times what B makes of it.
     rank = rank if ranked else 0
     fitted = adapter_of(geometry, rank, sparse=sparse)
-    columns = geometry.group * geometry.columns
+    columns = geometry.columns
     bias = rng(5).standard_normal(columns).astype(np.float32)
     raw = rng(0).standard_normal(x_shape).astype(np.float32)
     scale = quantize(fitted, problem_of(geometry, raw), bias, dense=False)[0].x_scale
@@ -150,7 +148,7 @@ def test_full_scale_of_the_ranks_is_near_the_best() -> None:
     # A full scale that leaves most codes of X A unused, or cuts what is not rare. Of a Gaussian the
     # least square error over all full scales is at 3.9 root mean squares; 4.5 costs 1.4 times as
     # much and is safe with longer tails, 6 costs 2.5 times as much.
-    geometry = Geometry(weight_shape=(64, 4))
+    geometry = NodeGeometry(weight_shape=(64, 4))
     x = rng(0).standard_normal((20_000, 64)).astype(np.float32)
     problem = problem_of(geometry, x)
     codes, stored = quantize(
@@ -172,7 +170,7 @@ def test_full_scale_of_the_ranks_is_near_the_best() -> None:
 @pytest.mark.parametrize("sparse", ["none", "some", "all"])
 @pytest.mark.parametrize("ranked", [True, False], ids=["low rank", "no rank"])
 def test_branch_in_int8_is_near_the_fitted_one(
-    geometry: Geometry, x_shape: tuple[int, ...], rank: int, sparse: str, ranked: bool
+    geometry: NodeGeometry, x_shape: tuple[int, ...], rank: int, sparse: str, ranked: bool
 ) -> None:
     # The loss that the whole method may have. Steps in units of the root mean square: x 12 / 127,
     # X A 4.5 / 127; a uniform error is step / sqrt(12), so 2.7 % and 1 %; A, B and S have 7 bits
@@ -182,7 +180,7 @@ def test_branch_in_int8_is_near_the_fitted_one(
     fitted = Adapter(a=fitted.a, b=fitted.b, m=np.ones_like(fitted.m), s=fitted.s)
     x = rng(0).standard_normal(x_shape).astype(np.float32)
     h = h_like(geometry, x)
-    bias = np.zeros(geometry.group * geometry.columns, np.float32)
+    bias = np.zeros(geometry.columns, np.float32)
     codes, _ = quantize(fitted, problem_of(geometry, x), bias, dense=False)
     got = as_rows(geometry, run_codes(geometry, codes, x, h))
     _, expected = run_floats(geometry, fitted, bias, x, h)
@@ -200,22 +198,22 @@ def test_branch_in_int8_is_near_the_fitted_one(
 
 @by_case
 def test_sparse_index_is_that_of_the_weight(
-    geometry: Geometry, x_shape: tuple[int, ...], rank: int
+    geometry: NodeGeometry, x_shape: tuple[int, ...], rank: int
 ) -> None:
     # An index into [G, d, m] where the operator scatters into the weight's own layout.
-    cells = np.zeros((geometry.group, geometry.depth, geometry.columns), np.float32)
-    places = [(0, 0, 0), (geometry.group - 1, geometry.depth - 1, geometry.columns - 1)]
-    places.append((geometry.group // 2, geometry.depth // 2, geometry.columns // 2))
+    cells = np.zeros((geometry.group, geometry.depth, geometry.group_columns), np.float32)
+    places = [(0, 0, 0), (geometry.group - 1, geometry.depth - 1, geometry.group_columns - 1)]
+    places.append((geometry.group // 2, geometry.depth // 2, geometry.group_columns // 2))
     for i, place in enumerate(places):
         cells[place] = (-1) ** i
     fitted = adapter_of(geometry, rank)
     fitted = Adapter(a=0 * fitted.a, b=fitted.b, m=fitted.m, s=cells)
     x = rng(0).standard_normal(x_shape).astype(np.float32)
-    bias = np.zeros(geometry.group * geometry.columns, np.float32)
+    bias = np.zeros(geometry.columns, np.float32)
     codes, _ = quantize(fitted, problem_of(geometry, x), bias, dense=False)
     weight = np.zeros(geometry.weight_shape, np.float32)
     weight.reshape(-1)[codes.sparse_index] = codes.sparse_values / 127
-    assert np.array_equal(matrix_of(weight, geometry), cells)
+    assert np.array_equal(geometry.matrices(weight), cells)
     assert (np.diff(codes.sparse_index) > 0).all()
     assert codes.sparse_index.dtype == np.int64
 
@@ -240,16 +238,16 @@ def test_cells_that_round_to_nothing_take_no_sram_unless_all_are_kept() -> None:
 
 @by_case
 def test_magnitude_is_within_half_a_code(
-    geometry: Geometry, x_shape: tuple[int, ...], rank: int
+    geometry: NodeGeometry, x_shape: tuple[int, ...], rank: int
 ) -> None:
     # M is stored in 7 bits of the node's largest: half a step is 0.4 % of it.
     x = rng(0).standard_normal(x_shape).astype(np.float32)
     fitted = adapter_of(geometry, rank)
-    bias = np.zeros(geometry.group * geometry.columns, np.float32)
+    bias = np.zeros(geometry.columns, np.float32)
     codes, stored = quantize(fitted, problem_of(geometry, x), bias, dense=False)
     step = fitted.m.max() / 127
     assert np.abs(stored.m - fitted.m).max() <= 0.5001 * step
-    assert codes.magnitude.shape == (geometry.group * geometry.columns,)
+    assert codes.magnitude.shape == (geometry.columns,)
     assert codes.magnitude.max() == 127
 
 
@@ -269,9 +267,8 @@ def test_magnitude_of_1_is_exact_and_takes_no_sram() -> None:
 def test_sum_of_codes_stays_exact_in_float32(spread: str, part: str) -> None:
     # 4608 word lines (512 channels of 3 x 3) of codes up to 127 sum to 585,216; times 127 that is
     # beyond 2^24, and the function body would no longer give the kernel's integers.
-    geometry = Geometry(
+    geometry = NodeGeometry(
         weight_shape=(4, 512, 3, 3),
-        conv=True,
         strides=(1, 1),
         pads=(0, 0, 0, 0),
         dilations=(1, 1),

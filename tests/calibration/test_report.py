@@ -254,7 +254,7 @@ def test_bytes_of_the_parts_are_those_of_the_file(job: Callable[..., Job]) -> No
         assert got.sparse_cells == codes.sparse_values.size
         assert got.magnitude_bytes == codes.magnitude.size
         assert got.low_rank_bytes + got.magnitude_bytes + got.sparse_bytes == codes.sram_bytes
-        assert got.weight_shape == branch.weight_shape
+        assert got.weight_shape == branch.geometry.weight_shape
         assert got.rank == branch.rank
     assert sum(n.sram_bytes for n in record.nodes) == result.sram_bytes
 
@@ -284,7 +284,7 @@ def test_gamma_is_equation_7_for_one_rank(job: Callable[..., Job]) -> None:
     branches = rram_branches(load_model(Path(result.output)))
     new = old = 0
     for n, branch in zip(record.nodes, branches, strict=True):
-        k, group = branch.columns, branch.group or 1
+        k, group = branch.geometry.columns, branch.geometry.group
         d = n.num_weights // k
         new += group * d * n.rank + n.rank * k + k
         old += d * k

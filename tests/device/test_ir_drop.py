@@ -13,6 +13,7 @@ import scipy.sparse.linalg
 from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop, wire_loss
 from rimc_onnx.device import ConductancePair, ProgrammedWeight, get_preset, pair_shares, program
 from rimc_onnx.errors import NodeMappingError
+from rimc_onnx.ops.geometry import NodeGeometry
 
 
 def solve_network(g_us: np.ndarray, voltage: np.ndarray, wire_ohm: float) -> np.ndarray:
@@ -87,7 +88,24 @@ def paired(w: np.ndarray, *, g_max_us: float = 40.0, g_min_us: float = 2.0) -> P
     )
 
 
-def drop(w: np.ndarray, layout: ArrayLayout, wire_ohm: float = 1.0, **g: float) -> np.ndarray:
+def drop(
+    w: np.ndarray,
+    wire_ohm: float = 1.0,
+    *,
+    num_tiles: int = 1,
+    tile_columns: int,
+    group: int = 1,
+    **g: float,
+) -> np.ndarray:
+    spatial = w.ndim - 2
+    geometry = NodeGeometry(
+        weight_shape=w.shape,
+        strides=(1,) * spatial,
+        pads=(0,) * (2 * spatial),
+        dilations=(1,) * spatial,
+        group=group,
+    )
+    layout = ArrayLayout(geometry=geometry, num_tiles=num_tiles, tile_columns=tile_columns)
     return apply_ir_drop(paired(w, **g), node="fc", g_max_us=40.0, wire_ohm=wire_ohm, layout=layout)
 
 
@@ -102,7 +120,7 @@ def one_array(w: np.ndarray, wire_ohm: float = 1.0, g_min_us: float = 2.0) -> np
 def test_each_polarity_has_an_array_of_its_own() -> None:
     # One array for both, or the loss of G+ taken off G-.
     w = RNG.uniform(-1, 1, (12, 7))
-    got = drop(w, ArrayLayout(group=None, num_tiles=1, tile_columns=7))
+    got = drop(w, tile_columns=7)
     np.testing.assert_allclose(got, one_array(w), rtol=0, atol=1e-6)  # float32 of a value near 1
     assert np.abs(got - w).max() > 1e-3
 
@@ -110,7 +128,7 @@ def test_each_polarity_has_an_array_of_its_own() -> None:
 def test_every_tile_is_an_array_of_its_own() -> None:
     # Wires that run on through all tiles; a last tile that is cut too long.
     w = RNG.uniform(-1, 1, (11, 10))
-    got = drop(w, ArrayLayout(group=None, num_tiles=3, tile_columns=4))
+    got = drop(w, num_tiles=3, tile_columns=4)
     for row in (0, 4, 8):
         for column in (0, 4, 8):
             part = np.s_[row : row + 4, column : column + 4]
@@ -120,7 +138,7 @@ def test_every_tile_is_an_array_of_its_own() -> None:
 def test_convolution_lies_in_arrays_by_group_and_channel() -> None:
     # Kernel positions for channels, output channels of one group in the arrays of another.
     w = RNG.uniform(-1, 1, (6, 5, 2, 3))
-    got = drop(w, ArrayLayout(group=2, num_tiles=2, tile_columns=12))
+    got = drop(w, group=2, num_tiles=2, tile_columns=12)
     for group in range(2):
         for channels in (slice(0, 3), slice(3, 5)):
             part = w[group * 3 : group * 3 + 3, channels]
@@ -138,7 +156,7 @@ def test_weight_of_programmed_devices_loses_what_their_conductances_say() -> Non
     scale = programmed.w_max / config.g_max_us
     realised = (pair.g_pos_us.astype(np.float64) - pair.g_neg_us) * scale
     np.testing.assert_allclose(realised, programmed.w_realised, rtol=0, atol=1e-5)
-    layout = ArrayLayout(group=None, num_tiles=1, tile_columns=4)
+    layout = ArrayLayout(geometry=NodeGeometry(weight_shape=w.shape), num_tiles=1, tile_columns=4)
     got = apply_ir_drop(
         programmed, node="fc", g_max_us=config.g_max_us, wire_ohm=2.0, layout=layout
     )
@@ -191,4 +209,4 @@ def test_array_beyond_first_order_is_refused() -> None:
     # A negative weight, or one that has changed its sign, for an array that no wire could feed.
     w = np.ones((100, 100))
     with pytest.raises(NodeMappingError, match=r"node 'fc': wires of 100 ohm take \d+ % of a cell"):
-        drop(w, ArrayLayout(group=None, num_tiles=1, tile_columns=100), wire_ohm=100.0)
+        drop(w, tile_columns=100, wire_ohm=100.0)

@@ -5,32 +5,29 @@ from __future__ import annotations
 
 import pytest
 
-from rimc_onnx.calibration.moments import Geometry
+from rimc_onnx.ops.geometry import NodeGeometry
 
-MATMUL = Geometry(weight_shape=(12, 9))
-CONV_1D = Geometry(weight_shape=(4, 3, 3), conv=True, strides=(2,), pads=(0, 1), dilations=(2,))
-CONV_2D = Geometry(
+MATMUL = NodeGeometry(weight_shape=(12, 9))
+CONV_1D = NodeGeometry(weight_shape=(4, 3, 3), strides=(2,), pads=(0, 1), dilations=(2,))
+CONV_2D = NodeGeometry(
     weight_shape=(6, 2, 3, 2),
-    conv=True,
     group=2,
     strides=(1, 2),
     pads=(1, 0, 2, 1),
     dilations=(1, 3),
 )
-EVEN_PADS = Geometry(
-    weight_shape=(5, 3, 3, 3), conv=True, strides=(2, 1), pads=(1, 2, 1, 2), dilations=(1, 1)
+EVEN_PADS = NodeGeometry(
+    weight_shape=(5, 3, 3, 3), strides=(2, 1), pads=(1, 2, 1, 2), dilations=(1, 1)
 )
-DEPTHWISE = Geometry(
+DEPTHWISE = NodeGeometry(
     weight_shape=(4, 1, 3, 3),
-    conv=True,
     group=4,
     strides=(1, 1),
     pads=(1, 1, 1, 1),
     dilations=(1, 1),
 )
-CONV_3D = Geometry(
+CONV_3D = NodeGeometry(
     weight_shape=(2, 2, 2, 1, 2),
-    conv=True,
     strides=(1, 2, 1),
     pads=(0, 0, 1, 0, 0, 1),
     dilations=(1, 1, 1),

@@ -12,6 +12,7 @@ from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import (
     AttachAdaptersPass,
     check_rimc_model,
@@ -20,6 +21,7 @@ from rimc_onnx.passes import (
 )
 
 RNG = np.random.default_rng(23)
+FC = NodeGeometry(weight_shape=(100, 5))
 PERFECT = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.0), rank=2)
 
 
@@ -93,7 +95,7 @@ def _curve_of_relative_noise(model: ir.Model, node: str) -> None:
         ),
         (
             lambda m: _attribute(m, "conv/rram", ir.AttrInt64s("pads", [1, 1])),
-            "'conv/rram' .*: pads must have 4 values, got 2",
+            "'conv/rram' .*: pads must have 4 values, got \\[",
         ),
         (
             lambda m: _attribute(m, "fc/rram", ir.AttrFloat32s("adc_range", [1.0, 1.0])),
@@ -224,8 +226,8 @@ def test_branches_come_in_graph_order_with_their_values(converted):
     conv, fc = rram_branches(converted)
     assert (conv.node, conv.x.name, conv.h.name, conv.y.name) == ("conv", "x", "h/rram", "h")
     assert (fc.node, fc.x.name, fc.h.name, fc.y.name) == ("fc", "f", "y/rram", "y")
-    assert (conv.weight_shape, conv.group) == ((4, 3, 3, 3), 1)
-    assert (fc.weight_shape, fc.group) == ((100, 5), None)
+    assert (conv.geometry.weight_shape, conv.geometry.is_conv) == ((4, 3, 3, 3), True)
+    assert fc.geometry == FC
 
 
 def test_model_that_is_not_converted_is_an_error(build):
@@ -238,7 +240,7 @@ def test_model_that_is_not_converted_is_an_error(build):
 
 
 def _adapter(rank: int = 3, num_cells: int = 40) -> QuantizedAdapter:
-    base = QuantizedAdapter.identity(weight_shape=(100, 5), group=None, rank=rank, bias=_normal(5))
+    base = QuantizedAdapter.identity(geometry=FC, rank=rank, bias=_normal(5))
     return replace(
         base,
         lora_a=RNG.integers(-127, 128, (100, rank)).astype(np.int8),
@@ -290,9 +292,8 @@ def test_group_ranks_of_an_attached_adapter_may_be_none(build, run):
     convert_model(model, PERFECT)
     x = _normal(2, 4, 5, 5)
     (before,) = run(model, x=x)
-    nothing = QuantizedAdapter.identity(
-        weight_shape=(6, 2, 3, 3), group=2, rank=0, bias=np.zeros(6, np.float32)
-    )
+    geometry = rram_branches(model)[0].geometry
+    nothing = QuantizedAdapter.identity(geometry=geometry, rank=0, bias=np.zeros(6, np.float32))
     assert nothing.lora_a.shape == (0, 2, 3, 3)
     assert AttachAdaptersPass({"conv": nothing})(model).modified
     check_rimc_model(model)
@@ -308,9 +309,7 @@ def test_group_ranks_of_an_attached_adapter_may_be_none(build, run):
 
 def test_sram_counts_what_is_stored():
     # A sparse cell costs its code and its index; all cells need no index; M at 1 needs no code.
-    identity = QuantizedAdapter.identity(
-        weight_shape=(100, 5), group=None, rank=2, bias=np.zeros(5, np.float32)
-    )
+    identity = QuantizedAdapter.identity(geometry=FC, rank=2, bias=np.zeros(5, np.float32))
     assert identity.sram_bytes == 2 * 105
     assert _adapter(3, 40).sram_bytes == 3 * 105 + 5 + 2 * 40
     assert _adapter(0, 499).sram_bytes == 5 + 2 * 499
@@ -318,10 +317,7 @@ def test_sram_counts_what_is_stored():
 
 
 def test_identity_adapters_change_nothing_when_attached(converted):
-    branch = rram_branches(converted)[1]
-    same = QuantizedAdapter.identity(
-        weight_shape=branch.weight_shape, group=None, rank=2, bias=np.zeros(5, np.float32)
-    )
+    same = QuantizedAdapter.identity(geometry=FC, rank=2, bias=np.zeros(5, np.float32))
     assert not AttachAdaptersPass({"fc": same})(converted).modified
 
 

@@ -158,7 +158,7 @@ def test_weights_are_the_devices_and_annotated(net):
         unit = units[branch.node]
         want = program(
             unit.weight.float32(), node=branch.node, seed=5, config=config.device,
-            column_axis=unit.column_axis,
+            column_axis=unit.geometry.column_axis,
         )  # fmt: skip
         got = branch.rram.inputs[1].const_value.numpy()
         np.testing.assert_array_equal(got, want.w_realised)
@@ -210,7 +210,7 @@ def test_units_of_the_teacher_are_the_branches_of_the_student(net):
     assert [b.node for b in branches] == [n for n in units if n != "c2"]
     for b in branches:
         assert (b.x.name, b.y.name) == (units[b.node].x.name, units[b.node].y.name)
-        assert (b.weight_shape, b.group) == (units[b.node].weight.shape, units[b.node].group)
+        assert b.geometry == units[b.node].geometry
 
 
 def test_each_pass_is_valid_alone_and_idempotent(net, run):

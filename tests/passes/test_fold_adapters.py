@@ -10,6 +10,7 @@ from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops.adapter import QuantizedAdapter, lora_shapes
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import (
     AttachAdaptersPass,
     FoldAdaptersPass,
@@ -42,35 +43,35 @@ def _converted(build, text: str, **weights: np.ndarray) -> ir.Model:
 
 def _adapter(branch: RramBranch, x: np.ndarray, *, rank: int, cells: int) -> QuantizedAdapter:
     """Random codes, scaled so that neither X nor X A saturates on ``x``."""
-    a, b, ranks = lora_shapes(branch.weight_shape, branch.group, rank)
-    size = int(np.prod(branch.weight_shape))
-    depth = size // branch.columns
+    a, b, ranks = lora_shapes(branch.geometry, rank)
+    size = branch.geometry.num_weights
+    depth = branch.geometry.depth
     lora_a = RNG.integers(-127, 128, a, dtype=np.int8)
     return QuantizedAdapter(
         lora_a=lora_a,
         lora_b=RNG.integers(-127, 128, b, dtype=np.int8),
-        magnitude=RNG.integers(40, 90, branch.columns, dtype=np.int8),
+        magnitude=RNG.integers(40, 90, branch.geometry.columns, dtype=np.int8),
         x_scale=np.full(1, np.abs(x).max() / 127, np.float32),
         rank_step=np.full(ranks, 127.0 * depth, np.float32) * RNG.uniform(1, 2, ranks).astype("f4"),
-        lora_b_scale=RNG.uniform(1e-4, 1e-3, branch.columns).astype(np.float32),
+        lora_b_scale=RNG.uniform(1e-4, 1e-3, branch.geometry.columns).astype(np.float32),
         magnitude_scale=np.full(1, 1 / 64, np.float32),
-        bias=_normal(branch.columns),
+        bias=_normal(branch.geometry.columns),
         sparse_values=RNG.integers(-127, 128, cells, dtype=np.int8),
         sparse_index=RNG.permutation(size)[:cells].astype(np.int64),
-        sparse_scale=RNG.uniform(1e-5, 1e-4, branch.columns).astype(np.float32),
+        sparse_scale=RNG.uniform(1e-5, 1e-4, branch.geometry.columns).astype(np.float32),
     )
 
 
 def _rounding_bound(branch: RramBranch, a: QuantizedAdapter) -> np.ndarray:
     """Largest |twin - model| per bit line: half a code of X on every word line through A B and S,
     and half a code of X A on every rank through B, times M."""
-    columns = branch.columns
-    zero = np.zeros(branch.weight_shape, np.float32)
+    columns = branch.geometry.columns
+    zero = np.zeros(branch.geometry.weight_shape, np.float32)
     unit = QuantizedAdapter(**{**a.tensors(), "magnitude": np.full(columns, 64, np.int8)})
-    correction = np.abs(folded_weight(zero, unit, branch.group)).astype(np.float64)
-    axes = 0 if branch.group is None else tuple(range(1, correction.ndim))
+    correction = np.abs(folded_weight(zero, unit, branch.geometry)).astype(np.float64)
+    axes = tuple(range(1, correction.ndim)) if branch.geometry.is_conv else 0
     b = np.abs(a.lora_b.astype(np.float64))
-    b_sum = b.sum(axis=0) if branch.group is None else b.reshape(columns, -1).sum(axis=1)
+    b_sum = b.reshape(columns, -1).sum(axis=1) if branch.geometry.is_conv else b.sum(axis=0)
     bound = a.x_scale[0] / 2 * correction.sum(axis=axes) + b_sum * a.lora_b_scale / 2
     return bound * a.magnitude * a.magnitude_scale
 
@@ -120,7 +121,8 @@ def test_folded_weight_of_codes_done_by_hand():
         sparse_scale=np.array([0.25], np.float32),
     )
     w = np.array([[1, 10]], np.float32)
-    np.testing.assert_array_equal(folded_weight(w, adapter, None), [[1.25, 12]])
+    folded = folded_weight(w, adapter, NodeGeometry(weight_shape=w.shape))
+    np.testing.assert_array_equal(folded, [[1.25, 12]])
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import Purpose, get_preset, program, read_key, standard_normals
 from rimc_onnx.errors import ConfigError, NodeMappingError
+from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import (
     AgeRramPass,
     check_rimc_model,
@@ -143,7 +144,9 @@ def test_wires_are_in_the_weight_and_not_in_the_target(build):
         node="MatMul_0",
         g_max_us=40.0,
         wire_ohm=3.0,
-        layout=ArrayLayout(group=None, num_tiles=3, tile_columns=16),
+        layout=ArrayLayout(
+            geometry=NodeGeometry(weight_shape=w.shape), num_tiles=3, tile_columns=16
+        ),
     )
     got = model.graph[0].inputs[1].const_value.numpy()
     assert got.tobytes() == want.tobytes()
@@ -213,7 +216,9 @@ def test_aged_arrays_are_seen_through_the_same_wires(build):
         node="MatMul_0",
         g_max_us=device.g_max_us,
         wire_ohm=float(np.float32(0.3)),
-        layout=ArrayLayout(group=None, num_tiles=3, tile_columns=16),
+        layout=ArrayLayout(
+            geometry=NodeGeometry(weight_shape=w.shape), num_tiles=3, tile_columns=16
+        ),
     )
     assert model.graph[0].inputs[1].const_value.numpy().tobytes() == want.tobytes()
 

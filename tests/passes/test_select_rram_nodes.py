@@ -157,8 +157,8 @@ def test_conv_unit_holds_what_the_crossbar_needs(build):
     (decision,) = select_rram_nodes(model, config)
     unit = decision.unit
     assert unit is not None
-    assert (unit.op_type, unit.group, unit.columns, unit.num_tiles) == (schema.RRAM_CONV, 2, 6, 2)
-    assert unit.geometry is not None
+    assert (unit.op_type, unit.num_tiles) == (schema.RRAM_CONV, 2)
+    assert (unit.geometry.group, unit.geometry.columns) == (2, 6)
     assert unit.geometry.pads == (1, 0, 0, 1)
     assert unit.geometry.strides == (2, 1)
     assert unit.geometry.dilations == (1, 1)

@@ -50,8 +50,8 @@ def swappable(converted) -> ir.Model:
 
 def _adapter(branch: RramBranch, *, rank: int, cells: int, columns: int) -> QuantizedAdapter:
     """Random codes; ``columns`` scales per bit line (1 or all)."""
-    a, b, ranks = lora_shapes(branch.weight_shape, branch.group, rank)
-    size = int(np.prod(branch.weight_shape))
+    a, b, ranks = lora_shapes(branch.geometry, rank)
+    size = branch.geometry.num_weights
 
     def codes(*shape: int) -> np.ndarray:
         return RNG.integers(-127, 128, shape, dtype=np.int8)
@@ -59,12 +59,12 @@ def _adapter(branch: RramBranch, *, rank: int, cells: int, columns: int) -> Quan
     return QuantizedAdapter(
         lora_a=codes(*a),
         lora_b=codes(*b),
-        magnitude=RNG.integers(40, 90, branch.columns, dtype=np.int8),
+        magnitude=RNG.integers(40, 90, branch.geometry.columns, dtype=np.int8),
         x_scale=np.full(1, 0.02, np.float32),
         rank_step=RNG.uniform(100, 300, ranks).astype(np.float32),
         lora_b_scale=RNG.uniform(1e-5, 1e-4, columns).astype(np.float32),
         magnitude_scale=np.full(1, 1 / 64, np.float32),
-        bias=_normal(branch.columns),
+        bias=_normal(branch.geometry.columns),
         sparse_values=codes(cells),
         sparse_index=np.sort(RNG.choice(size, cells, replace=False)).astype(np.int64),
         sparse_scale=RNG.uniform(1e-5, 1e-4, columns).astype(np.float32),
@@ -138,7 +138,9 @@ def test_fed_adapter_is_the_attached_one(converted, swappable, run, rank, cells,
     # A rank, a number of cells or a scale that is fixed by what the file holds, and the branch of
     # an If that was chosen when the file was loaded.
     adapters = {
-        b.node: _adapter(b, rank=rank, cells=cells, columns=b.columns if all_columns else 1)
+        b.node: _adapter(
+            b, rank=rank, cells=cells, columns=b.geometry.columns if all_columns else 1
+        )
         for b in rram_branches(converted)
     }
     feeds = {f"{n}/dora/{k}": v for n, a in adapters.items() for k, v in a.tensors().items()}

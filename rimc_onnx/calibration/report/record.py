@@ -89,7 +89,7 @@ class NodeRecord:
         return cls(
             name=node.name,
             op_type=branch.rram.op_type,
-            weight_shape=branch.weight_shape,
+            weight_shape=branch.geometry.weight_shape,
             num_weights=node.num_weights,
             adapter="+".join(k for k in kinds if k) or "bias",
             rank=node.rank,

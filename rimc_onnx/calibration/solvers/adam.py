@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.moments import Geometry
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.errors import CalibrationError, ConfigError
+from rimc_onnx.ops.geometry import NodeGeometry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ class _Sample:
 
 
 def fit_adam(
-    geometry: Geometry,
+    geometry: NodeGeometry,
     x_chunks: Sequence[npt.NDArray[Any]],
     h_chunks: Sequence[npt.NDArray[Any]],
     y_chunks: Sequence[npt.NDArray[Any]],
@@ -143,7 +143,7 @@ class _Student:
     magnitude, M' / ||W|| [G, m].
     """
 
-    def __init__(self, geometry: Geometry, target: F32, *, rank: int, magnitude: bool) -> None:
+    def __init__(self, geometry: NodeGeometry, target: F32, *, rank: int, magnitude: bool) -> None:
         import torch
 
         group, depth, columns = target.shape
@@ -192,11 +192,11 @@ class _Student:
         from torch.nn import functional
 
         a, b, m = self._matrices(theta)
-        if not self.geometry.conv:
+        if not self.geometry.is_conv:
             y = h + functional.linear(functional.linear(x, a[0]), b[0])
             return y if m is None else y * m[0]
         kernel, group = self.geometry.weight_shape[1:], self.geometry.group
-        ones = [1] * (len(kernel) - 1)
+        ones = [1] * len(self.geometry.kernel)
         conv = (functional.conv1d, functional.conv2d, functional.conv3d)[len(ones) - 1]
         pads = _even_pads(self.geometry) or (0,) * len(ones)
         strides, dilations = self.geometry.strides, self.geometry.dilations
@@ -256,7 +256,7 @@ def _descend(
             return
 
 
-def _even_pads(geometry: Geometry) -> tuple[int, ...] | None:
+def _even_pads(geometry: NodeGeometry) -> tuple[int, ...] | None:
     """One pad an axis, where both ends have the same."""
     half = len(geometry.pads) // 2
     begin, end = geometry.pads[:half], geometry.pads[half:]
@@ -264,7 +264,7 @@ def _even_pads(geometry: Geometry) -> tuple[int, ...] | None:
 
 
 def _samples(
-    geometry: Geometry,
+    geometry: NodeGeometry,
     x_chunks: Sequence[npt.NDArray[Any]],
     h_chunks: Sequence[npt.NDArray[Any]],
     y_chunks: Sequence[npt.NDArray[Any]],
@@ -277,7 +277,7 @@ def _samples(
         x, h, y = (_tensor(a) for a in arrays)
         if not h.numel():
             continue
-        if geometry.conv:
+        if geometry.is_conv:
             x = _padded(geometry, x)
             lead = len(x)
         else:
@@ -296,7 +296,7 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
-def _padded(geometry: Geometry, x: Tensor) -> Tensor:
+def _padded(geometry: NodeGeometry, x: Tensor) -> Tensor:
     """Uneven pads, which torch's convolutions do not take, put on beforehand."""
     from torch.nn import functional
 
