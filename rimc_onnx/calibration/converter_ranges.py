@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from rimc_onnx.calibration.moments import rows_of
 from rimc_onnx.calibration.walk import teacher_run
-from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
+from rimc_onnx.crossbar import ConvertConfig, NodePeriphery, NodeRanges
+from rimc_onnx.crossbar.word_lines import Product, word_line_reads
 from rimc_onnx.device import largest_weight
 from rimc_onnx.execution.sessions import SessionFactory
-from rimc_onnx.reference import Periphery, iv_terms, word_lines
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -54,15 +54,13 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig)
     lowest = min((float(x.min()) for x in filled), default=0.0)
     # A node that saw nothing but zeros gets any range: its outputs are zeros.
     dac_range = float(np.float32(dac)) or 1.0
-    lines = _lines(unit, config, dac_range, lowest < 0)
-    weight, axis = unit.weight.float32(), unit.geometry.column_axis
+    lines = _lines(config, dac_range, lowest < 0)
+    weight, geometry = unit.weight.float32(), unit.geometry
+    w_max = largest_weight(weight, config.device, geometry.column_axis)
     adc = 0.0
     for x in filled:
-        for _, values in word_lines(x, lines):
-            products = [
-                (values, weight),
-                *iv_terms(values, weight, lines, axis),
-            ]
+        reads = word_line_reads(x, weight, periphery=lines, w_max=w_max, geometry=geometry)
+        for products in reads:
             adc = max(adc, _largest_sum(unit, products, percentile))
     return NodeRanges(
         dac_range=dac_range,
@@ -71,13 +69,12 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig)
     )
 
 
-def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool) -> Periphery:
+def _lines(config: ConvertConfig, dac_range: float, signed: bool) -> NodePeriphery:
     """Word lines that bend or split their inputs; a DAC alone changes no range."""
     periphery = config.reads
     is_serial = periphery.dac_serial_bits is not None
     square, cube = config.iv_curves
-    w_max = largest_weight(unit.weight.float32(), config.device, unit.geometry.column_axis)
-    return Periphery(
+    return NodePeriphery(
         dac_bits=periphery.dac_bits or 0 if is_serial else 0,
         dac_range=dac_range,
         dac_signed=int(signed),
@@ -86,13 +83,10 @@ def _lines(unit: RramUnit, config: ConvertConfig, dac_range: float, signed: bool
         input_shrink=periphery.input_shrink,
         iv_square=square,
         iv_cube=cube,
-        w_max=w_max.tolist(),
     )
 
 
-def _largest_sum(
-    unit: RramUnit, products: Sequence[tuple[Array, Array]], percentile: float
-) -> float:
+def _largest_sum(unit: RramUnit, products: Sequence[Product], percentile: float) -> float:
     """Percentile of the partial sums of every tile over all (inputs, cells), the largest one."""
     geometry = unit.geometry
     cells = [geometry.matrices(weight) for _, weight in products]
