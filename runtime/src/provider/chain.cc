@@ -29,11 +29,7 @@ struct Reader {
 std::optional<Reader> OnlyReader(const abi::Api* api, const abi::Node* node) {
   const abi::ValueInfo* const value = OutputOf(api, node);
   if (value == nullptr) return std::nullopt;
-  bool is_output = false;
-  Check(api, abi::IsGraphOutput::Call(api, value, &is_output));
-  std::size_t count = 0;
-  Check(api, abi::ValueNumConsumers::Call(api, value, &count));
-  if (is_output || count != 1) return std::nullopt;
+  if (IsGraphOutput(api, value) || NumReaders(api, value) != 1) return std::nullopt;
   const abi::Node* reader = nullptr;
   std::int64_t input = -1;
   Check(api, abi::ValueConsumers::Call(api, value, &reader, &input, 1));
@@ -146,10 +142,9 @@ Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
   chain.nodes.push_back(crossbar);
   const auto next = [&]() -> std::optional<Reader> {
     auto reader = OnlyReader(api, chain.nodes.back());
-    if (reader && std::find(taken.begin(), taken.end(), reader->node) != taken.end()) {
-      return std::nullopt;
-    }
-    return reader;
+    if (!reader || !HasReader(api, reader->node)) return std::nullopt;
+    const bool is_taken = std::find(taken.begin(), taken.end(), reader->node) != taken.end();
+    return is_taken ? std::nullopt : reader;
   };
 
   auto reader = next();

@@ -32,7 +32,8 @@ struct Chain {
   Tail tail;  // its inputs are not set
 };
 
-// The chain that starts at the node `crossbar`. Nodes in `taken` are others'.
+// The chain that starts at the node `crossbar`, without nodes that have no reader. Nodes in `taken`
+// are others'.
 Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
                 const std::vector<const abi::Node*>& taken);
 

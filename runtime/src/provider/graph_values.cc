@@ -55,4 +55,23 @@ std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t in
   return index < inputs.size() ? NameOf(api, inputs[index]) : "";
 }
 
+bool IsGraphOutput(const abi::Api* api, const abi::ValueInfo* value) {
+  bool is_output = false;
+  Check(api, abi::IsGraphOutput::Call(api, value, &is_output));
+  return is_output;
+}
+
+std::size_t NumReaders(const abi::Api* api, const abi::ValueInfo* value) {
+  std::size_t count = 0;
+  Check(api, abi::ValueNumConsumers::Call(api, value, &count));
+  return count;
+}
+
+bool HasReader(const abi::Api* api, const abi::Node* node) {
+  for (const abi::ValueInfo* value : OutputsOf(api, node)) {
+    if (value != nullptr && (IsGraphOutput(api, value) || NumReaders(api, value) > 0)) return true;
+  }
+  return false;
+}
+
 }  // namespace rimc

@@ -28,4 +28,12 @@ bool IsConstant(const abi::Api* api, const abi::ValueInfo* value);
 // Name of an input of a node, empty where it has none.
 std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index);
 
+// Whether a value is an output of the graph, and by how many inputs of nodes it is read.
+bool IsGraphOutput(const abi::Api* api, const abi::ValueInfo* value);
+std::size_t NumReaders(const abi::Api* api, const abi::ValueInfo* value);
+
+// Whether another node or the graph's caller gets an output of the node: ONNX Runtime keeps nodes
+// whose outputs nobody reads, and a fused node of such ones would have no output.
+bool HasReader(const abi::Api* api, const abi::Node* node);
+
 }  // namespace rimc

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "provider/graph_values.h"
+
 namespace rimc {
 namespace {
 
@@ -207,6 +209,7 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
         StayDigital("kept digital by the pattern '", pattern, "'");
       }
     }
+    if (!HasReader(api, node)) StayDigital("nothing reads its output");
     MappedNode mapped;
     mapped.name = decision.name;
     const NodeView view(api, node);
