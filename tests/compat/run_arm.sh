@@ -20,7 +20,8 @@ version=${ONNXRUNTIME:-1.25.1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake -S "$runtime" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
-  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER="$compiler" >"$work/cmake.log"
+  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER="$compiler" \
+  -DCMAKE_CXX_FLAGS=-Werror >"$work/cmake.log"
 cmake --build "$work/build" -j2 >"$work/build.log"
 "$compiler" -std=c++17 -O2 -Wall -Wextra -Wconversion -Werror "-I$runtime/include" \
   "$here/run_models.cc" -o "$work/run_models" -ldl

@@ -45,30 +45,44 @@ RIMC_INLINE void SumWords(const Args& args, typename S::Words (&acc)[kRows][kVec
   }
 }
 
-template <class S, int kRows, int kVecs>
-void CodeBlock(const CodeBlockArgs& args) {
-  using Vec = typename S::Vec;
-  using Words = typename S::Words;
-  Words acc[kRows][kVecs];
-  SumWords<S>(args, acc);
-  const Vec high = S::Set1(127.0f);
-  const Vec low = S::Set1(-127.0f);
+// Sums of a block to memory, [rows, vecs * lanes].
+template <class S, class Args, int kRows, int kVecs>
+RIMC_INLINE void SumWordsToMemory(const Args& args, int32_t* sums) {
+  typename S::Words in_registers[kRows][kVecs];
+  SumWords<S>(args, in_registers);
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      Vec sum = S::ToFloat(acc[i][v]);
+      S::StoreInt(reinterpret_cast<uint32_t*>(sums) + (i * kVecs + v) * S::kLanes,
+                  in_registers[i][v]);
+    }
+  }
+}
+
+// Outputs of a block of sums.
+template <class S>
+RIMC_NOINLINE void StoreCodeBlock(const CodeBlockArgs& args, BlockShape shape,
+                                  const int32_t* sums) {
+  const auto* words = reinterpret_cast<const uint32_t*>(sums);
+  const typename S::Vec high = S::Set1(127.0f);
+  const typename S::Vec low = S::Set1(-127.0f);
+  for (int i = 0; i < shape.rows; ++i) {
+    for (int v = 0; v < shape.vecs; ++v, words += S::kLanes) {
+      typename S::Vec sum = S::ToFloat(S::LoadInt(words));
       if (args.rank_step != nullptr) {
         sum = S::Clip(S::Rint(S::Div(sum, S::Set1(args.rank_step[i]))), low, high);
       }
-      float* const c = args.c[v] + i * args.c_row;
-      if (args.lanes[v] == S::kLanes) {
-        S::Store(c, sum);
-      } else {
-        S::StoreN(c, args.lanes[v], sum);
-      }
+      StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], sum);
     }
   }
+}
+
+template <class S, int kRows, int kVecs>
+void CodeBlock(const CodeBlockArgs& args) {
+  alignas(64) int32_t sums[kRows * kVecs * S::kLanes];
+  SumWordsToMemory<S, CodeBlockArgs, kRows, kVecs>(args, sums);
+  StoreCodeBlock<S>(args, {kRows, kVecs}, sums);
 }
 
 // Sums of few vectors would wait for themselves: every other word has sums of its own then.
@@ -128,20 +142,20 @@ inline typename S::Words CodesOf(typename S::Vec x, const Divisor& divisor) {
 // A value whose code is 127, for any divisor that multiplies.
 inline float LargestValue(const Divisor& divisor) { return 128.0f * divisor.step; }
 
-template <class S, int kRanks, int kVecs>
-void RankBlock(const RankBlockArgs& args) {
+// Words of the codes of a block of sums.
+template <class S>
+RIMC_NOINLINE void StoreRankBlock(const RankBlockArgs& args, BlockShape shape,
+                                  const int32_t* sums) {
   using Words = typename S::Words;
-  Words acc[kRanks][kVecs];
-  SumWords<S>(args, acc);
-  RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) {
-    Words codes[4];
+  for (int v = 0; v < shape.vecs; ++v) {
+    Words codes[kWordRanks];
     RIMC_UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kWordRanks; ++i) {
       codes[i] = S::Set1Words(0);
-      if (i >= kRanks) continue;
+      if (i >= shape.rows) continue;
       const Divisor divisor = args.rank_step[i];
-      const typename S::Vec sum = S::ToFloat(acc[i][v]);
+      const auto* const words = reinterpret_cast<const uint32_t*>(sums);
+      const typename S::Vec sum = S::ToFloat(S::LoadInt(words + (i * shape.vecs + v) * S::kLanes));
       codes[i] = divisor.rest < 0.0f
                      ? CodesOf<S, true>(sum, divisor)
                      : CodesOf<S, false>(S::CutAbove(sum, S::Set1(LargestValue(divisor))), divisor);
@@ -149,6 +163,13 @@ void RankBlock(const RankBlockArgs& args) {
     bool is_beyond = false;
     S::StoreWords(args.u[v], S::kLanes, S::BytesInOrder(S::Saturate(codes, &is_beyond)));
   }
+}
+
+template <class S, int kRanks, int kVecs>
+void RankBlock(const RankBlockArgs& args) {
+  alignas(64) int32_t sums[kRanks * kVecs * S::kLanes];
+  SumWordsToMemory<S, RankBlockArgs, kRanks, kVecs>(args, sums);
+  StoreRankBlock<S>(args, {kRanks, kVecs}, sums);
 }
 
 // Rows whose values are asked for are so many ahead.

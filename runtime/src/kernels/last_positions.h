@@ -21,6 +21,28 @@ struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
   static constexpr int kPositions = 4;
 };
 
+// Sums of blocks at once, [positions, max_rows] of each, from or to where outputs are.
+template <class S>
+RIMC_NOINLINE void LoadTail(const float* c, ptrdiff_t c_row, int blocks, int positions,
+                            float* sums) {
+  for (int row = 0; row < blocks * S::kMaxRows; ++row) {
+    float* const of_block = sums + row / S::kMaxRows * positions * S::kMaxRows;
+    for (int j = 0; j < positions; ++j) {
+      of_block[j * S::kMaxRows + row % S::kMaxRows] = c[row * c_row + j];
+    }
+  }
+}
+template <class S>
+RIMC_NOINLINE void StoreTail(const float* sums, int blocks, int positions, float* c,
+                             ptrdiff_t c_row) {
+  for (int row = 0; row < blocks * S::kMaxRows; ++row) {
+    const float* const of_block = sums + row / S::kMaxRows * positions * S::kMaxRows;
+    for (int j = 0; j < positions; ++j) {
+      c[row * c_row + j] = of_block[j * S::kMaxRows + row % S::kMaxRows];
+    }
+  }
+}
+
 // Of kBlocks blocks at once, a vector of rows for each position.
 template <class S, int kPositions, int kBlocks, bool kPairs>
 void TailBlocks(const TailArgs& args, ptrdiff_t block) {
@@ -29,15 +51,14 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
   const float* const a = args.a + block * args.a_block;
   float* const c = args.c + block * kRows * args.c_row;
   Column sums[kBlocks][kPositions];
-  float rows[kRows];
+  alignas(64) float in_memory[kBlocks * kPositions * kRows];
+  if (args.resume) LoadTail<S>(c, args.c_row, kBlocks, kPositions, in_memory);
   RIMC_UNROLL
   for (int n = 0; n < kBlocks; ++n) {
     RIMC_UNROLL
     for (int j = 0; j < kPositions; ++j) {
-      for (int i = 0; i < kRows; ++i) {
-        rows[i] = args.resume ? c[(n * kRows + i) * args.c_row + j] : 0.0f;
-      }
-      sums[n][j] = S::LoadColumn(rows);
+      sums[n][j] = S::SetColumn(0.0f);
+      if (args.resume) sums[n][j] = S::LoadColumn(in_memory + (n * kPositions + j) * kRows);
     }
   }
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
@@ -59,10 +80,10 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
   for (int n = 0; n < kBlocks; ++n) {
     RIMC_UNROLL
     for (int j = 0; j < kPositions; ++j) {
-      S::StoreColumn(rows, sums[n][j]);
-      for (int i = 0; i < kRows; ++i) c[(n * kRows + i) * args.c_row + j] = rows[i];
+      S::StoreColumn(in_memory + (n * kPositions + j) * kRows, sums[n][j]);
     }
   }
+  StoreTail<S>(in_memory, kBlocks, kPositions, c, args.c_row);
 }
 
 template <class S, int kPositions, int kBlocks, bool kPairs>

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "kernels/unroll.h"
 
 namespace rimc::kernels {
 
@@ -23,8 +24,8 @@ constexpr int kCells = kDraws * kWordsPerDraw;
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011, doi 10.1145/2063384.2063405): the words of
 // counters (first, c1, name) .. (first + kDraws - 1, c1, name), counter after counter.
 template <class S>
-inline void RandomWords(const uint32_t* key, uint32_t first, uint32_t c1, const uint32_t* name,
-                        uint32_t* words) {
+RIMC_NOINLINE void RandomWords(const uint32_t* key, uint32_t first, uint32_t c1,
+                               const uint32_t* name, uint32_t* words) {
   constexpr uint64_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   uint32_t c[kWordsPerDraw][kDraws];
@@ -296,8 +297,8 @@ inline void StickFaulty(const ProgramArgs& args, uint32_t draw, int device, cons
 // How far each of `kCells` devices ends up off its target. `sign` is that of the weights whose
 // conductance the device holds.
 template <class S>
-inline void Shift(const ProgramArgs& args, uint32_t draw, int device, const double* g_us,
-                  double sign, double* shift_us) {
+RIMC_NOINLINE void Shift(const ProgramArgs& args, uint32_t draw, int device, const double* g_us,
+                         double sign, double* shift_us) {
   const CellLaw& law = args.law;
   Targets targets;
   for (int i = 0; i < kCells; ++i) {

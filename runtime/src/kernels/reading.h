@@ -76,7 +76,7 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
   for (int v = 0; v < kVecs; ++v) {
     const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
     const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
-    const uint32_t(&key)[2] = start.key[kReadRounds - 1];
+    const uint32_t (&key)[2] = start.key[kReadRounds - 1];
     words[v][0] = S::Xor(S::NarrowUpper(product1), S::Narrow(c[v][1]), key[0]);
     words[v][1] = S::Narrow(product1);
     words[v][2] = S::Xor(S::NarrowUpper(product0), S::Narrow(c[v][3]), key[1]);
@@ -84,9 +84,9 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
   }
 }
 
-// 2^16 normals, the same as of rimc_onnx/device/random/read_draws.py: with `s` the signed number that the
-// upper 16 bits of a word are, the sign of s + 1/2 and a polynomial in a = |s + 1/2| 2^16. Of each
-// power the 16 coefficients at the lowest bits of the exponent of a.
+// 2^16 normals, the same as of rimc_onnx/device/random/read_draws.py: with `s` the signed number
+// that the upper 16 bits of a word are, the sign of s + 1/2 and a polynomial in a = |s + 1/2| 2^16.
+// Of each power the 16 coefficients at the lowest bits of the exponent of a.
 const float kReadNormals[4][16] = {
 #include "kernels/read_normals.inc"
 };
@@ -170,27 +170,6 @@ void Draw(const DrawArgs& args) {
       DrawGroup<S, false>(args, static_cast<uint32_t>(group), first, last, z);
     }
     row += static_cast<uint64_t>(last - first);
-  }
-}
-
-// Adds noise to the sums of a block, which stay in registers. Draws become normals here: that
-// takes no sum, so a processor does it while the last products are on their way.
-template <class S, int kRows, int kVecs, bool kConv>
-inline void AddNoise(const BlockArgs& args, typename S::Vec (&acc)[kRows][kVecs]) {
-  using Vec = typename S::Vec;
-  // Of a block of a convolution sigma is per lane, of others the deviation.
-  const float* const of_lanes = kConv ? args.sigma : args.deviation;
-  const float* const of_rows = kConv ? args.deviation : args.sigma;
-  const NormalsOf<S> normals;
-  RIMC_UNROLL
-  for (int i = 0; i < kRows; ++i) {
-    const Vec of_row = S::Set1(of_rows[i]);
-    RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      const Vec deviation = S::Mul(of_row, S::Load(of_lanes + v * S::kLanes));
-      const Vec z = normals(S::LoadInt(args.z + i * args.z_row + v * S::kLanes));
-      acc[i][v] = S::Add(acc[i][v], S::Mul(deviation, z));
-    }
   }
 }
 

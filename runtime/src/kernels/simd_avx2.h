@@ -20,6 +20,7 @@ struct Avx2 {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 12;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kUnrolls = true;
   static constexpr bool kHasLookup = false;
 
   static __m256i Mask(int n) {

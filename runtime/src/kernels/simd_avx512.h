@@ -17,6 +17,7 @@ struct Avx512 {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 4;
+  static constexpr bool kUnrolls = true;
   static constexpr int kStripPositions = 14;
   static constexpr int kStripVecs = 2;
   static constexpr bool kHasLookup = true;

@@ -21,6 +21,24 @@ struct HasStrips<S, decltype(static_cast<void>(S::kStripVecs))> {
   static constexpr bool value = true;
 };
 
+// Outputs of a strip: `tiles` holds vectors of columns [kStripVecs, lanes, lanes] of its positions.
+template <class S>
+RIMC_NOINLINE void StoreStrip(const StripArgs& args, int positions, float* tiles) {
+  using Vec = typename S::Vec;
+  for (ptrdiff_t v = 0; v < S::kStripVecs; ++v) {
+    Vec tile[S::kLanes];
+    RIMC_UNROLL
+    for (int i = 0; i < S::kLanes; ++i) tile[i] = S::Load(tiles + (v * S::kLanes + i) * S::kLanes);
+    S::Transpose(tile);
+    RIMC_UNROLL
+    for (int i = 0; i < S::kLanes; ++i) {
+      const ptrdiff_t column = v * S::kLanes + i;
+      if (column < args.begin || column >= args.end) continue;
+      StoreLanes<S>(args.c + (column - args.begin) * args.c_row, positions, tile[i]);
+    }
+  }
+}
+
 // kStep 0: any step.
 template <class S, int kPositions, int kStep>
 void Strip(const StripArgs& args) {
@@ -51,21 +69,15 @@ void Strip(const StripArgs& args) {
       for (int v = 0; v < kVecs; ++v) acc[p][v] = S::Fma(a_k[v], b_k, acc[p][v]);
     }
   }
+  // Rows of a tile beyond the positions are turned to lanes that nothing stores.
+  alignas(64) float tiles[kVecs * S::kLanes * S::kLanes];
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
-    Vec tile[S::kLanes];
     RIMC_UNROLL
-    for (int i = 0; i < S::kLanes; ++i) {
-      tile[i] = i < kPositions ? acc[i < kPositions ? i : 0][v] : S::Set1(0.0f);
-    }
-    S::Transpose(tile);
-    RIMC_UNROLL
-    for (int i = 0; i < S::kLanes; ++i) {
-      const ptrdiff_t column = v * S::kLanes + i;
-      if (column < args.begin || column >= args.end) continue;
-      StoreLanes<S>(args.c + (column - args.begin) * args.c_row, kPositions, tile[i]);
-    }
+    for (int p = 0; p < kPositions; ++p)
+      S::Store(tiles + (v * S::kLanes + p) * S::kLanes, acc[p][v]);
   }
+  StoreStrip<S>(args, kPositions, tiles);
 }
 
 template <class S, int kPositions>

@@ -22,3 +22,12 @@
 #else
 #define RIMC_INLINE inline
 #endif
+
+// A part that several kernels of a file share and that is long enough for a call: one copy of it.
+#if defined(__clang__)
+#define RIMC_NOINLINE __attribute__((noinline))
+#elif defined(__GNUC__)
+#define RIMC_NOINLINE __attribute__((noinline, noclone))
+#else
+#define RIMC_NOINLINE
+#endif

@@ -19,9 +19,7 @@ struct Digital {
 
 template <class... Parts>
 [[noreturn]] void StayDigital(const Parts&... parts) {
-  std::ostringstream reason;
-  (reason << ... << parts);
-  throw Digital{reason.str()};
+  throw Digital{Join({MessagePart(parts)...})};
 }
 
 class NodeView {

@@ -2,7 +2,6 @@
 #include "provider/options.h"
 
 #include <limits>
-#include <sstream>
 
 #include "device/model_json.h"
 #include "device/values.h"
@@ -58,9 +57,10 @@ DeviceModel FindPreset(const std::string& name) {
 
 std::vector<std::string> Split(const std::string& text) {
   std::vector<std::string> parts;
-  std::istringstream in(text);
-  for (std::string part; std::getline(in, part, ';');) {
-    if (!part.empty()) parts.push_back(part);
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(';', begin), text.size());
+    if (end > begin) parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
   }
   return parts;
 }

@@ -7,6 +7,9 @@
 #include "rimc/ort_ep_abi.h"
 
 namespace rimc {
+
+static_assert(int{kFail} == abi::kFail && int{kInvalidArgument} == abi::kInvalidArgument &&
+              int{kRuntimeException} == abi::kRuntimeException);
 namespace {
 
 struct ShapeHandle {
@@ -68,14 +71,10 @@ bool Dims::operator==(const Dims& other) const {
 }
 
 std::string Dims::ToString() const {
-  std::ostringstream out;
-  out << '[';
-  for (std::size_t i = 0; i < rank; ++i) out << (i == 0 ? "" : ", ") << size[i];
-  out << ']';
-  return out.str();
+  std::string text = "[";
+  for (std::size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(size[i]);
+  return text + "]";
 }
-
-std::ostream& operator<<(std::ostream& out, const Dims& dims) { return out << dims.ToString(); }
 
 void CheckWeights(const Tensor& w) {
   const float* const end = w.Floats() + w.dims.Count();

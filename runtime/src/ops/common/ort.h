@@ -7,13 +7,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/errors.h"
 #include "rimc/ort_abi.h"
 
 namespace rimc::abi {
@@ -23,31 +22,6 @@ struct Node;
 namespace rimc {
 
 using Index = std::ptrdiff_t;
-
-// One line for the user, and ONNX Runtime's error code for it.
-class Error : public std::exception {
- public:
-  Error(int code, std::string message) : code_(code), message_(std::move(message)) {
-    // Names and options of a user may have line breaks.
-    for (char& c : message_) {
-      if (static_cast<unsigned char>(c) < 0x20) c = ' ';
-    }
-  }
-  int code() const noexcept { return code_; }
-  const char* what() const noexcept override { return message_.c_str(); }
-
- private:
-  int code_;
-  std::string message_;
-};
-
-// Throws an invalid-argument Error whose message is the parts in a row.
-template <class... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw Error(abi::kInvalidArgument, message.str());
-}
 
 // Throws the Error that a status stands for, and releases it.
 void Check(const abi::Api* api, abi::Status* status);
@@ -80,7 +54,6 @@ struct Dims {
   bool operator==(const Dims& other) const;
   std::string ToString() const;  // "[2, 3]"
 };
-std::ostream& operator<<(std::ostream& out, const Dims& dims);
 
 // A tensor that ONNX Runtime owns.
 struct Tensor {

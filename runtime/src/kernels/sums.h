@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sums of products of a block (BlockArgs of kernels.h), written once over the SIMD type S of
+// simd.h.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "kernels/simd.h"
+#include "kernels/unroll.h"
+
+namespace rimc::kernels {
+
+inline const uint32_t* WordsOf(const float* words) {
+  return reinterpret_cast<const uint32_t*>(words);
+}
+inline uint32_t* WordsOf(float* words) { return reinterpret_cast<uint32_t*>(words); }
+
+// Products of float32.
+template <class S>
+struct FloatProducts {
+  using Sum = typename S::Vec;
+  using Operand = typename S::Vec;
+  static constexpr bool kPrefetchesInputs = true;
+  static Sum Zero() { return S::Set1(0.0f); }
+  static Sum Load(const float* p, int lanes) { return LoadLanes<S>(p, lanes); }
+  static void Store(float* p, int lanes, Sum sum) { StoreLanes<S>(p, lanes, sum); }
+  static Operand LoadOperand(const float* p) { return S::Load(p); }
+  static Operand Broadcast(const float* p) { return S::Set1(*p); }
+  static Sum Add(Sum sum, Operand a, Operand b) { return S::Fma(a, b, sum); }
+  static typename S::Vec ToFloat(Sum sum) { return sum; }
+};
+
+// Products of words of two signed numbers of 16 bits.
+template <class S>
+struct PairProducts {
+  using Sum = typename S::Sums;
+  using Operand = typename S::Int;
+  static constexpr bool kPrefetchesInputs = false;
+  static Sum Zero() { return S::NoSums(); }
+  static Sum Load(const float* p, int lanes) { return S::LoadSums(WordsOf(p), lanes); }
+  static void Store(float* p, int lanes, Sum sum) { S::StoreSums(WordsOf(p), lanes, sum); }
+  static Operand LoadOperand(const float* p) { return S::LoadInt(WordsOf(p)); }
+  static Operand Broadcast(const float* p) { return S::SetInt(*WordsOf(p)); }
+  static Sum Add(Sum sum, Operand a, Operand b) { return S::DotPairs(sum, a, b); }
+  static typename S::Vec ToFloat(Sum sum) { return S::SumsToFloat(sum); }
+};
+
+template <class S, bool kPairs>
+struct ProductsOf {
+  using Type = FloatProducts<S>;
+};
+template <class S>
+struct ProductsOf<S, true> {
+  using Type = PairProducts<S>;
+};
+
+// Adds the products of a block to its sums, which stay in registers.
+template <class S, class Products, int kRows, int kVecs, bool kConv>
+RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sums)[kRows][kVecs]) {
+  const float* a[kRows];
+  const float* b[kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) a[i] = args.a + (kConv ? i : i * args.a_row);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
+  const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
+  const float* const next_b = args.next_b == nullptr ? b[0] : args.next_b;
+  const int32_t* const next_offset = args.next_b == nullptr ? args.b_offset : args.next_offset;
+  for (ptrdiff_t k = 0; k < args.depth; ++k) {
+    if (kConv) {
+      RIMC_PREFETCH(ahead + k * kRows);
+      if (Products::kPrefetchesInputs) RIMC_PREFETCH(next_b + next_offset[k]);
+    }
+    const ptrdiff_t a_at = kConv ? k * kRows : k;
+    const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
+    typename Products::Operand b_k[kVecs];
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) b_k[v] = Products::LoadOperand(b[v] + b_at);
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const auto a_k = Products::Broadcast(a[i] + a_at);
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) sums[i][v] = Products::Add(sums[i][v], a_k, b_k[v]);
+    }
+  }
+}
+
+// A block of `vecs` vectors per row.
+struct BlockShape {
+  int rows;
+  int vecs;
+};
+
+// Sums of a block in memory, [rows, vecs * lanes]: they start from what is there, or from 0.
+using SumFunction = void (*)(const BlockArgs& args, BlockShape shape, bool starts, float* sums);
+
+template <class S, int kRows, int kVecs, bool kConv, bool kPairs>
+void SumBlock(const BlockArgs& args, BlockShape, bool starts, float* sums) {
+  using Products = typename ProductsOf<S, kPairs>::Type;
+  typename Products::Sum in_registers[kRows][kVecs];
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) in_registers[i][v] = Products::Zero();
+  }
+  if (starts) {
+    RIMC_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      RIMC_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        in_registers[i][v] = Products::Load(sums + (i * kVecs + v) * S::kLanes, S::kLanes);
+      }
+    }
+  }
+  AddProducts<S, Products, kRows, kVecs, kConv>(args, in_registers);
+  RIMC_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    RIMC_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      Products::Store(sums + (i * kVecs + v) * S::kLanes, S::kLanes, in_registers[i][v]);
+    }
+  }
+}
+
+// The same for any shape, one vector after the other.
+template <class S, bool kConv, bool kPairs>
+void SumOneByOne(const BlockArgs& args, BlockShape shape, bool starts, float* sums) {
+  using Products = typename ProductsOf<S, kPairs>::Type;
+  const int vecs = shape.vecs;
+  for (int i = 0; i < shape.rows; ++i) {
+    for (int v = 0; v < vecs; ++v) {
+      const float* const a = args.a + (kConv ? i : i * args.a_row);
+      const float* const b = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
+      float* const at = sums + (i * vecs + v) * S::kLanes;
+      auto sum = starts ? Products::Load(at, S::kLanes) : Products::Zero();
+      for (ptrdiff_t k = 0; k < args.depth; ++k) {
+        const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (vecs * S::kLanes);
+        sum = Products::Add(sum, Products::Broadcast(a + (kConv ? k * shape.rows : k)),
+                            Products::LoadOperand(b + b_at));
+      }
+      Products::Store(at, S::kLanes, sum);
+    }
+  }
+}
+
+}  // namespace rimc::kernels
