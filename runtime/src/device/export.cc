@@ -7,8 +7,8 @@
 #include <string>
 
 #include "device/programming.h"
-#include "dispatch.h"
-#include "ops/common/ort.h"
+#include "kernels/dispatch.h"
+#include "ort/ort.h"
 #include "rimc/ort_abi.h"
 
 extern "C" {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ops/common/ort.h"
+#include "ort/ort.h"
 
 namespace rimc {
 namespace {

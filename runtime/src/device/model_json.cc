@@ -6,7 +6,7 @@
 
 #include "device/json.h"
 #include "device/values.h"
-#include "ops/common/ort.h"
+#include "ort/ort.h"
 
 namespace rimc {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstddef>
 
 #include "device/programming.h"
-#include "ops/common/ort.h"
+#include "ort/ort.h"
 
 namespace rimc {
 namespace {

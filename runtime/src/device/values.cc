@@ -7,7 +7,7 @@
 #include <locale>
 #include <sstream>
 
-#include "ops/common/ort.h"
+#include "ort/ort.h"
 
 namespace rimc {
 

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "device/programming.h"
-#include "dispatch.h"
-#include "provider/graph_values.h"
+#include "kernels/dispatch.h"
+#include "ort/graph.h"
 
 namespace rimc {
 namespace {

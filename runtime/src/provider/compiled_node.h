@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "ops/conv_network.h"
-#include "ops/matmul_chain.h"
-#include "provider/chain.h"
+#include "provider/fusion/conv_network.h"
+#include "provider/fusion/fused_matmul.h"
+#include "provider/fusion/group.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
 #include "rimc/ort_ep_abi.h"

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "provider/graph_values.h"
+#include "ort/graph.h"
 
 namespace rimc {
 namespace {
@@ -147,11 +147,6 @@ void ReadMatMul(const NodeView& node, bool is_gemm, MappedNode* mapped) {
   if (mapped->beta != 0.0f) mapped->bias = BiasOf(node, mapped->transposed ? w[0] : w[1]);
 }
 
-std::string Text(const abi::Api* api, abi::Status* status, const char* const& text) {
-  Check(api, status);
-  return text == nullptr ? "" : text;
-}
-
 }  // namespace
 
 Index MappedNode::WindowSize() const {
@@ -160,30 +155,6 @@ Index MappedNode::WindowSize() const {
     window *= static_cast<Index>(weight.dims[i]);
   }
   return window;
-}
-
-std::vector<const abi::Node*> NodesOf(const abi::Api* api, const abi::Graph* graph) {
-  std::size_t count = 0;
-  Check(api, abi::GraphNumNodes::Call(api, graph, &count));
-  std::vector<const abi::Node*> nodes(count, nullptr);
-  Check(api, abi::GraphNodes::Call(api, graph, nodes.data(), count));
-  return nodes;
-}
-
-std::string NameOf(const abi::Api* api, const abi::Node* node) {
-  const char* text = nullptr;
-  return Text(api, abi::NodeName::Call(api, node, &text), text);
-}
-
-std::string DomainOf(const abi::Api* api, const abi::Node* node) {
-  const char* text = nullptr;
-  const std::string domain = Text(api, abi::NodeDomain::Call(api, node, &text), text);
-  return domain == "ai.onnx" ? "" : domain;
-}
-
-std::string OperatorOf(const abi::Api* api, const abi::Node* node) {
-  const char* text = nullptr;
-  return Text(api, abi::NodeOperatorType::Call(api, node, &text), text);
 }
 
 std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,

@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "ops/common/conv_plan.h"
-#include "ops/common/ort.h"
+#include "conv/plan.h"
+#include "ort/graph.h"
+#include "ort/ort.h"
 #include "provider/options.h"
 #include "rimc/ort_ep_abi.h"
 
@@ -36,14 +37,6 @@ struct Decision {
   std::string reason;  // empty where it goes to a crossbar
   std::optional<MappedNode> mapped;
 };
-
-// Nodes of a graph, in its order.
-std::vector<const abi::Node*> NodesOf(const abi::Api* api, const abi::Graph* graph);
-
-// Name, domain ("" is ONNX's own) and operator of a node.
-std::string NameOf(const abi::Api* api, const abi::Node* node);
-std::string DomainOf(const abi::Api* api, const abi::Node* node);
-std::string OperatorOf(const abi::Api* api, const abi::Node* node);
 
 // Nothing where the node is no Conv, Gemm or MatMul.
 std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,

@@ -5,7 +5,7 @@
 
 #include "device/model_json.h"
 #include "device/values.h"
-#include "ops/common/ort.h"
+#include "ort/ort.h"
 
 namespace rimc {
 namespace {

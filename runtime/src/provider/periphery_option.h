@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "crossbar/periphery.h"
 #include "device/reads.h"
-#include "ops/common/attributes.h"
-#include "ops/common/periphery.h"
+#include "ort/attributes.h"
 
 namespace rimc {
 

@@ -9,14 +9,14 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.h"
-#include "ops/common/op.h"
-#include "provider/chain.h"
+#include "kernels/dispatch.h"
+#include "ops/op.h"
+#include "ops/register.h"
 #include "provider/compiled_node.h"
+#include "provider/fusion/fused_node.h"
+#include "provider/fusion/group.h"
 #include "provider/mapping.h"
 #include "provider/options.h"
-#include "provider/segment.h"
-#include "register.h"
 #include "rimc/ort_ep_abi.h"
 
 namespace rimc {

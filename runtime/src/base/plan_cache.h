@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "base/dims.h"
+
+namespace rimc {
+
+// What a kernel works out from the dimensions of its input, kept for the next runs with the same
+// ones: of the last two, as the last images of a batch may be fewer than those before. Safe to use
+// from several threads; of those that find nothing, each makes its own.
+template <class T, class Key = Dims>
+class PlanCache {
+ public:
+  // make() gives the T of `dims`.
+  template <class Make>
+  std::shared_ptr<const T> For(const Key& dims, const Make& make) const {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (const auto& kept : last_) {
+        if (kept != nullptr && kept->first == dims) return {kept, &kept->second};
+      }
+    }
+    const auto made = std::make_shared<const std::pair<Key, T>>(dims, make());
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_[next_] = made;
+    next_ = 1 - next_;
+    return {made, &made->second};
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::array<std::shared_ptr<const std::pair<Key, T>>, 2> last_;
+  mutable std::size_t next_ = 0;
+};
+
+}  // namespace rimc

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The adapter's part of ConvEngine::ComputeFused: codes of the input, of the ranks, and sums of
+// them.
+#include <algorithm>
+
+#include "adapter/quads.h"
+#include "conv/engine.h"
+
+namespace rimc {
+
+// Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
+void ConvEngine::PackInput(const Place& place, Range words, Index depth,
+                           const Sources& sources) const noexcept {
+  const Index channel = plan_.images_per_item() * plan_.plane();
+  const Index word_phase = plan_.conv().depth * channel;
+  const auto pack = [&](Index phase, Range part, Index channels) {
+    kernels::PackArgs args{};
+    const float* const from = place.input + (phase * depth + part.begin * kWordChannels) * channel;
+    for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
+    args.from_row = kWordChannels * channel;
+    args.stride = 1;
+    args.to =
+        reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
+    args.to_row = channel;
+    args.rows = part.size();
+    args.width = channel;
+    args.divisor = code_divisor_;
+    if (part.size() > 0 && !kernels_.codes->pack_codes(args)) {
+      has_nan_.store(true, std::memory_order_relaxed);
+    }
+  };
+  const auto num_phases = plan_.phases(2).size();
+  const Index full = std::min(words.end, depth / kWordChannels);
+  const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
+  for (Index row = 0; row < rows; ++row) {
+    const Index phase0 = row * static_cast<Index>(num_phases);
+    for (std::size_t i = 0; i < num_phases; ++i) {
+      if (sources.Of(i) != i) continue;
+      const Index phase = phase0 + static_cast<Index>(i);
+      pack(phase, {words.begin, full}, kWordChannels);
+      if (full < words.end) pack(phase, {full, words.end}, depth % kWordChannels);
+    }
+    float* const memory = place.codes + phase0 * word_phase;
+    for (std::size_t i = 0; i < sources.count; ++i) {
+      const std::size_t source = sources.of[i];
+      if (source == i) continue;
+      ShiftPhase(memory + static_cast<Index>(source) * word_phase, sources.inside[source], words,
+                 sources.inside[i], memory + static_cast<Index>(i) * word_phase);
+    }
+  }
+}
+
+// Columns of a matrix of the branch, from the vectors b on, to `to`.
+void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
+                               Range vecs, float* to, Index to_row) const noexcept {
+  const Index num_vecs = vecs.size();
+  if (cells.is_word_lists()) {
+    kernels::CodeListsArgs args;
+    const Index first = cells.lists[columns.begin] - cells.lists[0];
+    args.starts = cells.lists + columns.begin;
+    args.a = cells.words + first;
+    args.b_offset = cells.offsets + first;
+    args.start = cells.start + columns.begin;
+    for (Index v = 0; v < num_vecs; ++v) {
+      args.b[v] = reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
+    }
+    args.rows = columns.size();
+    args.c = to + vecs.begin * kernels_.lanes;
+    args.c_row = to_row;
+    kernels_.codes->code_lists[num_vecs - 1](args);
+    return;
+  }
+  const Index rows = cells.lists == nullptr ? columns.size() : 1;
+  kernels::CodeBlockArgs words{};
+  kernels::BlockArgs floats{};
+  for (Index v = 0; v < num_vecs; ++v) {
+    floats.b[v] = b[vecs.begin + v];
+    words.b[v] = reinterpret_cast<const std::uint32_t*>(floats.b[v]);
+    words.lanes[v] = floats.lanes[v] = static_cast<int>(kernels_.lanes);
+  }
+  words.c_row = floats.c_row = to_row;
+  floats.last = true;
+  for (Index m = columns.begin; m < columns.end; m += rows) {
+    const Index cell = cells.lists == nullptr ? m * cells.depth : cells.lists[m] - cells.lists[0];
+    const Index depth = cells.lists == nullptr ? cells.depth : cells.lists[m + 1] - cells.lists[m];
+    const std::int32_t* const offsets = cells.offsets + (cells.lists == nullptr ? 0 : cell);
+    for (Index v = 0; v < num_vecs; ++v) {
+      words.c[v] = floats.c[v] =
+          to + (m - columns.begin) * to_row + (vecs.begin + v) * kernels_.lanes;
+    }
+    if (cells.words != nullptr) {
+      words.a = cells.words + cell;
+      words.start = cells.start + m;
+      words.b_offset = offsets;
+      words.depth = depth;
+      kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
+    } else {
+      floats.a = cells.floats + cell;
+      floats.b_offset = offsets;
+      floats.depth = depth;
+      kernels_.conv_block[rows - 1][num_vecs - 1](floats);
+    }
+  }
+}
+
+// Where the branch reads for vectors `vecs` of an item's positions.
+void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
+                          const float** codes) const noexcept {
+  const Index lanes = kernels_.lanes;
+  if (!plan_.is_panels()) {
+    kernels::BlockArgs aim;
+    AimAt(place, vecs, {}, &aim);
+    for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
+    return;
+  }
+  const Index panel = plan_.block_vecs();
+  const Index panel_floats = branch.engine->plan_.conv().depth * panel * lanes;
+  for (Index v = vecs.begin; v < vecs.end; ++v) {
+    *codes++ = branch.codes + v / panel * panel_floats + v % panel * lanes;
+  }
+}
+
+// The codes of the ranks for vectors `all` of an item's positions.
+void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
+                              Range all) const noexcept {
+  const BranchCells& a = branch.a;
+  const Index lanes = kernels_.lanes;
+  const Index most = std::min<Index>(kernels::kMaxVecs,
+                                     kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
+  const float* codes[kernels::kMaxVecs];
+  for (Index vec = all.begin; vec < all.end; vec += most) {
+    const Range vecs{vec, std::min(vec + most, all.end)};
+    AimCodes(place, vecs, branch, codes);
+    if (a.words != nullptr) {
+      ComputeRankWords(branch, codes, vecs);
+      continue;
+    }
+    float* const u = branch.u + vec * lanes;
+    for (Index i = 0; i < a.num_blocks; ++i) {
+      const Range ranks = Part(a.columns, a.num_blocks, i);
+      ComputeBranch(a, ranks, codes, {0, vecs.size()}, u + ranks.begin * branch.u_row,
+                    branch.u_row);
+    }
+    for (Index r = 0; r < a.columns; ++r) {
+      float* const rank = u + r * branch.u_row;
+      kernels_.quantize(rank, rank, vecs.size() * lanes,
+                        {branch.rank_step[r].step, -127.0f, 127.0f, 1.0f});
+    }
+  }
+}
+
+// The words of vectors `vecs`, whose input is at `codes`.
+void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+                                  Range vecs) const noexcept {
+  const BranchCells& a = branch.a;
+  kernels::RankBlockArgs args;
+  for (Index v = 0; v < vecs.size(); ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(codes[v]);
+  }
+  args.b_offset = a.offsets;
+  args.depth = a.depth;
+  for (Index i = 0; i < a.num_blocks; ++i) {
+    const Range ranks = Part(a.columns, a.num_blocks, i);
+    args.a = a.words + ranks.begin * a.depth;
+    args.start = a.start + ranks.begin;
+    args.rank_step = branch.rank_step + ranks.begin;
+    auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);
+    for (Index v = 0; v < vecs.size(); ++v) args.u[v] = u + (vecs.begin + v) * kernels_.lanes;
+    kernels_.codes->rank_block[ranks.size() - 1][vecs.size() - 1](args);
+  }
+}
+
+}  // namespace rimc

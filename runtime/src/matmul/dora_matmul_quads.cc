@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// DoraMatMul with integer kernels: codes of x are bytes, sums of their products are exact, so the
+// result has the bits of the other path.
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "matmul/dora_matmul.h"
+
+namespace rimc {
+namespace {
+
+// Rows whose codes are made before they are used, where there are no cells.
+constexpr Index kChunkRows = 16;
+
+}  // namespace
+
+DoraMatMul::Words DoraMatMul::PackWords(const DoraTensors& adapter, const Layout& layout) const {
+  Words words;
+  if (kernels_.codes == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+  const Index lanes = kernels_.lanes;
+  words.row_words = RoundUp(CeilDiv(layout.depth, kWordChannels), lanes);
+  if (layout.active_rank > 0) {
+    words.a.resize(static_cast<std::size_t>(layout.rank * words.row_words));
+    words.start.resize(static_cast<std::size_t>(layout.rank));
+    const std::int8_t* a = adapter[kLoraA].Int8s();
+    for (Index k = 0; k < layout.depth; ++k) {
+      for (Index r = 0; r < layout.rank; ++r, ++a) {
+        words.a[static_cast<std::size_t>(r * words.row_words + k / kWordChannels)] |=
+            std::uint32_t{static_cast<std::uint8_t>(*a)} << (8 * (k % kWordChannels));
+        words.start[static_cast<std::size_t>(r)] -= 128 * *a;
+      }
+    }
+  }
+  if (layout.num_cells == 0) return words;
+  // A chunk is as wide as a panel of as many vectors.
+  const Index most = kernels_.PanelRows(layout.chunk_rows / lanes);
+  words.cells = ConvWords(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
+  const bool lists = words.cells.is_lists();
+  const Index count = lists ? words.cells.max_group_words() : words.cells.steps();
+  for (Index i = 0; i < count; ++i) {
+    const Index step = lists ? Index{words.cells.Lists().steps[i]} : i;
+    words.offsets.push_back(static_cast<std::int32_t>(step * layout.chunk_rows));
+  }
+  return words;
+}
+
+bool DoraMatMul::RunWords(const Context& context, const Run& run, Index rows,
+                          Index num_tasks) const {
+  const Layout& layout = run.layout;
+  const Words& words = run.words;
+  const bool has_cells = layout.num_cells > 0;
+  const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
+  const Index sum_columns = words.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
+  const Index task_floats =
+      RoundUp(chunk_rows * ((has_cells ? 2 : 1) * words.row_words + layout.active_rank +
+                            (has_cells ? sum_columns : 0)),
+              16);
+  const Scratch scratch(context, num_tasks * task_floats);
+  std::atomic<bool> complete{true};
+  context.ParallelFor(num_tasks, [&](Index task) {
+    const Range part = Part(rows, num_tasks, task);
+    if (!RunWordTask(run, part, scratch.data() + task * task_floats)) {
+      complete.store(false, std::memory_order_relaxed);
+    }
+  });
+  return complete.load(std::memory_order_relaxed);
+}
+
+bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const noexcept {
+  const Layout& layout = run.layout;
+  const Words& words = run.words;
+  const bool has_cells = layout.num_cells > 0;
+  const Index rank = layout.active_rank;
+  const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
+  const Index row_words = words.row_words;
+  float* const codes = memory;  // [chunk_rows, row_words]
+  float* const turned = codes + chunk_rows * row_words;
+  float* const sums = turned + (has_cells ? chunk_rows * row_words : 0);
+  const Index sum_columns = words.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
+  float* const u = sums + (has_cells ? chunk_rows * sum_columns : 0);
+  for (Index row = rows.begin; row < rows.end; row += chunk_rows) {
+    const Range chunk{row, std::min(row + chunk_rows, rows.end)};
+    if (!kernels_.codes->code_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
+                                    reinterpret_cast<std::uint8_t*>(codes),
+                                    row_words * kWordChannels, run.x_scale})) {
+      return false;
+    }
+    if (rank > 0) {
+      kernels_.codes->rank_words({reinterpret_cast<const std::uint32_t*>(codes), words.a.data(),
+                                  row_words, chunk.size(), rank, words.start.data(),
+                                  run.packed + layout.rank_step(),
+                                  run.u == nullptr ? u : run.u + row * rank});
+    }
+    if (has_cells) {
+      // A vector of turned codes holds a word of several rows; whole vectors of rows are read.
+      const Index whole = RoundUp(chunk.size(), kernels_.lanes);
+      std::fill(codes + chunk.size() * row_words, codes + whole * row_words, 0.0f);
+      kernels_.transpose({codes, row_words, turned, chunk_rows, whole, row_words});
+      if (words.cells.is_lists()) {
+        SumWordLists(run, chunk, turned, sums);
+      } else {
+        SumWordBlocks(run, chunk, turned, sums);
+      }
+    }
+    if (run.y != nullptr) Merge(run, chunk, u);
+  }
+  return true;
+}
+
+void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
+                              float* sums) const noexcept {
+  const Layout& layout = run.layout;
+  const Index lanes = kernels_.lanes;
+  const Index num_vecs = CeilDiv(rows.size(), lanes);
+  const CodeLists lists = run.words.cells.Lists();
+  kernels::CodeListsArgs args{};
+  for (Index v = 0; v < num_vecs; ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
+  }
+  args.c = sums;
+  args.c_row = layout.chunk_rows;
+  for (Index n0 = 0; n0 < layout.columns; n0 += lanes) {
+    const Index n1 = std::min(n0 + lanes, layout.columns);
+    float* const to = run.y + rows.begin * layout.columns + n0;
+    if (lists.starts[n0] == lists.starts[n1]) {
+      for (Index i = 0; i < rows.size(); ++i) std::fill_n(to + i * layout.columns, n1 - n0, 0.0f);
+      continue;
+    }
+    args.starts = lists.starts + n0;
+    args.a = lists.words + *args.starts;
+    args.b_offset = run.words.offsets.data() + *args.starts;
+    args.start = lists.start + n0;
+    args.rows = n1 - n0;
+    kernels_.codes->code_lists[num_vecs - 1](args);
+    kernels_.transpose({sums, layout.chunk_rows, to, layout.columns, n1 - n0, rows.size()});
+  }
+}
+
+void DoraMatMul::SumWordBlocks(const Run& run, Range rows, const float* turned,
+                               float* sums) const noexcept {
+  const Layout& layout = run.layout;
+  const Index lanes = kernels_.lanes;
+  const Index num_vecs = CeilDiv(rows.size(), lanes);
+  const CodeCells cells = run.words.cells.Blocks(0);
+  kernels::CodeBlockArgs args{};
+  args.b_offset = run.words.offsets.data();
+  args.depth = run.words.cells.steps();
+  args.c_row = layout.chunk_rows;
+  for (Index v = 0; v < num_vecs; ++v) {
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
+    args.lanes[v] = static_cast<int>(lanes);
+  }
+  for (Index block = 0; block < cells.num_blocks; ++block) {
+    const Range columns = Part(cells.columns, cells.num_blocks, block);
+    args.a = cells.packed + columns.begin * args.depth;
+    args.start = cells.start + columns.begin;
+    for (Index v = 0; v < num_vecs; ++v) {
+      args.c[v] = sums + columns.begin * layout.chunk_rows + v * lanes;
+    }
+    kernels_.codes->code_block[columns.size() - 1][num_vecs - 1](args);
+  }
+  kernels_.transpose({sums, layout.chunk_rows, run.y + rows.begin * layout.columns, layout.columns,
+                      layout.columns, rows.size()});
+}
+
+}  // namespace rimc

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "provider/fusion/fused_conv.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace rimc {
+
+// One run that does everything in one pass.
+struct ConvChain::Run {
+  const Tensor& x;
+  const float* residual;
+  float* y;
+  ReadRun read;  // of the crossbar
+};
+
+ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
+    : crossbar_(crossbar), tail_(tail) {
+  if (adapter == nullptr) return;
+  adapter_.emplace(*adapter);
+  if (adapter_->layout_.active_rank > 0) PackRanks(*adapter);
+}
+
+ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
+                     std::vector<float> bias, const Tail& tail)
+    : crossbar_(conv, w, std::move(periphery)), bias_(std::move(bias)), tail_(tail) {}
+
+void ConvChain::Compute(const Context& context, const ReadRun& read) const {
+  const Tensor x = context.Input(tail_.x);
+  const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
+  const Dims& y_dims = shaped->crossbar.y_dims;
+  const float* const residual = ResidualOf(tail_, context, y_dims);
+  float* const y = context.Output(0, y_dims);
+  if (y_dims.Count() == 0) return;
+  const Run run{x, residual, y, read};
+  if (crossbar_.ReadsAtOnce() && ComputeFused(context, *shaped, run)) return;
+  ComputeApart(context, run, y_dims);
+  Finish(context, y_dims, residual, y);
+}
+
+Dims ConvChain::OutputDims(const Dims& x) const {
+  Dims y_dims;
+  ShapeOf(crossbar_.conv_, {abi::kFloat, x, nullptr}, &y_dims);
+  return y_dims;
+}
+
+ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
+  const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
+  const Index depth = crossbar_.conv_.depth;
+  const bool words = crossbar_.kernels_.codes != nullptr;
+  const ConvPlan codes = crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth);
+  return {crossbar, codes, CellOffsets(codes)};
+}
+
+// Where the input of each cell of the adapter's lists is; none without lists.
+std::vector<std::int32_t> ConvChain::CellOffsets(const ConvPlan& codes) const {
+  if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const ConvWords& words = adapter_->words_.cells;
+  const std::int32_t* steps = nullptr;
+  Index count = layout.num_cells;
+  if (crossbar_.kernels_.codes != nullptr) {
+    if (!words.is_lists()) return {};
+    const CodeLists lists = words.Lists();
+    steps = lists.steps;
+    count = lists.starts[layout.columns];
+  } else if (layout.dense) {
+    return {};
+  } else {
+    const float* const memory = adapter_->packed_.data() + layout.cells();
+    steps = SparseIn(memory, layout.columns, layout.num_cells).steps;
+  }
+  std::vector<std::int32_t> offsets(static_cast<std::size_t>(count));
+  std::transform(steps, steps + count, offsets.begin(),
+                 [&](std::int32_t step) { return codes.offsets()[step]; });
+  return offsets;
+}
+
+void ConvChain::PackRanks(const NodeInfo& adapter) {
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const ConvAttributes& conv = layout.conv;
+  const DoraTensors tensors = *ConstantAdapter(adapter);
+  const Index columns = layout.GroupColumns();
+  const Index max_rows = crossbar_.kernels_.max_rows;
+  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const Index most = kernels::kWordRanks;
+  const Index ranks =
+      has_words && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
+  rank_step_.assign(static_cast<std::size_t>(conv.group * ranks), {1.0f, 1.0f, 0.0f});
+  std::vector<std::int8_t> a(static_cast<std::size_t>(conv.group * ranks * layout.Steps()));
+  for (Index g = 0; g < conv.group; ++g) {
+    for (Index r = 0; r < layout.rank; ++r) {
+      const Index from = g * layout.rank + r;
+      const Index to = g * ranks + r;
+      rank_step_[static_cast<std::size_t>(to)] = DivisorOf(tensors[kRankStep].Floats()[from]);
+      std::copy_n(tensors[kLoraA].Int8s() + from * layout.Steps(), layout.Steps(),
+                  a.begin() + to * layout.Steps());
+    }
+  }
+  if (!has_words) {
+    b_ = AlignedFloats(layout.columns * layout.rank);
+    PackColumnBlocks(tensors[kLoraB].Int8s(), conv.group, columns, layout.rank,
+                     CeilDiv(columns, max_rows), b_.data());
+    return;
+  }
+  a_words_ = ConvWords(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
+  b_words_ = ConvWords(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
+}
+
+// What a task has for its branch: the offsets of B, u, v and sums.
+Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
+  if (!adapter_) return 0;
+  const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
+  return RoundUp(adapter_->layout_.rank, 16) + (1 + SumBlocks(plan)) * block +
+         RankRows() * plan.MaxPositions();
+}
+
+// Blocks of columns whose sums of cells are there at a time.
+Index ConvChain::SumBlocks(const ConvPlan& plan) const {
+  return adapter_->words_.cells.is_lists() ? std::min(plan.num_blocks(), kBlocksTogether) : 1;
+}
+
+// Whether x has codes; without (a NaN) y is not complete.
+bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const {
+  const ConvPlan& plan = shaped.crossbar.plan;
+  const kernels::KernelTable& kernels = crossbar_.kernels_;
+  const float* const x = run.x.Floats();
+  const bool has_branch =
+      adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
+  const bool words = kernels.codes != nullptr;
+  const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
+  std::optional<ConvEngine> codes;
+  if (has_branch && words) {
+    codes.emplace(shaped.codes, kernels, crossbar_.conv_.depth, adapter_->words_.x_divisor, x);
+  } else if (has_branch) {
+    codes.emplace(shaped.codes, kernels, &x_codes, x);
+  }
+  const Index extra = has_branch ? ExtraFloats(plan) : 0;
+  bool has_nan = false;
+  crossbar_.WithEngine(shaped.crossbar, x, [&](const ConvEngine& engine) {
+    const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
+    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
+                    [&](const ConvEngine::Place& place) {
+                      ConvFinish finish;
+                      FillFinish(run, plan, place, &finish);
+                      if (codes) FillBranch(shaped, *codes, place, &finish.branch);
+                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish, run.read,
+                                             place.extra + extra);
+                    });
+    has_nan = engine.has_nan();
+  });
+  return !has_nan && (!codes || !codes->has_nan());
+}
+
+void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                           ConvFinish* finish) const noexcept {
+  kernels::FinishArgs& args = finish->args;
+  const Index column0 = place.group * plan.columns();
+  if (adapter_) {
+    const DoraConv::Layout& layout = adapter_->layout_;
+    const float* const packed = adapter_->packed_.data() + column0;
+    args.scale = layout.rank > 0 ? packed + layout.scale() : nullptr;
+    args.sums_scale = layout.num_cells > 0 ? packed + layout.sparse_scale() : nullptr;
+    args.magnitude = packed + layout.magnitude();
+    args.bias = packed + layout.bias();
+  } else if (!bias_.empty()) {
+    args.bias = bias_.data() + column0;
+  }
+  args.activates = tail_.activates;
+  args.low = tail_.low;
+  args.high = tail_.high;
+  if (run.residual != nullptr) {
+    finish->residual = run.residual + (crossbar_.OutputOf(plan, place, run.y).data - run.y);
+  }
+}
+
+void ConvChain::FillBranch(const Shaped& shaped, const ConvEngine& codes,
+                           const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
+  const ConvPlan& plan = shaped.crossbar.plan;
+  const DoraConv::Layout& layout = adapter_->layout_;
+  const DoraConv::Words& words = adapter_->words_;
+  const float* const packed = adapter_->packed_.data();
+  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const Index columns = plan.columns();
+  const Index column0 = place.group * columns;
+  const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
+  auto* const b_offsets = reinterpret_cast<std::int32_t*>(place.extra);
+  branch->engine = &codes;
+  branch->codes = place.codes;
+  branch->v = place.extra + ExtraFloats(plan) - (1 + SumBlocks(plan)) * block;
+  branch->sums = branch->v + block;
+  branch->u = branch->v - RankRows() * plan.MaxPositions();
+  branch->u_row = plan.MaxPositions();
+  if (layout.active_rank > 0) {
+    for (Index r = 0; r < RankRows(); ++r) {
+      b_offsets[r] = static_cast<std::int32_t>(r * branch->u_row);
+    }
+    if (has_words) {
+      const CodeCells a = a_words_.Blocks(place.group);
+      const CodeCells b = b_words_.Blocks(place.group);
+      branch->a = {a.columns, a.num_blocks, a_words_.steps(), nullptr,
+                   a.packed,  a.start,      nullptr,          place.code_offsets};
+      branch->b = {columns,  plan.num_blocks(), b_words_.steps(), nullptr,
+                   b.packed, b.start,           nullptr,          b_offsets};
+    } else {
+      const Index rank = layout.rank;
+      const Index steps = layout.Steps();
+      branch->a = {rank,    CeilDiv(rank, crossbar_.kernels_.max_rows),
+                   steps,   packed + layout.a() + place.group * rank * steps,
+                   nullptr, nullptr,
+                   nullptr, place.code_offsets};
+      branch->b = {columns, plan.num_blocks(), rank,    b_.data() + column0 * rank,
+                   nullptr, nullptr,           nullptr, b_offsets};
+    }
+    branch->rank_step = rank_step_.data() + place.group * branch->a.columns;
+  }
+  if (layout.num_cells == 0) return;
+  BranchCells& cells = branch->cells;
+  cells.columns = columns;
+  cells.num_blocks = plan.num_blocks();
+  cells.offsets = place.code_offsets;
+  if (has_words && !words.cells.is_lists()) {
+    const CodeCells dense = words.cells.Blocks(place.group);
+    cells.depth = words.cells.steps();
+    cells.words = dense.packed;
+    cells.start = dense.start;
+  } else if (has_words) {
+    const CodeLists lists = words.cells.Lists();
+    cells.lists = lists.starts + column0;
+    cells.words = lists.words + *cells.lists;
+    cells.start = lists.start + column0;
+  } else if (layout.dense) {
+    cells.depth = layout.Steps();
+    cells.floats = packed + layout.cells() + column0 * layout.Steps();
+  } else {
+    const SparseColumns lists = SparseIn(packed + layout.cells(), layout.columns, layout.num_cells);
+    cells.lists = lists.starts + column0;
+    cells.floats = lists.values + *cells.lists;
+  }
+  if (cells.lists != nullptr) cells.offsets = shaped.cell_offsets.data() + *cells.lists;
+}
+
+// The crossbar and its adapter one after the other.
+void ConvChain::ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const {
+  const std::vector<Tensor> inputs{run.x};
+  if (!adapter_) {
+    crossbar_.ComputeRun(Context(context, inputs, run.y), run.read);
+    return;
+  }
+  const Scratch h(context, y_dims.Count());
+  crossbar_.ComputeRun(Context(context, inputs, h.data()), run.read);
+  adapter_->Compute(Context(context, {run.x, {abi::kFloat, y_dims, h.data()}}, run.y));
+}
+
+// Bias, residual and activation, in place.
+void ConvChain::Finish(const Context& context, const Dims& y_dims, const float* residual,
+                       float* y) const {
+  if (bias_.empty() && residual == nullptr && !tail_.activates) return;
+  constexpr Index kTaskFloats = Index{1} << 16;
+  const auto columns = static_cast<Index>(y_dims[1]);
+  const Index lines = static_cast<Index>(y_dims[0]) * columns;
+  const Index volume = y_dims.Count() / lines;
+  const Index tasks = std::clamp<Index>(y_dims.Count() / kTaskFloats, 1, lines);
+  context.ParallelFor(tasks, [&](Index task) {
+    const Range part = Part(lines, tasks, task);
+    for (Index line = part.begin; line < part.end; ++line) {
+      const float bias = bias_.empty() ? 0.0f : bias_[static_cast<std::size_t>(line % columns)];
+      for (Index i = line * volume; i < (line + 1) * volume; ++i) {
+        float value = y[i];
+        if (!bias_.empty()) value += bias;
+        if (residual != nullptr) value += residual[i];
+        if (tail_.activates) value = Activate(tail_, value);
+        y[i] = value;
+      }
+    }
+  });
+}
+
+}  // namespace rimc

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "base/plan_cache.h"
+#include "conv/dora_conv.h"
+#include "conv/rram_conv.h"
+#include "provider/fusion/post_ops.h"
+
+namespace rimc {
+
+// A crossbar, its adapter or bias, and its tail as one node: what the nodes give one by one, bit
+// for bit.
+class ConvChain {
+ public:
+  // `adapter`: a DoraConv of constants beside the crossbar, or null.
+  ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail);
+  // `bias` [M] or empty.
+  ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery, std::vector<float> bias,
+            const Tail& tail);
+  // The images of a run, or some of them.
+  void Compute(const Context& context, const ReadRun& read) const;
+  std::uint64_t NextRun() const { return crossbar_.NextRun(); }
+
+  // Dimensions of the output for an input of `x`. Throws where they don't fit.
+  Dims OutputDims(const Dims& x) const;
+  // Floats that the cells of the crossbar take.
+  Index num_cells() const { return crossbar_.packed_.size(); }
+
+ private:
+  struct Run;
+  // What a run does for an input of some dimensions.
+  struct Shaped {
+    RramConv::Shaped crossbar;
+    ConvPlan codes;                          // of the input of the adapter
+    std::vector<std::int32_t> cell_offsets;  // of its cells in lists, from there
+  };
+
+  void PackRanks(const NodeInfo& adapter);
+  // Rows of the codes of the ranks: words of four, or one each.
+  Index RankRows() const {
+    const Index rank = adapter_->layout_.rank;
+    return crossbar_.kernels_.codes != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
+  }
+  Index ExtraFloats(const ConvPlan& plan) const;
+  Index SumBlocks(const ConvPlan& plan) const;
+  std::vector<std::int32_t> CellOffsets(const ConvPlan& codes) const;
+  Shaped ShapedFor(const Tensor& x) const;
+  bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
+  void FillBranch(const Shaped& shaped, const ConvEngine& codes, const ConvEngine::Place& place,
+                  ConvBranch* branch) const noexcept;
+  void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                  ConvFinish* finish) const noexcept;
+  void ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const;
+  void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
+
+  RramConv crossbar_;
+  std::optional<DoraConv> adapter_;
+  // B in blocks of columns, of the kernels of floats or of words; A of the latter in blocks of
+  // kWordRanks, the last of which may be padded.
+  AlignedFloats b_;
+  ConvWords b_words_;
+  ConvWords a_words_;
+  std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
+  std::vector<float> bias_;
+  Tail tail_;
+  PlanCache<Shaped> shaped_;
+};
+
+}  // namespace rimc

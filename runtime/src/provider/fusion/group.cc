@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "provider/fusion/group.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "adapter/dora.h"
+#include "ort/graph.h"
+
+namespace rimc {
+namespace {
+
+constexpr const char* kOwnDomain = "ai.rimc";
+constexpr ChainKind kKinds[] = {{"RramConv", "DoraConv"}, {"RramMatMul", "DoraMatMul"}};
+
+const abi::ValueInfo* OutputOf(const abi::Api* api, const abi::Node* node) {
+  const auto values = OutputsOf(api, node);
+  return values.size() == 1 ? values[0] : nullptr;
+}
+
+struct Reader {
+  const abi::Node* node;
+  std::size_t input;
+};
+
+// Who reads the output of a node, if it is one node, once, and no one else.
+std::optional<Reader> OnlyReader(const abi::Api* api, const abi::Node* node) {
+  const abi::ValueInfo* const value = OutputOf(api, node);
+  if (value == nullptr) return std::nullopt;
+  if (IsGraphOutput(api, value) || NumReaders(api, value) != 1) return std::nullopt;
+  const abi::Node* reader = nullptr;
+  std::int64_t input = -1;
+  Check(api, abi::ValueConsumers::Call(api, value, &reader, &input, 1));
+  if (reader == nullptr || input < 0) return std::nullopt;
+  return Reader{reader, static_cast<std::size_t>(input)};
+}
+
+// Type and dimensions of a value; a dimension without a number is its symbol.
+struct ValueShape {
+  int type = 0;
+  std::vector<std::int64_t> size;
+  std::vector<std::string> symbol;
+
+  // Whether both surely have one shape.
+  bool IsSame(const ValueShape& other) const {
+    if (type != other.type || size != other.size || symbol != other.symbol) return false;
+    for (std::size_t i = 0; i < size.size(); ++i) {
+      if (size[i] < 0 && symbol[i].empty()) return false;
+    }
+    return !size.empty();
+  }
+};
+
+ValueShape ShapeOf(const abi::Api* api, const abi::ValueInfo* value) {
+  ValueShape found;
+  const abi::TypeInfo* type = nullptr;
+  Check(api, abi::ValueTypeInfo::Call(api, value, &type));
+  const abi::Shape* shape = nullptr;
+  if (type != nullptr) Check(api, abi::TensorTypeOf::Call(api, type, &shape));
+  if (shape == nullptr) return found;
+  std::size_t rank = 0;
+  Check(api, abi::GetElementType::Call(api, shape, &found.type));
+  Check(api, abi::GetDimensionsCount::Call(api, shape, &rank));
+  found.size.resize(rank);
+  std::vector<const char*> symbols(rank, nullptr);
+  if (rank > 0) {
+    Check(api, abi::GetDimensions::Call(api, shape, found.size.data(), rank));
+    Check(api, abi::GetSymbolicDimensions::Call(api, shape, symbols.data(), rank));
+  }
+  for (const char* symbol : symbols) found.symbol.emplace_back(symbol == nullptr ? "" : symbol);
+  return found;
+}
+
+bool IsOp(const abi::Api* api, const abi::Node* node, const char* domain, const char* op_type) {
+  return DomainOf(api, node) == domain && OperatorOf(api, node) == op_type;
+}
+
+// Both nodes of a branch read the same input, in the same way, and the adapter is constant.
+bool IsBranch(const abi::Api* api, const abi::Node* crossbar, const abi::Node* adapter) {
+  if (InputName(api, crossbar, 0) != InputName(api, adapter, kDoraX)) return false;
+  const NodeInfo of_crossbar(api, crossbar);
+  const NodeInfo of_adapter(api, adapter);
+  const auto tensors = ConstantAdapter(of_adapter);
+  const auto w = of_crossbar.Constant(1);
+  if (!tensors || !w) return false;
+  if (OperatorOf(api, crossbar) != kKinds[0].crossbar) {
+    const Dims& b = (*tensors)[kLoraB].dims;
+    const Dims& a_dims = (*tensors)[kLoraA].dims;
+    return w->dims.rank == 2 && a_dims.rank == 2 && b.rank == 2 && a_dims[0] == w->dims[0] &&
+           b[1] == w->dims[1];
+  }
+  for (const char* name : {"strides", "pads", "dilations"}) {
+    if (of_crossbar.Ints(name) != of_adapter.Ints(name)) return false;
+  }
+  const Dims& a = (*tensors)[kLoraA].dims;
+  return of_crossbar.Int("group") == of_adapter.Int("group") && a.rank == w->dims.rank &&
+         std::equal(a.size.begin() + 1, a.size.begin() + a.rank, w->dims.size.begin() + 1) &&
+         (*tensors)[kLoraB].dims[0] == w->dims[0];
+}
+
+// The bound of a Clip: nothing where it is no constant number.
+std::optional<float> Bound(const abi::Api* api, const abi::Node* node, std::size_t input,
+                           float otherwise) {
+  if (InputName(api, node, input).empty()) return otherwise;
+  const auto value = NodeInfo(api, node).Constant(input);
+  if (!value || value->type != abi::kFloat || value->dims.Count() != 1) return std::nullopt;
+  return value->Floats()[0];
+}
+
+// Whether the node is an activation of its first input; sets the tail's.
+bool TakeActivation(const abi::Api* api, const Reader& reader, Tail* tail) {
+  if (reader.input != 0) return false;
+  if (IsOp(api, reader.node, "", "Relu")) {
+    tail->low = 0.0f;
+    tail->activates = true;
+    return true;
+  }
+  // Before opset 11 the bounds of a Clip were attributes.
+  if (!IsOp(api, reader.node, "", "Clip") || InputsOf(api, reader.node).size() < 2) return false;
+  // Without a bound a Clip takes the largest finite number.
+  constexpr float kMost = std::numeric_limits<float>::max();
+  const auto low = Bound(api, reader.node, 1, -kMost);
+  const auto high = Bound(api, reader.node, 2, kMost);
+  if (!low || !high || !(*low <= *high)) return false;
+  tail->low = *low;
+  tail->high = *high;
+  tail->activates = true;
+  return true;
+}
+
+}  // namespace
+
+Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
+                const std::vector<const abi::Node*>& taken) {
+  Chain chain;
+  chain.crossbar = crossbar;
+  const std::string op_type = OperatorOf(api, crossbar);
+  chain.is_conv = op_type == "Conv" || op_type == kKinds[0].crossbar;
+  chain.x = InputName(api, crossbar, 0);
+  chain.nodes.push_back(crossbar);
+  const auto next = [&]() -> std::optional<Reader> {
+    auto reader = OnlyReader(api, chain.nodes.back());
+    if (!reader || !HasReader(api, reader->node)) return std::nullopt;
+    const bool is_taken = std::find(taken.begin(), taken.end(), reader->node) != taken.end();
+    return is_taken ? std::nullopt : reader;
+  };
+
+  auto reader = next();
+  for (const ChainKind& kind : kKinds) {
+    if (reader && IsOp(api, crossbar, kOwnDomain, kind.crossbar) &&
+        IsOp(api, reader->node, kOwnDomain, kind.adapter) && reader->input == kDoraH &&
+        IsBranch(api, crossbar, reader->node)) {
+      chain.adapter = reader->node;
+      chain.nodes.push_back(reader->node);
+      reader = next();
+      break;
+    }
+  }
+  if (reader && IsOp(api, reader->node, "", "Add")) {
+    const auto inputs = InputsOf(api, reader->node);
+    const abi::ValueInfo* const other = inputs.size() == 2 ? inputs[1 - reader->input] : nullptr;
+    const abi::ValueInfo* const own = OutputOf(api, chain.nodes.back());
+    if (other != nullptr && !IsConstant(api, other) &&
+        ShapeOf(api, own).IsSame(ShapeOf(api, other))) {
+      chain.residual = NameOf(api, other);
+      chain.nodes.push_back(reader->node);
+      reader = next();
+    }
+  }
+  if (reader && TakeActivation(api, *reader, &chain.tail)) chain.nodes.push_back(reader->node);
+  chain.y = NameOf(api, OutputOf(api, chain.nodes.back()));
+  return chain;
+}
+
+}  // namespace rimc
