@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The int8 matrices of an adapter of a convolution for the integer kernels: words of four channels
-// each (kernels::CodeBlockArgs).
+// int8 quads of an adapter for the integer kernels: words of four channels each
+// (kernels::CodeBlockArgs).
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ struct CodeLists {
   const std::int32_t* start;
 };
 
-// A convolution's int8 cells [groups * columns, depth, window] as words, packed in blocks or, where
+// int8 cells [groups * columns, depth, window] as quads, packed in blocks or, where
 // most words are 0, in lists.
 class ConvWords {
  public:

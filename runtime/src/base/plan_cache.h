@@ -11,9 +11,9 @@
 
 namespace rimc {
 
-// What a kernel works out from the dimensions of its input, kept for the next runs with the same
-// ones: of the last two, as the last images of a batch may be fewer than those before. Safe to use
-// from several threads; of those that find nothing, each makes its own.
+// Plans of a kernel by the dimensions of its input: the last two, since the last batch of a run may
+// be smaller than the batches before it. Safe to use from several threads; two threads that find no
+// plan may each make one.
 template <class T, class Key = Dims>
 class PlanCache {
  public:

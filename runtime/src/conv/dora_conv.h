@@ -26,7 +26,7 @@ class DoraConv {
   void Compute(const Context& context) const;
 
  private:
-  friend class ConvChain;
+  friend class FusedConv;
   // Sizes of an adapter.
   struct Layout {
     ConvAttributes conv;  // columns: as many as cost as much as the branch

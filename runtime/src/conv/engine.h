@@ -30,7 +30,7 @@ struct ConvTile {
   bool last;
 };
 
-// What is done with the sums of a group's columns. Without ADC (gain null) there is one tile.
+// Converter of the sums of a group's columns. Without ADC (gain null) there is one tile.
 struct ConvReadout {
   std::vector<ConvTile> tiles;
   float top = 0.0f;
@@ -84,11 +84,11 @@ struct ConvBranch {
   float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of words
 };
 
-// What follows the sums of a group's columns: FinishArgs, whose pointers are those of the group's
+// Post-ops of the sums of a group's columns: PostOpArgs, whose pointers are those of the group's
 // first column. The residual lies as the output does.
-struct ConvFinish {
+struct ConvPostOps {
   ConvBranch branch;
-  kernels::FinishArgs args{};
+  kernels::PostOpArgs args{};
   const float* residual = nullptr;
 };
 
@@ -157,7 +157,7 @@ class ConvEngine {
   // True after a run of an engine of words that met a NaN: its results are then of no use.
   bool has_nan() const { return has_nan_.load(); }
 
-  // What a task has of its own while it works on a group of an item.
+  // Memory and place of a task while it works on a group of an item.
   struct Place {
     ConvItem item;
     Index group;
@@ -209,7 +209,7 @@ class ConvEngine {
   // column.
   void ComputeFused(const Place& place, const ConvCells& cells, const ConvReadout& readout,
                     const std::vector<ConvPass>& passes, Index column0, const ConvOutput& output,
-                    const ConvFinish* finish, const Noise* noise = nullptr) const noexcept;
+                    const ConvPostOps* post_ops, const Noise* noise = nullptr) const noexcept;
 
   // Runs body(place) for every group of every item of the plan, as Run, for ComputeFused: the input
   // of a group is copied once for consecutive items that share it. `branch`: an engine of the
@@ -254,8 +254,8 @@ class ConvEngine {
   bool ReadsDirectly() const noexcept;
   bool CopiesCodesByPart() const noexcept;
   const float* ChannelAt(const Place& place, Index image) const noexcept;
-  Index TailPositions(const Place& place, const ConvCells& cells,
-                      const Noise* noise) const noexcept;
+  Index PartialVectorPositions(const Place& place, const ConvCells& cells,
+                               const Noise* noise) const noexcept;
   void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
   void CopyStrips(const Place& place) const noexcept;
   void SumStrips(const Place& place, const ConvCells& cells,
@@ -280,10 +280,10 @@ class ConvEngine {
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
                          kernels::BlockArgs* args) noexcept;
   void ComputeColumns(const Place& place, Range columns, Index num_blocks, Index rows,
-                      const ConvOutput& output, const ConvPass& pass, bool finishes,
+                      const ConvOutput& output, const ConvPass& pass, bool has_post_ops,
                       Aim* aim) const noexcept;
-  void FinishBlock(const Block& block, const float* const* codes, const ConvFinish& finish,
-                   kernels::FinishArgs* args) const noexcept;
+  void PostOpsOfBlock(const Block& block, const float* const* codes, const ConvPostOps& post_ops,
+                      kernels::PostOpArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
@@ -366,7 +366,7 @@ class ConvEngine {
 template <class Body>
 void ConvEngine::Run(const Context& context, Index extra_floats, const Body& body) const {
   // Where items share their input, it is copied first; otherwise a task copies what it needs. A
-  // task does every such-and-such item in memory of its own.
+  // task takes every num_tasks-th item, in its own memory.
   constexpr Index kMaxTasks = 64;
   const bool shared = plan_.sharers() > 1;
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
@@ -414,8 +414,8 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
       RoundUp(strips_ == nullptr ? plan_.scratch_floats() : strips_->scratch_floats(), 16);
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
-  const Index column_floats =
-      plan_.by_rows() ? kernels_.tail_positions : 2 * PartsTogether(plan_) * plan_.panel_row();
+  const Index column_floats = plan_.by_rows() ? kernels_.partial_vector_positions
+                                              : 2 * PartsTogether(plan_) * plan_.panel_row();
   const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Scratch scratch(context, num_tasks * task_floats);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ConvEngine::ComputeFused: sums of a crossbar, and what follows them while they are in registers.
+// ConvEngine::ComputeFused: sums of a crossbar, with the epilogue while they are in registers.
 #include <algorithm>
 
 #include "conv/engine.h"
@@ -37,7 +37,7 @@ Index ChannelFloats(const ConvPlan& plan, Index positions) {
   return copies * std::min(apart, joined);
 }
 
-// Whether each block of a group's columns has draws of its own.
+// Whether no two blocks of a group's columns share the counter of a draw.
 bool DrawsByBlock(const ConvCells& cells) {
   return cells.num_blocks * kernels::kDrawRows == cells.columns;
 }
@@ -48,8 +48,8 @@ Index FullParts(const ConvPlan& plan) {
   return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
 }
 
-// Whether what follows the sums needs sums of its own for each block of columns.
-bool FinishesByBlock(const ConvBranch& branch) {
+// Whether the post-ops need sums of the adapter for each block of columns.
+bool NeedsBranchByBlock(const ConvBranch& branch) {
   const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
   return (branch.cells.columns > 0 && !branch.cells.is_word_lists()) ||
          (branch.b.columns > 0 && !in_kernel);
@@ -71,7 +71,7 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
     return passes;
   }
   const Index steps = plan.num_offsets();
-  // What follows sums that are there.
+  // The epilogue of sums that the strips have stored.
   if (strips_ != nullptr) return {{{0, 0}, 0, true, true, true, true}};
   if (ReadsDirectly()) return {{{0, steps}, 0, false, true, true, true}};
   const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
@@ -83,14 +83,15 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
   return passes;
 }
 
-// What follows the sums of a block, for the kernel.
-void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
-                             const ConvFinish& finish, kernels::FinishArgs* args) const noexcept {
-  const ConvBranch& branch = finish.branch;
+// Post-ops of a block's sums, for the kernel.
+void ConvEngine::PostOpsOfBlock(const Block& block, const float* const* codes,
+                                const ConvPostOps& post_ops,
+                                kernels::PostOpArgs* args) const noexcept {
+  const ConvBranch& branch = post_ops.branch;
   const Index column = block.columns.begin;
   const Range vecs{0, block.vecs.size()};
   const Index row = vecs.size() * kernels_.lanes;
-  *args = finish.args;
+  *args = post_ops.args;
   for (const float** values : {&args->scale, &args->sums_scale, &args->magnitude, &args->bias}) {
     if (*values != nullptr) *values += column;
   }
@@ -117,12 +118,12 @@ void ConvEngine::FinishBlock(const Block& block, const float* const* codes,
 struct ConvEngine::Aim {
   Range vecs;
   Index first_column;                     // of the item
-  Index tail;                             // positions of a last vector of few, 0: vectors
+  Index partial_positions;                // positions of a last vector of few, 0: vectors
   kernels::BlockArgs args;                // of the first column
   kernels::DrawArgs draws;                // where the kernel makes them
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
-  const ConvFinish* finish;               // or null
+  const ConvPostOps* post_ops;            // or null
   float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
 };
 
@@ -134,7 +135,7 @@ struct ConvEngine::Job {
   const std::vector<ConvPass>& passes;
   Index column0;
   const ConvOutput& output;
-  const ConvFinish* finish;
+  const ConvPostOps* post_ops;
   const Noise* noise;
   Aim* aims;
 
@@ -150,7 +151,7 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
                          Aim* aim) const noexcept {
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
-  aim->tail = 0;
+  aim->partial_positions = 0;
   AimAt(place, vecs, output, &aim->args);
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() -
                aim->first_column * vecs.size() * lanes;
@@ -163,8 +164,8 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
                                   : place.input + panel * plan_.conv().depth + in_panel;
     for (Index v = 0; v < vecs.size(); ++v) aim->args.b[v] = b + v * lanes;
   }
-  if (aim->finish == nullptr) return;
-  const ConvBranch& branch = aim->finish->branch;
+  if (aim->post_ops == nullptr) return;
+  const ConvBranch& branch = aim->post_ops->branch;
   if (branch.engine != nullptr && CopiesCodesByPart()) {
     const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
     branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
@@ -174,16 +175,16 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
 }
 
-// Positions of an item's last vector, if they are few and go to conv_tail; otherwise 0.
-Index ConvEngine::TailPositions(const Place& place, const ConvCells& cells,
-                                const Noise* noise) const noexcept {
+// Positions of an item's last vector, if they are few and go to conv_partial_vector; otherwise 0.
+Index ConvEngine::PartialVectorPositions(const Place& place, const ConvCells& cells,
+                                         const Noise* noise) const noexcept {
   if (strips_ != nullptr) return 0;
   const bool is_row = plan_.is_panels() ? plan_.images_per_item() == 1
                                         : plan_.is_woven() && plan_.shape().out[0] == 1;
   const bool is_full = cells.num_blocks * kernels_.max_rows == cells.columns;
   if (!is_row || !is_full || (noise != nullptr && !DrawsByBlock(cells))) return 0;
   const Index positions = plan_.BandSize(place.item) % kernels_.lanes;
-  return positions <= kernels_.tail_positions ? positions : 0;
+  return positions <= kernels_.partial_vector_positions ? positions : 0;
 }
 
 void ConvEngine::FillPlaces(const Place& place, Index first_image,
@@ -262,42 +263,43 @@ void ConvEngine::AimNoise(const Job& job, Index tile, Range columns, Range drawn
 
 void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
                               const ConvReadout& readout, const std::vector<ConvPass>& passes,
-                              Index column0, const ConvOutput& output, const ConvFinish* finish,
+                              Index column0, const ConvOutput& output, const ConvPostOps* post_ops,
                               const Noise* noise) const noexcept {
   if (strips_ != nullptr) {
     SumStrips(place, cells, output);
-    if (finish == nullptr) return;
+    if (post_ops == nullptr) return;
   }
-  const Index tail = TailPositions(place, cells, noise);
-  const Index num_vecs = NumVecs(place.item) - (tail > 0 ? 1 : 0);
+  const Index partial_positions = PartialVectorPositions(place, cells, noise);
+  const Index num_vecs = NumVecs(place.item) - (partial_positions > 0 ? 1 : 0);
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
-  const Index all_parts = parts + (tail > 0 ? 1 : 0);
+  const Index all_parts = parts + (partial_positions > 0 ? 1 : 0);
   const Index together = FullParts(plan_);
   const bool is_even = cells.columns % cells.num_blocks == 0;
   const Index block_rows = is_even ? cells.columns / cells.num_blocks : 0;
   Aim aims[kPartsTogether + 1];
-  const Job job{cells, block_rows, readout, passes, column0, output, finish, noise, aims};
+  const Job job{cells, block_rows, readout, passes, column0, output, post_ops, noise, aims};
   const Index first = job.ColumnOf(place.item.blocks.begin);
   for (Index i = 0; i < std::min(together + 1, all_parts); ++i) {
     aims[i].first_column = first;
     aims[i].args = {};
-    aims[i].finish = finish;
+    aims[i].post_ops = post_ops;
   }
-  if (finish != nullptr && finish->branch.a.columns > 0 && place.is_new && !CopiesCodesByPart()) {
-    ComputeRanks(place, finish->branch, {0, NumVecs(place.item)});
+  if (post_ops != nullptr && post_ops->branch.a.columns > 0 && place.is_new &&
+      !CopiesCodesByPart()) {
+    ComputeRanks(place, post_ops->branch, {0, NumVecs(place.item)});
   }
   for (Index part = 0; part < all_parts;) {
     // The last positions go with those before them.
     Index count = std::min(together, all_parts - part);
-    if (tail > 0 && part + count == parts) ++count;
+    if (partial_positions > 0 && part + count == parts) ++count;
     for (Index i = 0; i < count; ++i) {
       const Range panel{(part + i) * block_vecs, std::min((part + i + 1) * block_vecs, num_vecs)};
       const Range vecs = part + i == parts   ? Range{num_vecs, num_vecs + 1}
                          : plan_.is_panels() ? panel
                                              : Part(num_vecs, parts, part + i);
       AimPart(place, vecs, i, output, &aims[i]);
-      if (part + i == parts) aims[i].tail = tail;
+      if (part + i == parts) aims[i].partial_positions = partial_positions;
     }
     part += count;
     for (std::size_t p = 0; p < passes.size(); ++p) ComputePass(place, job, p, count);
@@ -312,12 +314,12 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
   const bool ends = number + 1 == job.passes.size();
   const ConvPass& next = job.passes[ends ? 0 : number + 1];
   const Noise* const noise = pass.reads ? job.noise : nullptr;
-  const bool finishes = ends && job.finish != nullptr;
+  const bool has_post_ops = ends && job.post_ops != nullptr;
   const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) || job.block_rows == 0 ||
-                        (finishes && FinishesByBlock(job.finish->branch));
+                        (has_post_ops && NeedsBranchByBlock(job.post_ops->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
-  const bool together = count > 1 || (finishes && job.finish->branch.cells.is_word_lists());
+  const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_word_lists());
   const Index step = by_block ? 1 : together ? kBlocksTogether : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {
@@ -350,7 +352,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       args.draws = nullptr;
       if (noise != nullptr) AimNoise(job, pass.tile, columns, drawn, draws, i);
       const Index num_blocks = job.block_rows > 0 ? end - b : 1;
-      ComputeColumns(place, columns, num_blocks, rows, job.output, pass, finishes, &aim);
+      ComputeColumns(place, columns, num_blocks, rows, job.output, pass, has_post_ops, &aim);
     }
   }
 }
@@ -370,7 +372,7 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
 // Blocks of `rows` columns each of a part: the kernel, what follows its sums, and their way to the
 // output.
 void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks, Index rows,
-                                const ConvOutput& output, const ConvPass& pass, bool finishes,
+                                const ConvOutput& output, const ConvPass& pass, bool has_post_ops,
                                 Aim* aim) const noexcept {
   const Index vecs = aim->vecs.size();
   const Index lanes = kernels_.lanes;
@@ -383,40 +385,41 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     c[v] = args.c[v];
     args.c[v] = plan_.by_rows() ? c[v] + columns.begin * output.column : local + v * lanes;
   }
-  kernels::FinishArgs follows;
+  kernels::PostOpArgs post_ops;
   bool has_words = false;
-  args.finish = nullptr;
+  args.post_ops = nullptr;
   args.more_blocks = num_blocks - 1;
-  if (finishes) {
+  if (has_post_ops) {
     const Block block{aim->vecs, columns};
-    FinishBlock(block, aim->codes, *aim->finish, &follows);
-    const float* const residual = aim->finish->residual;
-    follows.has_residual = residual != nullptr;
-    if (follows.has_residual && !plan_.by_rows()) {
+    PostOpsOfBlock(block, aim->codes, *aim->post_ops, &post_ops);
+    const float* const residual = aim->post_ops->residual;
+    post_ops.has_residual = residual != nullptr;
+    if (post_ops.has_residual && !plan_.by_rows()) {
       Gather(place, block, residual + columns.begin * output.column, output, added);
     }
-    for (Index v = 0; v < vecs && follows.has_residual; ++v) {
-      follows.residual[v] =
+    for (Index v = 0; v < vecs && post_ops.has_residual; ++v) {
+      post_ops.residual[v] =
           plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
-    has_words = follows.b != nullptr;
-    args.finish = &follows;
+    has_words = post_ops.b != nullptr;
+    args.post_ops = &post_ops;
   }
-  args.tail_sums = nullptr;
-  if (aim->tail > 0) {
-    args.tail_row = kernels_.tail_positions;
-    float* const sums = place.local + columns.begin * args.tail_row;
-    const auto sum_tail = is_pairs() ? kernels_.PairConvTail() : kernels_.conv_tail;
-    sum_tail({args.a, args.b[0], args.b_offset, args.depth, sums, args.tail_row, aim->tail,
-              num_blocks, args.a_block, args.resume});
-    args.tail_sums = sums;
+  args.partial_vector_sums = nullptr;
+  if (aim->partial_positions > 0) {
+    args.partial_vector_row = kernels_.partial_vector_positions;
+    float* const sums = place.local + columns.begin * args.partial_vector_row;
+    const auto sum_partial_vector =
+        is_pairs() ? kernels_.PairConvPartialVector() : kernels_.conv_partial_vector;
+    sum_partial_vector({args.a, args.b[0], args.b_offset, args.depth, sums, args.partial_vector_row,
+                        aim->partial_positions, num_blocks, args.a_block, args.resume});
+    args.partial_vector_sums = sums;
     args.depth = 0;
     args.resume = false;
   }
   const auto kernel = is_pairs()  ? kernels_.PairConvBlock(rows, vecs)
                       : has_words ? kernels_.codes->conv_block[rows - 1][vecs - 1]
                                   : kernels_.conv_block[rows - 1][vecs - 1];
-  if (aim->tail == 0 || pass.reads) kernel(args);
+  if (aim->partial_positions == 0 || pass.reads) kernel(args);
   if (pass.reads && pass.last && !plan_.by_rows()) {
     Drop(place, {aim->vecs, columns}, local,
          {output.data + columns.begin * output.column, output.column, output.image});

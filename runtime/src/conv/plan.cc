@@ -67,7 +67,7 @@ void CheckWeightDims(const char* name, const Dims& w, Index least_columns) {
   }
 }
 
-// Whether each output position reads the input position of its own number.
+// Whether output position i reads input position i.
 bool IsPointwise(const ConvAttributes& conv) {
   const Axes ones{1, 1, 1};
   const Axes none{0, 0, 0};

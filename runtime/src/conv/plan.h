@@ -81,8 +81,8 @@ struct ConvItem {
 class ConvPlan {
  public:
   // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
-  // cost as much as what else the tasks do. `align`: most time goes into reading vectors. `panels`:
-  // a pointwise convolution may be one of panels. `strips`: sums may be taken in strips.
+  // cost as much as the adapter's part of the tasks. `align`: most time goes into reading vectors.
+  // `panels`: a pointwise convolution may be one of panels. `strips`: sums may be taken in strips.
   ConvPlan(const ConvAttributes& conv, const ConvShape& shape, bool split_columns,
            const kernels::KernelTable& kernels, Index other_columns = 0, bool align = false,
            bool panels = false, bool strips = false);

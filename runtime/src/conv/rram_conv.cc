@@ -19,7 +19,7 @@ struct RramConv::Run {
   Index Positions() const { return plan.images_per_item() * plan.MaxBandSize(); }
 };
 
-// What a task that stores sums has of its own.
+// Memory of a task that stores sums.
 struct RramConv::Memory {
   float* partial;         // [images, columns of a block, positions of a band]
   std::uint32_t* z;       // draws of one image, rows of whole vectors
@@ -246,17 +246,17 @@ void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
 
 void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
                             const ConvEngine::Place& place, const std::vector<ConvPass>& passes,
-                            float* y, const ConvFinish* finish, const ReadRun& read,
+                            float* y, const ConvPostOps* post_ops, const ReadRun& read,
                             float* memory) const noexcept {
   const ConvCells cells = CellsOf(plan, place.group);
   const ConvOutput output = OutputOf(plan, place, y);
   const Index column0 = place.group * plan.columns();
   if (!periphery_.noise.on) {
-    engine.ComputeFused(place, cells, readout_, passes, column0, output, finish);
+    engine.ComputeFused(place, cells, readout_, passes, column0, output, post_ops);
     return;
   }
   const ConvEngine::Noise noise = NoiseOf(engine, plan, place, read, memory);
-  engine.ComputeFused(place, cells, readout_, passes, column0, output, finish, &noise);
+  engine.ComputeFused(place, cells, readout_, passes, column0, output, post_ops, &noise);
 }
 
 ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {

@@ -18,8 +18,7 @@
 
 namespace rimc {
 
-// What draws depend on: which run of a session it is, and which of its images come first where it
-// is a part of one.
+// Address of the draws of a run: its number in the session, and the first image of a batch tile.
 struct ReadRun {
   std::uint64_t number;
   Index first_image = 0;
@@ -44,7 +43,7 @@ class RramConv {
   Output Compute(const Context& context) const { return ComputeRun(context, {NextRun()}); }
 
  private:
-  friend class ConvChain;
+  friend class FusedConv;
   RramConv(const ConvAttributes& conv, const float* w, Periphery periphery);
   struct Run;
   struct Memory;
@@ -97,7 +96,7 @@ class RramConv {
                     Range channels, float* squares, float* variance) const noexcept;
   // ComputeFused with the noise of a run, in `memory`.
   void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
-                    const std::vector<ConvPass>& passes, float* y, const ConvFinish* finish,
+                    const std::vector<ConvPass>& passes, float* y, const ConvPostOps* post_ops,
                     const ReadRun& read, float* memory) const noexcept;
 
   const kernels::KernelTable& kernels_;

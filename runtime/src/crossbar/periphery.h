@@ -26,7 +26,7 @@ struct ReadNoise {
   // q of Cells
   std::vector<float> deviation;
 
-  // True where every cell has a variance of its own.
+  // True where each cell has its own variance.
   bool by_cell() const { return on && (relative || !curve.empty()); }
   // q of `count` cells: w, or what the curve says of it; `run` cells of a column follow each other.
   std::vector<float> Cells(const float* w, Index count, Index run) const;

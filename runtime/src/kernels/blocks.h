@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Blocks of outputs (BlockArgs of kernels.h), written once over the SIMD type S of simd.h. Every
-// shape, rows x vectors, has sums of its own. The epilogue is unrolled for the shapes that most
-// outputs are in, where sums stay in registers; others leave their sums in memory, and one epilogue
-// for all shapes takes them from there.
+// shape, rows x vectors, is a function that takes its sums. The epilogue is unrolled for the shapes
+// that most outputs are in, where sums stay in registers; others leave their sums in memory, and
+// one epilogue for all shapes takes them from there.
 #pragma once
 
 #include "kernels/epilogue.h"
@@ -24,15 +24,16 @@ RIMC_NOINLINE void BlockInMemory(const BlockArgs& args, BlockShape shape, SumFun
       for (int v = 0; v < shape.vecs; ++v) body(i, v, sums + (i * shape.vecs + v) * S::kLanes);
     }
   };
-  const bool from_tail = kConv && shape.vecs == 1 && args.tail_sums != nullptr;
-  if (args.resume || from_tail) {
+  const bool from_partial_vector = kConv && shape.vecs == 1 && args.partial_vector_sums != nullptr;
+  if (args.resume || from_partial_vector) {
     for_each([&](int i, int v, float* at) {
-      const float* const from =
-          from_tail ? args.tail_sums + i * args.tail_row : args.c[v] + i * args.c_row;
+      const float* const from = from_partial_vector
+                                    ? args.partial_vector_sums + i * args.partial_vector_row
+                                    : args.c[v] + i * args.c_row;
       S::Store(at, LoadLanes<S>(from, args.lanes[v]));
     });
   }
-  sum(args, shape, args.resume || from_tail, sums);
+  sum(args, shape, args.resume || from_partial_vector, sums);
   if (kPairs && args.gain == nullptr) {
     for_each([&](int i, int v, const float* at) {
       StoreLanes<S>(args.c[v] + i * args.c_row, args.lanes[v], S::Load(at));
@@ -112,7 +113,7 @@ void OneBlock(const BlockArgs& args) {
     BlockInMemory<S, kConv, kPairs>(args, shape, &SumOneByOne<S, kConv, kPairs>);
   } else {
     if constexpr (IsUnrolled<S>(kRows, kVecs, kConv)) {
-      if (args.tail_sums == nullptr && IsWhole<S>(args, kVecs)) {
+      if (args.partial_vector_sums == nullptr && IsWhole<S>(args, kVecs)) {
         return BlockInRegisters<S, kRows, kVecs, kConv, kPairs>(args);
       }
     }
@@ -131,12 +132,12 @@ inline void PrefetchRows(const BlockArgs& args, BlockShape shape, int row) {
     }
   };
   prefetch(args.c);
-  if (args.finish != nullptr && args.finish->has_residual) prefetch(args.finish->residual);
+  if (args.post_ops != nullptr && args.post_ops->has_residual) prefetch(args.post_ops->residual);
 }
 
 // Goes on to the next block of the same call.
 template <class S>
-inline void NextBlock(BlockShape shape, BlockArgs* args, FinishArgs* finish) {
+inline void NextBlock(BlockShape shape, BlockArgs* args, PostOpArgs* post_ops) {
   const ptrdiff_t rows = shape.rows;
   const auto move = [rows](auto** values) {
     if (*values != nullptr) *values += rows;
@@ -147,27 +148,28 @@ inline void NextBlock(BlockShape shape, BlockArgs* args, FinishArgs* finish) {
   move(&args->offset);
   move(&args->back);
   move(&args->deviation);
-  if (args->tail_sums != nullptr) args->tail_sums += rows * args->tail_row;
-  if (args->finish == nullptr) return;
-  move(&finish->b);
-  move(&finish->b_start);
-  move(&finish->scale);
-  move(&finish->sums_scale);
-  if (finish->sums != nullptr) finish->sums += rows * shape.vecs * S::kLanes;
-  move(&finish->magnitude);
-  move(&finish->bias);
-  if (!finish->has_residual) return;
-  for (int v = 0; v < shape.vecs; ++v) finish->residual[v] += rows * args->c_row;
+  if (args->partial_vector_sums != nullptr)
+    args->partial_vector_sums += rows * args->partial_vector_row;
+  if (args->post_ops == nullptr) return;
+  move(&post_ops->b);
+  move(&post_ops->b_start);
+  move(&post_ops->scale);
+  move(&post_ops->sums_scale);
+  if (post_ops->sums != nullptr) post_ops->sums += rows * shape.vecs * S::kLanes;
+  move(&post_ops->magnitude);
+  move(&post_ops->bias);
+  if (!post_ops->has_residual) return;
+  for (int v = 0; v < shape.vecs; ++v) post_ops->residual[v] += rows * args->c_row;
 }
 
 // The blocks of one call for a convolution, each by `one_block`.
 template <class S>
 RIMC_NOINLINE void ConvBlocks(const BlockArgs& args, BlockShape shape, BlockFunction one_block) {
   BlockArgs block = args;
-  FinishArgs finish;
-  if (args.finish != nullptr) {
-    finish = *args.finish;
-    block.finish = &finish;
+  PostOpArgs post_ops;
+  if (args.post_ops != nullptr) {
+    post_ops = *args.post_ops;
+    block.post_ops = &post_ops;
   }
   DrawArgs draws{};
   if (args.draws != nullptr) draws = *args.draws;
@@ -196,7 +198,7 @@ RIMC_NOINLINE void ConvBlocks(const BlockArgs& args, BlockShape shape, BlockFunc
     }
     one_block(block);
     if (is_last) return;
-    NextBlock<S>(shape, &block, &finish);
+    NextBlock<S>(shape, &block, &post_ops);
   }
 }
 

@@ -18,7 +18,7 @@ struct Divisor {
   float rest;
 };
 
-// Four channels of a position as the bytes of a word, each a code plus 128:
+// int8 quads: four channels of a position as the bytes of a word, each a code plus 128:
 //   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
 // where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null; from[0] is not.
 struct PackArgs {
@@ -32,7 +32,7 @@ struct PackArgs {
   Divisor divisor;
 };
 
-// A block of integer sums; words hold four codes each, of b plus 128.
+// A block of integer sums of int8 quads: words of four codes each, of b plus 128.
 //   sum = start[i] + sum over k < depth of the four products of a[k * rows + i] and b[k, v]
 //   c[i, v] = sum, or clip(rint(sum / rank_step[i]), -127, 127) where rank_step is not null
 // b[k, v] = b[v] + b_offset[k]; c and lanes as in BlockArgs.

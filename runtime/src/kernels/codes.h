@@ -5,7 +5,7 @@
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
 //   Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the signed ones of a, exact),
 //   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumWords,
-//   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in an order of its own; whether
+//   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in any order; whether
 //   one may be the lowest int32), BytesInOrder(bytes) (plus 128, and those of a lane of the four as
 //   the bytes of its word),
 //   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN),
@@ -85,7 +85,8 @@ void CodeBlock(const CodeBlockArgs& args) {
   StoreCodeBlock<S>(args, {kRows, kVecs}, sums);
 }
 
-// Sums of few vectors would wait for themselves: every other word has sums of its own then.
+// Sums of few vectors would wait for the latency of a product: even and odd words are then added up
+// apart.
 template <class S, int kVecs>
 void CodeLists(const CodeListsArgs& args) {
   using Words = typename S::Words;
@@ -321,7 +322,7 @@ constexpr CodeTable MakeCodeTable() {
           RIMC_BLOCK_TABLE(S, true, false),
           RIMC_BLOCK_TABLE(S, false, true),
           RIMC_BLOCK_TABLE(S, true, true),
-          PickTail<S, true>()};
+          PickPartialVector<S, true>()};
 }
 
 }  // namespace rimc::kernels

@@ -95,8 +95,8 @@ struct Epilogue {
   }
 
   // Of a convolution.
-  RIMC_INLINE void FinishConv(Sums& sums) const {
-    const FinishArgs& finish = *args.finish;
+  RIMC_INLINE void ApplyConvPostOps(Sums& sums) const {
+    const PostOpArgs& post_ops = *args.post_ops;
     const auto add = [&](const float* values, const float* scale) {
       ForEach([&](int i, int v) {
         const int row = part.row + i;
@@ -105,46 +105,48 @@ struct Epilogue {
       });
     };
     if constexpr (HasWords<S>::value) {
-      if (finish.b != nullptr) AddWords(finish, sums);
+      if (post_ops.b != nullptr) AddWords(post_ops, sums);
     }
-    if (finish.v != nullptr) add(finish.v, finish.scale);
-    if (finish.sums != nullptr) add(finish.sums, finish.sums_scale);
-    if (finish.magnitude != nullptr) {
-      ForEach(
-          [&](int i, int v) { sums[i][v] = S::Mul(sums[i][v], OfColumn(finish.magnitude, i, v)); });
-    }
-    if (finish.bias != nullptr) {
-      ForEach([&](int i, int v) { sums[i][v] = S::Add(sums[i][v], OfColumn(finish.bias, i, v)); });
-    }
-    if (finish.has_residual) {
+    if (post_ops.v != nullptr) add(post_ops.v, post_ops.scale);
+    if (post_ops.sums != nullptr) add(post_ops.sums, post_ops.sums_scale);
+    if (post_ops.magnitude != nullptr) {
       ForEach([&](int i, int v) {
-        const float* const residual = finish.residual[part.vec + v] + (part.row + i) * args.c_row;
+        sums[i][v] = S::Mul(sums[i][v], OfColumn(post_ops.magnitude, i, v));
+      });
+    }
+    if (post_ops.bias != nullptr) {
+      ForEach(
+          [&](int i, int v) { sums[i][v] = S::Add(sums[i][v], OfColumn(post_ops.bias, i, v)); });
+    }
+    if (post_ops.has_residual) {
+      ForEach([&](int i, int v) {
+        const float* const residual = post_ops.residual[part.vec + v] + (part.row + i) * args.c_row;
         sums[i][v] = S::Add(sums[i][v], LoadAt(residual, v));
       });
     }
-    if (finish.activates) {
-      const Vec low = S::Set1(finish.low);
-      const Vec high = S::Set1(finish.high);
+    if (post_ops.activates) {
+      const Vec low = S::Set1(post_ops.low);
+      const Vec high = S::Set1(post_ops.high);
       ForEach([&](int i, int v) { sums[i][v] = S::Clip(sums[i][v], low, high); });
     }
   }
 
   // The low-rank part of an adapter of up to four ranks, whose codes are the bytes of words.
-  RIMC_INLINE void AddWords(const FinishArgs& finish, Sums& sums) const {
+  RIMC_INLINE void AddWords(const PostOpArgs& post_ops, Sums& sums) const {
     typename S::Words u[kVecs];
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) u[v] = S::LoadWords(finish.u + (part.vec + v) * S::kLanes);
+    for (int v = 0; v < kVecs; ++v) u[v] = S::LoadWords(post_ops.u + (part.vec + v) * S::kLanes);
     ForEach([&](int i, int v) {
       const int row = part.row + i;
-      const auto start = S::Set1Words(finish.b_start[row]);
-      const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(finish.b[row])));
-      sums[i][v] = S::Add(sums[i][v], S::Mul(value, S::Set1(finish.scale[row])));
+      const auto start = S::Set1Words(post_ops.b_start[row]);
+      const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(post_ops.b[row])));
+      sums[i][v] = S::Add(sums[i][v], S::Mul(value, S::Set1(post_ops.scale[row])));
     });
   }
 
   // Of a product of matrices.
-  RIMC_INLINE void FinishPanel(Sums& sums) const {
-    const PanelFinishArgs& finish = *args.panel_finish;
+  RIMC_INLINE void ApplyPanelPostOps(Sums& sums) const {
+    const PanelPostOpArgs& post_ops = *args.panel_post_ops;
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       const ptrdiff_t at = (part.vec + v) * S::kLanes;
@@ -152,20 +154,21 @@ struct Epilogue {
       for (int i = 0; i < kRows; ++i) {
         const ptrdiff_t row = part.row + i;
         Vec total = sums[i][v];
-        if (finish.scale != nullptr) {
+        if (post_ops.scale != nullptr) {
           Vec branch = S::Set1(0.0f);
-          for (ptrdiff_t r = 0; r < finish.rank; ++r) {
-            const Vec basis = S::Load(finish.basis + r * finish.basis_row + at);
-            branch = S::Fma(S::Set1(finish.u[row * finish.rank + r]), basis, branch);
+          for (ptrdiff_t r = 0; r < post_ops.rank; ++r) {
+            const Vec basis = S::Load(post_ops.basis + r * post_ops.basis_row + at);
+            branch = S::Fma(S::Set1(post_ops.u[row * post_ops.rank + r]), basis, branch);
           }
-          total = S::Add(total, S::Mul(branch, S::Load(finish.scale + at)));
+          total = S::Add(total, S::Mul(branch, S::Load(post_ops.scale + at)));
         }
-        if (finish.magnitude != nullptr) total = S::Mul(total, S::Load(finish.magnitude + at));
-        if (finish.bias != nullptr) total = S::Add(total, S::Load(finish.bias + at));
-        if (finish.residual != nullptr) {
-          total = S::Add(total, LoadAt(finish.residual + row * finish.row + at, v));
+        if (post_ops.magnitude != nullptr) total = S::Mul(total, S::Load(post_ops.magnitude + at));
+        if (post_ops.bias != nullptr) total = S::Add(total, S::Load(post_ops.bias + at));
+        if (post_ops.residual != nullptr) {
+          total = S::Add(total, LoadAt(post_ops.residual + row * post_ops.row + at, v));
         }
-        if (finish.activates) total = S::Clip(total, S::Set1(finish.low), S::Set1(finish.high));
+        if (post_ops.activates)
+          total = S::Clip(total, S::Set1(post_ops.low), S::Set1(post_ops.high));
         sums[i][v] = total;
       }
     }
@@ -176,9 +179,9 @@ struct Epilogue {
     if (args.z != nullptr) AddNoise(sums);
     if (args.gain != nullptr) Convert(sums);
     if constexpr (kConv) {
-      if (args.finish != nullptr) FinishConv(sums);
+      if (args.post_ops != nullptr) ApplyConvPostOps(sums);
     } else {
-      if (args.panel_finish != nullptr) FinishPanel(sums);
+      if (args.panel_post_ops != nullptr) ApplyPanelPostOps(sums);
     }
     ForEach([&](int i, int v) {
       StoreLanes<S>(OutputAt(i, v), v + 1 < kVecs ? S::kLanes : args.lanes[part.vec + v],

@@ -73,7 +73,7 @@ struct CopyArgs {
   ptrdiff_t size;
 };
 
-// Two lines of whole numbers as the halves of words, the first one in the lower half:
+// int16 pairs: two lines of whole numbers as the halves of words, the first one in the lower half:
 //   to[r * to_row + i] = f(from[0][r * from_row + i * stride]) & 0xffff
 //                        | f(from[1][r * from_row + i * stride]) << 16, r < rows, i < width
 // The second half is 0 where from[1] is null, and from i = second_width on.
@@ -90,13 +90,13 @@ struct PairArgs {
   const Quantizer* quantizer;
 };
 
-// What follows a complete sum c[i, v] of a convolution:
+// Post-ops of a complete sum c[i, v] of a convolution:
 //   y = ((c + v * scale) + sums * sums_scale) * magnitude + bias + residual
 //   y = min(max(y, low), high) where `activates`; a NaN stays
 // A term whose values are null is left out. v and sums are [rows, vecs * lanes]; scales, magnitude
 // and bias are per row; residual[v] is indexed like c[v]. In the conv_block of a CodeTable v may be
 // b_start[i] + the four products of b[i] and u [vecs * lanes] instead, words as in CodeBlockArgs.
-struct FinishArgs {
+struct PostOpArgs {
   const float* v;
   const int32_t* b;
   const int32_t* b_start;
@@ -113,11 +113,11 @@ struct FinishArgs {
   float high;
 };
 
-// The same of a product x w, without `sums`: one row of c for each row of x. Terms whose scale or
+// Post-ops of a product x w, without `sums`: one row of c for each row of x. Terms whose scale or
 // vector is null are left out; these are per lane, at v * lanes.
 //   v = sum over r < rank of u[i * rank + r] * basis[r * basis_row + v * lanes]
 // residual is at i * row + v * lanes, as many values as c has.
-struct PanelFinishArgs {
+struct PanelPostOpArgs {
   const float* u;
   const float* basis;
   ptrdiff_t basis_row;
@@ -164,15 +164,15 @@ struct DrawArgs {
 //   without ADC (gain null):  c[i, v] = value
 //   with ADC:  code = clip(rint(value * gain + offset), -top, top); no sum where offset is null
 //              total = (first ? 0 : c[i, v]) + code;  c[i, v] = last ? total * back : total
-//   with `finish`, which is of conv_block and of the last sums only, c[i, v] is then its y; the
-//   same of `panel_finish` and matmul_block
+//   with `post_ops`, which is of conv_block and of the last sums only, c[i, v] is then its y; the
+//   same of `panel_post_ops` and matmul_block
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
 //
-// In pair blocks a and b are words of two signed numbers of 16 bits, and a product is that of the
-// lower halves plus that of the upper ones. Sums are words; without ADC they go to c as they are
-// and there is no noise, otherwise they become float32, rounded, before anything else is done. Pre:
-// sums of the sizes of all products are below 2^31, so their order is free.
+// In pair blocks a and b are int16 pairs: words of two signed numbers of 16 bits, and a product is
+// that of the lower halves plus that of the upper ones. Sums are words; without ADC they go to c as
+// they are and there is no noise, otherwise they become float32, rounded, before anything else is
+// done. Pre: sums of the sizes of all products are below 2^31, so their order is free.
 struct BlockArgs {
   const float* a;
   const float* b[kMaxVecs];
@@ -197,8 +197,8 @@ struct BlockArgs {
   bool resume;
   bool first;
   bool last;
-  const FinishArgs* finish;
-  const PanelFinishArgs* panel_finish;
+  const PostOpArgs* post_ops;
+  const PanelPostOpArgs* panel_post_ops;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
   // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
   // and c, what is per row, the residual, `sums` and `draws` go on with the rows. Not with v that
@@ -209,23 +209,23 @@ struct BlockArgs {
   // blocks, a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
-  // Of one vector: where its sums start, at tail_sums + i * tail_row, or null.
-  const float* tail_sums;
-  ptrdiff_t tail_row;
+  // Of one vector: where its sums start, at partial_vector_sums + i * partial_vector_row, or null.
+  const float* partial_vector_sums;
+  ptrdiff_t partial_vector_row;
 };
 
-// Sums of few positions, whose lanes would leave most of a vector empty: `blocks` of max_rows rows,
-// of words in pair_conv_tail,
+// Sums of a partial vector of few positions: `blocks` of max_rows rows,
+// of words in pair_conv_partial_vector,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
-struct TailArgs {
+struct PartialVectorArgs {
   const float* a;
   const float* b;
   const int32_t* b_offset;
   ptrdiff_t depth;
   float* c;
   ptrdiff_t c_row;
-  ptrdiff_t positions;  // up to tail_positions
+  ptrdiff_t positions;  // up to partial_vector_positions
   ptrdiff_t blocks;
   ptrdiff_t a_block;  // from one block to the next
   bool resume;
@@ -327,7 +327,7 @@ struct CodeTable {
   // In place of those of the table.
   BlockFunction pair_matmul_block[kMaxRows][kMaxVecs];
   BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
-  void (*pair_conv_tail)(const TailArgs& args);
+  void (*pair_conv_partial_vector)(const PartialVectorArgs& args);
 };
 
 struct KernelTable {
@@ -356,9 +356,9 @@ struct KernelTable {
   BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
 
   // Null, and 0, where that is no faster than conv_block.
-  void (*conv_tail)(const TailArgs& args);
-  void (*pair_conv_tail)(const TailArgs& args);
-  int tail_positions;
+  void (*conv_partial_vector)(const PartialVectorArgs& args);
+  void (*pair_conv_partial_vector)(const PartialVectorArgs& args);
+  int partial_vector_positions;
 
   StripTable strips;
 
@@ -399,8 +399,8 @@ struct KernelTable {
   BlockFunction PairConvBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
     return (codes == nullptr ? pair_conv_block : codes->pair_conv_block)[rows - 1][vecs - 1];
   }
-  auto PairConvTail() const -> void (*)(const TailArgs& args) {
-    return codes == nullptr ? pair_conv_tail : codes->pair_conv_tail;
+  auto PairConvPartialVector() const -> void (*)(const PartialVectorArgs& args) {
+    return codes == nullptr ? pair_conv_partial_vector : codes->pair_conv_partial_vector;
   }
   BlockFunction PairMatMulBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
     return (codes == nullptr ? pair_matmul_block : codes->pair_matmul_block)[rows - 1][vecs - 1];

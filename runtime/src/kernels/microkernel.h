@@ -5,9 +5,9 @@
 
 #include "kernels/blocks.h"
 #include "kernels/kernels.h"
-#include "kernels/last_positions.h"
 #include "kernels/merging.h"
 #include "kernels/pairs.h"
+#include "kernels/partial_vectors.h"
 #include "kernels/program_cells.h"
 #include "kernels/reading.h"
 #include "kernels/strips.h"
@@ -26,8 +26,8 @@ constexpr KernelTable MakeTable(const char* isa) {
           RIMC_BLOCK_TABLE(S, true, false),
           RIMC_BLOCK_TABLE(S, false, true),
           RIMC_BLOCK_TABLE(S, true, true),
-          PickTail<S, false>(),
-          PickTail<S, true>(),
+          PickPartialVector<S, false>(),
+          PickPartialVector<S, true>(),
           HasColumn<S>::kPositions,
           MakeStripTable<S>(),
           &Quantize<S>,

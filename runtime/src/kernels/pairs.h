@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Word lines that carry whole numbers: two of them as the halves of a word, and sums of their
-// squares. Over the SIMD type S of simd.h.
+// int16 pairs of word lines that carry whole numbers, and sums of their squares. Over the SIMD type
+// S of simd.h.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -9,7 +9,7 @@
 #define RIMC_UNROLL
 #endif
 
-// Asks for a cache line that is read soon.
+// Prefetches a cache line that is read soon.
 #if defined(__GNUC__) || defined(__clang__)
 #define RIMC_PREFETCH(address) __builtin_prefetch(address)
 #else

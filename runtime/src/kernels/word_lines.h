@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What converters and devices make of the values on word lines, and copies of rows with it, over
+// Values on word lines behind converters and devices, and copies of rows with them, over
 // the SIMD type S of simd.h.
 #pragma once
 

@@ -27,7 +27,7 @@ class DoraMatMul {
   void Compute(const Context& context) const;
 
  private:
-  friend class MatMulChain;
+  friend class FusedMatMul;
   // Sizes of an adapter and where its parts lie in the memory it is packed into.
   struct Layout {
     Index depth;        // K

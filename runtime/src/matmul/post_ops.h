@@ -5,11 +5,11 @@
 
 namespace rimc {
 
-// What follows the complete sums of a RramMatMul in one node with it:
+// Post-ops of the complete sums of a RramMatMul in one node with it:
 //   y = activation((h + v * scale) * magnitude + bias + residual)
 // v [rows, N] = u [rows, rank] times basis [rank, basis_row]; residual is [rows, N]; scale,
 // magnitude and bias are [N], readable as whole vectors. Null is left out.
-struct MatMulFinish {
+struct MatMulPostOps {
   const float* u = nullptr;
   Index rank = 0;
   const float* basis = nullptr;

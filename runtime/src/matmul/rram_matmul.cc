@@ -22,27 +22,27 @@ constexpr Index kMaxTasks = 24;
 constexpr Index kChunkFloats = 3 << 15;
 
 // What is of all rows of a panel whose first column is n0.
-kernels::PanelFinishArgs PanelFinish(const MatMulFinish* finish, Index n0, Index columns) {
-  kernels::PanelFinishArgs args{};
-  if (finish == nullptr) return args;
+kernels::PanelPostOpArgs PanelPostOps(const MatMulPostOps* post_ops, Index n0, Index columns) {
+  kernels::PanelPostOpArgs args{};
+  if (post_ops == nullptr) return args;
   const auto at = [n0](const float* values) { return values == nullptr ? nullptr : values + n0; };
-  args.basis = at(finish->basis);
-  args.basis_row = finish->basis_row;
-  args.rank = finish->rank;
-  args.scale = at(finish->scale);
-  args.magnitude = at(finish->magnitude);
-  args.bias = at(finish->bias);
+  args.basis = at(post_ops->basis);
+  args.basis_row = post_ops->basis_row;
+  args.rank = post_ops->rank;
+  args.scale = at(post_ops->scale);
+  args.magnitude = at(post_ops->magnitude);
+  args.bias = at(post_ops->bias);
   args.row = columns;
-  args.activates = finish->activates;
-  args.low = finish->low;
-  args.high = finish->high;
+  args.activates = post_ops->activates;
+  args.low = post_ops->low;
+  args.high = post_ops->high;
   return args;
 }
 
 // What is of a block whose first row and column these are.
-void AimAt(const MatMulFinish& finish, Index row, Index n0, kernels::PanelFinishArgs* args) {
-  args->u = finish.u == nullptr ? nullptr : finish.u + row * finish.rank;
-  if (finish.residual != nullptr) args->residual = finish.residual + row * args->row + n0;
+void AimAt(const MatMulPostOps& post_ops, Index row, Index n0, kernels::PanelPostOpArgs* args) {
+  args->u = post_ops.u == nullptr ? nullptr : post_ops.u + row * post_ops.rank;
+  if (post_ops.residual != nullptr) args->residual = post_ops.residual + row * args->row + n0;
 }
 
 }  // namespace
@@ -208,16 +208,16 @@ Dims RramMatMul::OutputDims(const Tensor& x) const {
   return y_dims;
 }
 
-Output RramMatMul::Compute(const Context& context, const MatMulFinish* finish) const {
-  return ComputeRun(context, finish, runs_.fetch_add(1, std::memory_order_relaxed));
+Output RramMatMul::Compute(const Context& context, const MatMulPostOps* post_ops) const {
+  return ComputeRun(context, post_ops, runs_.fetch_add(1, std::memory_order_relaxed));
 }
 
-Output RramMatMul::ComputeRun(const Context& context, const MatMulFinish* finish,
+Output RramMatMul::ComputeRun(const Context& context, const MatMulPostOps* post_ops,
                               std::uint64_t number) const {
   const Tensor x = context.Input(0);
   const Dims y_dims = OutputDims(x);
   Work work{};
-  work.finish = finish;
+  work.post_ops = post_ops;
   work.x = x.Floats();
   work.y = context.Output(0, y_dims);
   work.rows = x.dims.Count() / depth_;
@@ -251,7 +251,7 @@ Output RramMatMul::ComputeRun(const Context& context, const MatMulFinish* finish
       RunTask(work, task);
     }
   });
-  return has_nan ? Floats().ComputeRun(context, finish, number) : Output{work.y, y_dims};
+  return has_nan ? Floats().ComputeRun(context, post_ops, number) : Output{work.y, y_dims};
 }
 
 void RramMatMul::PlanTasks(Work* work) const {
@@ -409,9 +409,9 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
   }
   const bool noisy = chunk.z != nullptr && pass.whole;
   if (noisy) args.deviation = deviation_.data() + n0;
-  const MatMulFinish* const finish = pass.last ? work.finish : nullptr;
-  kernels::PanelFinishArgs panel_finish = PanelFinish(finish, n0, columns_);
-  if (finish != nullptr) args.panel_finish = &panel_finish;
+  const MatMulPostOps* const post_ops = pass.last ? work.post_ops : nullptr;
+  kernels::PanelPostOpArgs panel_post_ops = PanelPostOps(post_ops, n0, columns_);
+  if (post_ops != nullptr) args.panel_post_ops = &panel_post_ops;
   args.z_row = vecs.size() * kernels_.lanes;
   args.resume = pass.resume;
   args.first = pass.first;
@@ -423,7 +423,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       args.z = chunk.z + rows.begin % kernels::kDrawRows * args.z_row;
       args.sigma = chunk.sigma + rows.begin;
     }
-    if (finish != nullptr) AimAt(*finish, chunk.rows.begin + rows.begin, n0, &panel_finish);
+    if (post_ops != nullptr) AimAt(*post_ops, chunk.rows.begin + rows.begin, n0, &panel_post_ops);
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }

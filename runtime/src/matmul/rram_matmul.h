@@ -35,7 +35,7 @@ class RramMatMul {
   Output Compute(const Context& context) const { return Compute(context, nullptr); }
 
  private:
-  friend class MatMulChain;
+  friend class FusedMatMul;
 
   // Word lines [begin, end) that one pass over a panel takes, and what happens to the sums.
   struct Pass {
@@ -50,9 +50,10 @@ class RramMatMul {
   struct Chunk;
   struct Stored;
 
-  // `finish` (or null) is done with the sums. Pre: it is null with HasStoredSums.
-  Output Compute(const Context& context, const MatMulFinish* finish) const;
-  Output ComputeRun(const Context& context, const MatMulFinish* finish, std::uint64_t number) const;
+  // `post_ops` (or null) is done with the sums. Pre: it is null with HasStoredSums.
+  Output Compute(const Context& context, const MatMulPostOps* post_ops) const;
+  Output ComputeRun(const Context& context, const MatMulPostOps* post_ops,
+                    std::uint64_t number) const;
   RramMatMul(Index depth, Index columns, const float* w, Periphery periphery);
   Dims OutputDims(const Tensor& x) const;
   void TakeShape(const Tensor& w);

@@ -22,7 +22,7 @@ struct RramMatMul::Work {
   Index row_tasks;
   Index panel_tasks;
   std::uint64_t run;
-  const MatMulFinish* finish;
+  const MatMulPostOps* post_ops;
   bool task_lines;    // tasks drive word lines for themselves
   Index chunk_rows;   // rows that a task takes at a time
   Index line_floats;  // of a task's memory: word lines of a chunk,
@@ -40,7 +40,7 @@ struct RramMatMul::Work {
   }
 };
 
-// Rows that a task takes at a time, and what it has made for them.
+// Rows that a task takes at a time, and the word lines and draws that it has made for them.
 struct RramMatMul::Chunk {
   Range rows;
   const float* line;  // word lines of the pass, rows K apart

@@ -108,23 +108,23 @@ Programmed ProgramNode(const MappedNode& node, const DeviceOptions& device) {
   return made;
 }
 
-// A chain whose inputs are those of `tail`.
+// A group whose inputs are those of `post_ops`.
 template <class Kernel>
-std::unique_ptr<Kernel> MakeChain(const abi::Api* api, const CompiledChain& of,
-                                  const DeviceOptions* device, const Tail& tail) {
+std::unique_ptr<Kernel> MakeGroup(const abi::Api* api, const CompiledGroup& of,
+                                  const DeviceOptions* device, const PostOps& post_ops) {
   try {
     if (!of.mapped) {
-      const NodeInfo crossbar(api, of.chain.crossbar);
-      const NodeInfo adapter(api, of.chain.adapter);
-      return std::make_unique<Kernel>(crossbar, of.chain.adapter == nullptr ? nullptr : &adapter,
-                                      tail);
+      const NodeInfo crossbar(api, of.group.crossbar);
+      const NodeInfo adapter(api, of.group.adapter);
+      return std::make_unique<Kernel>(crossbar, of.group.adapter == nullptr ? nullptr : &adapter,
+                                      post_ops);
     }
     Programmed made = ProgramNode(*of.mapped, *device);
-    if constexpr (std::is_same_v<Kernel, ConvChain>) {
+    if constexpr (std::is_same_v<Kernel, FusedConv>) {
       return std::make_unique<Kernel>(of.mapped->conv, made.w, std::move(made.periphery),
-                                      std::move(made.bias), tail);
+                                      std::move(made.bias), post_ops);
     } else {
-      return std::make_unique<Kernel>(made.w, std::move(made.periphery), made.bias, tail);
+      return std::make_unique<Kernel>(made.w, std::move(made.periphery), made.bias, post_ops);
     }
   } catch (const Error& error) {
     throw Error(error.code(), of.label + ": " + error.what());
@@ -159,7 +159,7 @@ class ValueNumbers {
 }  // namespace
 
 CompiledNode::CompiledNode(const abi::Api* api, const abi::Graph* graph,
-                           std::vector<CompiledChain> chains, const DeviceOptions* device)
+                           std::vector<CompiledGroup> groups, const DeviceOptions* device)
     : abi::NodeComputeInfo{}, api_(api) {
   version = abi::kEpApiVersion;
   CreateState = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*,
@@ -174,26 +174,26 @@ CompiledNode::CompiledNode(const abi::Api* api, const abi::Graph* graph,
   ReleaseState = [](abi::NodeComputeInfo*, void*) {};
 
   ValueNumbers values(api, graph);
-  if (!chains[0].chain.is_conv) {
-    const Chain& chain = chains[0].chain;
-    Tail tail = chain.tail;
-    tail.x = values.Of(chain.x);
-    if (!chain.residual.empty()) tail.residual = values.Of(chain.residual);
-    matmul_label_ = chains[0].label;
-    matmul_ = MakeChain<MatMulChain>(api, chains[0], device, tail);
+  if (!groups[0].group.is_conv) {
+    const FusionGroup& group = groups[0].group;
+    PostOps post_ops = group.post_ops;
+    post_ops.x = values.Of(group.x);
+    if (!group.residual.empty()) post_ops.residual = values.Of(group.residual);
+    matmul_label_ = groups[0].label;
+    matmul_ = MakeGroup<FusedMatMul>(api, groups[0], device, post_ops);
   } else {
     std::vector<ConvNetwork::Step> steps;
-    for (CompiledChain& of : chains) {
-      const Chain& chain = of.chain;
-      values.Add(chain.y);
-      Tail tail = chain.tail;
-      tail.x = 0;
-      ConvNetwork::Step step{of.label, nullptr, values.Of(chain.x), {}, values.Of(chain.y)};
-      if (!chain.residual.empty()) {
-        tail.residual = 1;
-        step.residual = values.Of(chain.residual);
+    for (CompiledGroup& of : groups) {
+      const FusionGroup& group = of.group;
+      values.Add(group.y);
+      PostOps post_ops = group.post_ops;
+      post_ops.x = 0;
+      ConvNetwork::Step step{of.label, nullptr, values.Of(group.x), {}, values.Of(group.y)};
+      if (!group.residual.empty()) {
+        post_ops.residual = 1;
+        step.residual = values.Of(group.residual);
       }
-      step.chain = MakeChain<ConvChain>(api, of, device, tail);
+      step.group = MakeGroup<FusedConv>(api, of, device, post_ops);
       steps.push_back(std::move(step));
     }
     convs_ = std::make_unique<ConvNetwork>(std::move(steps), values.num_inputs, values.num_outputs);

@@ -15,19 +15,19 @@
 
 namespace rimc {
 
-// A chain of a compiled node.
-struct CompiledChain {
-  Chain chain;
+// A group of a compiled node.
+struct CompiledGroup {
+  FusionGroup group;
   std::string label;                 // errors of it begin with it
   std::optional<MappedNode> mapped;  // of an ordinary model: programmed when the node is made
 };
 
-// A segment as one node, of a converted model or of an ordinary one that runs on crossbars.
+// A fused node of a converted model or of an ordinary one that runs on crossbars.
 class CompiledNode : public abi::NodeComputeInfo {
  public:
-  // `graph`: of the chains alone. `device`: of those that are mapped. Throws Error where a node is
+  // `graph`: of the groups alone. `device`: of those that are mapped. Throws Error where a node is
   // not as its operator asks, or a weight can't be programmed.
-  CompiledNode(const abi::Api* api, const abi::Graph* graph, std::vector<CompiledChain> chains,
+  CompiledNode(const abi::Api* api, const abi::Graph* graph, std::vector<CompiledGroup> groups,
                const DeviceOptions* device);
   ~CompiledNode();
   CompiledNode(const CompiledNode&) = delete;
@@ -38,7 +38,7 @@ class CompiledNode : public abi::NodeComputeInfo {
 
   const abi::Api* api_;
   abi::MemoryInfo* memory_ = nullptr;
-  std::unique_ptr<MatMulChain> matmul_;
+  std::unique_ptr<FusedMatMul> matmul_;
   std::string matmul_label_;
   std::unique_ptr<ConvNetwork> convs_;
 };

@@ -107,7 +107,7 @@ class Provider : public abi::Ep {
     if (parent != nullptr) return;  // bodies of control flow stay digital, as in a conversion
     if (!device_) {
       const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
-      AddSegments(nodes, CrossbarsOf(nodes), info);
+      AddFusedNodes(nodes, CrossbarsOf(nodes), info);
       last_mapping = "[]";
       return;
     }
@@ -133,11 +133,11 @@ class Provider : public abi::Ep {
       }
       decisions.push_back(std::move(*decision));
     }
-    AddSegments(nodes, mapped, info);
+    AddFusedNodes(nodes, mapped, info);
     last_mapping = ToJson(decisions);
   }
 
-  // Nodes that start a chain: crossbars, or nodes that go to one.
+  // Nodes that start a group: crossbars, or nodes that go to one.
   using Starts = std::set<const abi::Node*>;
 
   // Of a converted model.
@@ -151,19 +151,19 @@ class Provider : public abi::Ep {
     return crossbars;
   }
 
-  // Each segment becomes one node. A crossbar alone stays with the CPU provider, which has the
+  // A crossbar alone stays with the CPU provider, which has the
   // operators.
-  std::vector<Segment> SegmentsOf(const std::vector<const abi::Node*>& nodes,
-                                  const Starts& starts) const {
-    return FindSegments(api_, nodes, starts, device_ ? 1 : 2);
+  std::vector<FusedNode> FusedNodesOf(const std::vector<const abi::Node*>& nodes,
+                                      const Starts& starts) const {
+    return FindFusedNodes(api_, nodes, starts, device_ ? 1 : 2);
   }
 
-  void AddSegments(const std::vector<const abi::Node*>& nodes, const Starts& starts,
-                   abi::EpGraphSupportInfo* info) const {
-    for (const Segment& segment : SegmentsOf(nodes, starts)) {
+  void AddFusedNodes(const std::vector<const abi::Node*>& nodes, const Starts& starts,
+                     abi::EpGraphSupportInfo* info) const {
+    for (const FusedNode& fused_node : FusedNodesOf(nodes, starts)) {
       std::vector<const abi::Node*> together;
-      for (const Chain& chain : segment) {
-        together.insert(together.end(), chain.nodes.begin(), chain.nodes.end());
+      for (const FusionGroup& group : fused_node) {
+        together.insert(together.end(), group.nodes.begin(), group.nodes.end());
       }
       AddNodes(together, info);
     }
@@ -196,26 +196,26 @@ class Provider : public abi::Ep {
       decisions.emplace(node, std::move(*decision));
       starts.insert(node);
     }
-    std::vector<Segment> segments = SegmentsOf(nodes, starts);
-    std::vector<CompiledChain> chains;
+    std::vector<FusedNode> fused_nodes = FusedNodesOf(nodes, starts);
+    std::vector<CompiledGroup> groups;
     std::size_t num_nodes = 0;
-    for (Chain& chain : segments.at(0)) {
-      num_nodes += chain.nodes.size();
-      const auto decision = decisions.find(chain.crossbar);
+    for (FusionGroup& group : fused_nodes.at(0)) {
+      num_nodes += group.nodes.size();
+      const auto decision = decisions.find(group.crossbar);
       const bool is_mapped = decision != decisions.end();
-      const std::string name = is_mapped ? decision->second.name : NameOf(api_, chain.crossbar);
-      std::string label = Labelled(name, chain.crossbar);
-      if (chain.adapter != nullptr) {
-        label += " with " + Labelled(NameOf(api_, chain.adapter), chain.adapter);
+      const std::string name = is_mapped ? decision->second.name : NameOf(api_, group.crossbar);
+      std::string label = Labelled(name, group.crossbar);
+      if (group.adapter != nullptr) {
+        label += " with " + Labelled(NameOf(api_, group.adapter), group.adapter);
       }
-      chains.push_back({std::move(chain), std::move(label),
+      groups.push_back({std::move(group), std::move(label),
                         is_mapped ? std::move(decision->second.mapped) : std::nullopt});
     }
     if (num_nodes != nodes.size()) {
       throw Error(abi::kFail, "ONNX Runtime asks for nodes that were not claimed together");
     }
-    kernels_created += static_cast<std::int64_t>(chains.size());
-    return std::make_unique<CompiledNode>(api_, graph, std::move(chains),
+    kernels_created += static_cast<std::int64_t>(groups.size());
+    return std::make_unique<CompiledNode>(api_, graph, std::move(groups),
                                           device_ ? &*device_ : nullptr);
   }
 

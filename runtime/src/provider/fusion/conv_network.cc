@@ -68,7 +68,7 @@ void ConvNetwork::Compute(const Context& context) const {
              [&] { data[step.y] = context.Output(step.y - num_inputs_, layout->dims[step.y]); });
   }
   std::vector<std::uint64_t> numbers;
-  for (const Step& step : steps_) numbers.push_back(step.chain->NextRun());
+  for (const Step& step : steps_) numbers.push_back(step.group->NextRun());
   const auto batch = static_cast<Index>(inputs[steps_[0].x][0]);
   if (batch == 0) return;
   std::optional<Scratch> between;
@@ -101,7 +101,7 @@ void ConvNetwork::RunStep(const Context& context, const Step& step, std::uint64_
   std::vector<Tensor> inputs{view(step.x).first};
   if (step.residual) inputs.push_back(view(*step.residual).first);
   Labelled(step, [&] {
-    step.chain->Compute(Context(context, inputs, view(step.y).second), {number, images.begin});
+    step.group->Compute(Context(context, inputs, view(step.y).second), {number, images.begin});
   });
 }
 
@@ -111,7 +111,7 @@ ConvNetwork::Layout ConvNetwork::LayOut(const std::vector<Dims>& inputs) const {
   layout.dims.resize(num_values_);
   for (const Step& step : steps_) {
     Labelled(step, [&] {
-      layout.dims[step.y] = step.chain->OutputDims(layout.dims[step.x]);
+      layout.dims[step.y] = step.group->OutputDims(layout.dims[step.x]);
       if (layout.dims[step.x][0] != inputs[steps_[0].x][0]) {
         Refuse("input x must have the images of the others, ", inputs[steps_[0].x][0], ", got ",
                layout.dims[step.x]);
@@ -161,7 +161,7 @@ Index ConvNetwork::ImagesFor(Range steps, const std::vector<Dims>& dims) const {
     const Step& step = steps_[static_cast<std::size_t>(s)];
     Index of_step = ImageFloats(dims[step.x]) + ImageFloats(dims[step.y]);
     if (step.residual) of_step += ImageFloats(dims[*step.residual]);
-    cells += step.chain->num_cells();
+    cells += step.group->num_cells();
     values += of_step;
     most = std::max(most, of_step);
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Convolutions that read one another as one node: a few images go through several of them before
-// the next ones do, so that what one writes is near when the next one reads it.
+// Convolutions that read one another as one node, in depth-first batch tiles: a few images go
+// through several convolutions before the next images do, so that the values between two
+// convolutions stay in the cache.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ class ConvNetwork {
   // Values are numbered: the inputs of the node, its outputs, then those in between.
   struct Step {
     std::string label;  // errors of the step begin with it
-    std::unique_ptr<ConvChain> chain;
+    std::unique_ptr<FusedConv> group;
     std::size_t x;
     std::optional<std::size_t> residual;
     std::size_t y;
@@ -31,7 +32,7 @@ class ConvNetwork {
   void Compute(const Context& context) const;
 
  private:
-  // Steps that all images go through before the next ones, some images at a time.
+  // Steps that a batch tile of `images` images goes through before the next tile does.
   struct Pass {
     Range steps;
     Index images;

@@ -7,29 +7,29 @@
 namespace rimc {
 
 // One run that does everything in one pass.
-struct ConvChain::Run {
+struct FusedConv::Run {
   const Tensor& x;
   const float* residual;
   float* y;
   ReadRun read;  // of the crossbar
 };
 
-ConvChain::ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
-    : crossbar_(crossbar), tail_(tail) {
+FusedConv::FusedConv(const NodeInfo& crossbar, const NodeInfo* adapter, const PostOps& post_ops)
+    : crossbar_(crossbar), post_ops_(post_ops) {
   if (adapter == nullptr) return;
   adapter_.emplace(*adapter);
   if (adapter_->layout_.active_rank > 0) PackRanks(*adapter);
 }
 
-ConvChain::ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery,
-                     std::vector<float> bias, const Tail& tail)
-    : crossbar_(conv, w, std::move(periphery)), bias_(std::move(bias)), tail_(tail) {}
+FusedConv::FusedConv(const ConvNode& conv, const Tensor& w, Periphery periphery,
+                     std::vector<float> bias, const PostOps& post_ops)
+    : crossbar_(conv, w, std::move(periphery)), bias_(std::move(bias)), post_ops_(post_ops) {}
 
-void ConvChain::Compute(const Context& context, const ReadRun& read) const {
-  const Tensor x = context.Input(tail_.x);
+void FusedConv::Compute(const Context& context, const ReadRun& read) const {
+  const Tensor x = context.Input(post_ops_.x);
   const auto shaped = shaped_.For(x.dims, [&] { return ShapedFor(x); });
   const Dims& y_dims = shaped->crossbar.y_dims;
-  const float* const residual = ResidualOf(tail_, context, y_dims);
+  const float* const residual = ResidualOf(post_ops_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
   const Run run{x, residual, y, read};
@@ -38,13 +38,13 @@ void ConvChain::Compute(const Context& context, const ReadRun& read) const {
   Finish(context, y_dims, residual, y);
 }
 
-Dims ConvChain::OutputDims(const Dims& x) const {
+Dims FusedConv::OutputDims(const Dims& x) const {
   Dims y_dims;
   ShapeOf(crossbar_.conv_, {abi::kFloat, x, nullptr}, &y_dims);
   return y_dims;
 }
 
-ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
+FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
   const bool words = crossbar_.kernels_.codes != nullptr;
@@ -53,7 +53,7 @@ ConvChain::Shaped ConvChain::ShapedFor(const Tensor& x) const {
 }
 
 // Where the input of each cell of the adapter's lists is; none without lists.
-std::vector<std::int32_t> ConvChain::CellOffsets(const ConvPlan& codes) const {
+std::vector<std::int32_t> FusedConv::CellOffsets(const ConvPlan& codes) const {
   if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
   const DoraConv::Layout& layout = adapter_->layout_;
   const ConvWords& words = adapter_->words_.cells;
@@ -76,7 +76,7 @@ std::vector<std::int32_t> ConvChain::CellOffsets(const ConvPlan& codes) const {
   return offsets;
 }
 
-void ConvChain::PackRanks(const NodeInfo& adapter) {
+void FusedConv::PackRanks(const NodeInfo& adapter) {
   const DoraConv::Layout& layout = adapter_->layout_;
   const ConvAttributes& conv = layout.conv;
   const DoraTensors tensors = *ConstantAdapter(adapter);
@@ -108,7 +108,7 @@ void ConvChain::PackRanks(const NodeInfo& adapter) {
 }
 
 // What a task has for its branch: the offsets of B, u, v and sums.
-Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
+Index FusedConv::ExtraFloats(const ConvPlan& plan) const {
   if (!adapter_) return 0;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
   return RoundUp(adapter_->layout_.rank, 16) + (1 + SumBlocks(plan)) * block +
@@ -116,12 +116,12 @@ Index ConvChain::ExtraFloats(const ConvPlan& plan) const {
 }
 
 // Blocks of columns whose sums of cells are there at a time.
-Index ConvChain::SumBlocks(const ConvPlan& plan) const {
+Index FusedConv::SumBlocks(const ConvPlan& plan) const {
   return adapter_->words_.cells.is_lists() ? std::min(plan.num_blocks(), kBlocksTogether) : 1;
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
-bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const {
+bool FusedConv::ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const {
   const ConvPlan& plan = shaped.crossbar.plan;
   const kernels::KernelTable& kernels = crossbar_.kernels_;
   const float* const x = run.x.Floats();
@@ -141,20 +141,20 @@ bool ConvChain::ComputeFused(const Context& context, const Shaped& shaped, const
     const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
     engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
                     [&](const ConvEngine::Place& place) {
-                      ConvFinish finish;
-                      FillFinish(run, plan, place, &finish);
-                      if (codes) FillBranch(shaped, *codes, place, &finish.branch);
-                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &finish, run.read,
-                                             place.extra + extra);
+                      ConvPostOps post_ops;
+                      FillPostOps(run, plan, place, &post_ops);
+                      if (codes) FillBranch(shaped, *codes, place, &post_ops.branch);
+                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &post_ops,
+                                             run.read, place.extra + extra);
                     });
     has_nan = engine.has_nan();
   });
   return !has_nan && (!codes || !codes->has_nan());
 }
 
-void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
-                           ConvFinish* finish) const noexcept {
-  kernels::FinishArgs& args = finish->args;
+void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                            ConvPostOps* post_ops) const noexcept {
+  kernels::PostOpArgs& args = post_ops->args;
   const Index column0 = place.group * plan.columns();
   if (adapter_) {
     const DoraConv::Layout& layout = adapter_->layout_;
@@ -166,15 +166,15 @@ void ConvChain::FillFinish(const Run& run, const ConvPlan& plan, const ConvEngin
   } else if (!bias_.empty()) {
     args.bias = bias_.data() + column0;
   }
-  args.activates = tail_.activates;
-  args.low = tail_.low;
-  args.high = tail_.high;
+  args.activates = post_ops_.activates;
+  args.low = post_ops_.low;
+  args.high = post_ops_.high;
   if (run.residual != nullptr) {
-    finish->residual = run.residual + (crossbar_.OutputOf(plan, place, run.y).data - run.y);
+    post_ops->residual = run.residual + (crossbar_.OutputOf(plan, place, run.y).data - run.y);
   }
 }
 
-void ConvChain::FillBranch(const Shaped& shaped, const ConvEngine& codes,
+void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
                            const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
   const ConvPlan& plan = shaped.crossbar.plan;
   const DoraConv::Layout& layout = adapter_->layout_;
@@ -241,7 +241,7 @@ void ConvChain::FillBranch(const Shaped& shaped, const ConvEngine& codes,
 }
 
 // The crossbar and its adapter one after the other.
-void ConvChain::ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const {
+void FusedConv::ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const {
   const std::vector<Tensor> inputs{run.x};
   if (!adapter_) {
     crossbar_.ComputeRun(Context(context, inputs, run.y), run.read);
@@ -253,9 +253,9 @@ void ConvChain::ComputeApart(const Context& context, const Run& run, const Dims&
 }
 
 // Bias, residual and activation, in place.
-void ConvChain::Finish(const Context& context, const Dims& y_dims, const float* residual,
+void FusedConv::Finish(const Context& context, const Dims& y_dims, const float* residual,
                        float* y) const {
-  if (bias_.empty() && residual == nullptr && !tail_.activates) return;
+  if (bias_.empty() && residual == nullptr && !post_ops_.activates) return;
   constexpr Index kTaskFloats = Index{1} << 16;
   const auto columns = static_cast<Index>(y_dims[1]);
   const Index lines = static_cast<Index>(y_dims[0]) * columns;
@@ -269,7 +269,7 @@ void ConvChain::Finish(const Context& context, const Dims& y_dims, const float* 
         float value = y[i];
         if (!bias_.empty()) value += bias;
         if (residual != nullptr) value += residual[i];
-        if (tail_.activates) value = Activate(tail_, value);
+        if (post_ops_.activates) value = Activate(post_ops_, value);
         y[i] = value;
       }
     }

@@ -11,15 +11,15 @@
 
 namespace rimc {
 
-// A crossbar, its adapter or bias, and its tail as one node: what the nodes give one by one, bit
-// for bit.
-class ConvChain {
+// A crossbar, its adapter or bias, and its post-ops as one node: the bits are those of the nodes
+// one by one, bit for bit.
+class FusedConv {
  public:
   // `adapter`: a DoraConv of constants beside the crossbar, or null.
-  ConvChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail);
+  FusedConv(const NodeInfo& crossbar, const NodeInfo* adapter, const PostOps& post_ops);
   // `bias` [M] or empty.
-  ConvChain(const ConvNode& conv, const Tensor& w, Periphery periphery, std::vector<float> bias,
-            const Tail& tail);
+  FusedConv(const ConvNode& conv, const Tensor& w, Periphery periphery, std::vector<float> bias,
+            const PostOps& post_ops);
   // The images of a run, or some of them.
   void Compute(const Context& context, const ReadRun& read) const;
   std::uint64_t NextRun() const { return crossbar_.NextRun(); }
@@ -51,8 +51,8 @@ class ConvChain {
   bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
   void FillBranch(const Shaped& shaped, const ConvEngine& codes, const ConvEngine::Place& place,
                   ConvBranch* branch) const noexcept;
-  void FillFinish(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
-                  ConvFinish* finish) const noexcept;
+  void FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+                   ConvPostOps* post_ops) const noexcept;
   void ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const;
   void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
 
@@ -65,7 +65,7 @@ class ConvChain {
   ConvWords a_words_;
   std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
   std::vector<float> bias_;
-  Tail tail_;
+  PostOps post_ops_;
   PlanCache<Shaped> shaped_;
 };
 

@@ -7,26 +7,26 @@
 namespace rimc {
 namespace {
 
-// Values that a task finishes where they had to be stored.
+// Values of a task, where the sums had to be stored before their post-ops.
 constexpr Index kTaskFloats = Index{1} << 15;
 
 }  // namespace
 
-MatMulChain::MatMulChain(const NodeInfo& crossbar, const NodeInfo* adapter, const Tail& tail)
-    : crossbar_(crossbar), tail_(tail) {
+FusedMatMul::FusedMatMul(const NodeInfo& crossbar, const NodeInfo* adapter, const PostOps& post_ops)
+    : crossbar_(crossbar), post_ops_(post_ops) {
   if (adapter != nullptr) adapter_.emplace(*adapter);
 }
 
-MatMulChain::MatMulChain(const Tensor& w, Periphery periphery, const std::vector<float>& bias,
-                         const Tail& tail)
-    : crossbar_(w, std::move(periphery)), tail_(tail) {
+FusedMatMul::FusedMatMul(const Tensor& w, Periphery periphery, const std::vector<float>& bias,
+                         const PostOps& post_ops)
+    : crossbar_(w, std::move(periphery)), post_ops_(post_ops) {
   if (!bias.empty()) bias_ = crossbar_.PadColumns(bias);
 }
 
-void MatMulChain::Compute(const Context& context) const {
-  const Tensor x = context.Input(tail_.x);
+void FusedMatMul::Compute(const Context& context) const {
+  const Tensor x = context.Input(post_ops_.x);
   const Dims y_dims = crossbar_.OutputDims(x);
-  const float* const residual = ResidualOf(tail_, context, y_dims);
+  const float* const residual = ResidualOf(post_ops_, context, y_dims);
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return;
 
@@ -40,51 +40,51 @@ void MatMulChain::Compute(const Context& context) const {
       const std::vector<Tensor> both{x, {abi::kFloat, y_dims, h.data()}};
       adapter_->Compute(Context(context, both, y));
     }
-    FinishRows(context, residual, rows, y);
+    ApplyPostOps(context, residual, rows, y);
     return;
   }
   const Index rank = adapter_ ? adapter_->layout_.active_rank : 0;
   const Scratch u(context, rows * rank);
   if (adapter_) adapter_->ComputeBranch(context, x, u.data());
-  const MatMulFinish finish = FinishOf(u.data(), residual);
-  crossbar_.Compute(Context(context, inputs, y), &finish);
+  const MatMulPostOps post_ops = PostOpsFor(u.data(), residual);
+  crossbar_.Compute(Context(context, inputs, y), &post_ops);
 }
 
-bool MatMulChain::IsApart() const {
+bool FusedMatMul::IsApart() const {
   return crossbar_.HasStoredSums() || (adapter_ && adapter_->layout_.num_cells > 0);
 }
 
-MatMulFinish MatMulChain::FinishOf(const float* u, const float* residual) const {
-  MatMulFinish finish;
-  finish.residual = residual;
-  finish.activates = tail_.activates;
-  finish.low = tail_.low;
-  finish.high = tail_.high;
-  if (bias_.size() > 0) finish.bias = bias_.data();
-  if (!adapter_) return finish;
+MatMulPostOps FusedMatMul::PostOpsFor(const float* u, const float* residual) const {
+  MatMulPostOps post_ops;
+  post_ops.residual = residual;
+  post_ops.activates = post_ops_.activates;
+  post_ops.low = post_ops_.low;
+  post_ops.high = post_ops_.high;
+  if (bias_.size() > 0) post_ops.bias = bias_.data();
+  if (!adapter_) return post_ops;
   const DoraMatMul::Layout& layout = adapter_->layout_;
   const float* const packed = adapter_->packed_.data();
-  finish.u = u;
-  finish.rank = layout.active_rank;
-  finish.basis = packed + layout.b();
-  finish.basis_row = layout.b_row;
-  if (layout.rank > 0) finish.scale = packed + layout.scale();
-  finish.magnitude = packed + layout.magnitude();
-  finish.bias = packed + layout.bias();
-  return finish;
+  post_ops.u = u;
+  post_ops.rank = layout.active_rank;
+  post_ops.basis = packed + layout.b();
+  post_ops.basis_row = layout.b_row;
+  if (layout.rank > 0) post_ops.scale = packed + layout.scale();
+  post_ops.magnitude = packed + layout.magnitude();
+  post_ops.bias = packed + layout.bias();
+  return post_ops;
 }
 
 // Residual and activation, in place.
-void MatMulChain::FinishRows(const Context& context, const float* residual, Index rows,
-                             float* y) const {
-  if (residual == nullptr && !tail_.activates) return;
+void FusedMatMul::ApplyPostOps(const Context& context, const float* residual, Index rows,
+                               float* y) const {
+  if (residual == nullptr && !post_ops_.activates) return;
   const Index columns = crossbar_.columns_;
   const Index tasks = std::clamp(rows * columns / kTaskFloats, Index{1}, rows);
   context.ParallelFor(tasks, [&](Index task) {
     const Range part = Part(rows, tasks, task);
     for (Index i = part.begin * columns; i < part.end * columns; ++i) {
       if (residual != nullptr) y[i] += residual[i];
-      if (tail_.activates) y[i] = Activate(tail_, y[i]);
+      if (post_ops_.activates) y[i] = Activate(post_ops_, y[i]);
     }
   });
 }

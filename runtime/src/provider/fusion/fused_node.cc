@@ -14,25 +14,25 @@ namespace {
 
 using Names = std::set<std::string>;
 
-// The segment that is being made, and what it makes of other nodes' values.
+// The fused node that is being made, and what it makes of other nodes' values.
 struct Growing {
-  Segment chains;
-  Names values;  // that its chains read or write
-  Names after;   // that other nodes make of its values: a chain that reads one can't join
+  FusedNode groups;
+  Names values;  // that its groups read or write
+  Names after;   // that other nodes make of its values: a group that reads one can't join
 
   bool IsAfter(const std::string& value) const { return after.count(value) > 0; }
 
-  bool CanJoin(const Chain& chain) const {
-    const bool reads_own = values.count(chain.x) > 0 || values.count(chain.residual) > 0;
-    return chain.is_conv && !chains.empty() && chains.back().is_conv && reads_own &&
-           !IsAfter(chain.x) && !IsAfter(chain.residual);
+  bool CanJoin(const FusionGroup& group) const {
+    const bool reads_own = values.count(group.x) > 0 || values.count(group.residual) > 0;
+    return group.is_conv && !groups.empty() && groups.back().is_conv && reads_own &&
+           !IsAfter(group.x) && !IsAfter(group.residual);
   }
 
-  void Join(Chain chain) {
-    values.insert({chain.x, chain.y});
-    if (!chain.residual.empty()) values.insert(chain.residual);
-    written.insert(chain.y);
-    chains.push_back(std::move(chain));
+  void Join(FusionGroup group) {
+    values.insert({group.x, group.y});
+    if (!group.residual.empty()) values.insert(group.residual);
+    written.insert(group.y);
+    groups.push_back(std::move(group));
   }
 
   // Another node that reads `read` and writes `made`.
@@ -54,28 +54,29 @@ struct Growing {
 
 }  // namespace
 
-std::vector<Segment> FindSegments(const abi::Api* api, const std::vector<const abi::Node*>& nodes,
-                                  const std::set<const abi::Node*>& starts,
-                                  std::size_t least_nodes) {
+std::vector<FusedNode> FindFusedNodes(const abi::Api* api,
+                                      const std::vector<const abi::Node*>& nodes,
+                                      const std::set<const abi::Node*>& starts,
+                                      std::size_t least_nodes) {
   std::vector<const abi::Node*> taken;
-  std::map<const abi::Node*, Chain> ends;  // by the last node of each
+  std::map<const abi::Node*, FusionGroup> ends;  // by the last node of each
   for (const abi::Node* node : nodes) {
     if (starts.count(node) == 0) continue;
-    Chain chain = FindChain(api, node, taken);
-    if (chain.nodes.size() < least_nodes) continue;
-    taken.insert(taken.end(), chain.nodes.begin(), chain.nodes.end());
-    const abi::Node* const last = chain.nodes.back();
-    ends.emplace(last, std::move(chain));
+    FusionGroup group = FindGroup(api, node, taken);
+    if (group.nodes.size() < least_nodes) continue;
+    taken.insert(taken.end(), group.nodes.begin(), group.nodes.end());
+    const abi::Node* const last = group.nodes.back();
+    ends.emplace(last, std::move(group));
   }
-  // A chain comes where its last node is: all that it reads is there.
+  // A group comes where its last node is: all that it reads is there.
   const std::set<const abi::Node*> inside(taken.begin(), taken.end());
-  std::vector<Segment> segments;
+  std::vector<FusedNode> fused_nodes;
   Growing growing;
   for (const abi::Node* node : nodes) {
     const auto end = ends.find(node);
     if (end != ends.end()) {
       if (!growing.CanJoin(end->second)) {
-        if (!growing.chains.empty()) segments.push_back(std::move(growing.chains));
+        if (!growing.groups.empty()) fused_nodes.push_back(std::move(growing.groups));
         growing = {};
       }
       growing.Join(std::move(end->second));
@@ -86,8 +87,8 @@ std::vector<Segment> FindSegments(const abi::Api* api, const std::vector<const a
       growing.Pass(read, OutputsOf(api, node), api);
     }
   }
-  if (!growing.chains.empty()) segments.push_back(std::move(growing.chains));
-  return segments;
+  if (!growing.groups.empty()) fused_nodes.push_back(std::move(growing.groups));
+  return fused_nodes;
 }
 
 }  // namespace rimc

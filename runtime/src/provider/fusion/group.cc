@@ -12,7 +12,7 @@ namespace rimc {
 namespace {
 
 constexpr const char* kOwnDomain = "ai.rimc";
-constexpr ChainKind kKinds[] = {{"RramConv", "DoraConv"}, {"RramMatMul", "DoraMatMul"}};
+constexpr GroupKind kKinds[] = {{"RramConv", "DoraConv"}, {"RramMatMul", "DoraMatMul"}};
 
 const abi::ValueInfo* OutputOf(const abi::Api* api, const abi::Node* node) {
   const auto values = OutputsOf(api, node);
@@ -108,12 +108,12 @@ std::optional<float> Bound(const abi::Api* api, const abi::Node* node, std::size
   return value->Floats()[0];
 }
 
-// Whether the node is an activation of its first input; sets the tail's.
-bool TakeActivation(const abi::Api* api, const Reader& reader, Tail* tail) {
+// Whether the node is an activation of its first input; sets that of `post_ops`.
+bool TakeActivation(const abi::Api* api, const Reader& reader, PostOps* post_ops) {
   if (reader.input != 0) return false;
   if (IsOp(api, reader.node, "", "Relu")) {
-    tail->low = 0.0f;
-    tail->activates = true;
+    post_ops->low = 0.0f;
+    post_ops->activates = true;
     return true;
   }
   // Before opset 11 the bounds of a Clip were attributes.
@@ -123,36 +123,36 @@ bool TakeActivation(const abi::Api* api, const Reader& reader, Tail* tail) {
   const auto low = Bound(api, reader.node, 1, -kMost);
   const auto high = Bound(api, reader.node, 2, kMost);
   if (!low || !high || !(*low <= *high)) return false;
-  tail->low = *low;
-  tail->high = *high;
-  tail->activates = true;
+  post_ops->low = *low;
+  post_ops->high = *high;
+  post_ops->activates = true;
   return true;
 }
 
 }  // namespace
 
-Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
-                const std::vector<const abi::Node*>& taken) {
-  Chain chain;
-  chain.crossbar = crossbar;
+FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
+                      const std::vector<const abi::Node*>& taken) {
+  FusionGroup group;
+  group.crossbar = crossbar;
   const std::string op_type = OperatorOf(api, crossbar);
-  chain.is_conv = op_type == "Conv" || op_type == kKinds[0].crossbar;
-  chain.x = InputName(api, crossbar, 0);
-  chain.nodes.push_back(crossbar);
+  group.is_conv = op_type == "Conv" || op_type == kKinds[0].crossbar;
+  group.x = InputName(api, crossbar, 0);
+  group.nodes.push_back(crossbar);
   const auto next = [&]() -> std::optional<Reader> {
-    auto reader = OnlyReader(api, chain.nodes.back());
+    auto reader = OnlyReader(api, group.nodes.back());
     if (!reader || !HasReader(api, reader->node)) return std::nullopt;
     const bool is_taken = std::find(taken.begin(), taken.end(), reader->node) != taken.end();
     return is_taken ? std::nullopt : reader;
   };
 
   auto reader = next();
-  for (const ChainKind& kind : kKinds) {
+  for (const GroupKind& kind : kKinds) {
     if (reader && IsOp(api, crossbar, kOwnDomain, kind.crossbar) &&
         IsOp(api, reader->node, kOwnDomain, kind.adapter) && reader->input == kDoraH &&
         IsBranch(api, crossbar, reader->node)) {
-      chain.adapter = reader->node;
-      chain.nodes.push_back(reader->node);
+      group.adapter = reader->node;
+      group.nodes.push_back(reader->node);
       reader = next();
       break;
     }
@@ -160,17 +160,17 @@ Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
   if (reader && IsOp(api, reader->node, "", "Add")) {
     const auto inputs = InputsOf(api, reader->node);
     const abi::ValueInfo* const other = inputs.size() == 2 ? inputs[1 - reader->input] : nullptr;
-    const abi::ValueInfo* const own = OutputOf(api, chain.nodes.back());
+    const abi::ValueInfo* const own = OutputOf(api, group.nodes.back());
     if (other != nullptr && !IsConstant(api, other) &&
         ShapeOf(api, own).IsSame(ShapeOf(api, other))) {
-      chain.residual = NameOf(api, other);
-      chain.nodes.push_back(reader->node);
+      group.residual = NameOf(api, other);
+      group.nodes.push_back(reader->node);
       reader = next();
     }
   }
-  if (reader && TakeActivation(api, *reader, &chain.tail)) chain.nodes.push_back(reader->node);
-  chain.y = NameOf(api, OutputOf(api, chain.nodes.back()));
-  return chain;
+  if (reader && TakeActivation(api, *reader, &group.post_ops)) group.nodes.push_back(reader->node);
+  group.y = NameOf(api, OutputOf(api, group.nodes.back()));
+  return group;
 }
 
 }  // namespace rimc

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A crossbar and what follows it in the graph and can be done while its outputs are at hand:
+// A fusion group: a crossbar and the nodes behind it that become its post-ops:
 //   crossbar -> Dora node -> Add of a residual -> Relu or Clip
 // each but the first where there is one. The values in between have no other reader.
 #pragma once
@@ -15,13 +15,13 @@
 
 namespace rimc {
 
-// Operators of the domain that stand in a chain.
-struct ChainKind {
+// Operators of the domain that a fusion group begins with.
+struct GroupKind {
   const char* crossbar;
   const char* adapter;
 };
 
-struct Chain {
+struct FusionGroup {
   std::vector<const abi::Node*> nodes;
   const abi::Node* crossbar = nullptr;
   const abi::Node* adapter = nullptr;  // of constants
@@ -29,12 +29,12 @@ struct Chain {
   std::string x;
   std::string residual;  // empty where nothing is added
   std::string y;
-  Tail tail;  // its inputs are not set
+  PostOps post_ops;  // its inputs are not set
 };
 
-// The chain that starts at the node `crossbar`, without nodes that have no reader. Nodes in `taken`
+// The group that starts at the node `crossbar`, without nodes that have no reader. Nodes in `taken`
 // are others'.
-Chain FindChain(const abi::Api* api, const abi::Node* crossbar,
-                const std::vector<const abi::Node*>& taken);
+FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
+                      const std::vector<const abi::Node*>& taken);
 
 }  // namespace rimc

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sums of the few last positions of a convolution (TailArgs of kernels.h), written once over the
+// Sums of a partial vector of few positions (PartialVectorArgs of kernels.h), written once over the
 // SIMD type S of simd.h.
 #pragma once
 
@@ -23,8 +23,8 @@ struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
 
 // Sums of blocks at once, [positions, max_rows] of each, from or to where outputs are.
 template <class S>
-RIMC_NOINLINE void LoadTail(const float* c, ptrdiff_t c_row, int blocks, int positions,
-                            float* sums) {
+RIMC_NOINLINE void LoadPartialVector(const float* c, ptrdiff_t c_row, int blocks, int positions,
+                                     float* sums) {
   for (int row = 0; row < blocks * S::kMaxRows; ++row) {
     float* const of_block = sums + row / S::kMaxRows * positions * S::kMaxRows;
     for (int j = 0; j < positions; ++j) {
@@ -33,8 +33,8 @@ RIMC_NOINLINE void LoadTail(const float* c, ptrdiff_t c_row, int blocks, int pos
   }
 }
 template <class S>
-RIMC_NOINLINE void StoreTail(const float* sums, int blocks, int positions, float* c,
-                             ptrdiff_t c_row) {
+RIMC_NOINLINE void StorePartialVector(const float* sums, int blocks, int positions, float* c,
+                                      ptrdiff_t c_row) {
   for (int row = 0; row < blocks * S::kMaxRows; ++row) {
     const float* const of_block = sums + row / S::kMaxRows * positions * S::kMaxRows;
     for (int j = 0; j < positions; ++j) {
@@ -45,14 +45,14 @@ RIMC_NOINLINE void StoreTail(const float* sums, int blocks, int positions, float
 
 // Of kBlocks blocks at once, a vector of rows for each position.
 template <class S, int kPositions, int kBlocks, bool kPairs>
-void TailBlocks(const TailArgs& args, ptrdiff_t block) {
+void PartialVectorBlocks(const PartialVectorArgs& args, ptrdiff_t block) {
   using Column = typename S::Column;
   constexpr int kRows = S::kMaxRows;
   const float* const a = args.a + block * args.a_block;
   float* const c = args.c + block * kRows * args.c_row;
   Column sums[kBlocks][kPositions];
   alignas(64) float in_memory[kBlocks * kPositions * kRows];
-  if (args.resume) LoadTail<S>(c, args.c_row, kBlocks, kPositions, in_memory);
+  if (args.resume) LoadPartialVector<S>(c, args.c_row, kBlocks, kPositions, in_memory);
   RIMC_UNROLL
   for (int n = 0; n < kBlocks; ++n) {
     RIMC_UNROLL
@@ -83,45 +83,45 @@ void TailBlocks(const TailArgs& args, ptrdiff_t block) {
       S::StoreColumn(in_memory + (n * kPositions + j) * kRows, sums[n][j]);
     }
   }
-  StoreTail<S>(in_memory, kBlocks, kPositions, c, args.c_row);
+  StorePartialVector<S>(in_memory, kBlocks, kPositions, c, args.c_row);
 }
 
 template <class S, int kPositions, int kBlocks, bool kPairs>
-ptrdiff_t TailOf(const TailArgs& args, ptrdiff_t block) {
+ptrdiff_t PartialVectorOf(const PartialVectorArgs& args, ptrdiff_t block) {
   for (; block + kBlocks <= args.blocks; block += kBlocks) {
-    TailBlocks<S, kPositions, kBlocks, kPairs>(args, block);
+    PartialVectorBlocks<S, kPositions, kBlocks, kPairs>(args, block);
   }
   return block;
 }
 
 // As many blocks at once as make enough sums for the latency of an fma.
 template <class S, int kPositions, bool kPairs>
-void TailOf(const TailArgs& args) {
+void PartialVectorOf(const PartialVectorArgs& args) {
   ptrdiff_t block = 0;
-  if constexpr (kPositions < 3) block = TailOf<S, kPositions, 8, kPairs>(args, block);
-  block = TailOf<S, kPositions, 4, kPairs>(args, block);
-  block = TailOf<S, kPositions, 2, kPairs>(args, block);
-  TailOf<S, kPositions, 1, kPairs>(args, block);
+  if constexpr (kPositions < 3) block = PartialVectorOf<S, kPositions, 8, kPairs>(args, block);
+  block = PartialVectorOf<S, kPositions, 4, kPairs>(args, block);
+  block = PartialVectorOf<S, kPositions, 2, kPairs>(args, block);
+  PartialVectorOf<S, kPositions, 1, kPairs>(args, block);
 }
 
 template <class S, bool kPairs>
-void Tail(const TailArgs& args) {
+void PartialVector(const PartialVectorArgs& args) {
   switch (args.positions) {
     case 1:
-      return TailOf<S, 1, kPairs>(args);
+      return PartialVectorOf<S, 1, kPairs>(args);
     case 2:
-      return TailOf<S, 2, kPairs>(args);
+      return PartialVectorOf<S, 2, kPairs>(args);
     case 3:
-      return TailOf<S, 3, kPairs>(args);
+      return PartialVectorOf<S, 3, kPairs>(args);
     default:
-      return TailOf<S, 4, kPairs>(args);
+      return PartialVectorOf<S, 4, kPairs>(args);
   }
 }
 
 template <class S, bool kPairs>
-constexpr auto PickTail() -> void (*)(const TailArgs&) {
+constexpr auto PickPartialVector() -> void (*)(const PartialVectorArgs&) {
   if constexpr (HasColumn<S>::value) {
-    return &Tail<S, kPairs>;
+    return &PartialVector<S, kPairs>;
   } else {
     return nullptr;
   }
