@@ -91,7 +91,20 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
 }
 #endif
 
-const std::vector<const kernels::KernelTable*>& AvailableTables() {
+const kernels::KernelTable& Choose() {
+  const auto& tables = AvailableKernels();
+  const char* wanted = std::getenv("RIMC_ISA");
+  if (wanted == nullptr || *wanted == '\0') return *tables.back();
+  for (const auto* table : tables) {
+    if (std::string(wanted) == table->isa) return *table;
+  }
+  throw Error(kInvalidArgument, "RIMC_ISA must be one of " + AvailableIsasJson() +
+                                    " on this machine, got '" + wanted + "'");
+}
+
+}  // namespace
+
+const std::vector<const kernels::KernelTable*>& AvailableKernels() {
   static const auto tables = [] {
     std::vector<const kernels::KernelTable*> found{&kernels::rimc_kernels_f32_scalar};
 #ifdef RIMC_HAVE_X86_KERNELS
@@ -105,19 +118,6 @@ const std::vector<const kernels::KernelTable*>& AvailableTables() {
   return tables;
 }
 
-const kernels::KernelTable& Choose() {
-  const auto& tables = AvailableTables();
-  const char* wanted = std::getenv("RIMC_ISA");
-  if (wanted == nullptr || *wanted == '\0') return *tables.back();
-  for (const auto* table : tables) {
-    if (std::string(wanted) == table->isa) return *table;
-  }
-  throw Error(kInvalidArgument, "RIMC_ISA must be one of " + AvailableIsasJson() +
-                                    " on this machine, got '" + wanted + "'");
-}
-
-}  // namespace
-
 const kernels::KernelTable& ActiveKernels() {
   static const kernels::KernelTable& table = Choose();
   return table;
@@ -125,7 +125,7 @@ const kernels::KernelTable& ActiveKernels() {
 
 std::string AvailableIsasJson() {
   std::string json = "[";
-  for (const auto* table : AvailableTables()) {
+  for (const auto* table : AvailableKernels()) {
     if (json.size() > 1) json += ", ";
     json += std::string("\"") + table->isa + "\"";
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -11,6 +12,9 @@ namespace rimc {
 // one that the environment variable RIMC_ISA (scalar, avx2, avx512, neon) named when this was first
 // called. Throws Error where RIMC_ISA is unknown or names what the machine does not have.
 const kernels::KernelTable& ActiveKernels();
+
+// The tables of all ISAs that run here, slowest first.
+const std::vector<const kernels::KernelTable*>& AvailableKernels();
 
 // Names of the ISAs that run here, slowest first, as a JSON list.
 std::string AvailableIsasJson();

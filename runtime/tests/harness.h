@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the tests of the kernels share: random data, a comparison of bits, and the name of the entry
+// that a failure is of.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace rimc::tests {
+
+// Counts of a run, and the first failures.
+struct Report {
+  int entries = 0;
+  int failures = 0;
+  std::vector<std::string> first;
+
+  void Fail(const std::string& what) {
+    if (++failures <= 40) first.push_back(what);
+  }
+  void Expect(bool holds, const std::string& what) {
+    if (!holds) Fail(what);
+  }
+};
+
+// SplitMix64.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t Next() {
+    std::uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+  }
+  // least .. most
+  std::ptrdiff_t Whole(std::ptrdiff_t least, std::ptrdiff_t most) {
+    return least +
+           static_cast<std::ptrdiff_t>(Next() % static_cast<std::uint64_t>(most - least + 1));
+  }
+  bool Once(int in) { return Whole(1, in) == 1; }
+  float Real(float low, float high) {
+    return low + (high - low) * static_cast<float>(Next() >> 40) * 0x1p-24f;
+  }
+  std::vector<float> Reals(std::size_t count, float low = -2.0f, float high = 2.0f) {
+    std::vector<float> values(count);
+    for (float& value : values) value = Real(low, high);
+    return values;
+  }
+  // int16 pairs of small numbers.
+  std::vector<float> Pairs(std::size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) {
+      const auto word = static_cast<std::uint32_t>(Whole(-99, 99) & 0xffff) |
+                        static_cast<std::uint32_t>(Whole(-99, 99) & 0xffff) << 16;
+      std::memcpy(&value, &word, sizeof word);
+    }
+    return values;
+  }
+  std::vector<std::uint32_t> Words(std::size_t count) {
+    std::vector<std::uint32_t> words(count);
+    for (auto& word : words) word = static_cast<std::uint32_t>(Next());
+    return words;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+inline std::uint32_t BitsOf(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// The same bits, or NaN both.
+inline bool IsSame(float a, float b) {
+  return BitsOf(a) == BitsOf(b) || (std::isnan(a) && std::isnan(b));
+}
+inline bool IsSame(std::uint32_t a, std::uint32_t b) { return a == b; }
+inline bool IsSame(std::uint8_t a, std::uint8_t b) { return a == b; }
+
+template <class T>
+void ExpectSame(const std::vector<T>& got, const std::vector<T>& want, const std::string& entry,
+                Report* report) {
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    if (IsSame(got[i], want[i])) continue;
+    report->Fail(entry + ": value " + std::to_string(i) + " is " +
+                 std::to_string(static_cast<double>(got[i])) + ", not " +
+                 std::to_string(static_cast<double>(want[i])));
+    return;
+  }
+}
+
+void TestBlocks(const kernels::KernelTable& table, const kernels::KernelTable& scalar,
+                Report* report);
+void TestQuads(const kernels::KernelTable& table, Report* report);
+void TestOthers(const kernels::KernelTable& table, const kernels::KernelTable& scalar,
+                Report* report);
+void TestPhilox(const kernels::KernelTable& table, Report* report);
+void TestPlans(const kernels::KernelTable& table, Report* report);
+
+}  // namespace rimc::tests
