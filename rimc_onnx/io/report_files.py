@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the record of a calibration as JSON and as a page.
 
-The page is :mod:`rimc_onnx.calibration.report.page` and needs matplotlib (extra ``report``); the
-JSON needs nothing.
+The page is :mod:`rimc_onnx.calibration.report.page` and needs jinja2 and matplotlib
+(extra ``report``); the JSON needs nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def check_report(path_json: Path | None, path_html: Path | None, *, force: bool)
     """Refuse early what :func:`write_report` would refuse after the work is done.
 
     Raises:
-        CalibrationError: a page is asked for and matplotlib is missing.
+        CalibrationError: a page is asked for and jinja2 or matplotlib is missing.
         OutputError: a file exists and ``force`` is False, or its folder is missing.
     """
     for path in (path_json, path_html):
         if path is not None:
             check_output(path, force=force)
     if path_html is not None:
-        _require_matplotlib()
+        _require_page_modules()
 
 
 def write_report(
@@ -44,7 +44,7 @@ def write_report(
     Both are made before the first is written.
 
     Raises:
-        CalibrationError: a page is asked for and matplotlib is missing.
+        CalibrationError: a page is asked for and jinja2 or matplotlib is missing.
         OutputError: a file exists and ``force`` is False, or the disk refuses.
     """
     check_report(path_json, path_html, force=force)
@@ -61,12 +61,13 @@ def write_report(
             (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _require_matplotlib() -> None:
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise CalibrationError(
-            "the page of the report needs matplotlib, which can't be imported here "
-            f"({' '.join(str(error).split())}). Run pip install 'rimc-onnx[report]', or do without "
-            "the page: the JSON report needs nothing."
-        ) from error
+def _require_page_modules() -> None:
+    for module in ("jinja2", "matplotlib.figure"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise CalibrationError(
+                f"the page of the report needs {module.partition('.')[0]}, which can't be imported "
+                f"here ({' '.join(str(error).split())}). Run pip install 'rimc-onnx[report]', or "
+                "do without the page: the JSON report needs nothing."
+            ) from error

@@ -75,7 +75,7 @@ def calibrate(
         twin: write a plain fp32 model of the same function there, standard operators only.
         device: makes a session from the bytes of a model; default is the native simulator.
         report: write ``<output>.report.json`` (``net.rimc.calibrated.report.json``).
-        page: write ``<output>.report.html`` too; needs matplotlib, the extra ``report``.
+        page: write ``<output>.report.html`` too; needs jinja2 and matplotlib, the extra ``report``.
         force: replace an existing output, and accept a teacher with another sha256.
         progress: called with (pass, nodes done, nodes in all).
 

@@ -136,6 +136,7 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.tags: list[str] = []
         self.rows: list[list[str]] = []
+        self.in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -145,9 +146,13 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in {"td", "th"}:
             self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in {"td", "th"}
 
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1]:
+        if self.in_cell:
             self.rows[-1][-1] += data
 
 
@@ -450,16 +455,17 @@ def test_existing_report_is_kept_unless_forced(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["sram_bytes"] == 16
 
 
-def test_missing_matplotlib_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_missing_package_says_what_to_install(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The extra is not installed: said before the work, and never for the JSON alone.
-    for name in [m for m in sys.modules if m.partition(".")[0] == "matplotlib"]:
+    for name in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(CalibrationError, match=r"pip install 'rimc-onnx\[report\]'"):
         check_report(None, tmp_path / "r.html", force=False)
-    with pytest.raises(CalibrationError, match="matplotlib"):
+    with pytest.raises(CalibrationError, match=f"needs {package}, which"):
         write_report(tmp_path / "r.json", tmp_path / "r.html", record_of(node()), force=False)
     assert list(tmp_path.iterdir()) == []
     write_report(tmp_path / "r.json", None, record_of(node()), force=False)

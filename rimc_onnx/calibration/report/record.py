@@ -37,6 +37,7 @@ __all__ = [
 NATIVE_LIBRARY = "native library"
 """``runs_on`` where nothing else was asked for."""
 
+_SAME_FRAC = 1e-3
 _PROC_STATUS = Path("/proc/self/status")
 _MODULES = ("numpy", "scipy", "onnx", "onnxruntime")
 """Packages whose version decides what a calibration gives."""
@@ -64,6 +65,16 @@ class NodeRecord:
     """Sum of the three."""
     error_before: float
     error_after: float
+
+    @property
+    def is_same(self) -> bool:
+        """True where the calibration changed no more than the last bits of sums in fp32."""
+        return math.isclose(self.error_after, self.error_before, rel_tol=_SAME_FRAC)
+
+    @property
+    def is_worse(self) -> bool:
+        """True where the node errs more than before."""
+        return self.error_after > self.error_before and not self.is_same
 
     @classmethod
     def of(cls, node: CalibratedNode, branch: RramBranch) -> NodeRecord:
