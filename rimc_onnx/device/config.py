@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rimc_onnx.device.curves import Curve, read_curve
+from rimc_onnx.device.curves import Curve
 from rimc_onnx.device.duration import format_time, round_time
-from rimc_onnx.device.iv_curve import IvPolynomial, read_iv_polynomial
+from rimc_onnx.device.iv_curve import IvPolynomial
 from rimc_onnx.device.random.normal import Float64Array
-from rimc_onnx.device.read_noise_curve import ReadNoiseCurve, read_read_noise_curve
-from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, to_plain
-from rimc_onnx.device.time_laws import TimeLaw, read_time_law
-from rimc_onnx.errors import ConfigError, suggest
+from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
+from rimc_onnx.device.serialization import check_number, check_numbers, from_plain, to_plain
+from rimc_onnx.device.time_laws import TimeLaw
+from rimc_onnx.errors import ConfigError
 from rimc_onnx.ops.schema import MAX_IV_SINH
 
 __all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
@@ -322,26 +322,10 @@ class DeviceConfig:
         Raises:
             ConfigError: a field that is not known or missing, or a value out of range.
         """
-        check_keys("device configuration", values, [f.name for f in fields(cls)], sorted(required))
         found = dict(values)
-        for name in ("preset", "source"):
-            if not isinstance(found.get(name, ""), str):
-                raise ConfigError(f"device: {name} must be a name, got {found[name]!r}")
-        for name, kind in (("law", DriftLaw), ("scaling", Scaling)):
-            if name in found:
-                found[name] = _member(name, kind, found[name])
         if "programming_sigma_us" in found:
-            found["programming_sigma_us"] = read_curve(
-                "programming_sigma_us", found["programming_sigma_us"]
-            )
             found.setdefault("drift_frac", 0.0)
-        if "time_law" in found:
-            found["time_law"] = read_time_law(found["time_law"])
-        if "read_noise_curve" in found:
-            found["read_noise_curve"] = read_read_noise_curve(found["read_noise_curve"])
-        if "iv_polynomial" in found:
-            found["iv_polynomial"] = read_iv_polynomial(found["iv_polynomial"])
-        return cls(**found)
+        return from_plain("device configuration", cls, found, required=sorted(required))
 
 
 _MAX_WEIGHT_BITS = 24
@@ -355,13 +339,3 @@ def _pair(name: str, values: Any) -> tuple[float, float]:
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise ConfigError(f"device: {name} must be two rising numbers, got {values!r}")
     return numbers[0], numbers[1]
-
-
-def _member(name: str, kind: type[DriftLaw] | type[Scaling], value: object) -> DriftLaw | Scaling:
-    try:
-        return kind(value)
-    except ValueError as error:
-        known = [member.value for member in kind]
-        raise ConfigError(
-            f"device: {name} '{value}' is not known. {suggest(str(value), known)}"
-        ) from error

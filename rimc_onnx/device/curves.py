@@ -7,19 +7,18 @@ microsiemens; ``nu_mean``: none).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.reproducible_math import exp, log
-from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
-from rimc_onnx.errors import ConfigError, suggest
+from rimc_onnx.device.serialization import check_number, check_numbers
+from rimc_onnx.errors import ConfigError
 
-__all__ = ["Curve", "Logarithmic", "Points", "Polynomial", "Power", "Saturating", "read_curve"]
+__all__ = ["Curve", "Logarithmic", "Points", "Polynomial", "Power", "Saturating"]
 
 
 def _positive(kind: str, name: str, value: float) -> float:
@@ -45,6 +44,11 @@ class Polynomial:
             raise ConfigError("polynomial curve: coefficients must have 1 value or more")
         object.__setattr__(self, "coefficients", values)
         object.__setattr__(self, "g_ref_us", _positive(self.kind, "g_ref_us", self.g_ref_us))
+
+    @classmethod
+    def constant(cls, value: float) -> Polynomial:
+        """The same value at every conductance."""
+        return cls(coefficients=(value,))
 
     def at(self, g_us: Float64Array) -> Float64Array:
         """Values at conductances [n] in microsiemens, [n]."""
@@ -170,27 +174,3 @@ class Points:
 
 
 Curve = Polynomial | Saturating | Logarithmic | Power | Points
-
-_KINDS: dict[str, type[Curve]] = {
-    c.kind: c for c in (Polynomial, Saturating, Logarithmic, Power, Points)
-}
-
-
-def read_curve(where: str, values: Any) -> Curve:
-    """The curve of a table with ``kind`` and that kind's fields; a number is a constant.
-
-    Raises:
-        ConfigError: not a table, a kind or field that is not known, a value out of range.
-    """
-    if isinstance(values, int | float) and not isinstance(values, bool):
-        return Polynomial(coefficients=(check_number("device", where, values),))
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a table with a kind, or a number; got {values!r}")
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: kind {kind!r} is not known. {suggest(str(kind), _KINDS)}")
-    rest = {k: v for k, v in values.items() if k != "kind"}
-    found = _KINDS[kind]
-    names = [f.name for f in fields(found)]
-    check_keys(f"{where} ({kind})", rest, names, required_fields(found))
-    return found(**rest)

@@ -14,16 +14,16 @@ weight tells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from rimc_onnx.device.reproducible_math import scalar_log
-from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
+from rimc_onnx.device.serialization import check_number, check_numbers
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.ops.schema import IV_TERMS
 
-__all__ = ["CURVE_TERMS", "IvPolynomial", "read_iv_polynomial", "sinh", "sinh_curve"]
+__all__ = ["CURVE_TERMS", "IvPolynomial", "sinh", "sinh_curve"]
 
 CURVE_TERMS = 14
 """Terms of the series: for K up to ``opset.MAX_IV_SINH`` what is left out is below float32."""
@@ -112,19 +112,6 @@ class IvPolynomial:
         """N2 and N3 at a conductance."""
         log_g = scalar_log(g_us * 1e-6) / _LN_10
         return _horner(self.square, log_g), _horner(self.cube, log_g)
-
-
-def read_iv_polynomial(values: Any) -> IvPolynomial:
-    """The polynomial of a table with the fields of :class:`IvPolynomial`.
-
-    Raises:
-        ConfigError: not a table, a field that is not known or missing, a value out of range.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"iv_polynomial must be a table, got {values!r}")
-    names = required_fields(IvPolynomial)
-    check_keys("iv_polynomial", values, names, names)
-    return IvPolynomial(**values)
 
 
 def _horner(coefficients: tuple[float, ...], x: float) -> float:

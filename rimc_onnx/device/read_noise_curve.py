@@ -11,15 +11,13 @@ ICECS 2019).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from rimc_onnx.device.curves import Curve, read_curve
-from rimc_onnx.device.serialization import check_keys, check_number
+from rimc_onnx.device.curves import Curve
+from rimc_onnx.device.serialization import check_number
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["ReadNoiseCurve", "read_read_noise_curve"]
+__all__ = ["ReadNoiseCurve"]
 
 _WHERE = "read_noise_curve"
 
@@ -42,19 +40,3 @@ class ReadNoiseCurve:
             object.__setattr__(self, "t_read_s", check_number(_WHERE, "t_read_s", self.t_read_s))
             if not 1e-12 <= self.t_read_s <= 1.0:
                 raise ConfigError(f"{_WHERE}: need 1e-12 <= t_read_s <= 1, got {self.t_read_s}")
-
-
-def read_read_noise_curve(values: Any) -> ReadNoiseCurve:
-    """The law of a table with the fields of :class:`ReadNoiseCurve`.
-
-    Raises:
-        ConfigError: not a table, a field that is not known, a value out of range.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{_WHERE} must be a table, got {values!r}")
-    check_keys(_WHERE, values, [f.name for f in fields(ReadNoiseCurve)], [])
-    found = dict(values)
-    for name in ("sigma_us", "sigma_frac"):
-        if name in found:
-            found[name] = read_curve(f"{_WHERE}: {name}", found[name])
-    return ReadNoiseCurve(**found)

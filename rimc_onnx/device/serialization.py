@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rimc_onnx.errors import ConfigError, suggest
 
-__all__ = ["check_keys", "check_number", "check_numbers", "required_fields", "to_plain"]
+__all__ = ["check_keys", "check_number", "check_numbers", "from_plain", "to_plain"]
+
+Record = TypeVar("Record")
 
 _UNITS = {
     "us": "microsiemens",
@@ -79,9 +82,78 @@ def check_keys(
         raise ConfigError(f"{where} lacks {', '.join(missing)}")
 
 
-def required_fields(record: type[Any]) -> list[str]:
-    """Names of the fields without a default."""
-    return [f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING]
+def from_plain(
+    where: str, record: type[Record], values: Any, *, required: Iterable[str] | None = None
+) -> Record:
+    """The dataclass of a table of plain values, the inverse of :func:`to_plain`.
+
+    Fields of dataclasses and enums are read by their annotations, tuples of them from lists. Of
+    several dataclasses the table names one by its ``kind``; where one of them has a ``constant``, a
+    number is that one. Numbers and names are checked by the dataclass itself. ``required`` are the
+    fields without a default where it is not given.
+
+    Raises:
+        ConfigError: not a table, a kind or field that is not known or missing, or a value out of
+            range.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be a table, got {values!r}")
+    known = fields(record)  # type: ignore[arg-type]
+    if required is None:
+        has_default = (f.default is not MISSING or f.default_factory is not MISSING for f in known)
+        required = [f.name for f, given in zip(known, has_default, strict=True) if not given]
+    check_keys(where, values, [f.name for f in known], required)
+    hints = get_type_hints(record)
+    return record(**{k: _read(f"{where}: {k}", hints[k], value) for k, value in values.items()})
+
+
+def _read(where: str, hint: Any, value: Any) -> Any:
+    """A field's value of the type that its annotation names."""
+    if get_origin(hint) is tuple:
+        return _read_tuple(where, get_args(hint), value)
+    kinds = get_args(hint) or (hint,)
+    if value is None and NoneType in kinds:
+        return None
+    records = [kind for kind in kinds if is_dataclass(kind)]
+    if records:
+        return _read_record(where, records, value)
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, Enum) and not isinstance(value, kind):
+            known = [member.value for member in kind]
+            if value not in known:
+                what = f"{where} '{value}' is not known"
+                raise ConfigError(f"{what}. {suggest(str(value), known)}")
+            return kind(value)
+    if str in kinds and not isinstance(value, str):
+        raise ConfigError(f"{where} must be a name, got {value!r}")
+    return value
+
+
+def _read_tuple(where: str, kinds: tuple[Any, ...], value: Any) -> Any:
+    """A tuple of dataclasses; one of numbers is checked by the dataclass that has it."""
+    if not any(is_dataclass(kind) for kind in get_args(kinds[0])):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} must be a list, got {value!r}")
+    return tuple(_read(f"{where}[{i}]", kinds[0], v) for i, v in enumerate(value))
+
+
+def _read_record(where: str, records: list[Any], value: Any) -> Any:
+    """One dataclass, or the one of several that the table names."""
+    if len(records) == 1 and not hasattr(records[0], "kind"):
+        return from_plain(where, records[0], value)
+    constants = [record for record in records if hasattr(record, "constant")]
+    if constants and isinstance(value, int | float) and not isinstance(value, bool):
+        return constants[0].constant(check_number("device", where, value))
+    if not isinstance(value, Mapping):
+        number = ", or a number" if constants else ""
+        raise ConfigError(f"{where} must be a table with a kind{number}; got {value!r}")
+    by_kind = {record.kind: record for record in records}
+    kind = value.get("kind")
+    if kind not in by_kind:
+        raise ConfigError(f"{where}: kind {kind!r} is not known. {suggest(str(kind), by_kind)}")
+    rest = {name: v for name, v in value.items() if name != "kind"}
+    return from_plain(f"{where} ({kind})", by_kind[kind], rest)
 
 
 def to_plain(value: Any) -> Any:

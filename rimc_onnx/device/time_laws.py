@@ -13,20 +13,19 @@ direction that it drifts in. Publications state marginals only; that is the one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum, unique
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rimc_onnx.device.curves import Curve, read_curve
+from rimc_onnx.device.curves import Curve
 from rimc_onnx.device.duration import round_time
 from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.reproducible_math import scalar_log
-from rimc_onnx.device.serialization import check_keys, check_number, check_numbers, required_fields
-from rimc_onnx.errors import ConfigError, suggest
+from rimc_onnx.device.serialization import check_number, check_numbers
+from rimc_onnx.errors import ConfigError
 
 __all__ = [
     "LogRelaxation",
@@ -34,7 +33,6 @@ __all__ = [
     "SigmaAtTimes",
     "TimeAxis",
     "TimeLaw",
-    "read_time_law",
 ]
 
 
@@ -179,8 +177,6 @@ class PowerDecay:
 
 TimeLaw = SigmaAtTimes | LogRelaxation | PowerDecay
 
-_KINDS: dict[str, type[TimeLaw]] = {c.kind: c for c in (SigmaAtTimes, LogRelaxation, PowerDecay)}
-
 
 def _check_range(law: LogRelaxation | PowerDecay) -> None:
     where = f"time law {law.kind}"
@@ -188,35 +184,3 @@ def _check_range(law: LogRelaxation | PowerDecay) -> None:
         object.__setattr__(law, name, _time(where, name, getattr(law, name)))
     if not 0.0 < law.t0_s <= law.t_max_s:
         raise ConfigError(f"{where}: need 0 < t0_s <= t_max_s, got {law.t0_s} and {law.t_max_s}")
-
-
-def _read(where: str, name: str, value: Any) -> Any:
-    if name in {"nu_mean", "nu_sigma"}:
-        return read_curve(f"{where}: {name}", value)
-    if name in {"sigma_us", "mean_us"} and isinstance(value, list | tuple):
-        return tuple(read_curve(f"{where}: {name}[{i}]", v) for i, v in enumerate(value))
-    if name == "axis":
-        known = [axis.value for axis in TimeAxis]
-        if value not in known:
-            raise ConfigError(f"{where}: axis {value!r} is not known. {suggest(str(value), known)}")
-        return TimeAxis(value)
-    return value
-
-
-def read_time_law(values: Any) -> TimeLaw:
-    """The law of a table with ``kind`` and that kind's fields.
-
-    Raises:
-        ConfigError: not a table, a kind or field that is not known, a value out of range.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"time_law must be a table with a kind, got {values!r}")
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise ConfigError(f"time_law: kind {kind!r} is not known. {suggest(str(kind), _KINDS)}")
-    found, where = _KINDS[kind], f"time_law ({kind})"
-    rest = {k: v for k, v in values.items() if k != "kind"}
-    check_keys(where, rest, [f.name for f in fields(found)], required_fields(found))
-    if found is SigmaAtTimes and not isinstance(rest.get("sigma_us", []), list | tuple):
-        raise ConfigError(f"{where}: sigma_us must be a list of curves, one for each of times_s")
-    return found(**{name: _read(where, name, value) for name, value in rest.items()})
