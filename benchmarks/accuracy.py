@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
 
-    python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget] [--drift 0.2]
-        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node] [--fp32-adapters]
+    python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget 5%] [--drift 0.2]
+        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node] [--native]
+        [--fp32-adapters]
 
-One row per drift seed, with the native library and in stock ONNX Runtime. ``--read-out`` brings a
-statistics file of 256 training images along; it needs ``--samples 0`` or more. ``--fp32-adapters``
-adds what the same adapters give before A, B, M and S are rounded to int8, inputs not rounded
-either: as dense fp32 weights, so without converters and noise.
+One row per drift seed, with the native library and in stock ONNX Runtime, which ``--native`` leaves
+out. ``error`` is the calibration's own figure of the outputs, on its samples. ``--read-out`` brings
+a statistics file of 256 training images along; it needs ``--samples 0`` or more.
+``--fp32-adapters`` adds what the same adapters give before A, B and S are rounded to codes, inputs
+not rounded either: as dense fp32 weights, so without converters and noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ import rimc_onnx
 from benchmarks.datasets import DATA
 from rimc_onnx import passes
 from rimc_onnx.calibration import fit
-from rimc_onnx.calibration.config import CalibrateConfig, Solver
+from rimc_onnx.calibration.config import CalibrateConfig, Solver, parse_budget
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.crossbar.config import ConvertConfig
@@ -36,7 +39,7 @@ from rimc_onnx.io.model_files import load_model, save_model
 
 _DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
-_FIGURES = "{:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.2f}"
+_FIGURES = "{:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.3f} {:7.2f}"
 _FP32 = "  {:7.2f}"
 
 
@@ -46,8 +49,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--sample-seed", type=int, default=0)
-    parser.add_argument("--rank", type=int, default=2, help="rank that is converted for")
-    parser.add_argument("--budget", action="store_true", help="its SRAM as one budget")
+    parser.add_argument("--rank", type=int, default=2, help="one rank for all nodes")
+    parser.add_argument("--budget", help="bytes or share (5%%) of SRAM, in place of the rank")
+    parser.add_argument("--native", action="store_true", help="not in stock ONNX Runtime, too")
     parser.add_argument("--drift", type=float, default=0.2)
     parser.add_argument("--device", default="gaussian-relative")
     parser.add_argument("--scaling", choices=[s.value for s in Scaling], default="node")
@@ -58,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / arguments.model
     print(f"teacher {_top1(teacher, native=False):.2f} %")
-    print("solver       seed  drifted  (stock)  calibrated  (stock)  seconds", end="")
+    print("solver       seed  drifted  (stock)  calibrated  (stock)    error seconds", end="")
     print(f"{'  fp32':9s}" if arguments.fp32_adapters else "", " RRAM bytes kept")
     form = _FIGURES + (_FP32 if arguments.fp32_adapters else "")
     rows: dict[str, list[tuple[float, ...]]] = {solver: [] for solver in arguments.solver}
@@ -104,12 +108,11 @@ def _row(
     with mock.patch.object(fit, "quantize", quantize):
         report = _calibrate(converted, teacher, solver, arguments, known)
     figures = [
-        _top1(converted, native=True),
-        _top1(converted, native=False),
-        _top1(report.output, native=True),
-        _top1(report.output, native=False),
-        report.seconds,
+        _top1(model, native=native) if native or not arguments.native else math.nan
+        for model in (converted, report.output)
+        for native in (True, False)
     ]
+    figures += [report.calibrated.error, report.seconds]
     if arguments.fp32_adapters:
         twin = Path(converted).with_suffix(".fp32.onnx")
         _write_fp32(converted, Path(report.output), fitted, twin)
@@ -120,6 +123,7 @@ def _row(
 def _calibrate(
     converted: str, teacher: Path, solver: str, arguments: argparse.Namespace, known: Path | None
 ) -> Any:
+    in_bytes, frac = (None, None) if arguments.budget is None else parse_budget(arguments.budget)
     return rimc_onnx.calibrate(
         converted,
         data=_DATA,
@@ -130,15 +134,22 @@ def _calibrate(
             solver=Solver(solver),
             read_out=arguments.read_out,
             num_samples=arguments.samples,
-            rank=None if arguments.budget else arguments.rank,
+            rank=arguments.rank if arguments.budget is None else None,
+            sram_budget_bytes=in_bytes,
+            sram_budget_frac=frac,
             sample_seed=arguments.sample_seed,
         ),
     )
 
 
 def _write_fp32(converted: str, calibrated: Path, fitted: dict[str, Adapter], twin: Path) -> None:
-    """The digital twin of ``calibrated`` with each weight (W_r + A B + S) o M of ``fitted``."""
+    """The digital twin of ``calibrated`` with A, B and S of ``fitted`` in each weight.
+
+    M is that of the file: it moved when gains were matched on the student's inputs.
+    """
     folded = load_model(calibrated)
+    codes = {branch.node: branch.adapter() for branch in passes.rram_branches(folded)}
+    gains = {n: a.magnitude * np.float64(a.magnitude_scale[0]) for n, a in codes.items()}
     passes.FoldAdaptersPass()(folded)
     save_model(folded, twin, force=True)
     cells = _rram_weights(converted)
@@ -152,10 +163,10 @@ def _write_fp32(converted: str, calibrated: Path, fitted: dict[str, Adapter], tw
         merged = numpy_helper.to_array(cells[f"{node.name}/rram"])
         if node.op_type == "Conv":  # matrices are [G, d, m], the weight [M, C / group, *kernel]
             merged = merged + delta.transpose(0, 2, 1).reshape(merged.shape)
-            merged *= adapter.m.reshape(-1, *[1] * (merged.ndim - 1))
+            merged = merged * gains[node.name].reshape(-1, *[1] * (merged.ndim - 1))
         else:
-            merged = (merged + delta[0]) * adapter.m.reshape(-1)
-        weight.CopyFrom(numpy_helper.from_array(merged, weight.name))
+            merged = (merged + delta[0]) * gains[node.name]
+        weight.CopyFrom(numpy_helper.from_array(merged.astype(np.float32), weight.name))
     onnx.save(model, twin)
 
 

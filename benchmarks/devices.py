@@ -37,13 +37,13 @@ def main() -> None:
     parser.add_argument("--time", action="append")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10)
-    parser.add_argument("--rank", type=int, default=2, help="its SRAM is the budget")
+    parser.add_argument("--rank", type=int, default=2, help="that is converted for")
     parser.add_argument("--ideal-reads", action="store_true")
     arguments = parser.parse_args()
     teacher = DATA / "resnet20_cifar100" / "resnet20.onnx"
     print(
         f"teacher {_top1(teacher, native=False):.2f} %, {arguments.seeds} seeds, "
-        f"{arguments.samples} samples, SRAM of rank {arguments.rank}\n"
+        f"{arguments.samples} samples, 5 % SRAM\n"
     )
     print("| device | time | uncalibrated | black box | read-out |\n|---|---|---|---|---|")
     times = [parse_time(text) for text in arguments.time or _TIMES]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network of ResNet-50's shape with random weights: conversion and calibration at size.
 
-    python -m benchmarks.resnet50 [--samples 10] [--rank 4] [--budget]
+    python -m benchmarks.resnet50 [--samples 10] [--rank 4] [--budget 5%]
 
 Prints gamma (Dong, eq. 7), the time of every step and the peak memory of calibration, which runs in
 a process of its own. 224 x 224 images of noise; the weights give each feature a power of about 1.
@@ -115,10 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--budget", action="store_true", help="the SRAM of that rank as one budget")
+    parser.add_argument("--budget", help="bytes or share (5%%) of SRAM, in place of the rank")
     arguments = parser.parse_args()
     data = ["--data", "benchmarks.resnet50:images"]
-    rank = [] if arguments.budget else ["--rank", str(arguments.rank)]
+    sram = ["--rank", str(arguments.rank)]
+    if arguments.budget is not None:
+        sram = ["--sram-budget", arguments.budget]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         make_model(model)
@@ -128,7 +130,7 @@ def main() -> None:
             "calibrate",
             model.with_suffix(".rimc.onnx"),
             *data,
-            *rank,
+            *sram,
             "--samples",
             arguments.samples,
         )

@@ -346,7 +346,8 @@ def test_swappable_model_is_inspected_and_calibrated_as_any_other(digits_job: Pa
     assert (inspect(source).swappable, inspect(live).swappable) == (False, True)
     assert (inspect(source).adapters, inspect(live).adapters) == (0, 0)
     calibrate(live)
-    assert inspect(digits_job / "live.calibrated.onnx").adapters == 11
+    fitted = inspect(digits_job / "model.rimc.calibrated.onnx").adapters
+    assert inspect(digits_job / "live.calibrated.onnx").adapters == fitted > 5
     got = load_model(digits_job / "live.calibrated.onnx")
     want = load_model(digits_job / "model.rimc.calibrated.onnx")
     assert rram_digest(got) == rram_digest(want)

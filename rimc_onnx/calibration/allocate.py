@@ -8,22 +8,25 @@ taking the best gain per byte first is the Lagrangian solution (as IO-SVD and Ze
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.solvers.closed_form import Draft
+from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = ["Kinds", "Share", "allocate", "uniform"]
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
-_SPARSE_BYTES = 2
-"""An int8 code and an 8-bit relative index."""
+_SPARSE_BYTES = 1.5
+"""A code of 4 bits and an 8-bit relative index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Share:
     """Sparse cells (or all cells) of the correction, [G, d, m]."""
     dense: bool = False
     """The correction is kept whole."""
+    magnitude: bool = True
+    """Bit lines may have gains of their own."""
 
 
 def uniform(geometries: Iterable[NodeGeometry], rank: int) -> list[Share]:
@@ -56,28 +61,77 @@ def uniform(geometries: Iterable[NodeGeometry], rank: int) -> list[Share]:
 def allocate(
     drafts: Sequence[Draft], budget_bytes: int, kinds: Kinds, sparse_frac: float
 ) -> list[Share]:
-    """Spend ``budget_bytes`` on top of the magnitudes; never more."""
+    """Spend ``budget_bytes``; never more, where they hold the magnitudes that have to be."""
+    own = _magnitudes(drafts, budget_bytes, kinds, sparse_frac)
+    drafts = [d if keep else d.without_magnitude() for d, keep in zip(drafts, own, strict=True)]
     shares: list[Share | None] = [None] * len(drafts)
-    left = budget_bytes
+    left = budget_bytes - sum(d.m.size for d, keep in zip(drafts, own, strict=True) if keep)
     if kinds.dense:
         shares, left = _dense(drafts, left, kinds)
     open_nodes = [i for i, share in enumerate(shares) if share is None]
     rest = [drafts[i] for i in open_nodes]
     cells: list[F32 | None] = [None] * len(rest)
     if kinds.sparse:
-        part = int(sparse_frac * left) if kinds.low_rank else left
-        cells = _sparse_cells(rest, part // _SPARSE_BYTES)
-        left -= _SPARSE_BYTES * sum(int(np.count_nonzero(c)) for c in cells if c is not None)
+        cells = _sparse_cells(rest, _num_cells(left, kinds, sparse_frac))
+        left -= sum(_bytes_of(c) for c in cells)
     ranks = _ranks(rest, cells, left) if kinds.low_rank else [0] * len(rest)
     for i, rank, s in zip(open_nodes, ranks, cells, strict=True):
         shares[i] = Share(rank=rank, s=s)
-    return [share for share in shares if share is not None]
+    return [
+        replace(share, magnitude=keep)
+        for share, keep in zip(shares, own, strict=True)
+        if share is not None
+    ]
+
+
+def _bytes_of(cells: F32 | None) -> int:
+    """SRAM of one node's sparse cells: whole bytes."""
+    return 0 if cells is None else math.ceil(_SPARSE_BYTES * int(np.count_nonzero(cells)))
+
+
+def _num_cells(budget_bytes: int, kinds: Kinds, sparse_frac: float) -> int:
+    part = sparse_frac * budget_bytes if kinds.low_rank else budget_bytes
+    return max(0, int(part / _SPARSE_BYTES))
+
+
+def _magnitudes(
+    drafts: Sequence[Draft], budget_bytes: int, kinds: Kinds, sparse_frac: float
+) -> list[bool]:
+    """Nodes whose bit lines get gains of their own: where these gain more than sparse cells.
+
+    One gain for the node costs nothing. Without sparse cells to compare with all nodes have them.
+    """
+    if not kinds.magnitude or not kinds.sparse:
+        return [kinds.magnitude] * len(drafts)
+    count = _num_cells(budget_bytes, kinds, sparse_frac)
+    price = 0.0
+    if count:
+        plain = [node.without_magnitude() for node in drafts]
+        best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in plain])
+        price = float(_largest(best, count).min()) / _SPARSE_BYTES
+    own = [False] * len(drafts)
+    for i in sorted(range(len(drafts)), key=lambda i: -drafts[i].magnitude_gain / drafts[i].m.size):
+        size, gain = drafts[i].m.size, drafts[i].magnitude_gain
+        if gain > price * size and size <= budget_bytes:
+            own[i] = True
+            budget_bytes -= size
+    return own
 
 
 def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
-    """The ``count`` cells of all nodes that gain most."""
-    if count <= 0 or not drafts:
-        return [None] * len(drafts)
+    """The cells of all nodes that gain most, in the bytes of ``count``."""
+    budget_bytes = _SPARSE_BYTES * count
+    while count > 0 and drafts:
+        cells = _best_cells(drafts, count)
+        # Half a byte is left over in every node with an odd number of them.
+        over = sum(_bytes_of(c) for c in cells) - budget_bytes
+        if over <= 0:
+            return cells
+        count -= math.ceil(over / _SPARSE_BYTES)
+    return [None] * len(drafts)
+
+
+def _best_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
     # A node can't hold more of the best than there are: a bound keeps the list of gains short.
     best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in drafts])
     best = _largest(best, count)
@@ -103,16 +157,17 @@ def _largest(values: F32, count: int) -> F32:
 
 
 def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: int) -> list[int]:
-    costs = []
-    gains = []
-    for node, s in zip(drafts, cells, strict=True):
-        group, depth, columns = node.need.shape
-        cost = group * (depth + columns)
+    costs = [node.need.shape[0] * sum(node.need.shape[1:]) for node in drafts]
+
+    def gains_of(item: tuple[Draft, F32 | None, int]) -> F64:
+        node, s, cost = item
+        _, depth, columns = node.need.shape
         # Beyond this rank the branch costs more than the matrix.
         most = min(depth, columns, max(1, depth * columns // (depth + columns)))
         most = max(0, min(most, budget_bytes // cost, MAX_RANK))
-        costs.append(cost)
-        gains.append(node.rank_gains(s, most) if most else np.zeros(0))
+        return node.rank_gains(s, most) if most else np.zeros(0)
+
+    gains = list(beside_each_other(gains_of, zip(drafts, cells, costs, strict=True)))
     ranks = [0] * len(drafts)
     heap = [(-g[0] / c, i) for i, (g, c) in enumerate(zip(gains, costs, strict=True)) if len(g)]
     heapq.heapify(heap)
@@ -157,7 +212,7 @@ def _rival(
     best = 0.0
     if kinds.sparse:
         cells = np.concatenate([gains[j].ravel() for j in nodes])
-        best = float(_largest(cells, size // _SPARSE_BYTES).sum())
+        best = float(_largest(cells, int(size / _SPARSE_BYTES)).sum())
     if kinds.low_rank:
         for j in nodes:
             group, depth, columns = drafts[j].need.shape

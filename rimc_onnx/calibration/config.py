@@ -14,6 +14,7 @@ from rimc_onnx.errors import ConfigError, UsageError, suggest
 from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = [
+    "DEFAULT_BUDGET_FRAC",
     "READ_OUT_NOISE_FRAC",
     "CalibrateConfig",
     "Propagate",
@@ -23,6 +24,8 @@ __all__ = [
     "parse_budget",
 ]
 
+DEFAULT_BUDGET_FRAC = 0.05
+"""SRAM of all adapters where nothing is said, as a share of the weights (docs/calibration.md)."""
 READ_OUT_NOISE_FRAC = 0.02
 """``read_out_noise_frac`` where none is given."""
 
@@ -65,8 +68,8 @@ class CalibrateConfig:
     """One rank for all nodes. ``None``: one SRAM budget, spent where it helps most."""
     sram_budget_bytes: int | None = None
     sram_budget_frac: float | None = None
-    """The budget, in bytes or as a share of the number of weights. Neither: the bytes of the
-    branches that the model was converted with."""
+    """The budget, in bytes or as a share of the bytes of the mapped weights, one each. Neither is
+    :data:`DEFAULT_BUDGET_FRAC`."""
     solver: Solver = Solver.CLOSED_FORM
     propagate: Propagate = Propagate.TEACHER
     read_out: bool = False

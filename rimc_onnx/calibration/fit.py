@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.allocate import Share, allocate, uniform
-from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.calibration.config import DEFAULT_BUDGET_FRAC, CalibrateConfig
 from rimc_onnx.calibration.gains import SampleMoments
 from rimc_onnx.calibration.job import CalibrationJob, problem_of, target_of
 from rimc_onnx.calibration.moments import Features
@@ -40,8 +40,6 @@ from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
-from rimc_onnx.ops.geometry import NodeGeometry
-from rimc_onnx.ops.schema import RANK_KEY
 from rimc_onnx.passes import AttachAdaptersPass
 
 __all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student"]
@@ -103,7 +101,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
             nodes.append(found)
         job.progress("teacher", done + 1, len(job.pairs))
     if drafts:
-        shares = _shares(drafts, job.config, job.student.metadata_props.get(RANK_KEY))
+        shares = _shares(drafts, job.config)
         drafted = zip(job.pairs, drafts, shares, strict=True)
         nodes = list(beside_each_other(lambda item: _finished(job, *item), drafted))
     if job.exact:
@@ -124,7 +122,7 @@ def _finished(
     job: CalibrationJob, pair: Pair, node: Draft, share: Share, features: Features | None = None
 ) -> CalibratedNode:
     task = NodeTask(
-        draft=node,
+        draft=node if share.magnitude else node.without_magnitude(),
         features=features if job.solver.needs_features else None,
         magnitude=job.config.kinds.magnitude,
         seed=job.config.solver_seed,
@@ -161,31 +159,19 @@ def _ranks(job: CalibrationJob) -> list[Share]:
     return uniform([pair.geometry for pair in job.pairs], rank)
 
 
-def _shares(drafts: Sequence[Draft], config: CalibrateConfig, reserved: str | None) -> list[Share]:
+def _shares(drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
     magnitudes = sum(d.m.size for d in drafts) if config.kinds.magnitude else 0
-    if config.sram_budget_frac is not None:
-        budget = int(config.sram_budget_frac * sum(d.need.size for d in drafts))
-    elif config.sram_budget_bytes is not None:
-        budget = config.sram_budget_bytes
-    elif reserved is not None:
-        budget = sum(_reserved_bytes(d.problem.geometry, int(reserved)) for d in drafts)
-    else:
-        raise CalibrationError(
-            "the model does not say how much SRAM it was converted for. "
-            "Give --sram-budget or --rank."
-        )
-    if budget < magnitudes:
+    budget = config.sram_budget_bytes
+    if budget is None:
+        frac = config.sram_budget_frac
+        frac = DEFAULT_BUDGET_FRAC if frac is None else frac
+        budget = int(frac * sum(d.need.size for d in drafts))
+    if budget < magnitudes and not config.kinds.sparse:
         raise CalibrationError(
             f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
             "magnitudes. Give a larger one, or --adapter without a magnitude (sparse, lora)."
         )
-    return allocate(drafts, budget - magnitudes, config.kinds, config.closed_form.sparse_frac)
-
-
-def _reserved_bytes(geometry: NodeGeometry, rank: int) -> int:
-    """SRAM of a branch of the rank that the model was converted with, magnitude included."""
-    depth, columns = geometry.depth, geometry.group_columns
-    return geometry.group * (geometry.clamp_rank(rank) * (depth + columns) + columns)
+    return allocate(drafts, budget, config.kinds, config.closed_form.sparse_frac)
 
 
 def _coded(pair: Pair, problem: NodeProblem, fitted: Adapter, share: Share) -> CalibratedNode:

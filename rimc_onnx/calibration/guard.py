@@ -199,7 +199,6 @@ def _attempt(job: CalibrationJob) -> _Attempt:
             trial.feeds,
             trial.device,
             prior_samples=job.config.closed_form.bias_prior_samples,
-            magnitude=job.config.kinds.magnitude,
             progress=lambda done, total: job.progress("student", done, total),
         )
     nodes = [replace(node, adapter=settled[node.name]) for node in fitted.nodes]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
-from rimc_onnx.ops.adapter import QuantizedAdapter, lora_shapes, magnitude_codes
+from rimc_onnx.ops.adapter import SPARSE_CODES, QuantizedAdapter, lora_shapes, magnitude_codes
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM
 
@@ -54,7 +54,7 @@ def quantize(
     m_codes, m_scale = magnitude_codes(adapter.m)
 
     cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
-    s_codes, s_scale = _codes(cells)
+    s_codes, s_scale = _codes(cells, _CODES if dense else SPARSE_CODES)
     s_scale_f32 = (s_scale * np.float64(x_scale)).astype(np.float32)
     values, index = _sparse(s_codes, geometry, dense=dense)
     a_shape, b_shape, ranks = lora_shapes(geometry, a.shape[2])
@@ -82,18 +82,16 @@ def quantize(
     return codes, stored
 
 
-def _codes(values: F32 | F64) -> tuple[F64, F64]:
-    """Codes [G, i, j] with a scale for each j: |code| <= 127, and sums exact in fp32."""
+def _codes(values: F32 | F64, most: int = _CODES) -> tuple[F64, F64]:
+    """Codes [G, i, j] with a scale for each j: |code| <= ``most``, and sums exact in fp32."""
     if values.shape[1] == 0:
         return np.zeros(values.shape), np.ones(values.shape[::2])
     size = np.abs(values.astype(np.float64))
-    scale = np.maximum(
-        size.max(axis=1) / _CODES, size.sum(axis=1) / (MAX_CODE_SUM - values.shape[1])
-    )
+    scale = np.maximum(size.max(axis=1) / most, size.sum(axis=1) / (MAX_CODE_SUM - values.shape[1]))
     scale[scale < np.finfo(np.float32).tiny] = 1.0
     # The scale is stored in fp32, so the codes are made for the stored one.
     scale = scale.astype(np.float32).astype(np.float64)
-    return np.clip(np.rint(values / scale[:, None, :]), -_CODES, _CODES), scale
+    return np.clip(np.rint(values / scale[:, None, :]), -most, most), scale
 
 
 def _refit(adapter: Adapter, a: F32, metric: Gram) -> F64:

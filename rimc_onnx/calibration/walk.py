@@ -281,14 +281,13 @@ def settle(
     factory: SessionFactory,
     *,
     prior_samples: float,
-    magnitude: bool,
     progress: Callable[[int, int], None],
 ) -> dict[str, QuantizedAdapter]:
     """Walk the calibrated student and move each node's gain and bias towards the teacher's output.
 
-    ``teacher`` are moments of the teacher's outputs on the same feeds, without bias. Where the
-    adapters have no ``magnitude``, the gain is one digital scale for the node. Later nodes see the
-    moved outputs. Gives the adapter of every node, by name.
+    ``teacher`` are moments of the teacher's outputs on the same feeds, without bias. Where an
+    adapter has no magnitude, the gain is one digital scale for the node. Later nodes see the moved
+    outputs. Gives the adapter of every node, by name.
     """
     by_output = {pair.branch.dora.outputs[0].name or "": pair for pair in pairs}
     run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
@@ -298,7 +297,7 @@ def settle(
         node, geometry = pair.branch.node, pair.geometry
         adapter, wanted = pair.branch.adapter(), teacher[node]
         answered = SampleMoments.of(chunks, geometry.channel_axis)
-        louder, gain = adapter.louder(gain_change(wanted, answered, per_line=magnitude))
+        louder, gain = adapter.louder(gain_change(wanted, answered, per_line=adapter.has_magnitude))
         lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain
         scale = np.sqrt(wanted.total_variance())
         shift = bias_shift(lacking - adapter.bias, scale, prior_samples=prior_samples)

@@ -332,7 +332,7 @@ class FitOptions:
         typer.Option(
             metavar="BYTES|SHARE%",
             help="SRAM for all adapters.",
-            show_default="that of the branches as converted",
+            show_default="5% of the weights",
         ),
     ] = None
     solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form"

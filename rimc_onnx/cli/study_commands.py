@@ -88,7 +88,7 @@ def study_recovery(
         typer.Option(
             metavar="BYTES|SHARE%",
             help="SRAM for all adapters.",
-            show_default="that of branches of --rank",
+            show_default="5% of the weights",
         ),
     ] = None,
     labels: Labels = None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SRAM adapter of one RRAM node, as it is stored: int8 A, B, M with their scales."""
+"""The SRAM adapter of one RRAM node, as it is stored: codes of A, B, M and S with their scales."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import numpy.typing as npt
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
 
-__all__ = ["IDENTITY_CODE", "QuantizedAdapter", "lora_shapes", "magnitude_codes"]
+__all__ = [
+    "IDENTITY_CODE",
+    "SPARSE_CODES",
+    "QuantizedAdapter",
+    "lora_shapes",
+    "magnitude_codes",
+]
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -21,6 +27,8 @@ Int8Array = npt.NDArray[np.int8]
 IDENTITY_CODE = 64
 """Code of a magnitude of 1 at identity; its scale 1/64 makes the product exact."""
 _MOST_CODE = 127
+SPARSE_CODES = 7
+"""Largest code of a sparse cell that takes 4 bits."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,14 +114,30 @@ class QuantizedAdapter:
 
     @property
     def sram_bytes(self) -> int:
-        """Bytes in SRAM: int8 A, B and M, a code and an 8-bit relative index per sparse value.
+        """Bytes in SRAM: int8 A, B and M, and :attr:`sparse_bytes`.
 
-        All cells of the matrix kept need no index. Scales and the digital bias are not counted.
+        Scales and the digital bias are not counted.
         """
-        codes, cells = self.sparse_values.size, _cells(self)
-        sparse = codes if codes == cells else 2 * codes
-        has_magnitude = bool((self.magnitude != IDENTITY_CODE).any())
-        return self.lora_a.size + self.lora_b.size + has_magnitude * self.magnitude.size + sparse
+        magnitude = self.magnitude.size if self.has_magnitude else 0
+        return self.lora_a.size + self.lora_b.size + magnitude + self.sparse_bytes
+
+    @property
+    def has_magnitude(self) -> bool:
+        """True where bit lines have gains of their own."""
+        return bool((self.magnitude != IDENTITY_CODE).any())
+
+    @property
+    def sparse_bytes(self) -> int:
+        """A code and an 8-bit relative index per sparse value.
+
+        The code takes 4 bits where all of the node's do. All cells of the matrix kept are int8 and
+        need no index.
+        """
+        codes = self.sparse_values.size
+        if codes == _cells(self):
+            return codes
+        bits = 4 if (np.abs(self.sparse_values.astype(np.int16)) <= SPARSE_CODES).all() else 8
+        return -(-codes * (8 + bits) // 8)
 
     @property
     def is_identity(self) -> bool:

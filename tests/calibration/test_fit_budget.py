@@ -20,7 +20,9 @@ from rimc_onnx.calibration.config import (
     parse_budget,
 )
 from rimc_onnx.errors import CalibrationError, ConfigError, UsageError
+from rimc_onnx.io.model_files import load_model
 from rimc_onnx.ops import schema
+from rimc_onnx.passes import rram_branches
 
 KINDS = ["dora", "lora", "magnitude", "bias", "sparse", "dora+sparse", "lora+sparse", "dora+dense"]
 
@@ -54,7 +56,7 @@ def test_adapter_has_the_parts_asked_for_within_its_budget(digits_job: Path, kin
     assert all(n.error_after <= n.error_before * (1 + 1e-5) for n in report.nodes)
 
 
-def test_budget_is_the_converted_branches_or_what_is_given(digits_job: Path) -> None:
+def test_budget_is_a_share_of_the_weights_or_what_is_given(digits_job: Path) -> None:
     # A budget in percent of something else; more SRAM that is not used, or is of no use.
     bound = {"1200": 1200, "5%": 0, "9%": 0}
     spent = {}
@@ -73,14 +75,9 @@ def test_budget_is_the_converted_branches_or_what_is_given(digits_job: Path) -> 
         spent[text] = report.sram_bytes
         errors[text] = sum(n.error_after for n in report.nodes)
     assert errors["1200"] < errors["9%"] < errors["5%"]
-    # A conversion of rank 4 reserves what a calibration spends when nothing is said.
-    reserved = sum(
-        numpy_helper.to_array(t).size
-        for t in onnx.load(digits_job / "model.rimc.onnx").graph.initializer
-        if t.name.endswith(("/lora_a", "/lora_b", "/magnitude"))
-    )
+    # When nothing is said it is 5 %.
     report = calibrate(digits_job / "model.rimc.onnx", digits_job / "new.onnx", force=True)
-    assert 0.95 * reserved < report.sram_bytes <= reserved
+    assert report.sram_bytes == spent["5%"]
 
 
 def test_budget_that_does_not_hold_the_magnitudes_is_refused(digits_job: Path) -> None:
@@ -90,9 +87,22 @@ def test_budget_that_does_not_hold_the_magnitudes_is_refused(digits_job: Path) -
     with pytest.raises(CalibrationError, match=r"does not hold the .* magnitudes"):
         calibrate(source, out, config=config)
     assert not out.exists()
-    config = CalibrateConfig(sram_budget_bytes=5, adapter="lora+sparse")
-    report = calibrate(source, out, config=config)
-    assert report.sram_bytes <= 5
+    for adapter in ("lora+sparse", "dora+sparse"):
+        config = CalibrateConfig(sram_budget_bytes=5, adapter=adapter)
+        report = calibrate(source, out, config=config, force=True)
+        assert report.sram_bytes <= 5
+
+
+def test_adapters_without_a_magnitude_have_a_digital_gain(digits_job: Path) -> None:
+    # Arrays that are too loud or too quiet, and no part of the adapter that could say so.
+    out = digits_job / "new.onnx"
+    calibrate(digits_job / "model.rimc.onnx", out, config=CalibrateConfig(rank=2, adapter="bias"))
+    adapters = [branch.adapter() for branch in rram_branches(load_model(out))]
+    assert not any(a.has_magnitude for a in adapters)
+    gains = [float(a.magnitude[0] * a.magnitude_scale[0]) for a in adapters]
+    assert 0.7 < min(gains) < max(gains) < 1.4
+    assert sum(gain != 1 for gain in gains) > 5
+    assert all(a.sram_bytes == 0 for a in adapters)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_read_out_and_statistics_calibrate_without_a_sample(
         digits_job / "model.rimc.onnx", out, statistics=statistics, config=config, device=device
     )
     assert report.samples == 0
-    assert {n.error_after < n.error_before for n in report.nodes} == {True}
+    assert {n.error_after < n.error_before for n in report.nodes if n.sram_bytes} == {True}
     # Drifted is 87.6 %, clean 98.2 %: at least half of the way back.
     drifted = top1(digits_job / "model.rimc.onnx")
     assert top1(out) > (drifted + 0.982) / 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.ops.adapter import QuantizedAdapter, magnitude_codes
 from rimc_onnx.ops.schema import MAX_CODE_SUM, MAX_RANK
 
 
@@ -84,3 +84,38 @@ def test_sums_of_codes_stay_exact() -> None:
     full = {"sparse_values": np.full(depth, 127, np.int8), "sparse_index": np.arange(depth)}
     with pytest.raises(ValueError, match=r"sum of \|sparse_values\| is .* on a bit line"):
         QuantizedAdapter(**{**wide, **full})
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(7, 5), (8, 6)])
+def test_sparse_cells_take_four_bits_where_all_of_them_fit(largest: int, expected: int) -> None:
+    # Cells counted at four bits that need eight: 3 cells are 36 bits, or 48; 144 need no index.
+    cells = {"sparse_values": np.array([1, -largest, 3], np.int8)}
+    assert QuantizedAdapter(**{**tensors(), **cells}).sparse_bytes == expected
+    cells = {"sparse_values": np.full(24, 3, np.int8), "sparse_index": np.arange(24)}
+    assert QuantizedAdapter(**{**tensors(), **cells}).sparse_bytes == 24
+
+
+def test_one_gain_for_all_bit_lines_takes_no_sram() -> None:
+    # A byte for every bit line of a node that needs a single number.
+    codes, scale = magnitude_codes(np.full((1, 4), 0.8))
+    adapter = QuantizedAdapter(
+        **{**tensors(), "magnitude": codes, "magnitude_scale": np.array([scale])}
+    )
+    assert not adapter.has_magnitude
+    louder, factor = adapter.louder(np.full(4, 1.25))
+    assert louder.sram_bytes == adapter.sram_bytes == 6 * 2 + 2 * 4 + 5
+    np.testing.assert_allclose(factor, 1.25, rtol=1e-6)
+    np.testing.assert_allclose(louder.magnitude * louder.magnitude_scale, 1.0, rtol=1e-6)
+
+
+def test_factors_of_gains_are_those_of_the_codes() -> None:
+    # What later nodes see while biases are settled is not what the file will do.
+    codes, scale = magnitude_codes(np.array([0.5, 1.0, 1.5, 0.0]))
+    before = QuantizedAdapter(
+        **{**tensors(), "magnitude": codes, "magnitude_scale": np.array([scale])}
+    )
+    after, factor = before.louder(np.array([1.1, 0.9, 1.3, 2.0]))
+    real = [a.magnitude * np.float64(a.magnitude_scale[0]) for a in (before, after)]
+    np.testing.assert_array_equal(real[0] * factor, real[1])
+    assert np.abs(real[1] - [0.55, 0.9, 1.95, 0]).max() < 1.95 / 127
+    assert factor[3] == 1

@@ -93,7 +93,7 @@ class NodeRecord:
         low_rank = codes.lora_a.size + codes.lora_b.size
         cells = codes.sparse_values.size
         dense = cells == node.num_weights
-        sparse = cells if dense else 2 * cells
+        sparse = codes.sparse_bytes
         magnitude = codes.sram_bytes - low_rank - sparse
         pair = {(True, True): "dora", (True, False): "lora", (False, True): "magnitude"}
         kinds = [pair.get((low_rank > 0, magnitude > 0)), "dense" if dense else cells and "sparse"]
@@ -211,13 +211,12 @@ def gamma_of(nodes: Sequence[CalibratedNode]) -> float:
     """New parameters over original ones, of the nodes with an adapter (Dong, eq. 7).
 
     For adapters of A, B and M this is sum(d r + r k + k) / sum(d k). A sparse cell is one parameter
-    (and two bytes); a magnitude that stays at 1 is none.
+    (and a byte and a half); a magnitude that stays at 1 is none.
     """
     parameters = 0
     for node in nodes:
-        cells = node.adapter.sparse_values.size
-        indices = 0 if cells == node.num_weights else cells
-        parameters += node.adapter.sram_bytes - indices
+        codes = node.adapter
+        parameters += codes.sram_bytes - codes.sparse_bytes + codes.sparse_values.size
     return parameters / sum(node.num_weights for node in nodes)
 
 

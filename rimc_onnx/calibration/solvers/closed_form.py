@@ -79,6 +79,16 @@ class Draft:
     prior: float | None
     """What the prior of one gain for the node is worth, as a multiple of the samples; ``None``
     keeps M at 1."""
+    magnitude_gain: float = 0.0
+    """Loss that gains of the bit lines' own remove, beside one gain for the node."""
+
+    def without_magnitude(self) -> Draft:
+        """The same node with M at 1."""
+        if self.prior is None:
+            return self
+        problem = self.problem
+        need = problem.target - (problem.target - problem.error)
+        return Draft(problem=problem, m=np.ones_like(self.m), need=need, prior=None)
 
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
@@ -108,32 +118,61 @@ def draft(
     ``num_samples`` 0 means exact statistics: M is not shrunk.
     """
     realised = problem.target - problem.error
-    prior = None
+    prior, gain = None, 0.0
     m = np.ones(realised.shape[::2], np.float32)
     if magnitude:
         prior = config.prior_samples / num_samples if num_samples else 0.0
-        m = _magnitude(problem, realised, prior)
+        powers = _Powers.of(problem, realised)
+        m = powers.magnitude(prior)
+        gain = problem.loss_per_power * (powers.lost(powers.node_gain) - powers.lost(m))
     need = problem.target / m[:, None, :] - realised
-    return Draft(problem=problem, m=m, need=need, prior=prior)
+    return Draft(problem=problem, m=m, need=need, prior=prior, magnitude_gain=gain)
 
 
-def _magnitude(problem: NodeProblem, weight: F32, prior: float) -> F32:
-    """M that makes ``weight`` [G, d, m] as loud as the target in the metric, shrunk to one gain.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Powers:
+    """Powers of target t and weight r of every bit line in the metric C, [G, m]."""
 
-    Least squares would give t'Cr / r'Cr, which is too small: an array's errors are independent of
-    its target and add to r'Cr alone (errors in variables), so that each node would be a little too
-    quiet, and a chain of them by the product. The root of t'Ct / r'Cr is the geometric mean of that
-    and of the inverse regression t'Ct / t'Cr, and keeps a node as loud as the teacher's.
-    """
-    power = (weight * (problem.metric @ weight)).sum(axis=1, dtype=np.float64)
-    along = (weight * problem.loud_target).sum(axis=1, dtype=np.float64)
-    wanted = np.maximum(problem.target_power, 0.0)
-    node = np.sqrt(wanted.sum() / power.sum()) if power.sum() > 0 and wanted.sum() > 0 else 1.0
-    silent = power <= 0
-    own = np.sqrt(wanted / np.where(silent, 1.0, power))
-    # A magnitude is a gain: a bit line that answers with the wrong sign tells nothing of its own.
-    own = np.where(along <= 0, node, np.clip(own, node / _OWN_GAIN, node * _OWN_GAIN))
-    return np.where(silent, 1.0, (own + prior * node) / (1 + prior)).astype(np.float32)
+    wanted: F64
+    """t'Ct"""
+    along: F64
+    """t'Cr"""
+    given: F64
+    """r'Cr"""
+
+    @classmethod
+    def of(cls, problem: NodeProblem, weight: F32) -> _Powers:
+        """``weight`` is [G, d, m]."""
+        return cls(
+            wanted=np.maximum(problem.target_power, 0.0),
+            along=(weight * problem.loud_target).sum(axis=1, dtype=np.float64),
+            given=(weight * (problem.metric @ weight)).sum(axis=1, dtype=np.float64),
+        )
+
+    @property
+    def node_gain(self) -> float:
+        """One gain for all bit lines that makes the node as loud as its target."""
+        wanted, given = self.wanted.sum(), self.given.sum()
+        return float(np.sqrt(wanted / given)) if wanted > 0 and given > 0 else 1.0
+
+    def magnitude(self, prior: float) -> F32:
+        """M that makes every bit line as loud as its target, shrunk to one gain.
+
+        Least squares would give t'Cr / r'Cr, which is too small: an array's errors are independent
+        of its target and add to r'Cr alone (errors in variables), so that each node would be a
+        little too quiet, and a chain of them by the product. The root of t'Ct / r'Cr is the
+        geometric mean of that and of the inverse regression t'Ct / t'Cr, and keeps a node as loud
+        as the teacher's.
+        """
+        node, silent = self.node_gain, self.given <= 0
+        own = np.sqrt(self.wanted / np.where(silent, 1.0, self.given))
+        # A magnitude is a gain: a bit line of the wrong sign tells nothing of its own.
+        own = np.where(self.along <= 0, node, np.clip(own, node / _OWN_GAIN, node * _OWN_GAIN))
+        return np.where(silent, 1.0, (own + prior * node) / (1 + prior)).astype(np.float32)
+
+    def lost(self, gain: F32 | float) -> float:
+        """Power of the error with these gains."""
+        return float((self.wanted - 2 * gain * self.along + gain**2 * self.given).sum())
 
 
 def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
@@ -149,7 +188,9 @@ def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
     if s is not None:
         realised = realised + s
     # A bit line whose own answer told nothing of its gain keeps it.
-    m = np.where(node.m == 1, np.float32(1), _magnitude(node.problem, realised, node.prior))
+    m = np.where(
+        node.m == 1, np.float32(1), _Powers.of(node.problem, realised).magnitude(node.prior)
+    )
     need = node.problem.target / m[:, None, :] - (node.problem.target - node.problem.error)
     again = replace(node, m=m, need=need)
     return _branch(again, rank, None if s is None else np.where(s != 0, need, np.float32(0)))
