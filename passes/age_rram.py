@@ -86,14 +86,14 @@ class AgeRramPass(ir.passes.InPlacePass):
         if unit is None:
             raise ModelError(
                 f"node '{branch.node}' is not in the teacher, so its arrays can't be aged. Give "
-                f"the model that it was converted from with --teacher."
+                f"the model that it was converted from with `teacher`."
             )
         held, given = branch.geometry.weight_shape, unit.geometry.weight_shape
         if held != given:
             raise ModelError(
                 f"node '{branch.node}': its arrays hold {list(held)}, the teacher's "
                 f"weight is {list(given)}. Give the model that it was converted from "
-                f"with --teacher."
+                f"with `teacher`."
             )
         recorded = np.asarray(branch.rram.attributes["w_max"].as_floats(), np.float32)
         found = largest_weight(unit.weight.float32(), _device(branch), unit.geometry.column_axis)

@@ -76,7 +76,7 @@ def select_rram_nodes(model: ir.Model, config: ConvertConfig) -> list[MappingDec
     names = [d.name for d in decisions]
     for pattern in config.keep_digital:
         if not any(is_kept_digital(name, [pattern]) for name in names):
-            raise UsageError(f"--keep-digital '{pattern}' names no node. {suggest(pattern, names)}")
+            raise UsageError(f"`keep_digital` '{pattern}' names no node. {suggest(pattern, names)}")
     for decision in decisions:
         _check_finite(decision)
     return decisions
@@ -112,7 +112,7 @@ def require_mapped(decisions: Sequence[MappingDecision]) -> None:
         reasons.append(f"{len(counts) - _MAX_REASONS} other reasons")
     raise NodeMappingError(
         f"none of {len(decisions)} nodes can go to RRAM ({'; '.join(reasons)}). "
-        f"See every node with --dry-run."
+        f"See every node with `dry_run`."
     )
 
 
@@ -168,7 +168,7 @@ class _Look:
         """The unit that ``node`` becomes, or why it stays digital."""
         pattern = is_kept_digital(str(node.name), self._config.keep_digital)
         if pattern is not None:
-            return f"kept digital by --keep-digital '{pattern}'"
+            return f"kept digital by the pattern '{pattern}'"
         if inside is not None:
             return f"inside the body of {inside.op_type} node '{inside.name}'"
         if node.domain != "":
@@ -245,7 +245,7 @@ def _refuse_shared(decisions: list[MappingDecision]) -> list[MappingDecision]:
             accepted=False,
             unit=None,
             reason=f"weight is shared by nodes {_some(shared[d.name])} "
-            f"(use --map-shared to give each its own array)",
+            f"(map shared weights to give each its own array)",
         )
         if d.name in shared
         else d
@@ -265,5 +265,5 @@ def _check_finite(decision: MappingDecision) -> None:
     value = unit.node.inputs[1]
     raise ModelError(
         f"node '{unit.name}' ({unit.node.op_type}): weight '{getattr(value, 'name', '')}' holds "
-        f"NaN or infinite values. Repair the model, or use --keep-digital '{unit.name}'."
+        f"NaN or infinite values. Repair the model, or use `keep_digital` '{unit.name}'."
     )

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that can be wrong with what a user gives: one line each, with an exit code."""
+"""Everything that can be wrong with what a user gives: one line each, with an exit code.
+
+Fields of configurations and arguments of functions stand in backticks, with a value that they
+should have after "=": ``rimc_onnx.cli`` prints the options that set them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class CalibrationError(RimcError):
 
 
 class OutputError(RimcError):
-    """The output exists and ``--force`` was not given, or it can't be written."""
+    """The output exists and may not be replaced, or it can't be written."""
 
 
 class UsageError(RimcError):

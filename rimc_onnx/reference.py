@@ -375,7 +375,7 @@ def dora_matmul(
     x [..., K], h [..., N], lora_a [K, R], lora_b [R, N], magnitude [N], x_scale [1], rank_step [R],
     lora_b_scale [1] or [N], magnitude_scale [1], bias [N], sparse_values [E], sparse_index [E]
     (C-order index in [K, N], each at most once), sparse_scale [1] or [N]. R and E may be 0.
-    SPEC section 4 (Dong et al., Alg. 2).
+    Dong et al., Alg. 2.
     """
     codes = _codes(x / x_scale)
     u = _codes((codes @ lora_a.astype(np.int64)).astype(_F32) / rank_step)

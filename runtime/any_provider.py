@@ -132,7 +132,7 @@ def _find(name: str, library: str | Path | None) -> Sequence[onnxruntime.OrtEpDe
         raise UsageError(
             f"ONNX Runtime {onnxruntime.__version__} has no provider {name!r}, but "
             f"{', '.join(sorted(known))}. Name the file of a plugin provider with "
-            "--provider-library."
+            "`library`."
         )
     return devices
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -172,6 +173,19 @@ def test_only_the_console_uses_rich() -> None:
     # Two ideas of what a terminal is.
     users = {m for m, path in SOURCES.items() if "rich" in {i.split(".")[0] for i in imports(path)}}
     assert users == {"rimc_onnx.cli.console"}
+
+
+def test_only_the_command_line_names_options() -> None:
+    # "Give it with --teacher" where somebody called a function. Docstrings may.
+    found = set()
+    for module, path in SOURCES.items():
+        tree = ast.parse(path.read_text())
+        docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+        for node in ast.walk(tree):
+            is_text = isinstance(node, ast.Constant) and id(node) not in docstrings
+            if is_text and re.search(r"(^|[\s(])--([a-z]|$)", str(node.value)):
+                found.add((module, node.value))
+    assert {f for f in found if not f[0].startswith("rimc_onnx.cli.")} == set()
 
 
 def test_only_the_command_line_exits() -> None:

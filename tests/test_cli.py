@@ -153,7 +153,7 @@ def test_keep_digital_takes_patterns(cli: Cli, digits_folder: Path) -> None:
     every = {n["name"] for n in report["nodes"]}
     assert set(digital) == {n for n in every if n == "node_linear" or n.endswith("_1")}
     assert len(digital) == 2
-    assert all("--keep-digital" in reason for reason in digital.values())
+    assert all("kept digital by the pattern" in reason for reason in digital.values())
 
 
 # ------------------------------------------------------------------------------------------ JSON

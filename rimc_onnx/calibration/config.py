@@ -90,37 +90,38 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         if self.num_samples < 0 or (self.num_samples == 0 and not self.read_out):
             raise ConfigError(
-                f"samples must be 1 or more, got {self.num_samples}. "
-                "Only --read-out with --statistics needs none."
+                f"`num_samples` must be 1 or more, got {self.num_samples}. "
+                "Only `read_out` with `statistics` needs none."
             )
         for name, known in (("solver", Solver), ("propagate", Propagate)):
             if not isinstance(getattr(self, name), known):
                 raise ConfigError(
-                    f"{name} must be one of {', '.join(map(str, known))}, "
+                    f"`{name}` must be one of {', '.join(map(str, known))}, "
                     f"got {getattr(self, name)!r}"
                 )
         if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
-            raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
+            raise ConfigError(f"`rank` must lie in 1..{MAX_RANK}, got {self.rank}")
         given = [self.rank, self.sram_budget_bytes, self.sram_budget_frac]
         if sum(value is not None for value in given) > 1:
             raise UsageError("give either one rank for all nodes or one SRAM budget, not both")
         for name in ("sram_budget_bytes", "sram_budget_frac", "read_out_noise_frac"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(f"{name} must be 0 or more, got {value}")
+                raise ConfigError(f"`{name}` must be 0 or more, got {value}")
         if self.read_out_noise_frac >= 1:
             raise ConfigError(
-                "a read-out with noise as large as the weights tells nothing: read_out_noise_frac "
-                f"must be below 1 (0.02 is 2 %), got {self.read_out_noise_frac}"
+                "a read-out with noise as large as the weights tells nothing: "
+                "`read_out_noise_frac` must be below 1 (0.02 is 2 %), "
+                f"got {self.read_out_noise_frac}"
             )
         if self.rank is not None and (self.kinds.sparse or self.kinds.dense):
             raise UsageError(
                 "one rank for all nodes leaves no room for sparse or dense adapters. "
-                "Give --adapter dora or lora with --rank, or an SRAM budget."
+                "Give `adapter` dora or lora with `rank`, or an SRAM budget."
             )
         if self.propagate is Propagate.STUDENT and self.read_out:
             raise UsageError(
-                "--propagate student asks the device for its answers: leave out --read-out."
+                "`propagate=student` asks the device for its answers: leave out `read_out`."
             )
         if solver_of(self.solver).needs_features and (
             self.rank is None
@@ -130,8 +131,8 @@ class CalibrateConfig:
         ):
             raise UsageError(
                 f"the solver {self.solver.value} fits one rank for all nodes on the teacher's "
-                "inputs: give --rank with --adapter dora or lora, without --read-out and "
-                "--propagate student."
+                "inputs: give `rank` with `adapter` dora or lora, without `read_out` and "
+                "`propagate=student`."
             )
 
 
@@ -146,7 +147,7 @@ def parse_adapter(text: str) -> Kinds:
     parts = []
     for name in text.split("+"):
         if name not in _ADAPTERS:
-            raise UsageError(f"--adapter {name!r} is not known. {suggest(name, _ADAPTERS)}")
+            raise UsageError(f"`adapter` {name!r} is not known. {suggest(name, _ADAPTERS)}")
         parts.append(_ADAPTERS[name])
     return Kinds(
         low_rank=any(p.low_rank for p in parts),
@@ -168,7 +169,7 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
         return int(text), None
     except ValueError:
         raise UsageError(
-            f"--sram-budget {text!r} is neither bytes (14000) nor a share (2%)."
+            f"`sram_budget_frac` {text!r} is neither bytes (14000) nor a share (2%)."
         ) from None
 
 

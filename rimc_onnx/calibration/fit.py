@@ -169,7 +169,7 @@ def _shares(drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
     if budget < magnitudes and not config.kinds.sparse:
         raise CalibrationError(
             f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
-            "magnitudes. Give a larger one, or --adapter without a magnitude (sparse, lora)."
+            "magnitudes. Give a larger one, or `adapter` without a magnitude (sparse, lora)."
         )
     return allocate(drafts, budget, config.kinds, config.closed_form.sparse_frac)
 

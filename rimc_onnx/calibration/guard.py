@@ -123,7 +123,7 @@ def fit_adapters(
     """
     if config.propagate is Propagate.STUDENT and (known is not None or not feeds):
         raise UsageError(
-            "--propagate student fits on the student's own samples: give samples and no statistics."
+            "`propagate=student` fits on the student's own samples: give samples and no statistics."
         )
     job = CalibrationJob(
         student=student,

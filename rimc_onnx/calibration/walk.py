@@ -84,14 +84,14 @@ def pairs_of(student: ir.Model, teacher: ir.Model) -> list[Pair]:
         if unit is None:
             raise CalibrationError(
                 f"node {branch.node!r} is not in the teacher. "
-                "Give the model this one was converted from with --teacher."
+                "Give the model this one was converted from with `teacher`."
             )
         held, given = branch.geometry.weight_shape, unit.geometry.weight_shape
         if held != given:
             raise CalibrationError(
                 f"node {branch.node!r} has a weight of {list(held)}, the teacher's is "
                 f"{list(given)}. "
-                "Give the model this one was converted from with --teacher."
+                "Give the model this one was converted from with `teacher`."
             )
         pairs.append(Pair(branch=branch, unit=unit))
     return pairs

@@ -17,6 +17,7 @@ import typer
 
 from rimc_onnx.cli import device_commands, study_commands
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
@@ -79,7 +80,7 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(_INTERRUPTED) from None
         except RimcError as error:
             _debug()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {in_options(str(error))}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
         except (typer.Exit, BrokenPipeError):
             raise

@@ -40,21 +40,21 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must lie in 0..2^63-1, got {self.seed}")
+            raise ConfigError(f"`seed` must lie in 0..2^63-1, got {self.seed}")
         self.device.resolve_time(self.time_s)
         if not 1 <= self.rank <= MAX_RANK:
-            raise ConfigError(f"rank must lie in 1..{MAX_RANK}, got {self.rank}")
+            raise ConfigError(f"`rank` must lie in 1..{MAX_RANK}, got {self.rank}")
         if self.iv_polynomial is not None and self.device.num_slices > 1:
             raise ConfigError(
                 f"device '{self.device.preset}': its iv_polynomial needs whole weights on a pair "
-                f"of devices, got num_slices {self.device.num_slices}. Use --ideal-reads, or no "
-                f"slices."
+                f"of devices, got num_slices {self.device.num_slices}. "
+                f"Use `device_reads=False`, or no slices."
             )
         if self.has_read_noise_curve and self.device.num_slices > 1:
             raise ConfigError(
                 f"device '{self.device.preset}': its read_noise_curve needs whole weights on a "
-                f"pair of devices, got num_slices {self.device.num_slices}. Use --read-noise or "
-                f"--ideal-reads, or no slices."
+                f"pair of devices, got num_slices {self.device.num_slices}. "
+                f"Use `read_noise_frac` or `device_reads=False`, or no slices."
             )
         self.read_noise_table()
 

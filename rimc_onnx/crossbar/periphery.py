@@ -55,14 +55,15 @@ _MAX_WIRE_OHM = 1e3
 def _check_bits(name: str, bits: int | None, lowest: int) -> None:
     if bits is not None and not lowest <= bits <= _MAX_BITS:
         raise ConfigError(
-            f"{name} must lie in {lowest}..{_MAX_BITS} bits, got {bits}. Use none for an ideal one."
+            f"`{name}` must lie in {lowest}..{_MAX_BITS} bits, got {bits}. "
+            f"Use none for an ideal one."
         )
 
 
 def _check_share(name: str, value: float | None, most: float, *, least: float = 0.0) -> None:
     """Above ``least`` and at most ``most``; NaN is neither."""
     if value is not None and not least < value <= most:
-        raise ConfigError(f"{name} must be above {least:g} and at most {most:g}, got {value}")
+        raise ConfigError(f"`{name}` must be above {least:g} and at most {most:g}, got {value}")
 
 
 @unique
@@ -112,7 +113,7 @@ class PeripheryConfig:
     def __post_init__(self) -> None:
         if self.tile_rows is not None and self.tile_rows < 1:
             raise ConfigError(
-                f"tile_rows must be 1 or more, got {self.tile_rows}. Use none for untiled arrays."
+                f"`tile_rows` must be 1 or more, got {self.tile_rows}. Use none for untiled arrays."
             )
         _check_bits("dac_bits", self.dac_bits, 2)
         _check_bits("adc_bits", self.adc_bits, 2)
@@ -120,26 +121,30 @@ class PeripheryConfig:
         for name in ("adc_gain_error_frac", "adc_offset_error_frac"):
             _check_share(name, getattr(self, name), _MAX_CONVERTER_ERROR)
             if getattr(self, name) is not None and self.adc_bits is None:
-                raise ConfigError(f"{name} is an error of an ADC, and adc_bits is none. Set it.")
+                raise ConfigError(
+                    f"`{name}` is an error of an ADC, and `adc_bits` is none. Set it."
+                )
         _check_share("read_noise_frac", self.read_noise_frac, 1.0)
         if not isinstance(self.read_noise_law, ReadNoiseLaw):
-            raise ConfigError(f"read_noise_law must be a ReadNoiseLaw, got {self.read_noise_law!r}")
+            raise ConfigError(
+                f"`read_noise_law` must be a ReadNoiseLaw, got {self.read_noise_law!r}"
+            )
         _check_share("wire_ohm", self.wire_ohm, _MAX_WIRE_OHM)
         if not 50.0 <= self.range_percentile <= 100.0:  # less clips most of the data
             raise ConfigError(
-                f"range_percentile must lie in 50..100 percent, got {self.range_percentile}"
+                f"`range_percentile` must lie in 50..100 percent, got {self.range_percentile}"
             )
 
     def _check_word_lines(self) -> None:
         if self.dac_serial_bits is not None:
             if self.dac_bits is None:
                 raise ConfigError(
-                    f"dac_serial_bits is {self.dac_serial_bits}, and there are no input bits to "
-                    f"take in turn. Set dac_bits."
+                    f"`dac_serial_bits` is {self.dac_serial_bits}, and there are no input bits to "
+                    f"take in turn. Set `dac_bits`."
                 )
             if not 1 <= self.dac_serial_bits < self.dac_bits:
                 raise ConfigError(
-                    f"dac_serial_bits must lie in 1..{self.dac_bits - 1} with dac_bits "
+                    f"`dac_serial_bits` must lie in 1..{self.dac_bits - 1} with `dac_bits` "
                     f"{self.dac_bits}, got {self.dac_serial_bits}. Use none for all at once."
                 )
         _check_share("iv_sinh", self.iv_sinh, schema.MAX_IV_SINH)

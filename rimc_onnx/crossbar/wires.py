@@ -88,7 +88,7 @@ def apply_ir_drop(
     if worst > _MOST_LOSS:
         raise NodeMappingError(
             f"node '{node}': wires of {wire_ohm:g} ohm take {100 * worst:.0f} % of a cell's "
-            f"current, beyond what first order describes. Use smaller tiles (--tile-rows) or less "
+            f"current, beyond what first order describes. Use smaller tiles (`tile_rows`) or less "
             f"resistance."
         )
     return np.ascontiguousarray(geometry.weight(w_arrays), np.float32)

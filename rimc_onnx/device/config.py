@@ -144,7 +144,7 @@ class DeviceConfig:
             raise ConfigError(
                 f"device '{self.preset}': its error is measured (programming_sigma_us), so "
                 f"drift_frac and drift_mean_frac must be 0, got {self.drift_frac} and "
-                f"{self.drift_mean_frac}; --drift belongs to the gaussian presets"
+                f"{self.drift_mean_frac}; `drift_frac` belongs to the gaussian presets"
             )
         if self.g_range_us is None:
             return
@@ -264,7 +264,7 @@ class DeviceConfig:
                 return 0.0
             raise ConfigError(
                 f"device '{self.preset}' has no time axis, so time_s can't be {time_s:g}. Convert "
-                f"without --time, or with a preset that has one (rimc-onnx devices)."
+                f"without `time_s`, or with a preset that has one (rimc-onnx devices)."
             )
         if time_s is None:
             return valid[0]

@@ -53,7 +53,7 @@ def range_samples(graph: ir.Model, source: Path, data: Data | None) -> Samples:
     except DataError as error:
         raise DataError(
             f"{source}: converters with a resolution need samples to set their ranges. "
-            "Give --data, or put calibration.npz beside the model."
+            "Give `data`, or put calibration.npz beside the model."
         ) from error
     samples = load_samples(chosen, graph_inputs(graph))
     return samples.draw(min(_RANGE_SAMPLES, samples.num_samples), seed=0)
@@ -71,7 +71,5 @@ def data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
         return str(data)
     default = model.parent / "calibration.npz"
     if not default.is_file():
-        raise DataError(
-            f"{model}: no calibration.npz beside the model. Give samples with --data FILE."
-        )
+        raise DataError(f"{model}: no calibration.npz beside the model. Give samples with `data`.")
     return str(default)

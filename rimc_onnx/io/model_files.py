@@ -249,7 +249,7 @@ def check_output(path: Path, *, force: bool, reads: Sequence[Path] = ()) -> None
     if path.exists() and not path.is_file():  # renaming over a device would take it away
         raise OutputError(f"{path}: is a device or pipe. Give the name of a file.")
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already. Give --force to replace it, or another name.")
+        raise OutputError(f"{path}: exists already. Give `force` to replace it, or another name.")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it first.")
 

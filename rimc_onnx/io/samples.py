@@ -114,7 +114,7 @@ class Samples:
         if num_samples > self.num_samples:
             raise DataError(
                 f"{num_samples} samples were asked for, the data has {self.num_samples}. "
-                f"Give --samples {self.num_samples} or more data."
+                f"Give `num_samples` {self.num_samples} or more data."
             )
         chosen = np.random.default_rng(seed).permutation(self.num_samples)[:num_samples]
         ends = np.cumsum([b.num_samples for b in self._batches])

@@ -85,7 +85,9 @@ def calibrate(
     start = time.perf_counter()
     config = config or CalibrateConfig()
     if config.num_samples == 0 and statistics is None:
-        raise UsageError("no samples: give --statistics with --read-out, or --samples 1 or more.")
+        raise UsageError(
+            "no samples: give `statistics` with `read_out`, or `num_samples` of 1 or more."
+        )
     source = Path(model)
     student = load_model(source)
     target = output_of(source, output, ".calibrated.onnx")
@@ -207,7 +209,7 @@ def _prepared_teacher(path: Path) -> ir.Model:
     graph = load_model(path)
     if DOMAIN in graph.opset_imports:
         raise ModelError(
-            f"{path} is a converted model. Give the one before conversion with --teacher."
+            f"{path} is a converted model. Give the one before conversion with `teacher`."
         )
     passes.prepare_pipeline()(graph)
     return graph

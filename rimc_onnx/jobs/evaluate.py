@@ -131,7 +131,7 @@ def evaluate(
         if TEACHER_PATH not in graph.metadata_props:
             raise UsageError(
                 f"{source}: nothing to compare with. The data has no labels; name them with "
-                "--labels, or give --metric or --teacher."
+                "`labels`, or give `metric` or `teacher`."
             )
         teacher = teacher_of(graph, source, None, force=False)
     elif teacher is not None:

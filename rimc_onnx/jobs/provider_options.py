@@ -61,7 +61,7 @@ def provider_options(
         if decision.unit is not None and passes.is_transposed_product(decision.unit.node):
             raise UsageError(
                 f"node '{decision.name}' (ConvTranspose): the provider leaves it to ONNX Runtime, "
-                f"a conversion doesn't. Convert the model, or use --keep-digital "
+                f"a conversion doesn't. Convert the model, or use `keep_digital` "
                 f"'{decision.name}'."
             )
     options = {"device": config.device.to_json(), "seed": str(config.seed)}

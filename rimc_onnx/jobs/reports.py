@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands report; with ``--json``, an interface: fields are added, never changed."""
+"""What the commands report; as JSON, an interface: fields are added, never changed."""
 
 from __future__ import annotations
 

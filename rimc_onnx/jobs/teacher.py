@@ -79,13 +79,13 @@ def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, for
     elif recorded is not None:
         path = source.parent / recorded
         if not path.is_file():
-            raise ModelError(f"{source}: its teacher {path} is not there. Give it with --teacher.")
+            raise ModelError(f"{source}: its teacher {path} is not there. Give it with `teacher`.")
     else:
-        raise ModelError(f"{source}: records no teacher. Give it with --teacher.")
+        raise ModelError(f"{source}: records no teacher. Give it with `teacher`.")
     want = student.metadata_props.get(TEACHER_SHA256)
     if not force and want is not None and path.is_file() and sha256_of(path) != want:
         raise ModelError(
             f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
-            "Give that one with --teacher, or --force to use this one."
+            "Give that one with `teacher`, or `force` to use this one."
         )
     return path

@@ -301,7 +301,7 @@ def _name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:
     if report.agreement is None:
         raise UsageError(
             f"{report.model}: its outputs are numbers without classes, so models can't agree on "
-            "one. Give --metric."
+            "one. Give `metric`."
         )
     return "agreement"
 
@@ -338,6 +338,6 @@ def _worst_first(errors: Mapping[str, Sequence[tuple[float, float]]]) -> list[Re
 
 def _check_seeds(name: str, seeds: Sequence[int]) -> None:
     if not seeds:
-        raise UsageError(f"--{name} must be 1 or more, got 0.")
+        raise UsageError(f"`{name}` must be 1 or more, got 0.")
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"{name} {list(seeds)} repeat themselves: equal seeds give equal results.")

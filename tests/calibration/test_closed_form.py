@@ -216,7 +216,7 @@ def test_groups_are_fitted_on_their_own() -> None:
 def test_magnitude_of_few_samples_is_shrunk_towards_the_nodes(
     num_samples: int, share: float
 ) -> None:
-    # One row of a Gemm fits M perfectly and means nothing (SPEC section 5); the prior is 10
+    # One row of a Gemm fits M perfectly and means nothing; the prior is 10
     # samples of a gain that makes the whole node as loud as the teacher's. Statistics that are
     # exact (0 samples) are not shrunk at all.
     target = rng(2).standard_normal((6, 4))

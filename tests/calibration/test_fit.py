@@ -108,7 +108,7 @@ def test_outputs_of_both_forms_agree_to_a_code(digits_job: Path) -> None:
 
 
 def test_one_sample_does_no_harm(digits_job: Path) -> None:
-    # An unshrunk M from the one row of a Gemm is fatal (SPEC section 5).
+    # An unshrunk M from the one row of a Gemm is fatal.
     path = calibrated(digits_job, "one.onnx", num_samples=1)
     assert top1(path) > top1(digits_job / "model.rimc.onnx")
 
@@ -185,7 +185,7 @@ def test_thread_count_changes_no_byte(digits_job: Path) -> None:
 
 
 def test_device_is_asked_only_for_outputs(digits_job: Path) -> None:
-    # The black box of SPEC section 5: a chip that shows no conductance. Its sessions must get
+    # The black box: a chip that shows no conductance. Its sessions must get
     # along without a weight that means anything to anyone but itself.
     seen: list[list[str]] = []
 

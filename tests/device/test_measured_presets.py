@@ -200,6 +200,6 @@ def test_acceptance_is_never_silently_another() -> None:
 
 def test_measured_error_takes_no_drift_frac() -> None:
     # --drift 0.3 that is accepted and changes nothing.
-    with pytest.raises(ConfigError, match="--drift belongs to the gaussian presets"):
+    with pytest.raises(ConfigError, match="`drift_frac` belongs to the gaussian presets"):
         get_preset("milo2021", drift_frac=0.3)
     assert list_presets()["milo2021"].config.law is DriftLaw.MEASURED

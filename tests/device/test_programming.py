@@ -41,7 +41,7 @@ def some_weight(shape: tuple[int, ...] = (64, 3, 5, 5)) -> np.ndarray:
 
 
 def formula(w: np.ndarray, config: DeviceConfig, w_max: np.ndarray, node: str, seed: int):
-    """SPEC of the realised weight, written down in conductances and in one go; w_max like w."""
+    """The realised weight, written down in conductances and in one go; w_max like w."""
     g = config.g_max_us * np.abs(w.astype(np.float64)) / w_max
     g_target = [
         config.g_min_us + np.where(w >= 0, g, 0),

@@ -76,7 +76,7 @@ def test_drift_draws_are_not_those_of_programming() -> None:
 
 @pytest.mark.parametrize("name", ["gaussian-relative", "gaussian-absolute", "milo2021"])
 def test_model_without_a_time_axis_refuses_a_time(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{name}' has no time axis.*Convert without --time"):
+    with pytest.raises(ConfigError, match=f"'{name}' has no time axis.*Convert without `time_s`"):
         shift(name, 1.0)
 
 

@@ -128,7 +128,9 @@ def test_bits_in_turn_are_no_more_than_there_are(build):
     # A signed DAC of 6 bits has 5 of magnitude: the operator refuses to take 6 at a time.
     model = converted(build, normal(8, 5), dac_bits=6, dac_serial_bits=5)
     assert attributes(model)["dac_serial_bits"] == 5
-    with pytest.raises(ConfigError, match=r"dac_serial_bits must lie in 1\.\.5 with dac_bits 6"):
+    with pytest.raises(
+        ConfigError, match=r"`dac_serial_bits` must lie in 1\.\.5 with `dac_bits` 6"
+    ):
         PeripheryConfig(dac_bits=6, dac_serial_bits=6)
 
 
@@ -232,24 +234,24 @@ def test_word_lines_that_bend_need_a_range(build):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"read_noise_frac": 0.0}, "read_noise_frac must be above 0 and at most 1, got 0.0"),
-        ({"read_noise_frac": 5}, "read_noise_frac must be above 0 and at most 1, got 5"),
-        ({"read_noise_frac": float("nan")}, "read_noise_frac must be above 0"),
-        ({"read_noise_law": "relative"}, "read_noise_law must be a ReadNoiseLaw"),
-        ({"iv_sinh": 0.0}, "iv_sinh must be above 0 and at most 6, got 0.0"),
-        ({"iv_sinh": 6.5}, "iv_sinh must be above 0 and at most 6, got 6.5"),
-        ({"input_shrink": 0.0}, "input_shrink must be above 0 and at most 1"),
-        ({"input_shrink": 1.5}, "input_shrink must be above 0 and at most 1"),
-        ({"adc_gain_error_frac": 0.01}, "adc_gain_error_frac is an error of an ADC"),
-        ({"adc_offset_error_frac": 0.01}, "adc_offset_error_frac is an error of an ADC"),
-        ({"adc_bits": 8, "adc_gain_error_frac": 0.2}, "adc_gain_error_frac must be above 0"),
+        ({"read_noise_frac": 0.0}, "`read_noise_frac` must be above 0 and at most 1, got 0.0"),
+        ({"read_noise_frac": 5}, "`read_noise_frac` must be above 0 and at most 1, got 5"),
+        ({"read_noise_frac": float("nan")}, "`read_noise_frac` must be above 0"),
+        ({"read_noise_law": "relative"}, "`read_noise_law` must be a ReadNoiseLaw"),
+        ({"iv_sinh": 0.0}, "`iv_sinh` must be above 0 and at most 6, got 0.0"),
+        ({"iv_sinh": 6.5}, "`iv_sinh` must be above 0 and at most 6, got 6.5"),
+        ({"input_shrink": 0.0}, "`input_shrink` must be above 0 and at most 1"),
+        ({"input_shrink": 1.5}, "`input_shrink` must be above 0 and at most 1"),
+        ({"adc_gain_error_frac": 0.01}, "`adc_gain_error_frac` is an error of an ADC"),
+        ({"adc_offset_error_frac": 0.01}, "`adc_offset_error_frac` is an error of an ADC"),
+        ({"adc_bits": 8, "adc_gain_error_frac": 0.2}, "`adc_gain_error_frac` must be above 0"),
         ({"dac_serial_bits": 1}, "there are no input bits to take in turn"),
-        ({"dac_bits": 4, "dac_serial_bits": 0}, r"dac_serial_bits must lie in 1\.\.3"),
-        ({"wire_ohm": 0.0}, "wire_ohm must be above 0 and at most 1000, got 0.0"),
-        ({"wire_ohm": -1.0}, "wire_ohm must be above 0"),
-        ({"range_percentile": 0.9999}, "range_percentile must lie in 50..100 percent"),
-        ({"range_percentile": 101.0}, "range_percentile must lie in 50..100 percent"),
-        ({"range_percentile": float("nan")}, "range_percentile must lie in 50..100 percent"),
+        ({"dac_bits": 4, "dac_serial_bits": 0}, r"`dac_serial_bits` must lie in 1\.\.3"),
+        ({"wire_ohm": 0.0}, "`wire_ohm` must be above 0 and at most 1000, got 0.0"),
+        ({"wire_ohm": -1.0}, "`wire_ohm` must be above 0"),
+        ({"range_percentile": 0.9999}, "`range_percentile` must lie in 50..100 percent"),
+        ({"range_percentile": 101.0}, "`range_percentile` must lie in 50..100 percent"),
+        ({"range_percentile": float("nan")}, "`range_percentile` must lie in 50..100 percent"),
     ],
 )
 def test_value_out_of_range_is_an_error(given, message):

@@ -121,11 +121,11 @@ def test_keep_digital_takes_names_and_patterns(build):
         node.name = name
     config = ConvertConfig(keep_digital=("enc/*", "head[1]"))
     assert [d.reason for d in select_rram_nodes(model, config)] == [
-        "kept digital by --keep-digital 'enc/*'",
-        "kept digital by --keep-digital 'enc/*'",
-        "kept digital by --keep-digital 'head[1]'",
+        "kept digital by the pattern 'enc/*'",
+        "kept digital by the pattern 'enc/*'",
+        "kept digital by the pattern 'head[1]'",
     ]
-    with pytest.raises(UsageError, match=r"--keep-digital 'enc/2' names no node. Did you mean 'en"):
+    with pytest.raises(UsageError, match=r"`keep_digital` 'enc/2' names no node. Did you mean 'en"):
         select_rram_nodes(model, ConvertConfig(keep_digital=("enc/2",)))
     # Calibration finds the unit in the teacher whatever was kept digital in some student.
     assert list(find_units(model)) == ["enc/0", "enc/1", "head[1]"]

@@ -188,9 +188,9 @@ def test_nothing_lost_is_no_share(digits: Path) -> None:
 
 def test_wrong_calls_are_refused_before_the_work(digits: Path, tmp_path: Path) -> None:
     model, test = digits / "model.onnx", digits / "test.npz"
-    with pytest.raises(UsageError, match="--seeds must be 1 or more, got 0"):
+    with pytest.raises(UsageError, match="`seeds` must be 1 or more, got 0"):
         recovery_study(model, test=test, seeds=[])
-    with pytest.raises(UsageError, match="--draws must be 1 or more, got 0"):
+    with pytest.raises(UsageError, match="`draws` must be 1 or more, got 0"):
         recovery_study(model, test=test, draws=range(0))
     # Twice the same result would halve the spread.
     with pytest.raises(UsageError, match=r"seeds \[3, 3\] repeat themselves"):

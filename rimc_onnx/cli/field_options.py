@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the library name fields and arguments; here they become the options that set them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["OPTIONS", "in_options"]
+
+OPTIONS: Final = {
+    "adapter_file": "--adapter-file",
+    "adapter": "--adapter",
+    "adc_bits": "--adc-bits",
+    "adc_gain_error_frac": "--adc-gain-error",
+    "adc_offset_error_frac": "--adc-offset-error",
+    "batch_size": "--batch-size",
+    "dac_bits": "--dac-bits",
+    "dac_serial_bits": "--dac-serial-bits",
+    "data": "--data",
+    "device_reads=False": "--ideal-reads",
+    "draws": "--draws",
+    "drift_frac": "--drift",
+    "dry_run": "--dry-run",
+    "force": "--force",
+    "input_shrink": "--input-shrink",
+    "iv_sinh": "--iv-sinh",
+    "keep_digital": "--keep-digital",
+    "labels": "--labels",
+    "library": "--provider-library",
+    "map_shared": "--map-shared",
+    "metric": "--metric",
+    "num_samples": "--samples",
+    "propagate": "--propagate",
+    "range_percentile": "--range-percentile",
+    "rank": "--rank",
+    "read_noise_frac": "--read-noise",
+    "read_noise_law": "--read-noise-law",
+    "read_out": "--read-out",
+    "read_out_noise_frac": "--read-out-noise",
+    "sample_seed": "--seed",
+    "seed": "--seed",
+    "seeds": "--seeds",
+    "solver": "--solver",
+    "sram_budget_bytes": "--sram-budget",
+    "sram_budget_frac": "--sram-budget",
+    "statistics": "--statistics",
+    "teacher": "--teacher",
+    "tile_rows": "--tile-rows",
+    "time_s": "--time",
+    "wire_ohm": "--wire-ohm",
+}
+"""Option by field or argument, or by both of a field and a value."""
+
+
+def in_options(text: str) -> str:
+    """The line of an error with options in place of the fields in backticks."""
+    return re.sub(r"`(\w+)(?:=(\w+))?`", _option, text)
+
+
+def _option(match: re.Match[str]) -> str:
+    field, value = match.groups()
+    if value is None:
+        return OPTIONS.get(field, field)
+    whole = f"{field}={value}"
+    return OPTIONS.get(whole) or f"{OPTIONS.get(field, field)} {value}"
