@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,17 @@ class _Builder:
         return self.add("Conv", name, x, w, b, strides=[stride] * 2, pads=pads)
 
 
-def make_model(path: Path, *, seed: int = 0) -> None:
-    """Write the network: input [N, 3, 224, 224], logits [N, 1000], 25.5 M weights, opset 17."""
+def make_model(path: Path, *, seed: int = 0, blocks: Sequence[tuple[int, int]] = _BLOCKS) -> None:
+    """Write the network: input [N, 3, 224, 224], logits [N, 1000], 25.5 M weights, opset 17.
+
+    ``blocks``: bottleneck blocks and their inner width, by stage, for a deeper one.
+    """
     build = _Builder(seed)
     x = build.add("Relu", "stem.relu", build.conv("stem", "input", (64, 3, 7), 2, 1.0))
     x = build.add("MaxPool", "pool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     channels = 64
-    for stage, (blocks, width) in enumerate(_BLOCKS):
-        for block in range(blocks):
+    for stage, (count, width) in enumerate(blocks):
+        for block in range(count):
             name, stride = f"layer{stage + 1}.{block}", 2 if stage and not block else 1
             y = build.conv(f"{name}.conv1", x, (width, channels, 1), 1, 2.0)
             y = build.add("Relu", f"{name}.relu1", y)

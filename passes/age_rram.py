@@ -11,6 +11,7 @@ from onnxscript import ir
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
+from rimc_onnx.passes._bodies import write_bodies
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 from rimc_onnx.passes.rram_unit import RramUnit
@@ -79,6 +80,7 @@ class AgeRramPass(ir.passes.InPlacePass):
             modified = True
         if modified:
             model.metadata_props[schema.TIME_KEY] = f"{times[0]:.9g}"
+            write_bodies(model)
         return ir.passes.PassResult(model, modified)
 
     def _unit(self, branch: RramBranch) -> RramUnit:

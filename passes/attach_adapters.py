@@ -10,6 +10,7 @@ from onnxscript import ir
 
 from rimc_onnx.errors import ModelError, suggest
 from rimc_onnx.ops.adapter import QuantizedAdapter
+from rimc_onnx.passes._bodies import write_bodies
 from rimc_onnx.passes.rram_branch import rram_branches
 
 __all__ = ["AttachAdaptersPass"]
@@ -51,4 +52,6 @@ class AttachAdaptersPass(ir.passes.InPlacePass):
                 value.const_value, value.shape = tensor, ir.Shape(array.shape)
                 value.dtype = tensor.dtype
                 modified = True
+        if modified:
+            write_bodies(model)
         return ir.passes.PassResult(model, modified)

@@ -10,6 +10,7 @@ from onnxscript import ir
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.ops.geometry import NodeGeometry
+from rimc_onnx.passes._bodies import write_bodies
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -36,6 +37,8 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
        bias. An Add of the model's own is never taken.
     3. A crossbar with an adapter: left alone, so the pass is idempotent.
 
+    The bodies of the operators come along as model-local functions.
+
     Y = M o (H + (X A) B) + bias (Dong et al., Alg. 2) with A = B = 0, M = 1: bit for bit
     Y = H + bias.
     """
@@ -55,6 +58,8 @@ class InsertDoraBranchPass(ir.passes.InPlacePass):
                 _insert(model.graph, node, self._rank, names)
                 model.metadata_props[schema.RANK_KEY] = str(self._rank)
                 modified = True
+        if modified:
+            write_bodies(model)
         return ir.passes.PassResult(model, modified)
 
 

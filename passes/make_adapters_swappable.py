@@ -6,6 +6,7 @@ from __future__ import annotations
 from onnxscript import ir
 
 from rimc_onnx.ops import schema
+from rimc_onnx.passes._bodies import write_bodies
 from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
 
 __all__ = ["MakeAdaptersSwappablePass", "adapter_values", "is_swappable"]
@@ -59,6 +60,8 @@ class MakeAdaptersSwappablePass(ir.passes.InPlacePass):
                 if not value.is_graph_input():
                     model.graph.inputs.append(value)
                     modified = True
+        if modified:
+            write_bodies(model)
         return ir.passes.PassResult(model, modified)
 
 

@@ -13,7 +13,7 @@ from rimc_onnx.crossbar import ConvertConfig, NodeRanges, attribute_types
 from rimc_onnx.device import DeviceConfig, Realise, largest_weight
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.ops import schema
-from rimc_onnx.passes._functions import add_functions
+from rimc_onnx.passes._bodies import write_bodies
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
@@ -89,7 +89,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         names = Names(model)
         for plan in plans:
             _replace(model.graph, plan, self._config, names, self._realise)
-        add_functions(model)
+        write_bodies(model)
         time_s = self._config.device.resolve_time(self._config.time_s)
         model.metadata_props[schema.TIME_KEY] = f"{time_s:.9g}"
         return ir.passes.PassResult(model, True)

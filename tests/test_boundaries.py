@@ -52,7 +52,7 @@ ALLOWED = {
     "rimc_onnx.ops": OPS,
     "rimc_onnx.device": DEVICE | {"tomli"},  # the standard library has tomllib from Python 3.11 on
     "rimc_onnx.crossbar": CROSSBAR,
-    "rimc_onnx.bodies": OPS | {"onnxscript", "rimc_onnx.bodies"},
+    "rimc_onnx.bodies": CROSSBAR | {"onnx_ir", "rimc_onnx.bodies"},
     "rimc_onnx.reference": CROSSBAR,
     "rimc_onnx.passes": PASSES,
     "rimc_onnx.runtime": RUNTIME,

@@ -1,139 +1,177 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that the bodies of both crossbar operators call: word lines, I-V curves and bit lines.
+"""Parts that the bodies of both crossbar operators have: word lines, I-V curves and bit lines."""
 
-In standard ONNX operators and of the domain ``ai.rimc`` themselves; see
-:mod:`rimc_onnx.bodies.operators`.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
+from rimc_onnx.bodies.builder import Body, Term
 
-import onnxscript
-from onnxscript import script
-from onnxscript.onnx_opset import opset17 as op
-from onnxscript.onnx_types import FLOAT, INT64
-
-from rimc_onnx.ops import schema
-
-__all__ = ["BitLines", "IvShare", "LargestTerm", "ReadCells", "WordLines"]
-
-rimc = onnxscript.values.Opset(schema.DOMAIN, schema.VERSION)
+__all__ = [
+    "adc_top",
+    "bit_lines",
+    "iv_share",
+    "read_cells",
+    "sums_condition",
+    "terms_condition",
+    "word_lines",
+]
 
 
-@script(rimc, default_opset=op)
-def LargestTerm(iv_square: Sequence[float], iv_cube: Sequence[float]) -> FLOAT[...]:
-    # Zero where the current follows the input without terms of an I-V polynomial.
-    terms = op.Concat(
-        op.Constant(value_floats=iv_square), op.Constant(value_floats=iv_cube), axis=0
-    )
-    return op.ReduceMax(op.Abs(terms), keepdims=0)
+def word_lines(b: Body, x: Term) -> tuple[Term, Term]:
+    """What the word lines carry, and what stands for u = 1 on them.
 
-
-@script(rimc, default_opset=op)
-def WordLines(
-    x: FLOAT[...],
-    dac_bits: int,
-    dac_range: float,
-    dac_signed: int,
-    dac_serial_bits: int,
-    iv_sinh: float,
-    input_shrink: float,
-    iv_square: Sequence[float],
-    iv_cube: Sequence[float],
-) -> tuple[FLOAT[...], FLOAT[...]]:
-    # What the word lines carry, and what stands for u = 1 on them. Planes of a bit-serial input
-    # come one after the other along axis 0.
-    bits = op.Constant(value_int=dac_bits)
-    signed = op.Constant(value_int=dac_signed)
-    serial = op.Constant(value_int=dac_serial_bits)
-    scale = op.Constant(value_float=dac_range)
-    top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - signed, to=1)) - 1.0
-    bottom = op.Neg(top) * op.Cast(signed, to=1)
-    step = scale / top
-    base = op.Pow(op.Constant(value_float=2.0), op.Cast(serial, to=1))
+    Planes of a bit-serial input come one after the other along axis 0.
+    """
+    top = _dac_top(b)
+    step = b.attribute("dac_range") / top
+    base = b.op("Pow", 2.0, b.op("Cast", b.attribute("dac_serial_bits"), to=1))
     # Nothing is computed outside an If that only one branch reads: ONNX Runtime 1.17 mixes up the
     # memory of a value that nobody reads from the second run on.
-    if serial > 0:
-        codes = op.Clip(op.Round(x / step), bottom, top)
-        shifts = op.Reshape(op.Cast(op.Range(0, bits - signed, op.Max(serial, 1)), to=1), [-1, 1])
-        magnitude = op.Reshape(op.Abs(codes), [1, -1])
-        lower = op.Floor(magnitude / op.Pow(op.Constant(value_float=2.0), shifts))
-        upper = op.Floor(magnitude / (op.Pow(op.Constant(value_float=2.0), shifts) * base))
-        digits = (lower - base * upper) * op.Reshape(op.Sign(codes), [1, -1])
-        lines = op.Reshape(digits * step, op.Concat([-1], op.Shape(x)[1:], axis=0))
-    elif bits > 0:
-        lines = op.Clip(op.Round(x / step), bottom, top) * step
-    else:
-        lines = op.Identity(x)
-    bend = op.Constant(value_float=iv_sinh)
-    k = bend * op.Constant(value_float=input_shrink)
-    full_scale = op.Where(serial > 0, (base - 1.0) * step, scale)
-    largest_term = rimc.LargestTerm(iv_square=iv_square, iv_cube=iv_cube)
-    if op.And(bend > 0.0, op.And(bits > 0, bits <= 8)):
-        u = op.Clip(lines / full_scale, -1.0, 1.0)
-        y = op.Round(op.Sinh(u * k) * (2048.0 / op.Sinh(k))) * (full_scale / 2048.0)
-    elif bend > 0.0:
-        u = op.Clip(lines / full_scale, -1.0, 1.0)
-        y = op.Sinh(u * k) * (full_scale / op.Sinh(k))
-    elif largest_term > 0.0:
-        y = op.Clip(lines / full_scale, -1.0, 1.0) * full_scale
-    else:
-        y = op.Identity(lines)
-    return y, full_scale
+    lines = b.choose(
+        "serial",
+        lambda: b.attribute("dac_serial_bits") > 0,
+        lambda: _planes(b, x, top, step, base),
+        lambda: b.choose(
+            "dac",
+            lambda: b.attribute("dac_bits") > 0,
+            lambda: _codes(b, x, top, step) * step,
+            lambda: x,
+        ),
+    )
+    full_scale = b.choose(
+        "serial",
+        lambda: b.attribute("dac_serial_bits") > 0,
+        lambda: (base - 1.0) * step,
+        lambda: b.attribute("dac_range"),
+    )
+    return _bent(b, lines, full_scale), full_scale
 
 
-@script(rimc, default_opset=op)
-def IvShare(t: FLOAT[...], coefficients: Sequence[float]) -> FLOAT[...]:
-    # A polynomial in t by Horner's rule; schema.IV_TERMS coefficients, lowest power first.
-    c = op.Constant(value_floats=coefficients)
-    share = ((c[7:8] * t + c[6:7]) * t + c[5:6]) * t + c[4:5]
-    return (((share * t + c[3:4]) * t + c[2:3]) * t + c[1:2]) * t + c[0:1]
+def _dac_top(b: Body) -> Term:
+    """The largest code of the DAC."""
+    bits = b.attribute("dac_bits") - b.attribute("dac_signed")
+    return b.op("Pow", 2.0, b.op("Cast", bits, to=1)) - 1.0
 
 
-@script(rimc, default_opset=op)
-def ReadCells(t: FLOAT[...], knots: FLOAT[...]) -> FLOAT[...]:
-    # Read noise of pairs at t = abs w / w_max: straight lines between knots at t = (i / 64)^2.
-    last = op.Cast(op.Size(knots) - 1, to=1)
-    at = op.Sqrt(t) * last
-    knot = op.Min(op.Floor(at), last - 1.0)
-    i = op.Cast(knot, to=7)
-    left = op.Gather(knots, i)
-    return left + (op.Gather(knots, i + 1) - left) * (at - knot)
+def _codes(b: Body, x: Term, top: Term, step: Term) -> Term:
+    bottom = b.op("Neg", top) * b.op("Cast", b.attribute("dac_signed"), to=1)
+    return b.op("Clip", b.op("Round", x / step), bottom, top)
 
 
-@script(rimc, default_opset=op)
-def BitLines(
-    sums: FLOAT[...],
-    tile_axis: INT64[1],
-    gain: FLOAT[...],
-    offset: FLOAT[...],
-    largest_offset: FLOAT[...],
-    back: FLOAT[...],
-    bits: INT64,
-    serial: INT64,
-    magnitude_bits: INT64,
-) -> FLOAT[...]:
-    # The ADC of every tile, then the digital sum over tiles and over planes, which come one after
-    # the other along axis 0 of what is left. Inputs hold what is known at load (decision 0010).
-    if bits > 0:
-        top = op.Pow(op.Constant(value_float=2.0), op.Cast(bits - 1, to=1)) - 1.0
-        if largest_offset > 0.0:
-            scaled = sums * gain + offset
-        else:
-            scaled = sums * gain
-        codes = op.Clip(op.Round(scaled), op.Neg(top), top)
-    else:
-        codes = op.Identity(sums)
-    total = op.ReduceSum(codes, tile_axis, keepdims=0)
-    if serial > 0:
-        shifts = op.Range(0, magnitude_bits, op.Max(serial, 1))
-        weights = op.Pow(op.Constant(value_float=2.0), op.Cast(shifts, to=1))
-        by_plane = op.Reshape(total, op.Concat(op.Shape(weights), [-1], axis=0))
-        joined = op.ReduceSum(by_plane * op.Reshape(weights, [-1, 1]), [0], keepdims=0)
-        whole = op.Reshape(joined, op.Concat([-1], op.Shape(total)[1:], axis=0))
-    else:
-        whole = op.Identity(total)
-    if bits > 0:
-        y = whole * back
-    else:
-        y = op.Identity(whole)
-    return y
+def _planes(b: Body, x: Term, top: Term, step: Term, base: Term) -> Term:
+    codes = _codes(b, x, top, step)
+    magnitude_bits = b.attribute("dac_bits") - b.attribute("dac_signed")
+    shifts = b.op("Reshape", b.op("Cast", _shifts(b, magnitude_bits), to=1), [-1, 1])
+    magnitude = b.op("Reshape", b.op("Abs", codes), [1, -1])
+    weights = b.op("Pow", 2.0, shifts)
+    lower = b.op("Floor", magnitude / weights)
+    upper = b.op("Floor", magnitude / (weights * base))
+    digits = (lower - base * upper) * b.op("Reshape", b.op("Sign", codes), [1, -1])
+    return b.op("Reshape", digits * step, b.op("Concat", [-1], b.op("Shape", x).part(1), axis=0))
+
+
+def _shifts(b: Body, magnitude_bits: Term) -> Term:
+    """Bits below every plane."""
+    return b.op("Range", 0, magnitude_bits, b.op("Max", b.attribute("dac_serial_bits"), 1))
+
+
+def _bent(b: Body, lines: Term, full_scale: Term) -> Term:
+    """The current that the voltages of the word lines drive."""
+    bend, bits = b.attribute("iv_sinh"), b.attribute("dac_bits")
+    k = bend * b.attribute("input_shrink")
+
+    def u() -> Term:
+        return b.op("Clip", lines / full_scale, -1.0, 1.0)
+
+    def on_grid() -> Term:
+        current = b.op("Sinh", u() * k) * (b.op("Div", 2048.0, b.op("Sinh", k)))
+        return b.op("Round", current) * (full_scale / 2048.0)
+
+    return b.choose(
+        "sinh_of_codes",
+        lambda: b.op("And", bend > 0.0, b.op("And", bits > 0, b.op("LessOrEqual", bits, 8))),
+        on_grid,
+        lambda: b.choose(
+            "sinh",
+            lambda: bend > 0.0,
+            lambda: b.op("Sinh", u() * k) * (full_scale / b.op("Sinh", k)),
+            lambda: b.choose(
+                "terms", lambda: terms_condition(b), lambda: u() * full_scale, lambda: lines
+            ),
+        ),
+    )
+
+
+def terms_condition(b: Body) -> Term:
+    """Whether the current has terms of an I-V polynomial."""
+    terms = b.op("Concat", b.attribute("iv_square"), b.attribute("iv_cube"), axis=0)
+    return b.op("ReduceMax", b.op("Abs", terms), keepdims=0) > 0.0
+
+
+def sums_condition(b: Body) -> Term:
+    """Whether anything lies between the sums of tiles and the output."""
+    bits = b.attribute("adc_bits") + b.attribute("dac_serial_bits")
+    noise = b.op("Cast", b.attribute("read_noise") > 0.0, to=7)
+    return bits + noise + b.op("Cast", terms_condition(b), to=7) > 0
+
+
+def iv_share(b: Body, t: Term, coefficients: str) -> Term:
+    """A polynomial in t by Horner's rule; schema.IV_TERMS coefficients, lowest power first."""
+    c = b.attribute(coefficients)
+    share = c.part(7, 8)
+    for power in range(6, -1, -1):
+        share = share * t + c.part(power, power + 1)
+    return share
+
+
+def read_cells(b: Body, t: Term) -> Term:
+    """Read noise of pairs at t = |w| / w_max: straight lines between knots at t = (i / 64)^2."""
+    knots = b.attribute("read_noise_curve")
+    last = b.op("Cast", b.op("Size", knots) - 1, to=1)
+    at = b.op("Sqrt", t) * last
+    knot = b.op("Min", b.op("Floor", at), last - 1.0)
+    i = b.op("Cast", knot, to=7)
+    left = b.op("Gather", knots, i)
+    return left + (b.op("Gather", knots, i + 1) - left) * (at - knot)
+
+
+def adc_top(b: Body) -> Term:
+    """The largest code of an ADC."""
+    return b.op("Pow", 2.0, b.op("Cast", b.attribute("adc_bits") - 1, to=1)) - 1.0
+
+
+def bit_lines(b: Body, sums: Term, tile_axis: int, gain: Term, offset: Term, back: Term) -> Term:
+    """The ADC of every tile, then the digital sum over tiles and over planes.
+
+    Planes come one after the other along axis 0 of what is left. ``gain``, ``offset`` and ``back``
+    are known at load (decision 0010).
+    """
+
+    def is_converted() -> Term:
+        return b.attribute("adc_bits") > 0
+
+    # Outside the If, too: a node may have an offset for every bit line.
+    largest = b.op("ReduceMax", b.op("Abs", b.attribute("adc_offset")), keepdims=0)
+
+    def codes() -> Term:
+        top = adc_top(b)
+        scaled = b.choose(
+            "adc_offset",
+            lambda: largest > 0.0,
+            lambda: sums * gain + offset,
+            lambda: sums * gain,
+        )
+        return b.op("Clip", b.op("Round", scaled), b.op("Neg", top), top)
+
+    read = b.choose("adc", is_converted, codes, lambda: sums)
+    total = b.op("ReduceSum", read, [tile_axis], keepdims=0)
+
+    def joined() -> Term:
+        bits = b.attribute("dac_bits") - b.attribute("dac_signed")
+        weights = b.op("Pow", 2.0, b.op("Cast", _shifts(b, bits), to=1))
+        by_plane = b.op("Reshape", total, b.op("Concat", b.op("Shape", weights), [-1], axis=0))
+        planes = by_plane * b.op("Reshape", weights, [-1, 1])
+        summed = b.op("ReduceSum", planes, [0], keepdims=0)
+        return b.op("Reshape", summed, b.op("Concat", [-1], b.op("Shape", total).part(1), axis=0))
+
+    whole = b.choose("serial", lambda: b.attribute("dac_serial_bits") > 0, joined, lambda: total)
+    return b.choose("adc", is_converted, lambda: whole * back, lambda: whole)

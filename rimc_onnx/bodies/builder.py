@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the body of a function node by node, in standard ONNX operators.
+
+What a body computes is written once, as Python that calls operators. Parts of it are optional;
+:meth:`Body.choose` writes the part that the nodes of a file use, or an ``If`` where only some do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from rimc_onnx.bodies.uses import Uses
+
+__all__ = ["Body", "Term"]
+
+_Literal = float | int | list[int] | list[float]
+
+_KINDS = {
+    "int": ir.AttributeType.INT,
+    "ints": ir.AttributeType.INTS,
+    "float": ir.AttributeType.FLOAT,
+    "floats": ir.AttributeType.FLOATS,
+    "string": ir.AttributeType.STRING,
+}
+
+
+class Term:
+    """A value in a body; ``+ - * /`` write the operators."""
+
+    def __init__(self, body: Body, value: ir.Value) -> None:
+        self._body = body
+        self.value = value
+
+    def __add__(self, other: Term | _Literal) -> Term:
+        return self._body.op("Add", self, other)
+
+    def __sub__(self, other: Term | _Literal) -> Term:
+        return self._body.op("Sub", self, other)
+
+    def __mul__(self, other: Term | _Literal) -> Term:
+        return self._body.op("Mul", self, other)
+
+    def __truediv__(self, other: Term | _Literal) -> Term:
+        return self._body.op("Div", self, other)
+
+    def __gt__(self, other: Term | _Literal) -> Term:
+        return self._body.op("Greater", self, other)
+
+    def part(self, start: int, end: int = 2**63 - 1) -> Term:
+        """Elements ``start`` to before ``end`` of a vector."""
+        return self._body.op("Slice", self, [start], [end])
+
+
+class Body:
+    """One function of the domain ``ai.rimc``, while it is written."""
+
+    def __init__(self, inputs: Sequence[str], attributes: Mapping[str, str], uses: Uses) -> None:
+        """``attributes``: names and types. What ``uses`` does not name is optional."""
+        self._inputs = {name: ir.Value(name=name) for name in inputs}
+        self._attributes = dict(attributes)
+        self._uses = uses
+        self._constants: dict[object, ir.Node] = {}
+        self._scopes: list[list[ir.Node]] = [[]]
+        self._num_values = 0
+
+    def input(self, name: str) -> Term:
+        """An input of the operator."""
+        return Term(self, self._inputs[name])
+
+    def attribute(self, name: str) -> Term:
+        """The value of an attribute of the operator: a scalar, or a vector."""
+        kind = self._attributes[name]
+        reference = self.reference(f"value_{kind}", name)
+        return self._constant(("attribute", name), reference)
+
+    def constant(self, value: _Literal) -> Term:
+        """A number, or a vector of them."""
+        return self._term(value)
+
+    def reference(self, name: str, attribute: str | None = None) -> ir.Attr:
+        """Attribute ``name`` of a node in the body, with the value of one of the operator's."""
+        attribute = attribute or name
+        return ir.RefAttr(name, attribute, _KINDS[self._attributes[attribute]])
+
+    def uses(self, name: str) -> bool | int | None:
+        """See :data:`Uses`."""
+        return self._uses.get(name)
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: Term | _Literal | None,
+        **attributes: int | list[int] | ir.Attr | ir.Tensor,
+    ) -> Term:
+        """A node with one output; numbers become constants, an ``int`` one of int64."""
+        values = [None if i is None else self._term(i).value for i in inputs]
+        attrs = [
+            a if isinstance(a, ir.Attr) else _attribute(name, a) for name, a in attributes.items()
+        ]
+        node = ir.Node("", op_type, values, attrs, outputs=[self._value()])
+        self._scopes[-1].append(node)
+        return Term(self, node.outputs[0])
+
+    def choose(
+        self,
+        use: str,
+        condition: Callable[[], Term],
+        then: Callable[[], Term],
+        otherwise: Callable[[], Term],
+    ) -> Term:
+        """``then()`` or ``otherwise()``; both in an ``If`` where nodes differ in ``use``."""
+        chosen = self.uses(use)
+        if chosen is not None:
+            return then() if chosen else otherwise()
+        test = condition()
+        graphs = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
+        attrs = {name: ir.AttrGraph(name, graph) for name, graph in graphs.items()}
+        return self.op("If", test, **attrs)
+
+    def function(self, domain: str, name: str, result: Term, *, opset: int) -> ir.Function:
+        """The function that gives ``result``, without nodes that nobody reads."""
+        # What a function is given may be an output of it only through a node.
+        if result.value in self._inputs.values():
+            result = self.op("Identity", result)
+        result.value.name = "y"
+        nodes = [*self._constants.values(), *self._scopes[0]]
+        graph = ir.Graph(
+            inputs=list(self._inputs.values()),
+            outputs=[result.value],
+            nodes=_read(nodes, result.value),
+            opset_imports={"": opset},
+            name=name,
+        )
+        attributes = [ir.Attr(name, _KINDS[kind], None) for name, kind in self._attributes.items()]
+        return ir.Function(domain, name, graph=graph, attributes=attributes)
+
+    def _branch(self, write: Callable[[], Term]) -> ir.Graph:
+        self._scopes.append([])
+        result = write()
+        made = {output for node in self._scopes[-1] for output in node.outputs}
+        if result.value not in made:
+            result = self.op("Identity", result)
+        nodes = self._scopes.pop()
+        return ir.Graph(
+            inputs=[], outputs=[result.value], nodes=_read(nodes, result.value), name="g"
+        )
+
+    def _term(self, operand: Term | _Literal) -> Term:
+        if isinstance(operand, Term):
+            return operand
+        many = isinstance(operand, list)
+        whole = all(isinstance(n, int) for n in operand) if many else isinstance(operand, int)
+        name = f"value_{'int' if whole else 'float'}{'s' if many else ''}"
+        key = (name, tuple(operand) if many else operand)
+        return self._constant(key, _attribute(name, operand))
+
+    def _constant(self, key: object, attribute: ir.Attr) -> Term:
+        """One node for each, in front of all others, so that branches may read it too."""
+        if key not in self._constants:
+            self._constants[key] = ir.Node("", "Constant", [], [attribute], outputs=[self._value()])
+        return Term(self, self._constants[key].outputs[0])
+
+    def _value(self) -> ir.Value:
+        self._num_values += 1
+        return ir.Value(name=f"v{self._num_values}")
+
+
+def _read(nodes: Sequence[ir.Node], result: ir.Value) -> list[ir.Node]:
+    """The nodes that ``result`` is made of, in their order; others are taken off their inputs."""
+    wanted, found = {result}, []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.outputs):
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+            continue
+        found.append(node)
+        wanted.update(_inputs(node))
+    return found[::-1]
+
+
+def _inputs(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, its branches included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            graph = attribute.as_graph()
+            yield from graph.outputs
+            for inside in graph:
+                yield from _inputs(inside)
+
+
+def _attribute(name: str, value: _Literal | ir.Tensor) -> ir.Attr:
+    if isinstance(value, ir.Tensor):
+        return ir.AttrTensor(name, value)
+    if isinstance(value, int):
+        return ir.AttrInt64(name, value)
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if all(isinstance(n, int) for n in value):
+        return ir.AttrInt64s(name, value)
+    return ir.AttrFloat32s(name, value)
