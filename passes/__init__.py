@@ -40,7 +40,7 @@ from rimc_onnx.passes.pipelines import (
 from rimc_onnx.passes.raise_opset import RaiseOpsetPass
 from rimc_onnx.passes.read_periphery import node_ranges, read_periphery
 from rimc_onnx.passes.replace_with_rram import ReplaceWithRramPass
-from rimc_onnx.passes.rram_branch import RramBranch, rram_branches
+from rimc_onnx.passes.rram_branch import RramBranch, is_converted, rram_branches
 from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,
@@ -80,6 +80,7 @@ __all__ = [
     "find_constant",
     "find_units",
     "folded_weight",
+    "is_converted",
     "is_swappable",
     "is_transposed_product",
     "node_ranges",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every matrix product with a constant matrix in one form: MatMul and Add."""
+"""Every matrix product with a constant matrix in one form: rows times a matrix, and Add."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from onnxscript import ir
 from rimc_onnx.passes._graph import (
     PASS_KEY,
     Names,
+    Shapes,
     add_initializer,
+    constant_add,
     derived_initializer,
     float_products,
     lazy_tensor,
@@ -26,7 +28,7 @@ _METADATA = {PASS_KEY: "CanonicalizeMatMulPass"}
 
 
 class CanonicalizeMatMulPass(ir.passes.InPlacePass):
-    """Rewrite Gemm with a constant B as MatMul(X, W [K, N]) and Add.
+    """Rewrite Gemm with a constant B, and MatMul of odd ranks, as MatMul(X, W [K, N]) and Add.
 
     1. transB and alpha: into the weight, computed when it is read. A B that several Gemm read the
        same way stays one initializer.
@@ -34,8 +36,11 @@ class CanonicalizeMatMulPass(ir.passes.InPlacePass):
     3. C and beta: Add of beta C, shaped [N] where C is a constant row or scalar. C that is no
        constant: Mul by beta where it is not 1, then Add.
     4. No C, or beta 0: no Add.
-    5. Gemm whose B is no constant of float32 or float16, Gemm inside a subgraph or kept digital
-       (``skip``): left alone.
+    5. MatMul of a vector [K]: Unsqueeze in front and Squeeze behind, behind the Add of a constant
+       row where that alone reads the product.
+    6. MatMul with a W of [1, ..., 1, K, N]: those axes go, and X gets as many as the product needs.
+    7. A product whose matrix is no constant of float32 or float16, one inside a subgraph or kept
+       digital (``skip``), or a left-hand side of unknown rank: left alone.
 
     The MatMul has the Gemm's name, the Add ``<name>/bias``; the output keeps its name.
     """
@@ -50,6 +55,8 @@ class CanonicalizeMatMulPass(ir.passes.InPlacePass):
         """Rewrite in place."""
         rewrite = _Rewrite(model)
         modified = False
+        for node, weight in float_products(model, "MatMul", self._skip):
+            modified |= rewrite.matmul(node, weight)
         for node, weight in float_products(model, "Gemm", self._skip):
             if len(weight.shape) != 2:
                 continue
@@ -62,6 +69,7 @@ class _Rewrite:
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
         self._names = Names(model)
+        self._shapes = Shapes(model)
         self._weights: dict[tuple[ir.Value, bool, float], ir.Value] = {}
 
     def gemm(self, node: ir.Node, weight: Constant) -> None:
@@ -108,6 +116,61 @@ class _Rewrite:
             self._graph.insert_before(node, add)
         self._graph.remove(node, safe=True)
         remove_dead(inputs[1:])
+
+    def matmul(self, node: ir.Node, weight: Constant) -> bool:
+        """Bring one MatMul to rows times a matrix; False where it is, or can't be."""
+        x, b = node.inputs[0], node.inputs[1]
+        rank, lead = len(weight.shape), weight.shape[:-2]
+        if x is None or b is None or rank < 2 or any(d != 1 for d in lead):
+            return False
+        x_rank = self._shapes.rank(x)
+        if x_rank is None or x_rank == 0 or (rank == 2 and x_rank > 1):
+            return False
+        # The axes that the product takes from W, and the row that a vector becomes.
+        missing = max(rank, 2) - x_rank
+        is_vector = x_rank == 1
+        name = str(node.name)
+        if missing > 0:
+            axes = self._initializer(
+                f"{name}/axes", np.arange(missing, dtype=np.int64), ir.DataType.INT64
+            )
+            x = self._new(node, "Unsqueeze", [x, axes], "unsqueeze")
+            node.replace_input_with(0, x)
+        if rank > 2:
+            fresh = self._names.value(f"{name}/weight")
+            shape = weight.shape[-2:]
+            tensor = lazy_tensor(
+                lambda: weight.numpy().reshape(shape), name=fresh, dtype=weight.dtype, shape=shape
+            )
+            node.replace_input_with(1, derived_initializer(self._graph, fresh, tensor, b))
+            remove_dead([b])
+        if is_vector:
+            self._squeeze(node, max(rank, 2) - 2)
+        return True
+
+    def _squeeze(self, matmul: ir.Node, axis: int) -> None:
+        """Take the row's axis away again, behind the Add of a constant row where there is one."""
+        last = matmul
+        found = constant_add(matmul.outputs[0])
+        if found is not None and len(found[1].shape) <= 1:
+            last = found[0]
+            _forget_shape(matmul.outputs[0])
+        name = str(matmul.name)
+        axes = self._initializer(f"{name}/axis", np.array([axis]), ir.DataType.INT64)
+        y = last.outputs[0]
+        squeezed = ir.Value(type=y.type, shape=y.shape)
+        take_over(y, squeezed)
+        _forget_shape(y)
+        y.name = self._names.value(f"{name}/row")
+        node = ir.Node(
+            "",
+            "Squeeze",
+            [y, axes],
+            outputs=[squeezed],
+            name=self._names.node(f"{name}/squeeze"),
+            metadata_props=dict(_METADATA),
+        )
+        self._graph.insert_after(last, node)
 
     def _weight(
         self, name: str, b: ir.Value, weight: Constant, transposed: bool, alpha: float
@@ -175,3 +238,8 @@ class _Rewrite:
         new.outputs[0].type = inputs[0].type
         self._graph.insert_before(node, new)
         return new.outputs[0]
+
+
+def _forget_shape(value: ir.Value) -> None:
+    """What was known of ``value`` before it got another axis."""
+    value.shape = None

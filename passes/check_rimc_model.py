@@ -171,7 +171,7 @@ def _check_adapter_values(branch: RramBranch) -> None:
         adapter = branch.adapter()
     except ValueError as error:
         raise node_error(branch.dora, str(error)) from error
-    for name in ("x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "sparse_scale"):
+    for name in ("x_scale", "rank_step", "lora_b_scale", "magnitude_scale", "sparse_scale", "bias"):
         values = getattr(adapter, name)
         has_sign = name not in {"x_scale", "rank_step"}
         if not (np.isfinite(values) & (has_sign | (values > 0))).all():

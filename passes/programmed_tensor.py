@@ -9,6 +9,7 @@ from onnxscript import ir
 
 from rimc_onnx.crossbar import CODED_BITS, ArrayLayout, apply_ir_drop, on_grid
 from rimc_onnx.device import DeviceConfig, Realise, program
+from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._graph import lazy_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
 
@@ -71,4 +72,10 @@ def _realised(
         w = apply_ir_drop(
             programmed, node=unit.name, g_max_us=device.g_max_us, wire_ohm=wire_ohm, layout=layout
         )
-    return on_grid(w, programmed.w_max, unit.geometry.column_axis) if is_coded else w
+    w = on_grid(w, programmed.w_max, unit.geometry.column_axis) if is_coded else w
+    if not np.isfinite(w).all():
+        raise NodeMappingError(
+            f"node '{unit.name}': its programmed weight would hold NaN or infinite values. Leave "
+            "the node digital, or take another device model."
+        )
+    return w

@@ -15,7 +15,14 @@ from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes.node_geometry import node_geometry
 
-__all__ = ["RramBranch", "initializer_shape", "node_error", "rram_branches"]
+__all__ = ["RramBranch", "initializer_shape", "is_converted", "node_error", "rram_branches"]
+
+
+def is_converted(model: ir.Model) -> bool:
+    """True for a model with an ``ai.rimc`` node: an import alone may be ONNX Runtime's."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return any(node.domain == schema.DOMAIN for node in nodes)
+
 
 _DORA = {schema.RRAM_CONV: schema.DORA_CONV, schema.RRAM_MATMUL: schema.DORA_MATMUL}
 

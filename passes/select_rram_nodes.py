@@ -32,13 +32,17 @@ _NO_OPERATOR = {
     "Attention": "attention has no weight of its own",
     "DeformConv": "a deformable convolution has no RRAM operator",
     "Einsum": "Einsum has no RRAM operator; write it as MatMul",
-    "GRU": "a recurrent operator holds its matrices inside",
-    "LSTM": "a recurrent operator holds its matrices inside",
-    "RNN": "a recurrent operator holds its matrices inside",
+    "GRU": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "LSTM": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "RNN": "a recurrent operator holds its matrices inside: export its cell as MatMul",
 }
+_OPTIMIZED = {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv"}
+"""Operators of com.microsoft that ONNX Runtime's optimizer makes of ONNX's."""
 _FOREIGN = re.compile(r"Conv(?!ert)|MatMul|Gemm|Attention")
 """Names of operators of other domains that hold or multiply matrices."""
 
+_MOST_MADE_BYTES = 2 << 30
+"""Of all weights that no tensor of the file holds."""
 _MAX_REASONS = 4
 """Reasons, or names, that one line lists."""
 
@@ -77,6 +81,12 @@ def select_rram_nodes(model: ir.Model, config: ConvertConfig) -> list[MappingDec
     for pattern in config.keep_digital:
         if not any(is_kept_digital(name, [pattern]) for name in names):
             raise UsageError(f"`keep_digital` '{pattern}' names no node. {suggest(pattern, names)}")
+    made = sum(d.unit.weight.nbytes for d in decisions if d.unit and d.unit.weight.made)
+    if made > _MOST_MADE_BYTES:
+        raise ModelError(
+            f"weights of {made} bytes are computed by nodes, more than {_MOST_MADE_BYTES}. Export "
+            "the model with its constants folded."
+        )
     for decision in decisions:
         _check_finite(decision)
     return decisions
@@ -170,11 +180,19 @@ class _Look:
         if pattern is not None:
             return f"kept digital by the pattern '{pattern}'"
         if inside is not None:
-            return f"inside the body of {inside.op_type} node '{inside.name}'"
+            return (
+                f"inside the body of {inside.op_type} node '{inside.name}': export the model "
+                "unrolled, or with the branch that is taken"
+            )
+        if node.domain == "com.microsoft" and node.op_type in _OPTIMIZED:
+            return (
+                "an operator of ONNX Runtime's optimizer: give the model before ONNX Runtime's "
+                "optimizations"
+            )
         if node.domain != "":
-            return f"domain {node.domain} is not ours"
+            return f"domain {node.domain} is not ours: export the model with operators of ONNX"
         if node.op_type in _INTEGER:
-            return "integer operator"
+            return "integer operator: convert the float model"
         if node.op_type in _NO_OPERATOR:
             return _NO_OPERATOR[node.op_type]
         if refusal := self._operands(node):

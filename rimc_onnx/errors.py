@@ -19,14 +19,42 @@ __all__ = [
     "OutputError",
     "RimcError",
     "UsageError",
+    "one_line",
     "suggest",
 ]
+
+_MOST_WORD = 300
+_MOST_TEXT = 4000
+"""Characters that :func:`one_line` leaves."""
+
+
+def one_line(text: object) -> str:
+    """``text`` (a message, a name, another's error) as one line that a terminal can show.
+
+    Space of any kind becomes one blank, what can't be printed its escape; words and lines that are
+    too long lose their middle.
+    """
+    words = (
+        _short("".join(c if c.isprintable() else ascii(c)[1:-1] for c in word), _MOST_WORD)
+        for word in str(text)[: 64 * _MOST_TEXT].split()
+    )
+    return _short(" ".join(words), _MOST_TEXT)
+
+
+def _short(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}...({len(text)} characters)...{text[-most // 4 :]}"
 
 
 class RimcError(Exception):
     """Root of all errors a user can cause. ``str()`` is one line: what, where, got, do."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        """Names of files, nodes and arrays in ``message`` may hold anything."""
+        super().__init__(one_line(message))
 
 
 class ModelError(RimcError):

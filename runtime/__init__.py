@@ -35,6 +35,8 @@ __all__ = [
 _FILE_NAME: Final = {"win32": "rimc_ops.dll", "darwin": "librimc_ops.dylib"}.get(
     sys.platform, "librimc_ops.so"
 )
+_FATAL: Final = 4
+"""Severity of ONNX Runtime's log; errors are raised, too."""
 _REINSTALL: Final = (
     "Install rimc-onnx with pip (it builds the library), or make the session with native=False."
 )
@@ -99,6 +101,7 @@ def make_session(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     num_threads: int | None = None,
     options: Mapping[str, str] | None = None,
+    quiet: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open a converted model (a file, or its bytes).
 
@@ -108,6 +111,7 @@ def make_session(
         providers: execution providers of ONNX Runtime, first choice first.
         num_threads: threads inside an operator; ``None`` leaves it to ONNX Runtime.
         options: session configuration entries of ONNX Runtime.
+        quiet: print nothing on stderr beside what is raised.
 
     Raises:
         NativeLibraryError: ``native`` and the library can't be used, or the model has ``ai.rimc``
@@ -116,6 +120,8 @@ def make_session(
     import onnxruntime  # here, since `rimc-onnx --help` must not load it
 
     session_options = onnxruntime.SessionOptions()
+    if quiet:
+        session_options.log_severity_level = _FATAL
     if num_threads is not None:
         session_options.intra_op_num_threads = num_threads
     for key, value in (options or {}).items():

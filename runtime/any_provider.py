@@ -170,8 +170,8 @@ def _open(
     import onnxruntime
 
     session_options = onnxruntime.SessionOptions()
-    # That some nodes are not the provider's is a warning of ONNX Runtime's, and as it should be.
-    session_options.log_severity_level = 3
+    # Errors are raised; that some nodes are not the provider's is a warning of ONNX Runtime's.
+    session_options.log_severity_level = 4
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     chosen: dict[str, Any] = {}
     if devices:

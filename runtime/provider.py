@@ -142,8 +142,8 @@ def provider_session(
 
     texts = {name: _text(value) for name, value in (provider_options or {}).items()}
     session_options = onnxruntime.SessionOptions()
-    # That some nodes are not the provider's is a warning of ONNX Runtime's, and as it should be.
-    session_options.log_severity_level = 3
+    # Errors are raised; that some nodes are not the provider's is a warning of ONNX Runtime's.
+    session_options.log_severity_level = 4
     if num_threads is not None:
         session_options.intra_op_num_threads = num_threads
     for key, value in (options or {}).items():

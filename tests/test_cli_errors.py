@@ -22,7 +22,7 @@ from onnxscript import ir
 
 Cli = Callable[..., Any]
 
-COMMAND = [sys.executable, "-c", "from rimc_onnx.cli.main import main; main()"]
+COMMAND = [sys.executable, "-c", "from rimc_onnx.cli.entry import main; main()"]
 
 
 def rng() -> np.random.Generator:
@@ -361,3 +361,39 @@ def test_debug_shows_the_traceback(cli: Cli, digits_folder: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("error: nothing.onnx")
     again = cli("convert", "nothing.onnx", cwd=digits_folder)
     assert len(again.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+@pytest.mark.parametrize("delay_s", [0.1, 0.4, 0.8])
+def test_interrupt_in_the_first_second_is_one_line(digits_folder: Path, delay_s: float) -> None:
+    # A traceback out of the import of some library, as the handlers came after it.
+    before = sorted(p.name for p in digits_folder.iterdir())
+    process = subprocess.Popen(
+        [*COMMAND, "quickstart", "q"],
+        cwd=digits_folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines() == ["error: interrupted. No file is half written."]
+    left = sorted(p.name for p in digits_folder.iterdir() if p.name != "q")
+    assert left == before
+
+
+def test_file_that_is_no_regular_one_is_refused(fails: Callable[..., str], tmp_path: Path) -> None:
+    # Reading a pipe, or /dev/zero, never ends.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    assert "is no regular file" in fails(tmp_path, 1, "convert", "pipe")
+    assert "is no regular file" in fails(tmp_path, 1, "convert", "/dev/zero", "-o", "x.onnx")
+    (tmp_path / "pipe.toml").symlink_to("pipe")
+    assert "is no regular file" in fails(tmp_path, 2, "devices", "pipe.toml")
+    assert "nested too deeply" in fails(tmp_path, 2, "devices", "deep.toml")
+    assert "loop.onnx" in fails(tmp_path, 1, "convert", "loop.onnx")

@@ -7,7 +7,7 @@ bend their inputs or take them bit by bit, the ADC's range is that of the sums t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from rimc_onnx.calibration.walk import teacher_run
 from rimc_onnx.crossbar import ConvertConfig, NodePeriphery, NodeRanges
 from rimc_onnx.crossbar.word_lines import Product, word_line_reads
 from rimc_onnx.device import largest_weight
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Array = npt.NDArray[Any]
 def measure_ranges(
     teacher: ir.Model,
     units: Sequence[RramUnit],
-    feeds: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Feed],
     factory: SessionFactory,
     *,
     config: ConvertConfig,
@@ -51,7 +52,7 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig)
     filled = [x for x in chunks if x.size]
     percentile = config.periphery.range_percentile
     dac = max((_percentile(x, percentile) for x in filled), default=0.0)
-    lowest = min((float(x.min()) for x in filled), default=0.0)
+    lowest = min((float(np.min(x, where=np.isfinite(x), initial=0.0)) for x in filled), default=0.0)
     # A node that saw nothing but zeros gets any range: its outputs are zeros.
     dac_range = float(np.float32(dac)) or 1.0
     lines = _lines(config, dac_range, lowest < 0)
@@ -96,13 +97,17 @@ def _largest_sum(unit: RramUnit, products: Sequence[Product], percentile: float)
         by_group = [np.moveaxis(one, 1, 0) for (one,) in rows]
         for start in range(0, geometry.depth, tile):
             part = slice(start, start + tile)
-            partial = by_group[0][:, :, part] @ cells[0][:, part]
-            for inputs, more in zip(by_group[1:], cells[1:], strict=True):
-                partial = partial + inputs[:, :, part] @ more[:, part]
+            with np.errstate(invalid="ignore"):  # rows with an infinite value are left out below
+                partial = by_group[0][:, :, part] @ cells[0][:, part]
+                for inputs, more in zip(by_group[1:], cells[1:], strict=True):
+                    partial = partial + inputs[:, :, part] @ more[:, part]
             if partial.size:
                 largest = max(largest, _percentile(partial, percentile))
     return largest
 
 
 def _percentile(values: Array, percentile: float) -> float:
-    return float(np.percentile(np.abs(values, dtype=np.float32), percentile, method="higher"))
+    """Of the magnitudes of the values that are finite; 0 where none is."""
+    sizes = np.abs(values, dtype=np.float32)
+    sizes = sizes[np.isfinite(sizes)]
+    return float(np.percentile(sizes, percentile, method="higher")) if sizes.size else 0.0

@@ -74,8 +74,29 @@ class Fitted:
     """The teacher's outputs on the samples; empty without samples."""
 
 
+def _check_known(job: CalibrationJob) -> None:
+    """Refuse statistics that lack a node, or have it with another shape."""
+    if job.known is None:
+        return
+    for pair in job.pairs:
+        found = job.known.statistics.get(pair.branch.node)
+        group, depth = pair.geometry.group, pair.geometry.depth
+        columns = pair.geometry.group_columns
+        if (
+            found is None
+            or found.x_mean.shape != (group, depth)
+            or found.y_mean.shape != (group, columns)
+            or found.y_variance.shape != (group, columns)
+        ):
+            raise CalibrationError(
+                f"node {pair.branch.node!r} is not in the statistics, or with another shape. "
+                "Write them again with rimc-onnx statistics."
+            )
+
+
 def fit_nodes(job: CalibrationJob) -> Fitted:
     """Every adapter, with the share of the SRAM that its node has."""
+    _check_known(job)
     sensitivities = _sensitivities(job)
     shares = _ranks(job)
     given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
@@ -86,7 +107,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
         pair, features = item
         problem = problem_of(job, sensitivities, pair, features)
         if features is not None:
-            found = SampleMoments.of(features.y, pair.geometry.channel_axis)
+            found = SampleMoments.of(features.y, job.feeds, pair.geometry.channel_axis)
             moments[pair.branch.node] = found
         drafted = _draft(job, problem, exact=job.exact)
         share = given.get(pair.branch.node)
@@ -124,6 +145,7 @@ def _finished(
     task = NodeTask(
         draft=node if share.magnitude else node.without_magnitude(),
         features=features if job.solver.needs_features else None,
+        chunk_samples=[feed.num_samples for feed in job.feeds],
         magnitude=job.config.kinds.magnitude,
         seed=job.config.solver_seed,
     )

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SampleMoments", "bias_shift", "gain_change"]
+from rimc_onnx.execution.feed import Feed
+
+__all__ = ["SampleMoments", "bias_shift", "gain_change", "in_both"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -38,21 +40,29 @@ class SampleMoments:
     """[n, m], about the sample's own mean."""
 
     @classmethod
-    def of(cls, chunks: Sequence[npt.NDArray[Any]], channel_axis: int) -> SampleMoments:
-        """Samples are axis 0, ``channel_axis`` counts bit lines.
+    def of(
+        cls, chunks: Sequence[npt.NDArray[Any]], feeds: Sequence[Feed], channel_axis: int
+    ) -> SampleMoments:
+        """Of one chunk a run; ``channel_axis`` of a chunk counts bit lines.
 
-        Samples without a position are left out.
+        A run of several samples has them in turn on axis 0; where a value can't be shared out
+        among them, they count as one. A sample without a position is NaN.
         """
         means, variances = [], []
-        for chunk in chunks:
-            output = np.asarray(chunk if chunk.ndim > 1 else chunk[None], np.float32)
-            channel = channel_axis % output.ndim
-            axes = tuple(axis for axis in range(1, output.ndim) if axis != channel)
+        for chunk, feed in zip(chunks, feeds, strict=True):
+            count = feed.num_samples if len(chunk) % feed.num_samples == 0 else 1
+            output = np.asarray(chunk, np.float32)
+            output = output.reshape(count, len(chunk) // count, *chunk.shape[1:])
+            channel = channel_axis + 1 if channel_axis >= 0 else output.ndim + channel_axis
             if not output.size:
-                output = np.zeros((0, *output.shape[1:]), np.float32)
-                output = output.sum(axis=axes, keepdims=True)
+                nothing = np.full((count, output.shape[channel]), np.nan)
+                means.append(nothing)
+                variances.append(nothing)
+                continue
+            axes = tuple(axis for axis in range(1, output.ndim) if axis != channel)
             mean = output.mean(axis=axes, dtype=np.float64, keepdims=True)
-            off = np.square(output - mean.astype(np.float32)).mean(axis=axes, dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                off = np.square(output - mean.astype(np.float32)).mean(axis=axes, dtype=np.float64)
             means.append(mean.reshape(off.shape))
             variances.append(off)
         return cls(mean=np.concatenate(means), variance=np.concatenate(variances))
@@ -69,6 +79,19 @@ class SampleMoments:
         rest = (self.mean.sum(axis=0) - self.mean) / others
         square = np.square(self.mean) + self.variance
         return np.maximum((square.sum(axis=0) - square) / others - np.square(rest), 0)
+
+
+def in_both(teacher: SampleMoments, student: SampleMoments) -> tuple[SampleMoments, SampleMoments]:
+    """Without the samples that have no position, or a value that is not finite, in either."""
+    if len(teacher.mean) != len(student.mean):  # shared out among samples in one of them only
+        nothing = np.zeros((0, teacher.mean.shape[1]))
+        return (SampleMoments(mean=nothing, variance=nothing),) * 2
+    arrays = (teacher.mean, teacher.variance, student.mean, student.variance)
+    known = np.logical_and.reduce([np.isfinite(a).all(axis=1) for a in arrays])
+    return (
+        SampleMoments(mean=teacher.mean[known], variance=teacher.variance[known]),
+        SampleMoments(mean=student.mean[known], variance=student.variance[known]),
+    )
 
 
 def gain_change(teacher: SampleMoments, student: SampleMoments, *, per_line: bool) -> F64:

@@ -50,8 +50,20 @@ def rows_of(geometry: NodeGeometry, x: Array, *outputs: Array) -> Iterator[tuple
             )
 
 
+def _finite(rows: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Without the rows in which a value is NaN or infinite."""
+    # Sums of float32 in float64 do not overflow: one pass, mostly without a mask.
+    if all(np.isfinite(part.sum(dtype=np.float64)) for part in rows):
+        return rows
+    known = np.logical_and.reduce([np.isfinite(part).all(axis=(1, 2)) for part in rows])
+    return tuple(part[known] for part in rows)
+
+
 class SecondMoments:
-    """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device)."""
+    """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device).
+
+    Rows in which any of the three is NaN or infinite are left out.
+    """
 
     def __init__(self, geometry: NodeGeometry) -> None:
         """All sums zero."""
@@ -71,7 +83,8 @@ class SecondMoments:
 
         Without ``h`` only the teacher's moments are kept.
         """
-        for x_rows, y_rows, *h_rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
+        for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
+            x_rows, y_rows, *h_rows = _finite(rows)
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)

@@ -39,7 +39,7 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
     errors, sqnr_db, agreement = [], {}, None
     for name, wanted in teacher.items():
         given = student.get(name)
-        if given is None or not wanted or not np.issubdtype(wanted[0].dtype, np.floating):
+        if given is None or not _are_comparable(wanted, given):
             continue
         pairs = [
             (t.astype(np.float64), o.astype(np.float64)) for t, o in zip(wanted, given, strict=True)
@@ -58,6 +58,18 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         error=sum(errors) / len(errors) if errors else None,
         agreement=agreement,
         sqnr_db=sqnr_db,
+    )
+
+
+def _are_comparable(wanted: Chunks, given: Chunks) -> bool:
+    """True for floating-point arrays of the same shapes; a sequence is none."""
+    pairs = list(zip(wanted, given, strict=True))
+    return bool(pairs) and all(
+        isinstance(t, np.ndarray)
+        and isinstance(o, np.ndarray)
+        and np.issubdtype(t.dtype, np.floating)
+        and t.shape == o.shape
+        for t, o in pairs
     )
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.ops.geometry import NodeGeometry
 
 __all__ = ["NodeProblem", "Statistics", "TeacherKnowledge", "problem_from_device"]
@@ -88,7 +88,7 @@ class TeacherKnowledge:
 
     statistics: dict[str, Statistics]
     """By node name."""
-    reference: Sequence[dict[str, npt.NDArray[Any]]]
+    reference: Sequence[Feed]
     """A few of the samples themselves, chunk by chunk as feeds: what a model of the measured arrays
     is run on, to see what its layers do to each other."""
 

@@ -9,7 +9,7 @@ is the node's sensitivity. No gradient is needed, so any model that ONNX Runtime
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from onnxscript import ir
 
 from rimc_onnx.device import Purpose, standard_normals
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.execution.taps import KeptRun
 from rimc_onnx.passes import RramUnit
@@ -35,7 +36,7 @@ _NODE_RUNS = 128
 def measure_sensitivities(
     teacher: ir.Model,
     units: Sequence[RramUnit],
-    feeds: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Feed],
     factory: SessionFactory,
     *,
     seed: int,
@@ -48,10 +49,9 @@ def measure_sensitivities(
     """
     output_error_power = dict.fromkeys((unit.name for unit in units), 0.0)
     node_error_power = dict.fromkeys(output_error_power, 0.0)
-    for feed in _few(teacher, feeds, max(1, _NODE_RUNS // max(1, len(units)))):
-        names = [unit.y.name or "" for unit in units]
-        inputs = [unit.x.name or "" for unit in units]
-        run = KeptRun(teacher, feed, names, factory, keep=inputs)
+    for feed in _few(feeds, max(1, _NODE_RUNS // max(1, len(units)))):
+        inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
+        run = KeptRun(teacher, feed, list(inputs), factory, keep=inputs)
         for unit in units:
             error = _error(unit, run.values[unit.x.name or ""], factory, seed)
             y = run.values[unit.y.name or ""]
@@ -68,22 +68,14 @@ def measure_sensitivities(
     }
 
 
-def _few(
-    teacher: ir.Model, feeds: Sequence[Mapping[str, Array]], samples: int
-) -> list[dict[str, Array]]:
-    """The first ``samples`` samples; whole chunks where the model's batch is fixed."""
-    fixed = any(
-        value.shape is not None and len(value.shape) and isinstance(value.shape[0], int)
-        for value in teacher.graph.inputs
-        if value.name not in teacher.graph.initializers
-    )
+def _few(feeds: Sequence[Feed], samples: int) -> list[Feed]:
+    """The first ``samples`` samples; more where a run can't be cut."""
     picked = []
     for feed in feeds:
         if samples <= 0:
             break
-        part = dict(feed) if fixed else {n: a[:samples] if a.ndim else a for n, a in feed.items()}
-        samples -= max((len(a) for a in part.values() if a.ndim), default=1)
-        picked.append(part)
+        picked.append(feed.first(samples))
+        samples -= picked[-1].num_samples
     return picked
 
 
@@ -101,6 +93,7 @@ def _error(unit: RramUnit, x: Array, factory: SessionFactory, seed: int) -> Arra
     off = (weight * (_ERROR_FRAC * z.reshape(weight.shape))).astype(np.float32)
     session = factory(_product(unit))
     error = session.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
+    error = np.where(np.isfinite(error), error, np.float32(0))
     channel = unit.geometry.channel_axis % error.ndim
     axes = tuple(axis for axis in range(error.ndim) if axis != channel)
     rows = error.size // max(unit.geometry.columns, 1)
@@ -124,7 +117,11 @@ def _change(before: Sequence[Array], after: Sequence[Array]) -> float:
     """Power of the change over the power of the outputs, summed over floating-point outputs."""
     total = 0.0
     for a, b in zip(before, after, strict=True):
+        # A sequence or an optional is no array; what depends on a value's size may change shape.
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape):
+            continue
         if np.issubdtype(a.dtype, np.floating) and a.size:
-            power = float(np.square(a, dtype=np.float64).sum())
-            total += float(np.square(b.astype(np.float64) - a).sum()) / (power or 1.0)
+            known = np.isfinite(a) & np.isfinite(b)
+            was, now = a[known].astype(np.float64), b[known].astype(np.float64)
+            total += float(np.square(now - was).sum()) / (float(np.square(was).sum()) or 1.0)
     return total if np.isfinite(total) else 0.0

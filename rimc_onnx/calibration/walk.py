@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
+from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change, in_both
 from rimc_onnx.calibration.moments import Features, SecondMoments
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.execution.taps import (
@@ -44,7 +45,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-Feeds = Sequence[Mapping[str, Array]]
+Feeds = Sequence[Feed]
 
 _TOGETHER_BYTES = 32 << 20
 """Values of small nodes are held for several at once: a session takes longer than their run."""
@@ -116,7 +117,7 @@ def teacher_run(
         [dict(f) for f in feeds],
         list(dict.fromkeys([*by_output, *ends])),
         factory,
-        keep=[unit.x.name or "" for unit in units],
+        keep={unit.y.name or "": unit.x.name or "" for unit in units},
         together_bytes=_TOGETHER_BYTES,
     )
     for name, chunks in run:
@@ -174,7 +175,7 @@ def sample_moments(
 ) -> dict[str, SampleMoments]:
     """Moments of every unit's output for each sample, without bias, by node name."""
     return {
-        unit.name: SampleMoments.of(y, unit.geometry.channel_axis)
+        unit.name: SampleMoments.of(y, feeds, unit.geometry.channel_axis)
         for unit, _, y in teacher_run(teacher, units, feeds, factory, outputs=outputs)
     }
 
@@ -259,7 +260,7 @@ def lockstep(
         [dict(f) for f in feeds],
         list(by_h),
         sessions.device,
-        keep=[pair.branch.x.name or "" for pair in pairs],
+        keep={pair.branch.h.name or "": pair.branch.x.name or "" for pair in pairs},
     )
     units = [pair.unit for pair in pairs]
     walk = zip(teacher_run(teacher, units, feeds, sessions.digital), run, strict=True)
@@ -295,8 +296,9 @@ def settle(
     for name, chunks in run:
         pair = by_output[name]
         node, geometry = pair.branch.node, pair.geometry
-        adapter, wanted = pair.branch.adapter(), teacher[node]
-        answered = SampleMoments.of(chunks, geometry.channel_axis)
+        adapter = pair.branch.adapter()
+        answered = SampleMoments.of(chunks, feeds, geometry.channel_axis)
+        wanted, answered = in_both(teacher[node], answered)
         louder, gain = adapter.louder(gain_change(wanted, answered, per_line=adapter.has_magnitude))
         lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain
         scale = np.sqrt(wanted.total_variance())

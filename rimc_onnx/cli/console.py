@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from rimc_onnx.errors import one_line
+
 __all__ = ["Console"]
 
 
@@ -46,7 +48,8 @@ class Console:
 
         table = Table(*columns, box=box.SIMPLE)
         for row in rows:
-            table.add_row(*map(Text, row))  # a str is markup: a node may be named [/x]
+            # A str is markup, and a node may be named [/x], or have lines in its name.
+            table.add_row(*(Text(one_line(cell)) for cell in row))
         width = None if sys.stdout.isatty() else 160
         RichConsole(file=sys.stdout, width=width, highlight=False).print(table)
 

@@ -14,6 +14,7 @@ OPTIONS: Final = {
     "adc_bits": "--adc-bits",
     "adc_gain_error_frac": "--adc-gain-error",
     "adc_offset_error_frac": "--adc-offset-error",
+    "batch_axis": "--batch-axis",
     "batch_size": "--batch-size",
     "dac_bits": "--dac-bits",
     "dac_serial_bits": "--dac-serial-bits",

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ import typer
 
 from rimc_onnx.cli import device_commands, study_commands
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.entry import INTERRUPTED, INTERRUPTED_CODE
 from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
@@ -24,6 +27,7 @@ from rimc_onnx.cli.options import (
     NATIVE_PROVIDER,
     PRESET,
     TEN_SAMPLES,
+    BatchAxis,
     BatchSize,
     DataOption,
     DeviceOptions,
@@ -41,6 +45,7 @@ from rimc_onnx.cli.options import (
     Teacher,
     TileRows,
     convert_config,
+    sample_source,
     with_options,
 )
 from rimc_onnx.cli.tables import (
@@ -49,7 +54,7 @@ from rimc_onnx.cli.tables import (
     show_evaluation,
     show_inspection,
 )
-from rimc_onnx.errors import RimcError, UsageError
+from rimc_onnx.errors import RimcError, UsageError, one_line
 
 __all__ = ["app", "main"]
 
@@ -61,7 +66,6 @@ app = typer.Typer(
     help="Put ONNX networks on RRAM crossbars: convert, calibrate from a few samples, evaluate.",
 )
 
-_INTERRUPTED = 130
 _NOT_CALIBRATED = 3
 """A file was written as asked for, and calibration did not help."""
 _SILENT = logging.NullHandler()
@@ -73,32 +77,56 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            print("error: interrupted. No file is half written.", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
-        except RimcError as error:
-            _debug()
-            print(f"error: {in_options(str(error))}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except (typer.Exit, BrokenPipeError):
+            with _interruptible(), warnings.catch_warnings():
+                if not _Settings.debug:
+                    warnings.simplefilter("ignore")
+                command(*args, **kwargs)
+                sys.stdout.flush()
+        except (typer.Exit, BrokenPipeError, SystemExit):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # What an interrupt ran into may have made an error of its own of it.
+            if _Settings.interrupted or isinstance(error, KeyboardInterrupt):
+                print(INTERRUPTED, file=sys.stderr)
+                raise typer.Exit(INTERRUPTED_CODE) from None
             _debug()
-            text = " ".join(str(error).split())[:400]
-            print(
-                f"error: {type(error).__name__}: {text}. This should not happen; "
-                "run again with rimc-onnx --debug and report what it prints.",
-                file=sys.stderr,
-            )
-            raise typer.Exit(1) from None
+            print(f"error: {_line_of(error)}", file=sys.stderr)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     return wrapper
 
 
+def _line_of(error: BaseException) -> str:
+    if isinstance(error, RimcError):
+        return in_options(str(error))
+    if isinstance(error, MemoryError):
+        return (
+            f"not enough memory ({one_line(error) or 'for an array'}). Free some, or use less data."
+        )
+    return (
+        f"{type(error).__name__}: {one_line(error)}. This should not happen; run again with "
+        "rimc-onnx --debug and report what it prints."
+    )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Signals raise KeyboardInterrupt here, so that what was begun is cleaned up."""
+    _Settings.interrupted = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class _Settings:
     debug = False
+    interrupted = False
 
 
 def _debug() -> None:
@@ -107,6 +135,7 @@ def _debug() -> None:
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
+    _Settings.interrupted = True
     raise KeyboardInterrupt
 
 
@@ -127,9 +156,8 @@ def _root(
 ) -> None:
     _Settings.debug = debug
     if not debug:
-        # Its warnings would stand beside our one line; --debug shows them.
-        logging.getLogger("onnx_ir").addHandler(_SILENT)
-    signal.signal(signal.SIGTERM, _interrupt)
+        # Warnings of libraries would stand beside our one line; --debug shows them.
+        logging.getLogger().addHandler(_SILENT)
 
 
 @app.command()
@@ -143,6 +171,7 @@ def convert(
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     data: DataOption = None,
+    batch_axis: BatchAxis = None,
     mapping: MappingOptions = EVERY_NODE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, write nothing.")] = False,
     force: Force = False,
@@ -166,7 +195,8 @@ def convert(
             model,
             output,
             config=config,
-            data=data,
+            data=sample_source(data, batch_axis),
+            reads=device.files,
             force=force,
             dry_run=dry_run,
             progress=progress,
@@ -190,6 +220,7 @@ def calibrate(
     ] = None,
     fit: FitOptions = TEN_SAMPLES,
     data: DataOption = None,
+    batch_axis: BatchAxis = None,
     teacher: Teacher = None,
     statistics: Annotated[
         Path | None,
@@ -228,7 +259,7 @@ def calibrate(
         report = api.calibrate(
             model or _only_converted_model(),
             output,
-            data=data,
+            data=sample_source(data, batch_axis),
             teacher=teacher,
             statistics=statistics,
             swappable=swappable,
@@ -257,6 +288,7 @@ def statistics(
     model: Model,
     output: Output = None,
     data: DataOption = None,
+    batch_axis: BatchAxis = None,
     keep_samples: Annotated[
         int, typer.Option(help="Samples that the file holds, for calibrations without any.")
     ] = 32,
@@ -275,7 +307,12 @@ def statistics(
     console = Console(as_json=as_json)
     with console.progress("statistics") as progress:
         report = api.write_statistics(
-            model, output, data=data, keep_samples=keep_samples, force=force, progress=progress
+            model,
+            output,
+            data=sample_source(data, batch_axis),
+            keep_samples=keep_samples,
+            force=force,
+            progress=progress,
         )
 
     def render() -> None:
@@ -308,6 +345,7 @@ def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="module:callable of (outputs, other arrays).")
     ] = None,
+    batch_axis: BatchAxis = None,
     batch_size: BatchSize = 64,
     stock: Annotated[
         bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
@@ -333,7 +371,7 @@ def evaluate(
     with console.progress("evaluate") as progress:
         report = api.evaluate(
             model,
-            data=data,
+            data=sample_source(data, batch_axis) or data,
             labels=labels,
             teacher=teacher,
             metric=metric,

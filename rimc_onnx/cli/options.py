@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
     from rimc_onnx.device import DeviceConfig
+    from rimc_onnx.io.samples import Data
     from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NATIVE_PROVIDER",
     "PRESET",
     "TEN_SAMPLES",
+    "BatchAxis",
     "BatchSize",
     "DataOption",
     "DeviceOptions",
@@ -44,6 +46,7 @@ __all__ = [
     "TileRows",
     "convert_config",
     "parse_option_time",
+    "sample_source",
     "with_options",
 ]
 
@@ -95,6 +98,15 @@ DataOption = Annotated[
         "--data",
         help="An .npz with arrays named after the inputs, a folder of .npy, or module:callable.",
         show_default="calibration.npz beside the model",
+    ),
+]
+BatchAxis = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[INPUT=]AXIS|none",
+        help="Axis of the arrays that counts samples, of all inputs or of one; none: the array is "
+        "part of every run. May be given again.",
+        show_default="0",
     ),
 ]
 Labels = Annotated[
@@ -217,6 +229,11 @@ class DeviceOptions:
     stuck_min: StuckMin = None
     stuck_max: StuckMax = None
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that the device model comes from."""
+        return [Path(self.device)] if self.device.endswith(".toml") else []
+
     def config(self) -> DeviceConfig:
         """The device model; what is not given is the preset's, or the file's."""
         from rimc_onnx.calibration.config import one_of
@@ -303,6 +320,25 @@ class PeripheryOptions:
 
 
 IDEAL_PERIPHERY = PeripheryOptions()
+
+
+def sample_source(data: str | None, batch_axis: list[str] | None) -> Data | None:
+    """What ``--data`` and ``--batch-axis`` say together; None where neither is given."""
+    if not batch_axis:
+        return data
+    from rimc_onnx.io.samples import SampleArrays
+
+    by_name: dict[str, int | None] = {}
+    for text in batch_axis:
+        name, _, value = text.rpartition("=")
+        if not value.isdecimal() and value != "none":
+            raise UsageError(f"--batch-axis {text!r} is not of the form AXIS or INPUT=AXIS.")
+        by_name[name] = None if value == "none" else int(value)
+    if "" not in by_name:
+        return SampleArrays(arrays=data, batch_axis=by_name)
+    if len(batch_axis) > 1:
+        raise UsageError("--batch-axis without the name of an input is that of all. Give it once.")
+    return SampleArrays(arrays=data, batch_axis=by_name[""])
 
 
 def parse_option_time(text: str | None) -> float | None:

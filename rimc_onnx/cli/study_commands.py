@@ -14,6 +14,7 @@ from rimc_onnx.cli.options import (
     IDEAL_PERIPHERY,
     NATIVE_PROVIDER,
     PRESET,
+    BatchAxis,
     BatchSize,
     DataOption,
     DeviceOptions,
@@ -26,6 +27,7 @@ from rimc_onnx.cli.options import (
     ProviderOptions,
     Rank,
     convert_config,
+    sample_source,
     with_options,
 )
 from rimc_onnx.cli.tables import show_recovery
@@ -75,6 +77,7 @@ def study_recovery(
         str, typer.Option(help="Samples to evaluate on, in any form that --data takes.")
     ],
     data: DataOption = None,
+    batch_axis: BatchAxis = None,
     seeds: Annotated[int, typer.Option(help="Devices: seeds 0, 1, ...", min=1)] = 5,
     draws: Annotated[int, typer.Option(help="Draws of samples for each.", min=1)] = 3,
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
@@ -122,8 +125,8 @@ def study_recovery(
     with console.progress("study") as progress:
         report = recovery_study(
             model,
-            test=test,
-            data=data,
+            test=sample_source(test, batch_axis) or test,
+            data=sample_source(data, batch_axis),
             seeds=range(seeds),
             draws=range(draws),
             config=config,

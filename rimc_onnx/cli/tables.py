@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rimc_onnx.cli.field_options import in_options
+
 if TYPE_CHECKING:
     from rimc_onnx.cli.console import Console
     from rimc_onnx.device import DeviceDescription
@@ -54,6 +56,7 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
             else ""
         )
         console.line(f"reads: {reads}{origin}")
+    console.line(f"data of a calibration: {in_options(report.data)}")
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
 
 

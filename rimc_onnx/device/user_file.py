@@ -22,6 +22,9 @@ else:
 
 __all__ = ["DeviceDescription", "describe_device", "list_devices", "load_device"]
 
+_MOST_BYTES = 1 << 20
+"""Of a device's file; the curves of all presets together have less."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceDescription:
@@ -56,12 +59,18 @@ def load_device(path: Path, **overrides: Any) -> DeviceConfig:
             out of range; with the name of the file.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is no regular file. Give a TOML file.")
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path}: has more than {_MOST_BYTES} bytes. Give a TOML file.")
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"{path}: can't be read ({reason}). Give a TOML file.") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({' '.join(str(error).split())}).") from error
+        raise ConfigError(f"{path}: not TOML ({error}).") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: its arrays or tables are nested too deeply.") from error
     try:
         return replace(_device(values, path.stem), **overrides)
     except ConfigError as error:

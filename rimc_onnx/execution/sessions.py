@@ -10,9 +10,16 @@ from typing import Any, Final, Protocol
 import numpy.typing as npt
 
 from rimc_onnx import runtime
-from rimc_onnx.errors import ModelError
+from rimc_onnx.errors import ModelError, RimcError, one_line
 
-__all__ = ["Session", "SessionFactory", "digital_session", "native_session", "open_session"]
+__all__ = [
+    "Session",
+    "SessionFactory",
+    "digital_session",
+    "native_session",
+    "open_session",
+    "run_session",
+]
 
 Array = npt.NDArray[Any]
 
@@ -42,13 +49,31 @@ def open_session(
         ModelError: ONNX Runtime can't load it.
     """
     try:
-        return runtime.make_session(model, native=native, options=options)
+        return runtime.make_session(model, native=native, options=options, quiet=True)
     except ModelError:
         raise
     except Exception as error:
         name = model if isinstance(model, Path) else "a piece of the model"
         raise ModelError(
-            f"{name}: ONNX Runtime can't load it ({' '.join(str(error).split())[:300]})."
+            f"{name}: ONNX Runtime can't load it ({one_line(error)[:300]})."
+        ) from error
+
+
+def run_session(
+    session: Session, outputs: Sequence[str] | None, feeds: dict[str, Any], name: object
+) -> list[Any]:
+    """``session.run``; ``name`` is the model's in the error.
+
+    Raises:
+        ModelError: it fails, for whatever reason of its own.
+    """
+    try:
+        return session.run(outputs, feeds)
+    except (RimcError, MemoryError):
+        raise
+    except Exception as error:  # the bindings, and a user's device, have no common base class
+        raise ModelError(
+            f"{name}: fails in a run ({one_line(error)[:300]}). Do the samples fit the model?"
         ) from error
 
 

@@ -9,17 +9,19 @@ factory decides that (the simulator, stock ONNX Runtime, a vendor's provider).
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper
 from onnxscript import ir
 
-from rimc_onnx.execution.sessions import Session, SessionFactory
+from rimc_onnx.execution.sessions import Session, SessionFactory, run_session
 from rimc_onnx.ops.schema import DOMAIN
 
 __all__ = [
@@ -31,6 +33,11 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+_PIECE = "a piece of the model"
+_MAKES_CONTAINER = re.compile("Sequence|Optional")
+"""Operators that make a sequence or an optional, whichever they are."""
+_SMALL_BYTES = 1024
+"""Initializers up to here are shown to shape inference: shapes, axes, counts."""
 Chunks = list[Array]
 """One value for every chunk of samples, in order."""
 
@@ -59,7 +66,7 @@ def run_chunks(
     found: list[Chunks] = [[] for _ in outputs]
     for chunk in range(num_chunks):
         feed = {name: chunks[chunk] for name, chunks in inputs.items()}
-        for chunks, array in zip(found, session.run(outputs, feed), strict=True):
+        for chunks, array in zip(found, run_session(session, outputs, feed, _PIECE), strict=True):
             chunks.append(array)
     return found
 
@@ -90,10 +97,13 @@ class StagedRun:
         watched: Sequence[str],
         factory: SessionFactory,
         *,
-        keep: Sequence[str] = (),
+        keep: Mapping[str, str] | None = None,
         together_bytes: int = 0,
     ) -> None:
-        """``keep`` names values that have to be alive when the stage that reads them ends."""
+        """``keep`` names a value for some watched ones: alive, too, when the watched one is given.
+
+        A node may read it long before: two products stand before the Add of either.
+        """
         self._model = model
         self._factory = factory
         self._watched = list(watched)
@@ -102,7 +112,11 @@ class StagedRun:
         }
         self._num_chunks = len(feeds)
         self._together_bytes = together_bytes
-        self._stages = _stages(model, self._watched, set(keep))
+        kept = dict(keep or {})
+        for name, array in _initial_values(model, kept.values(), self.values):
+            self.values[name] = [array] * self._num_chunks
+        self._stages = _stages(model, self._watched, kept)
+        self._types = _container_types(model)
 
     def __iter__(self) -> Iterator[tuple[str, Chunks]]:
         """Run piece by piece."""
@@ -127,11 +141,11 @@ class StagedRun:
         """Bytes of what it gave."""
         if not stage.nodes:
             return 0
-        session = _stage_session(self._model, stage, self.values, self._factory)
+        session = _stage_session(self._model, stage, self.values, self._factory, self._types)
         inputs = {name: self.values[name] for name in stage.inputs}
         found = run_chunks(session, stage.outputs, inputs, self._num_chunks)
         self.values |= zip(stage.outputs, found, strict=True)
-        return sum(array.nbytes for chunks in found for array in chunks)
+        return sum(_nbytes(value) for chunks in found for value in chunks)
 
 
 class KeptRun:
@@ -147,17 +161,20 @@ class KeptRun:
         watched: Sequence[str],
         factory: SessionFactory,
         *,
-        keep: Sequence[str] = (),
+        keep: Mapping[str, str] | None = None,
     ) -> None:
-        """``keep`` names values that have to be there beside the watched ones."""
+        """``keep`` names a value for some watched ones, which has to be there beside them."""
         self._outputs = [o.name or "" for o in model.graph.outputs]
-        self.values: dict[str, Array] = dict(feed)
+        self.values: dict[str, Any] = dict(feed)
+        kept = dict(keep or {})
+        self.values |= _initial_values(model, [*kept.values(), *self._outputs], self.values)
         self._stages: list[tuple[_Stage, Session]] = []
-        for stage in _stages(model, [*watched, *self._outputs], {*keep}):
+        types = _container_types(model)
+        for stage in _stages(model, [*watched, *self._outputs], kept):
             if not stage.nodes:
                 continue
             chunks = {name: [value] for name, value in self.values.items()}
-            session = _stage_session(model, stage, chunks, factory)
+            session = _stage_session(model, stage, chunks, factory, types)
             self.values |= _run_once(stage, session, self.values)
             self._stages.append((stage, session))
 
@@ -178,7 +195,8 @@ class KeptRun:
 
 
 def _run_once(stage: _Stage, session: Session, values: dict[str, Array]) -> dict[str, Array]:
-    found = session.run(stage.outputs, {name: values[name] for name in stage.inputs})
+    feed = {name: values[name] for name in stage.inputs}
+    found = run_session(session, stage.outputs, feed, _PIECE)
     return dict(zip(stage.outputs, found, strict=True))
 
 
@@ -193,15 +211,59 @@ def _joined(stages: Sequence[_Stage]) -> _Stage:
     )
 
 
+def _initial_values(
+    model: ir.Model, names: Iterable[str], fed: Mapping[str, Any]
+) -> Iterator[tuple[str, Array]]:
+    """The initializers among ``names``: no node makes them."""
+    for name in names:
+        value = model.graph.initializers.get(name)
+        if name not in fed and value is not None and value.const_value is not None:
+            yield name, value.const_value.numpy()
+
+
+def _container_types(model: ir.Model) -> dict[str, onnx.TypeProto]:
+    """Types of the values that are sequences or optionals: their arrays do not tell."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    inside = (n for f in model.functions.values() for n in ir.traversal.RecursiveGraphIterator(f))
+    is_plain = all(isinstance(v.type, ir.TensorType | None) for v in model.graph.inputs)
+    if is_plain and not any(_MAKES_CONTAINER.search(n.op_type) for n in (*nodes, *inside)):
+        return {}
+    copy = model.clone()
+    for value in list(copy.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _SMALL_BYTES and not value.is_graph_input():
+            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+            del copy.graph.initializers[value.name or ""]
+            value.const_value = None
+            copy.graph.inputs.append(value)
+    graph = onnx.shape_inference.infer_shapes(ir.to_proto(copy)).graph
+    return {
+        value.name: value.type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.WhichOneof("value") in ("sequence_type", "optional_type")
+    }
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(_nbytes(part) for part in value)
+    return int(getattr(value, "nbytes", 0))
+
+
 def _stage_session(
-    model: ir.Model, stage: _Stage, values: dict[str, Chunks], factory: SessionFactory
+    model: ir.Model,
+    stage: _Stage,
+    values: dict[str, Chunks],
+    factory: SessionFactory,
+    types: Mapping[str, onnx.TypeProto],
 ) -> Session:
-    fed = [
-        helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(values[name][0].dtype), None
-        )
-        for name in stage.inputs
-    ]
+    fed = []
+    for name in stage.inputs:
+        if name in types:
+            fed.append(onnx.ValueInfoProto(name=name, type=types[name]))
+        else:
+            dtype = helper.np_dtype_to_tensor_dtype(np.asarray(values[name][0]).dtype)
+            fed.append(helper.make_tensor_value_info(name, dtype, None))
     return _session(model, stage.nodes, fed, stage.outputs, factory)
 
 
@@ -224,7 +286,7 @@ def _with_bodies(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
                     yield from _with_bodies(list(graph))
 
 
-def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_Stage]:
+def _stages(model: ir.Model, watched: Sequence[str], keep: Mapping[str, str]) -> list[_Stage]:
     wanted = set(watched)
     groups: list[list[ir.Node]] = [[]]
     ordered: list[str | None] = []
@@ -238,10 +300,11 @@ def _stages(model: ir.Model, watched: Sequence[str], keep: set[str]) -> list[_St
     initializers = set(model.graph.initializers)
     produced_by = [{o.name for n in g for o in n.outputs} for g in groups]
     read_by = [set(_read_names(g)) - initializers for g in groups]
+    kept_by = [{keep[name]} if name is not None and name in keep else set() for name in ordered]
     stages = []
     for index, group in enumerate(groups):
-        later = set().union(*read_by[index + 1 :], ordered[index + 1 :])
-        outputs = produced_by[index] & (later | wanted | keep)
+        later = set().union(*read_by[index + 1 :], ordered[index + 1 :], *kept_by[index + 1 :])
+        outputs = produced_by[index] & (later | wanted | kept_by[index])
         alive_before = set().union(*produced_by[:index], {i.name for i in model.graph.inputs})
         inputs = read_by[index] & alive_before
         freed = (alive_before | produced_by[index]) - later

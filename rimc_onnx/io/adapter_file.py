@@ -20,11 +20,11 @@ from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError, UsageError, suggest
-from rimc_onnx.io.model_files import output_folder
+from rimc_onnx.io.outputs import Outputs
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import QuantizedAdapter
 
-__all__ = ["read_adapter_file", "rram_digest", "write_adapter_file"]
+__all__ = ["put_adapters", "read_adapter_file", "rram_digest", "write_adapter_file"]
 
 _ADAPTER_FORMAT = "1.20"
 """ONNX Runtime that brought adapter files."""
@@ -54,7 +54,7 @@ def write_adapter_file(
     *,
     force: bool = False,
 ) -> None:
-    """Write adapters of ``model``, whole or not at all.
+    """Write adapters of ``model`` alone (:func:`put_adapters`).
 
     Args:
         path: the file, by convention ``*.onnx_adapter``.
@@ -67,8 +67,15 @@ def write_adapter_file(
         OutputError: the file exists and ``force`` is False, or the disk refuses.
         UsageError: ONNX Runtime is older than 1.20, or there are no adapters.
     """
+    with Outputs(force=force) as out:
+        put_adapters(Path(path), adapters, model, out)
+
+
+def put_adapters(
+    path: Path, adapters: Mapping[str, QuantizedAdapter], model: ir.Model, out: Outputs
+) -> None:
+    """Make adapters of ``model`` one of a job's files; see :func:`write_adapter_file`."""
     onnxruntime = _onnxruntime()
-    path = Path(path)
     if not adapters:
         raise UsageError(f"{path}: there is no adapter to write.")
     _check_fit(adapters, model)
@@ -84,8 +91,7 @@ def write_adapter_file(
     adapter_format.set_adapter_version(schema.VERSION)
     adapter_format.set_model_version(_model_version(model))
     adapter_format.set_parameters(parameters)
-    with output_folder(path, force=force) as folder:
-        adapter_format.export_adapter(str(folder / path.name))
+    adapter_format.export_adapter(str(out.folder(path) / path.name))
 
 
 def read_adapter_file(path: str | Path, model: ir.Model) -> dict[str, QuantizedAdapter]:

@@ -3,73 +3,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 from onnxscript import ir
 
 from rimc_onnx.errors import DataError, ModelError
-from rimc_onnx.io.samples import InputSpec, Samples, load_samples
+from rimc_onnx.execution.feed import Feed
+from rimc_onnx.io.samples import (
+    Data,
+    InputSpec,
+    SampleArrays,
+    Samples,
+    load_samples,
+    stacked_axes,
+)
 
-__all__ = ["CHUNK_SAMPLES", "Data", "data_beside", "graph_inputs", "range_samples"]
+__all__ = ["data_beside", "data_needed", "feeds_of", "graph_inputs", "range_data"]
+__all__ += ["range_samples"]
 
-Array = npt.NDArray[Any]
-Data = str | Path | Mapping[str, Array]
-"""What ``--data`` takes, or arrays by the names of inputs."""
-
-CHUNK_SAMPLES = 8
+_CHUNK_SAMPLES = 8
 """Samples that run through the network together while features are taken."""
 _RANGE_SAMPLES = 32
 """Samples that set the converters' ranges."""
 
 
+def feeds_of(samples: Samples) -> list[Feed]:
+    """Runs for taking features, of a few samples each."""
+    return [batch.feeds for batch in samples.batches(_CHUNK_SAMPLES)]
+
+
 def graph_inputs(graph: ir.Model) -> list[InputSpec]:
     """What a run of the graph has to be fed."""
-    specs = []
-    for value in graph.graph.inputs:
-        if value.name in graph.graph.initializers:
-            continue
-        if value.dtype is None:
-            raise ModelError(f"input {value.name!r} has no type. Export the model again.")
-        shape = value.shape
-        specs.append(
-            InputSpec(
-                name=value.name or "",
-                dtype=value.dtype.numpy(),
-                shape=None
-                if shape is None
-                else tuple(d if isinstance(d, int) else None for d in shape),
-            )
-        )
-    return specs
+    return [_spec(v) for v in graph.graph.inputs if v.name not in graph.graph.initializers]
 
 
-def range_samples(graph: ir.Model, source: Path, data: Data | None) -> Samples:
-    """Samples for the converters' ranges, in the data's own order."""
+def _spec(value: ir.Value) -> InputSpec:
+    is_tensor = isinstance(value.type, ir.TensorType)
+    if is_tensor and value.dtype is None:
+        raise ModelError(f"input {value.name!r} has no type. Export the model again.")
+    if value.type is None:
+        raise ModelError(f"input {value.name!r} has no type. Export the model again.")
+    dims = None if value.shape is None else list(value.shape)
+    return InputSpec(
+        name=value.name or "",
+        dtype=value.dtype.numpy() if is_tensor and value.dtype else np.dtype(object),
+        # A negative dimension is a free one, as in ONNX Runtime.
+        shape=None
+        if dims is None
+        else tuple(d if isinstance(d, int) and d >= 0 else None for d in dims),
+        symbols=() if dims is None else tuple(getattr(d, "value", None) for d in dims),
+        is_tensor=is_tensor,
+    )
+
+
+def data_needed(inputs: Sequence[InputSpec]) -> str:
+    """What samples of a model are, in one line: for whoever has to provide them."""
     try:
-        chosen = data_beside(source, data)
+        axes = stacked_axes(inputs)
+    except DataError as error:
+        return str(error)
+    shown = [f"{spec}{'' if spec.name in axes else ' (of every run)'}" for spec in inputs]
+    return f"samples on axis 0 of {', '.join(shown)}" if axes else f"runs of {', '.join(shown)}"
+
+
+def range_data(source: Path, data: Data | None) -> Data:
+    """The data for the converters' ranges.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        return data_beside(source, data)
     except DataError as error:
         raise DataError(
             f"{source}: converters with a resolution need samples to set their ranges. "
             "Give `data`, or put calibration.npz beside the model."
         ) from error
-    samples = load_samples(chosen, graph_inputs(graph))
+
+
+def range_samples(graph: ir.Model, source: Path, data: Data | None) -> Samples:
+    """Samples for the converters' ranges."""
+    samples = load_samples(range_data(source, data), graph_inputs(graph))
     return samples.draw(min(_RANGE_SAMPLES, samples.num_samples), seed=0)
 
 
-def data_beside(model: Path, data: Data | None) -> str | Mapping[str, Array]:
+def data_beside(model: Path, data: Data | None) -> Data:
     """The data given, or ``calibration.npz`` beside the model.
 
     Raises:
         DataError: there is neither.
     """
-    if isinstance(data, Mapping):
+    if data is not None and not (isinstance(data, SampleArrays) and data.arrays is None):
         return data
-    if data is not None:
-        return str(data)
     default = model.parent / "calibration.npz"
     if not default.is_file():
         raise DataError(f"{model}: no calibration.npz beside the model. Give samples with `data`.")
-    return str(default)
+    return replace(data, arrays=default) if isinstance(data, SampleArrays) else default

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import Statistics, TeacherKnowledge
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.io.model_files import output_folder
+from rimc_onnx.execution.feed import Feed
+from rimc_onnx.io.arrays import ArraysError, read_npz
+from rimc_onnx.io.outputs import Outputs
 
 __all__ = ["read_statistics", "write_statistics"]
 
 Array = npt.NDArray[Any]
 
-_FORMAT = 2
+_FORMAT = 3
 _HEADER = "rimc.statistics"
 _REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
@@ -33,13 +34,15 @@ def write_statistics(
     """Write an .npz with ``<node>/<part>`` arrays; of the symmetric x_cov the upper half.
 
     Raises:
+        CalibrationError: a statistic is NaN or infinite.
         OutputError: the file exists and ``force`` is False, or the disk refuses.
     """
     arrays: dict[str, Array] = {
         _HEADER: np.array([str(_FORMAT), teacher_sha256]),
     }
     for index, feed in enumerate(knowledge.reference):
-        arrays |= {f"{_REFERENCE}{index}/{name}": array for name, array in feed.items()}
+        run = f"{_REFERENCE}{index}:{feed.num_samples}/"
+        arrays |= {f"{run}{name}": array for name, array in feed.items()}
     for node, known in knowledge.statistics.items():
         x_cov = known.x_cov.dense()
         upper = np.triu_indices(x_cov.shape[1])
@@ -54,7 +57,13 @@ def write_statistics(
                 np.nan if known.sensitivity is None else known.sensitivity
             ),
         }
-    with output_folder(path, force=force) as folder, (folder / path.name).open("wb") as file:
+    for name, array in arrays.items():
+        is_number = array.dtype.kind == "f" and not name.endswith("/sensitivity")
+        if is_number and not np.isfinite(array).all():
+            raise CalibrationError(
+                f"{path}: {name} would hold NaN or infinity. Look at the samples."
+            )
+    with Outputs(force=force) as out, (out.folder(path) / path.name).open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -64,15 +73,15 @@ def read_statistics(path: Path, *, teacher_sha256: str) -> TeacherKnowledge:
     Raises:
         CalibrationError: no such file, not a statistics file, or one of another teacher.
     """
-    if not path.is_file():
-        raise CalibrationError(f"{path}: no such file. Write it with rimc-onnx statistics.")
     garbled = f"{path}: not a statistics file. Write it with rimc-onnx statistics."
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_npz(path)
         version, digest = arrays.pop(_HEADER)
         written = int(version)
-    except (*_GARBLED, OSError, EOFError, zipfile.BadZipFile) as error:
+    except ArraysError as error:
+        what = "no such file" if not path.exists() else f"not a statistics file ({error})"
+        raise CalibrationError(f"{path}: {what}. Write it with rimc-onnx statistics.") from error
+    except _GARBLED as error:
         raise CalibrationError(garbled) from error
     if written > _FORMAT:
         raise CalibrationError(f"{path}: written by a newer rimc-onnx. Update this one.")
@@ -96,18 +105,25 @@ def read_statistics(path: Path, *, teacher_sha256: str) -> TeacherKnowledge:
         raise CalibrationError(garbled) from error
 
 
-def _take_reference(arrays: dict[str, Array]) -> list[dict[str, Array]]:
+def _take_reference(arrays: dict[str, Array]) -> list[Feed]:
     """The samples, taken out of ``arrays``."""
-    feeds: dict[int, dict[str, Array]] = {}
+    feeds: dict[int, Feed] = {}
     for name in [name for name in arrays if name.startswith(_REFERENCE)]:
-        index, _, value = name.removeprefix(_REFERENCE).partition("/")
-        feeds.setdefault(int(index), {})[value] = arrays.pop(name)
+        run, _, value = name.removeprefix(_REFERENCE).partition("/")
+        index, _, num_samples = run.partition(":")
+        feed = feeds.setdefault(int(index), Feed({}, num_samples=int(num_samples)))
+        feed[value] = arrays.pop(name)
+    if any(feed.num_samples < 1 for feed in feeds.values()):
+        raise ValueError("a run of no sample")
     return [feeds[index] for index in sorted(feeds)]
 
 
 def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
     parts = [arrays[f"{node}/{part}"] for part in _PARTS]
     x_mean, half, y_mean, y_variance, x_abs_max, sensitivity = parts
+    for part in parts[:-1]:
+        if not np.isfinite(part).all():
+            raise ValueError(f"{node}: not finite")
     group, depth = x_mean.shape
     upper = np.triu_indices(depth)
     x_cov = np.zeros((group, depth, depth), np.float32)

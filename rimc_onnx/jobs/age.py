@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from rimc_onnx import passes
-from rimc_onnx.io.model_files import blame_model, check_output, load_model, output_of, save_model
+from rimc_onnx.io.model_files import blame_model, files_of, load_model, save_model
+from rimc_onnx.io.outputs import check_output, output_of
 from rimc_onnx.jobs.reports import AgeReport
 from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
 from rimc_onnx.runtime.programming import native_realise
@@ -49,7 +50,7 @@ def age(
     first = branches[0].rram.attributes
     before = first["time_s"].as_float()
     teacher_path = teacher_of(student, source, teacher, force=force)
-    check_output(target, force=force, reads=[teacher_path])
+    check_output(target, force=force, reads=[*files_of(source), *files_of(teacher_path)])
     teacher_graph = load_model(teacher_path)
     with blame_model(teacher_path):
         passes.prepare_pipeline()(teacher_graph)

@@ -28,16 +28,17 @@ from rimc_onnx.calibration.report.record import (
 )
 from rimc_onnx.calibration.walk import Sessions
 from rimc_onnx.errors import ModelError, UsageError
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory, digital_session, native_session
-from rimc_onnx.io.adapter_file import write_adapter_file
-from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, data_beside, graph_inputs
-from rimc_onnx.io.model_files import check_output, load_model, output_of, save_model, sha256_of
-from rimc_onnx.io.report_files import check_report, write_report
-from rimc_onnx.io.samples import load_samples
+from rimc_onnx.io.adapter_file import put_adapters
+from rimc_onnx.io.feeds import data_beside, feeds_of, graph_inputs
+from rimc_onnx.io.model_files import blame_model, files_of, load_model, put_model, sha256_of
+from rimc_onnx.io.outputs import Outputs, check_output, check_outputs, output_of
+from rimc_onnx.io.report_files import put_report, require_page_modules
+from rimc_onnx.io.samples import Data, files_of_data, load_samples
 from rimc_onnx.io.statistics_file import read_statistics
 from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport, OutputsReport
 from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
-from rimc_onnx.ops.schema import DOMAIN
 
 __all__ = ["calibrate"]
 
@@ -102,23 +103,25 @@ def calibrate(
         twin=None if twin is None else Path(twin),
     )
     teacher_path = teacher_of(student, source, teacher, force=force)
-    reads = [source, teacher_path, *([] if statistics is None else [Path(statistics)])]
-    files.check(reads, force=force)
+    used = data_beside(source, data) if config.num_samples else None
+    reads = [*files_of(source), *files_of(teacher_path), *files_of_data(used)]
+    files.check([*reads, *([] if statistics is None else [Path(statistics)])], force=force)
     teacher_graph = _prepared_teacher(teacher_path)
     teacher_sha256 = sha256_of(teacher_path)
     known = None
     if statistics is not None:
         known = read_statistics(Path(statistics), teacher_sha256=teacher_sha256)
-    calibration = fit_adapters(
-        student,
-        teacher_graph,
-        _drawn_feeds(student, source, data, config) if config.num_samples else [],
-        num_samples=config.num_samples,
-        config=config,
-        sessions=Sessions(device=device or native_session, digital=digital_session),
-        known=known,
-        progress=progress,
-    )
+    with blame_model(teacher_path), blame_model(source):
+        calibration = fit_adapters(
+            student,
+            teacher_graph,
+            _drawn_feeds(student, source, data, config) if config.num_samples else [],
+            num_samples=config.num_samples,
+            config=config,
+            sessions=Sessions(device=device or native_session, digital=digital_session),
+            known=known,
+            progress=progress,
+        )
     nodes = calibration.nodes
     result = CalibrateReport(
         **files.names(),
@@ -166,13 +169,10 @@ class _Outputs:
 
     def check(self, reads: Sequence[Path], *, force: bool) -> None:
         """Refuse early what :meth:`write` would refuse, and to replace what the job ``reads``."""
-        models = [path for path in (self.model, self.adapters, self.twin) if path is not None]
-        for path in models:
-            check_output(path, force=force, reads=reads)
-        check_report(self.report, self.page, force=force)
-        reports = [path for path in (self.report, self.page) if path is not None]
-        if len({path.resolve() for path in (*models, *reports)}) < len(models) + len(reports):
-            raise UsageError("every output needs a file of its own.")
+        paths = (self.model, self.adapters, self.twin, self.report, self.page)
+        check_outputs([p for p in paths if p is not None], force=force, reads=reads)
+        if self.page is not None:
+            require_page_modules()
 
     def names(self) -> dict[str, Any]:
         """Fields of a :class:`CalibrateReport`."""
@@ -193,35 +193,36 @@ class _Outputs:
         *,
         force: bool,
     ) -> None:
-        """Write them; the twin is the last that is made of ``student``, which it changes."""
-        save_model(student, self.model, force=force)
-        if self.adapters is not None:
-            fitted = {n.name: n.adapter for n in nodes}
-            write_adapter_file(self.adapters, fitted, student, force=force)
-        if self.twin is not None:
-            passes.FoldAdaptersPass()(student)
-            save_model(student, self.twin, force=force)
-        write_report(self.report, self.page, record, force=force)
+        """Write all or none; the twin is the last that is made of ``student``, which it changes."""
+        with Outputs(force=force) as out:
+            put_model(student, self.model, out)
+            if self.adapters is not None:
+                put_adapters(self.adapters, {n.name: n.adapter for n in nodes}, student, out)
+            put_report(self.report, self.page, record, out)
+            if self.twin is not None:
+                passes.FoldAdaptersPass()(student)
+                put_model(student, self.twin, out)
 
 
 def _prepared_teacher(path: Path) -> ir.Model:
     """The teacher's graph in the form that was converted."""
     graph = load_model(path)
-    if DOMAIN in graph.opset_imports:
+    if passes.is_converted(graph):
         raise ModelError(
             f"{path} is a converted model. Give the one before conversion with `teacher`."
         )
-    passes.prepare_pipeline()(graph)
+    with blame_model(path):
+        passes.prepare_pipeline()(graph)
     return graph
 
 
 def _drawn_feeds(
     student: ir.Model, source: Path, data: Data | None, config: CalibrateConfig
-) -> list[dict[str, Array]]:
+) -> list[Feed]:
     """The samples of a calibration, in chunks."""
     samples = load_samples(data_beside(source, data), graph_inputs(student))
     drawn = samples.draw(config.num_samples, seed=config.sample_seed)
-    return [batch.feeds for batch in drawn.batches(CHUNK_SAMPLES)]
+    return feeds_of(drawn)
 
 
 def _outputs_report(figures: OutputFigures | None) -> OutputsReport | None:

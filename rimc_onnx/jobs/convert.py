@@ -16,17 +16,19 @@ from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.execution.sessions import digital_session
-from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, range_samples
+from rimc_onnx.io.feeds import data_needed, feeds_of, graph_inputs, range_data, range_samples
 from rimc_onnx.io.model_files import (
     blame_model,
-    check_output,
+    files_of,
     load_model,
-    output_of,
     save_model,
     sha256_of,
 )
+from rimc_onnx.io.outputs import check_output, output_of
+from rimc_onnx.io.samples import Data, files_of_data
 from rimc_onnx.jobs.reports import ConvertReport, NodeReport
 from rimc_onnx.jobs.teacher import (
+    NODES,
     TEACHER_PATH,
     TEACHER_SHA256,
     VERSION,
@@ -34,10 +36,7 @@ from rimc_onnx.jobs.teacher import (
 )
 from rimc_onnx.runtime.programming import native_realise
 
-__all__ = ["NODES", "convert"]
-
-NODES = "rimc.nodes"
-"""Metadata of a converted file: the digital nodes with their reasons, JSON."""
+__all__ = ["convert"]
 
 
 def convert(
@@ -46,6 +45,7 @@ def convert(
     *,
     config: ConvertConfig | None = None,
     data: Data | None = None,
+    reads: Sequence[str | Path] = (),
     force: bool = False,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -58,6 +58,7 @@ def convert(
         config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
         data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
             or an I-V curve; default is ``calibration.npz`` beside the model.
+        reads: files that ``config`` was made of, which the output must not replace either.
         force: replace an existing output.
         dry_run: decide, write nothing.
         progress: called with (nodes done, nodes in all).
@@ -70,23 +71,33 @@ def convert(
     source = Path(model)
     graph = load_model(source)
     target = output_of(source, output, ".rimc.onnx")
+    if not dry_run:
+        used = range_data(source, data) if config.needs_ranges else None
+        given = [*files_of(source), *files_of_data(used), *map(Path, reads)]
+        check_output(target, force=force, reads=given)
     digest = sha256_of(source)
+    inputs = graph_inputs(graph)
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
-    report = _report(decisions, config, output=None if dry_run else str(target), digest=digest)
+    report = _report(
+        decisions,
+        config,
+        output=None if dry_run else str(target),
+        digest=digest,
+        data=data_needed(inputs),
+    )
     if dry_run:
         return _timed(report, start)
     passes.require_mapped(decisions)
-    check_output(target, force=force)
     units = [d.unit for d in decisions if d.unit]
     ranges = {}
     if config.needs_ranges:
         samples = range_samples(graph, source, data)
-        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
-        ranges = measure_ranges(
-            graph, units, feeds, digital_session, config=config, progress=progress
-        )
+        with blame_model(source):
+            ranges = measure_ranges(
+                graph, units, feeds_of(samples), digital_session, config=config, progress=progress
+            )
     with blame_model(source):
         passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
         passes.check_rimc_model(graph)
@@ -108,6 +119,7 @@ def _report(
     *,
     output: str | None,
     digest: str,
+    data: str,
 ) -> ConvertReport:
     """What the decisions and the configuration say; the time taken is still to come."""
     nodes = [
@@ -125,6 +137,7 @@ def _report(
         seed=config.seed,
         time_s=config.device.resolve_time(config.time_s) if config.device.time_law else None,
         teacher_sha256=digest,
+        data=data,
         seconds=0.0,
         read_noise_frac=table.top_frac if table else config.reads.read_noise_frac,
         read_noise_law=config.read_noise_law,

@@ -3,29 +3,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from rimc_onnx.errors import DataError, UsageError
-from rimc_onnx.execution.sessions import Session, SessionFactory, open_session
-from rimc_onnx.io.feeds import Data, graph_inputs
+from rimc_onnx.execution.sessions import Session, SessionFactory, open_session, run_session
+from rimc_onnx.io.feeds import graph_inputs
 from rimc_onnx.io.model_files import load_model, model_bytes
-from rimc_onnx.io.samples import Samples, import_callable, load_samples
+from rimc_onnx.io.samples import Data, Samples, import_callable, load_samples
+from rimc_onnx.jobs.figures import Hits, Metric, Sqnr, apply_metric
 from rimc_onnx.jobs.teacher import TEACHER_PATH, teacher_of
 
 __all__ = ["EvaluationReport", "Metric", "evaluate", "evaluate_session"]
-
-Array = npt.NDArray[Any]
-Metric = Callable[[dict[str, Array], dict[str, Array]], "float | Mapping[str, float]"]
-"""Called with all outputs and all extra arrays of the data, samples on axis 0."""
-
 
 _DEFAULT_LABELS = "labels"
 
@@ -49,53 +41,6 @@ class EvaluationReport:
     """Time inside the model's session."""
 
 
-class _Counts:
-    """Hits of the largest logits, added up batch by batch."""
-
-    def __init__(self) -> None:
-        self.total = self.top1 = self.top5 = self.agree = 0
-
-    def add_labels(self, logits: Array, labels: Array) -> None:
-        if labels.shape != logits.shape[:-1]:
-            raise DataError(
-                f"labels have shape {list(labels.shape)}, an output of {list(logits.shape)} needs "
-                f"{list(logits.shape[:-1])}."
-            )
-        if labels.dtype.kind not in "iu":
-            raise DataError(f"labels are {labels.dtype}, need whole numbers (class indices).")
-        classes = logits.shape[-1]
-        if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-            raise DataError(
-                f"labels lie in {labels.min()}..{labels.max()}, the model has {classes} classes."
-            )
-        self.total += labels.size
-        self.top1 += int((logits.argmax(-1) == labels).sum())
-        best = np.argpartition(-logits, min(5, classes) - 1, axis=-1)[..., :5]
-        self.top5 += int((best == labels[..., None]).any(-1).sum())
-
-
-class _Sqnr:
-    """Power of the teacher's outputs and of the error, added up batch by batch."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.signal = dict.fromkeys(names, 0.0)
-        self.error = dict.fromkeys(names, 0.0)
-
-    def add(self, name: str, teacher: Array, student: Array) -> None:
-        reference = teacher.astype(np.float64)
-        self.signal[name] += float(np.square(reference).sum())
-        self.error[name] += float(np.square(reference - student).sum())
-
-    def db(self) -> dict[str, float | None]:
-        for name, power in self.error.items():
-            if not math.isfinite(power):
-                raise DataError(f"output {name!r} of the model or its teacher is NaN or infinite.")
-        return {
-            n: 10 * math.log10(s / self.error[n]) if self.error[n] and s else None
-            for n, s in self.signal.items()
-        }
-
-
 def evaluate(
     model: str | Path,
     *,
@@ -113,7 +58,8 @@ def evaluate(
     Args:
         model: an .onnx file.
         data: samples, with labels where there are any.
-        labels: name of the label array; default is ``labels`` where the data has one.
+        labels: name of the label array; default is ``labels`` where the data has one. With a metric
+            that array may be of any kind: it counts where it holds class indices.
         teacher: compared with; default, where there are neither labels nor a metric, is the file
             that a converted model records.
         metric: a function, or ``module:callable``, of (outputs, extra arrays).
@@ -124,7 +70,8 @@ def evaluate(
     """
     source = Path(model)
     graph = load_model(source)
-    samples = load_samples(data if isinstance(data, Mapping) else str(data), graph_inputs(graph))
+    samples = load_samples(data, graph_inputs(graph))
+    asked = labels
     if labels is None and _DEFAULT_LABELS in samples.extras:
         labels = _DEFAULT_LABELS
     if teacher is None and labels is None and metric is None:
@@ -142,6 +89,7 @@ def evaluate(
         outputs=[output.name or "" for output in graph.graph.outputs],
         model=str(source),
         labels=labels,
+        strict=metric is None or asked is not None,
         teacher=open_session(Path(teacher), native=False) if teacher else None,
         metric=import_callable(metric) if isinstance(metric, str) else metric,
         batch_size=batch_size,
@@ -156,6 +104,7 @@ def evaluate_session(
     outputs: Sequence[str],
     model: str,
     labels: str | None = None,
+    strict: bool = True,
     teacher: Session | None = None,
     metric: Metric | None = None,
     batch_size: int = 64,
@@ -168,7 +117,8 @@ def evaluate_session(
         samples: checked data.
         outputs: names of the graph's outputs, in its order.
         model: name for the report.
-        labels: name of the array of class indices; the first output holds the logits, classes last.
+        labels: name of the array of class indices; the first output holds the logits.
+        strict: False leaves out hits where labels or outputs have no classes; a metric judges.
         teacher: compared with, output by output.
         metric: the user's own figure.
         batch_size: samples a run.
@@ -179,59 +129,41 @@ def evaluate_session(
             f"the data has no array {labels!r} for the labels; beside the inputs it has "
             f"{', '.join(map(repr, sorted(samples.extras))) or 'nothing'}."
         )
-    counts, sqnr = _Counts(), _Sqnr(outputs)
-    kept: list[tuple[list[Array], dict[str, Array]]] = []
-    compared = done = 0
+    hits: Hits | None = Hits(outputs[0])
+    sqnr = Sqnr(outputs)
+    kept: list[tuple[list[Any], dict[str, Any]]] = []
+    done = 0
     seconds = 0.0
     for batch in samples.batches(batch_size):
         start = time.perf_counter()
-        values = session.run(outputs, batch.feeds)
+        values = run_session(session, outputs, batch.feeds, model)
         seconds += time.perf_counter() - start
-        if labels is not None:
-            counts.add_labels(values[0], batch.extras[labels])
+        expected = None
         if teacher is not None:
-            expected = teacher.run(outputs, batch.feeds)
-            for name, want, got in zip(outputs, expected, values, strict=True):
-                if want.dtype.kind == "f":
-                    sqnr.add(name, want, got)
-            if expected[0].ndim:
-                same = expected[0].argmax(-1) == values[0].argmax(-1)
-                counts.agree += int(same.sum())
-                compared += same.size
+            expected = run_session(teacher, outputs, batch.feeds, "the teacher")
+            sqnr.add(expected, values)
+        try:
+            if hits is not None:
+                hits.add(values[0], expected and expected[0], batch.extras.get(labels or ""))
+        except DataError:
+            if strict:
+                raise
+            hits = None
         if metric is not None:
             kept.append((values, batch.extras))
         done += batch.num_samples
         progress(done, samples.num_samples)
+    taken = {f.name for f in fields(EvaluationReport)}
+    hits = hits or Hits(outputs[0])
     return EvaluationReport(
         model=model,
         samples=samples.num_samples,
-        top1=counts.top1 / counts.total if counts.total else None,
-        top5=counts.top5 / counts.total if counts.total else None,
-        agreement=counts.agree / compared if compared else None,
+        top1=hits.top1 / hits.total if hits.total else None,
+        top5=hits.top5 / hits.total if hits.total else None,
+        agreement=hits.agree / hits.compared if hits.compared else None,
         sqnr_db=sqnr.db() if teacher is not None else None,
-        metrics=_apply(metric, outputs, kept) if metric is not None else {},
+        metrics={}
+        if metric is None
+        else apply_metric(metric, outputs, kept, stacked=samples.stacked, taken=taken),
         seconds=seconds,
     )
-
-
-def _apply(
-    metric: Metric, names: Sequence[str], kept: Sequence[tuple[list[Array], dict[str, Array]]]
-) -> dict[str, float]:
-    outputs = {n: np.concatenate([o[i] for o, _ in kept]) for i, n in enumerate(names)}
-    common = set.intersection(*(set(e) for _, e in kept))
-    extras = {n: np.concatenate([e[n] for _, e in kept]) for n in sorted(common)}
-    title = getattr(metric, "__name__", "metric")
-    try:
-        value = metric(outputs, extras)
-        named = value if isinstance(value, Mapping) else {title: value}
-        figures = {str(n): float(v) for n, v in named.items()}
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"metric {title!r} fails: {type(error).__name__}: {text}.") from error
-    taken = {f.name for f in fields(EvaluationReport)}
-    for name, figure in figures.items():
-        if not math.isfinite(figure):
-            raise DataError(f"metric {name!r} is {figure}, need a finite number.")
-        if name in taken:
-            raise DataError(f"metric {name!r} has the name of a figure of the report. Rename it.")
-    return figures

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rimc_onnx import passes
 from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.device import DeviceConfig
 from rimc_onnx.io.model_files import load_model
-from rimc_onnx.jobs.convert import NODES, convert
+from rimc_onnx.jobs.convert import convert
 from rimc_onnx.jobs.reports import InspectReport, NodeRangesReport, NodeReport
-from rimc_onnx.jobs.teacher import TEACHER_SHA256, check_converted
-from rimc_onnx.ops.schema import DOMAIN
+from rimc_onnx.jobs.teacher import TEACHER_SHA256, check_converted, digital_nodes
 
 __all__ = ["inspect"]
 
@@ -21,7 +21,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     """What is in RRAM and what is not, and why; a plain model as ``convert`` would map it."""
     source = Path(model)
     graph = load_model(source)
-    if DOMAIN not in graph.opset_imports:
+    if not passes.is_converted(graph):
         report = convert(source, config=config, dry_run=True)
         return InspectReport(
             model=str(source),
@@ -42,9 +42,10 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     nodes = [
         NodeReport(name=b.node, op_type=b.rram.op_type, mapped=True, reason=None) for b in branches
     ]
-    digital = [NodeReport(**n) for n in json.loads(graph.metadata_props.get(NODES, "[]"))]
+    digital = digital_nodes(graph)
     first = branches[0].rram.attributes
-    device = json.loads(first["device_config"].as_string())
+    config = DeviceConfig.from_json(first["device_config"].as_string())
+    device = json.loads(config.to_json())
     adapters = [b.adapter() for b in branches]
     return InspectReport(
         model=str(source),

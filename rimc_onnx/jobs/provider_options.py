@@ -13,8 +13,10 @@ from rimc_onnx.calibration.converter_ranges import measure_ranges
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.errors import ConfigError, UsageError
 from rimc_onnx.execution.sessions import digital_session
-from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, range_samples
-from rimc_onnx.io.model_files import blame_model, load_model, output_folder
+from rimc_onnx.io.feeds import feeds_of, range_samples
+from rimc_onnx.io.model_files import blame_model, files_of, load_model
+from rimc_onnx.io.outputs import Outputs, check_output
+from rimc_onnx.io.samples import Data, files_of_data
 from rimc_onnx.passes.rram_unit import unit_periphery
 
 __all__ = ["provider_options"]
@@ -53,6 +55,9 @@ def provider_options(
     if config.periphery.wire_ohm is not None:
         raise ConfigError("wire_ohm changes weights, which the provider can't. Convert the model.")
     graph = load_model(source)
+    if periphery_file is not None:
+        reads = [*files_of(source), *files_of_data(data)]
+        check_output(Path(periphery_file), force=force, reads=reads)
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
@@ -84,8 +89,9 @@ def provider_options(
         options["periphery"] = _periphery(graph, units, config, source, data)
     if periphery_file is not None:
         target = Path(periphery_file)
-        with output_folder(target, force=force) as folder:
-            (folder / target.name).write_text(options.get("periphery", '{"*": {}}'), "utf-8")
+        with Outputs(force=force) as out:
+            file = out.folder(target) / target.name
+            file.write_text(options.get("periphery", '{"*": {}}'), "utf-8")
         options["periphery"] = f"@{target.resolve()}"
     for name, text in options.items():
         if len(text.encode()) > _MOST_CHARACTERS:
@@ -108,8 +114,7 @@ def _periphery(
     ranges = {}
     if config.needs_ranges:
         samples = range_samples(graph, source, data)
-        feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
-        ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
+        ranges = measure_ranges(graph, units, feeds_of(samples), digital_session, config=config)
     attributes = {u.name: unit_periphery(u, config, ranges.get(u.name)).values() for u in units}
     # A curve is the device's, which the provider has too; without its noise none is stated.
     own = {"read_noise_curve"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rimc_onnx.errors import OutputError
-from rimc_onnx.io.model_files import output_folder
+from rimc_onnx.io.outputs import Outputs
 from rimc_onnx.jobs.calibrate import calibrate
 from rimc_onnx.jobs.convert import convert
 from rimc_onnx.jobs.evaluate import evaluate
@@ -59,9 +59,9 @@ def quickstart(
         raise OutputError(f"{folder}: can't be made ({error.strerror}).") from error
     # By its full name: the parts of the package may lie in several folders.
     sample = importlib.resources.files("rimc_onnx.samples.digits")
-    for name in _FILES:
-        with output_folder(folder / name, force=force) as made:
-            (made / name).write_bytes((sample / name).read_bytes())
+    with Outputs(force=force) as out:
+        for name in _FILES:
+            (out.folder(folder / name) / name).write_bytes((sample / name).read_bytes())
     model = folder / "model.onnx"
     converted = convert(model, force=force)
     progress(1, 5)

@@ -53,6 +53,8 @@ class ConvertReport:
     """True where either comes from the device model."""
     read_noise_law: str | None = None
     """``absolute``, ``relative`` or ``curve``."""
+    data: str = ""
+    """What samples of the model are: what a calibration will need."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from rimc_onnx.calibration.walk import teacher_moments
 from rimc_onnx.errors import ModelError, UsageError
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io import statistics_file
-from rimc_onnx.io.feeds import CHUNK_SAMPLES, Data, data_beside, graph_inputs
-from rimc_onnx.io.model_files import check_output, load_model, output_of, sha256_of
-from rimc_onnx.io.samples import load_samples
+from rimc_onnx.io.feeds import data_beside, feeds_of, graph_inputs
+from rimc_onnx.io.model_files import blame_model, files_of, load_model, sha256_of
+from rimc_onnx.io.outputs import check_output, output_of
+from rimc_onnx.io.samples import Data, files_of_data, load_samples
 from rimc_onnx.jobs.reports import StatisticsReport
 
 __all__ = ["write_statistics"]
@@ -46,18 +47,30 @@ def write_statistics(
     source = Path(model)
     target = output_of(source, output, ".statistics.npz")
     graph = load_model(source)
-    check_output(target, force=force)
-    samples = load_samples(data_beside(source, data), graph_inputs(graph))
-    passes.prepare_pipeline()(graph)
-    units = list(passes.find_units(graph).values())
-    kept = samples.draw(min(keep_samples, samples.num_samples), seed=0) if keep_samples else None
-    reference = [b.feeds for b in kept.batches(CHUNK_SAMPLES)] if kept else []
-    feeds = [b.feeds for b in samples.batches(CHUNK_SAMPLES)]
-    sensitivities = measure_sensitivities(graph, units, reference or feeds, digital_session, seed=0)
+    chosen = data_beside(source, data)
+    check_output(target, force=force, reads=[*files_of(source), *files_of_data(chosen)])
+    inputs = graph_inputs(graph)
+    if keep_samples and not all(spec.is_tensor for spec in inputs):
+        raise UsageError(
+            f"{source}: an input is a sequence or an optional, which a statistics file does not "
+            "hold. keep_samples has to be 0."
+        )
+    samples = load_samples(chosen, inputs)
     found = {}
-    for unit, moments in teacher_moments(graph, units, feeds, digital_session):
-        found[unit.name] = Statistics.of(moments, sensitivities.get(unit.name))
-        progress(len(found), len(units))
+    with blame_model(source):
+        passes.prepare_pipeline()(graph)
+        units = list(passes.find_units(graph).values())
+        kept = (
+            samples.draw(min(keep_samples, samples.num_samples), seed=0) if keep_samples else None
+        )
+        reference = feeds_of(kept) if kept else []
+        feeds = feeds_of(samples)
+        sensitivities = measure_sensitivities(
+            graph, units, reference or feeds, digital_session, seed=0
+        )
+        for unit, moments in teacher_moments(graph, units, feeds, digital_session):
+            found[unit.name] = Statistics.of(moments, sensitivities.get(unit.name))
+            progress(len(found), len(units))
     if not found:
         raise ModelError(f"{source}: has no node that could go to RRAM. See rimc-onnx inspect.")
     statistics_file.write_statistics(

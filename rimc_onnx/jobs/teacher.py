@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from onnxscript import ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.io.model_files import sha256_of
-from rimc_onnx.ops.schema import DOMAIN
+from rimc_onnx.jobs.reports import NodeReport
+from rimc_onnx.ops.schema import RANK_KEY
+from rimc_onnx.passes import is_converted
 
 __all__ = [
+    "NODES",
     "TEACHER_PATH",
     "TEACHER_SHA256",
     "VERSION",
     "check_converted",
+    "digital_nodes",
     "package_version",
     "teacher_of",
 ]
@@ -25,6 +31,7 @@ __all__ = [
 TEACHER_SHA256 = "rimc.teacher_sha256"
 TEACHER_PATH = "rimc.teacher_path"
 VERSION = "rimc.version"
+NODES = "rimc.nodes"
 """Metadata of a converted model; the path is relative to its folder."""
 
 
@@ -34,9 +41,34 @@ def check_converted(graph: ir.Model, source: Path) -> None:
     Raises:
         ModelError: it is either.
     """
-    if DOMAIN not in graph.opset_imports:
+    if not is_converted(graph):
         raise ModelError(f"{source}: not a converted model. Run rimc-onnx convert first.")
     _refuse_newer(graph, source)
+    for name, is_right in _METADATA.items():
+        text = graph.metadata_props.get(name)
+        if text is not None and not is_right(text):
+            raise ModelError(
+                f"{source}: its metadata {name} is {text!r}, which no conversion writes. Convert "
+                "the model again."
+            )
+
+
+def digital_nodes(graph: ir.Model) -> list[NodeReport]:
+    """Nodes that stayed digital, as the conversion recorded them."""
+    return [NodeReport(**n) for n in json.loads(graph.metadata_props.get(NODES, "[]"))]
+
+
+def _is_list_of_nodes(text: str) -> bool:
+    try:
+        nodes = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    keys = {f.name for f in fields(NodeReport)}
+    return isinstance(nodes, list) and all(isinstance(n, dict) and n.keys() == keys for n in nodes)
+
+
+def _is_rank(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text) > 0
 
 
 def _refuse_newer(graph: ir.Model, source: Path) -> None:
@@ -89,3 +121,11 @@ def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, for
             "Give that one with `teacher`, or `force` to use this one."
         )
     return path
+
+
+_METADATA = {
+    NODES: _is_list_of_nodes,
+    RANK_KEY: _is_rank,
+    TEACHER_PATH: lambda text: "\0" not in text and len(text) < 4096,
+}
+"""What can be read of the metadata that is read."""

@@ -22,7 +22,8 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import UsageError
 from rimc_onnx.execution.sessions import SessionFactory
-from rimc_onnx.io.feeds import Data, data_beside
+from rimc_onnx.io.feeds import data_beside
+from rimc_onnx.io.samples import Data
 from rimc_onnx.jobs.evaluate import EvaluationReport, Metric
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]

@@ -20,7 +20,8 @@ import onnx
 from onnx import numpy_helper
 
 from rimc_onnx.errors import ModelError
-from rimc_onnx.io.model_files import check_output, output_folder
+from rimc_onnx.io.model_files import files_of
+from rimc_onnx.io.outputs import Outputs, check_output
 
 __all__ = ["write_back"]
 
@@ -57,7 +58,7 @@ def write_back(
         OutputError: the output exists and ``force`` is False.
     """
     source, target = Path(model), Path(output)
-    check_output(target, force=force, reads=[source])
+    check_output(target, force=force, reads=files_of(source))
     proto = onnx.load(source, load_external_data=False)
     tensors = _tensors(proto)
     data = bytearray(source.read_bytes())
@@ -124,7 +125,8 @@ def _write(
 ) -> None:
     """The model and, where it has any, its external files under names of their own."""
     used = onnx.load_from_string(data) if external else None
-    with output_folder(target, force=force) as folder:
+    with Outputs(force=force) as out:
+        folder = out.folder(target)
         if used is None:
             (folder / target.name).write_bytes(data)
             return

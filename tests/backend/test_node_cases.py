@@ -37,15 +37,15 @@ MAPPED = {
 
 REFUSED = {
     "Attention": "attention has no weight of its own",
-    "ConvInteger": "integer operator",
+    "ConvInteger": "integer operator: convert the float model",
     "DeformConv": "a deformable convolution has no RRAM operator",
     "Einsum": "Einsum has no RRAM operator",
-    "GRU": "a recurrent operator holds its matrices inside",
-    "LSTM": "a recurrent operator holds its matrices inside",
-    "MatMulInteger": "integer operator",
-    "QLinearConv": "integer operator",
-    "QLinearMatMul": "integer operator",
-    "RNN": "a recurrent operator holds its matrices inside",
+    "GRU": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "LSTM": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "MatMulInteger": "integer operator: convert the float model",
+    "QLinearConv": "integer operator: convert the float model",
+    "QLinearMatMul": "integer operator: convert the float model",
+    "RNN": "a recurrent operator holds its matrices inside: export its cell as MatMul",
 }
 RANKS_REFUSED = {1: "rank 1: a vector is no matrix", 3: "rank 3", 4: "rank 4"}
 

@@ -14,6 +14,7 @@ from onnxscript import ir
 from rimc_onnx import passes, reference
 from rimc_onnx.calibration.converter_ranges import measure_ranges
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig
+from rimc_onnx.execution.feed import Feed
 
 Array = np.ndarray[Any, Any]
 MakeModel = Callable[..., onnx.ModelProto]
@@ -32,7 +33,7 @@ def measure(
     config = ConvertConfig(periphery=periphery)
     decisions = passes.select_rram_nodes(teacher, config)
     units = [d.unit for d in decisions if d.unit is not None]
-    return measure_ranges(teacher, units, [{"x": f} for f in feeds], session, config=config)
+    return measure_ranges(teacher, units, [Feed({"x": f}) for f in feeds], session, config=config)
 
 
 def rng(seed: int) -> np.random.Generator:

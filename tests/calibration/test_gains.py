@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
+from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change, in_both
+from rimc_onnx.execution.feed import Feed
 
 Array = np.ndarray
 
@@ -22,7 +23,8 @@ def shift(lacking: Array, prior_samples: float = 0.0, scale: Array | None = None
 
 def moments(samples: Array) -> SampleMoments:
     """Of samples [n, positions, m]."""
-    return SampleMoments.of([samples.astype(np.float32)], -1)
+    feed = Feed({}, num_samples=len(samples))
+    return SampleMoments.of([samples.astype(np.float32)], [feed], -1)
 
 
 def test_one_sample_moves_a_bias_by_the_prior_alone() -> None:
@@ -80,7 +82,8 @@ def test_moments_are_of_each_sample(channel_axis: int) -> None:
     chunks = [
         rng(i).standard_normal((n, 3, 4, 5)).astype(np.float32) + 9 for i, n in ((0, 2), (1, 1))
     ]
-    found = SampleMoments.of(chunks, channel_axis)
+    feeds = [Feed({}, num_samples=len(c)) for c in chunks]
+    found = SampleMoments.of(chunks, feeds, channel_axis)
     y = np.concatenate(chunks).astype(np.float64)
     axes = (2, 3) if channel_axis == 1 else (1, 2)
     np.testing.assert_allclose(found.mean, y.mean(axis=axes), rtol=1e-6)
@@ -90,10 +93,29 @@ def test_moments_are_of_each_sample(channel_axis: int) -> None:
         rest = np.delete(y, sample, axis=0).var(axis=(0, *axes))
         np.testing.assert_allclose(left, rest, rtol=1e-5)
     flat = [c[:, :, 0, 0] for c in chunks]
-    assert not SampleMoments.of(flat, channel_axis).variance.any()
+    assert not SampleMoments.of(flat, feeds, channel_axis).variance.any()
     # A sample without positions has no mean.
-    empty = SampleMoments.of([y[:, :, :0] if channel_axis == 1 else y[:, :0]], channel_axis)
-    assert empty.mean.shape == (0, found.mean.shape[1])
+    nothing = y[:, :, :0] if channel_axis == 1 else y[:, :0]
+    empty = SampleMoments.of([nothing], [Feed({}, num_samples=3)], channel_axis)
+    assert np.isnan(empty.mean).all()
+    both = in_both(empty, found)
+    assert [len(m.mean) for m in both] == [0, 0]
+
+
+def test_a_run_of_one_sample_has_one_mean_whatever_axis_0_counts() -> None:
+    # Time steps, nodes of a graph or tokens on axis 0 taken for samples that could disagree; a
+    # value that is infinite or empty in one sample, in the teacher or the student alone.
+    steps = rng(0).standard_normal((7, 1, 5)).astype(np.float32)
+    merged = rng(1).standard_normal((6, 5)).astype(np.float32)  # 2 samples of 3 rows each
+    feeds = [Feed({}), Feed({}, num_samples=2), Feed({})]
+    teacher = SampleMoments.of([steps, merged, merged[:0]], feeds, -1)
+    want = [steps.mean(axis=(0, 1)), merged[:3].mean(axis=0), merged[3:].mean(axis=0)]
+    np.testing.assert_allclose(teacher.mean[:3], want, rtol=1e-5)
+    loud = merged.copy()
+    loud[0, 0] = np.inf
+    student = SampleMoments.of([steps, loud, merged[:1]], feeds, -1)
+    for moments in in_both(teacher, student):
+        np.testing.assert_allclose(moments.mean, [want[0], want[2]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("per_line", [True, False])

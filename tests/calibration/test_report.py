@@ -34,7 +34,8 @@ from rimc_onnx.device import get_preset
 from rimc_onnx.errors import CalibrationError, OutputError
 from rimc_onnx.execution.sessions import native_session
 from rimc_onnx.io.model_files import load_model
-from rimc_onnx.io.report_files import check_report, write_report
+from rimc_onnx.io.outputs import Outputs
+from rimc_onnx.io.report_files import put_report, require_page_modules
 from rimc_onnx.jobs import calibrate as calibrate_job
 from rimc_onnx.passes import rram_branches
 from rimc_onnx.runtime.any_provider import provider_device
@@ -43,6 +44,13 @@ ADAPTER = "dora+sparse"
 
 
 Job = tuple[CalibrationRecord, list[CalibratedNode], api.CalibrateReport]
+
+
+def write_report(
+    path_json: Path | None, path_html: Path | None, record: CalibrationRecord, *, force: bool
+) -> None:
+    with Outputs(force=force) as out:
+        put_report(path_json, path_html, record, out)
 
 
 @pytest.fixture(scope="module")
@@ -465,7 +473,7 @@ def test_missing_package_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(CalibrationError, match=r"pip install 'rimc-onnx\[report\]'"):
-        check_report(None, tmp_path / "r.html", force=False)
+        require_page_modules()
     with pytest.raises(CalibrationError, match=f"needs {package}, which"):
         write_report(tmp_path / "r.json", tmp_path / "r.html", record_of(node()), force=False)
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnxscript import ir
 
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.passes import find_units, prepare_pipeline
 
 Array = np.ndarray
@@ -23,7 +24,13 @@ def measured(model: onnx.ModelProto, x: Array, seed: int = 0) -> dict[str, float
     teacher = ir.serde.deserialize_model(model)
     prepare_pipeline()(teacher)
     units = list(find_units(teacher).values())
-    return measure_sensitivities(teacher, units, [{"x": x}], ort.InferenceSession, seed=seed)
+    return measure_sensitivities(
+        teacher,
+        units,
+        [Feed({"x": x}, num_samples=len(x), axes={"x": 0})],
+        ort.InferenceSession,
+        seed=seed,
+    )
 
 
 def rng(seed: int) -> np.random.Generator:

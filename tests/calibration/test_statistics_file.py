@@ -12,6 +12,7 @@ import pytest
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import Statistics
 from rimc_onnx.errors import CalibrationError, OutputError
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.io.statistics_file import (
     TeacherKnowledge,
     read_statistics,
@@ -34,7 +35,7 @@ def statistics(seed: int, group: int = 2, depth: int = 5, columns: int = 3) -> S
     )
 
 
-def written(path: Path, *reference: dict[str, np.ndarray], **nodes: Statistics) -> Path:
+def written(path: Path, *reference: Feed, **nodes: Statistics) -> Path:
     knowledge = TeacherKnowledge(
         statistics=nodes or {"n": statistics(0)}, reference=list(reference)
     )
@@ -68,7 +69,10 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 def test_samples_come_back_chunk_by_chunk(tmp_path: Path) -> None:
     # Chunks in the order of their names as text (10 before 2), or taken for nodes.
     chunks = [
-        {"input/ids": np.full((1, 3), i), "mask": np.zeros((2, i), np.int8)} for i in range(12)
+        Feed(
+            {"input/ids": np.full((1, 3), i), "mask": np.zeros((2, i), np.int8)}, num_samples=1 + i
+        )
+        for i in range(12)
     ]
     path = written(tmp_path / "t.npz", *chunks)
     found = read_statistics(path, teacher_sha256=SHA)
@@ -76,6 +80,7 @@ def test_samples_come_back_chunk_by_chunk(tmp_path: Path) -> None:
     assert len(found.reference) == 12
     for got, want in zip(found.reference, chunks, strict=True):
         assert got.keys() == want.keys()
+        assert got.num_samples == want.num_samples
         for name, array in want.items():
             assert np.array_equal(got[name], array)
             assert got[name].dtype == array.dtype
@@ -110,7 +115,7 @@ def test_statistics_of_another_teacher_are_refused(tmp_path: Path) -> None:
         read_statistics(path, teacher_sha256="1" * 64)
 
 
-def _npz(path: Path, header: Any = ("2", SHA), **arrays: Any) -> None:
+def _npz(path: Path, header: Any = ("3", SHA), **arrays: Any) -> None:
     np.savez(path, **{"rimc.statistics": np.array(header), **arrays})
 
 
@@ -170,6 +175,6 @@ def test_newer_format_and_missing_file_say_so(tmp_path: Path) -> None:
     _npz(path, ["1", SHA])
     with pytest.raises(CalibrationError, match=r"t.npz: written by an older rimc-onnx"):
         read_statistics(path, teacher_sha256=SHA)
-    _npz(path, ["3", SHA])
+    _npz(path, ["4", SHA])
     with pytest.raises(CalibrationError, match=r"t.npz: written by a newer rimc-onnx"):
         read_statistics(path, teacher_sha256=SHA)

@@ -222,7 +222,7 @@ def test_values_are_freed_after_the_last_piece_that_reads_them() -> None:
 
 def test_kept_values_are_alive_where_they_are_read() -> None:
     # The input of a node that is made and read inside one piece, as calibration needs it.
-    run = StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["e"], Factory(), keep=["d"])
+    run = StagedRun(ir.from_proto(build(DIAMOND)), xs(), ["e"], Factory(), keep={"e": "d"})
     for name, _ in run:
         assert name == "e"
         assert "d" in run.values

@@ -58,8 +58,8 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
         (f"{ROWS} {{ y = MatMul(w, w) }}", {"w": _ones(6, 6)}, "both operands are constants"),
         ("g (float[3,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
          "weight 'w' is an overridable initializer (it is a graph input too)"),
-        (f"{ROWS} {{ c = Cast<to=1>(w) y = MatMul(x, c) }}", {"w": _ones(6, 5, dtype=F16)},
-         "weight 'c' is computed by node 'Cast_0' (Cast)"),
+        (f"{ROWS} {{ c = Bernoulli(w) y = MatMul(x, c) }}", {"w": _ones(6, 5)},
+         "weight 'c' is computed by node 'Bernoulli_0' (Bernoulli)"),
         ("g (float[3,6] x) => (float y) <float s = {0.5}> "
          "{ c = DequantizeLinear(w, s) y = Gemm(x, c) }",
          {"w": _ones(6, 5, dtype=np.int8)},
@@ -67,9 +67,10 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
         ('g (float[3,6] x) => (float y) { y = Einsum<equation="ij,jk->ik">(x, w) }',
          {"w": _ones(6, 5)}, "Einsum has no RRAM operator; write it as MatMul"),
         ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",
-         {"w": _ones(6, 5, dtype=np.uint8)}, "integer operator"),
+         {"w": _ones(6, 5, dtype=np.uint8)}, "integer operator: convert the float model"),
         ("g (float[3,6] x) => (float y) { y = com.microsoft.FusedMatMul(x, w) }",
-         {"w": _ones(6, 5)}, "domain com.microsoft is not ours"),
+         {"w": _ones(6, 5)}, "an operator of ONNX Runtime's optimizer: give the model before ONNX "
+         "Runtime's optimizations"),
         ("g (float[1,3,5,5] x, float[3,4,2,2] z) => (float y) { y = ConvTranspose(x, z) }",
          {}, "both operands are activations"),
         ("g (double[1,3,5,5] x) => (double y) { y = ConvTranspose(x, w) }",
@@ -109,7 +110,10 @@ def test_node_in_a_body_stays_digital_and_is_named(build):
     )
     decisions = select_rram_nodes(_named(model), CONFIG)
     assert [d.name for d in decisions] == ["MatMul_1", "MatMul_2"]
-    assert {d.reason for d in decisions} == {"inside the body of If node 'If_0'"}
+    assert {d.reason for d in decisions} == {
+        "inside the body of If node 'If_0': export the model unrolled, or with the branch that is "
+        "taken"
+    }
 
 
 def test_keep_digital_takes_names_and_patterns(build):

@@ -22,6 +22,7 @@ from onnxscript import ir
 
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode
+from rimc_onnx.device import DeviceConfig
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.passes import RramBranch, read_periphery, rram_branches
 
@@ -180,7 +181,7 @@ def make_record(
     fields.pop("nodes", None)
     branches = {branch.node: branch for branch in rram_branches(student)}
     first = branches[nodes[0].name].rram.attributes
-    device = json.loads(first["device_config"].as_string())
+    device = json.loads(DeviceConfig.from_json(first["device_config"].as_string()).to_json())
     return CalibrationRecord(
         result=fields,
         model=model,

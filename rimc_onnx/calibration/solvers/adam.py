@@ -286,7 +286,7 @@ def _samples(
         parts = min(count or lead, lead)
         ends = [len(x) // lead * (lead * i // parts) for i in range(parts + 1)]
         samples += [_Sample(x=x[i:j], h=h[i:j], y=y[i:j]) for i, j in itertools.pairwise(ends)]
-    return samples
+    return [s for s in samples if all(bool(t.isfinite().all()) for t in (s.x, s.h, s.y))]
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:

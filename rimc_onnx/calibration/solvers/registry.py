@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -31,6 +32,8 @@ class NodeTask:
     """What the node lacks."""
     features: Features | None
     """What teacher and device gave there; only for solvers that say ``needs_features``."""
+    chunk_samples: Sequence[int]
+    """Samples in each chunk of the features."""
     magnitude: bool
     """Whether the adapter may have one."""
     seed: int
@@ -82,6 +85,7 @@ class _Adam:
             magnitude=task.magnitude,
             node=problem.name,
             seed=task.seed,
+            chunk_samples=task.chunk_samples,
         )
 
 

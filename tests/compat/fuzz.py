@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hostile inputs: mutated models, arrays, device files, statistics, adapters and provider options.
+
+    python tests/compat/fuzz.py --cases 2000 --seed 0
+
+Every case runs in a process of its own, with 10 seconds and 6 GiB, in a folder that is compared
+before and after. What it may end in is success, or one line with exit code 1 or 2 (an error of
+``rimc_onnx.errors`` from the library). Anything else is kept in ``--keep`` and counted: a signal, a
+hang, a traceback, more lines, "This should not happen", a file that was changed. Exit code 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from mutations import DIGITS, FLOATS, NUMBERS, Random, models, mutated, mutated_bytes, pick
+
+_SECONDS = 10
+_MEMORY_BYTES = 6 << 30
+# ----------------------------------------------------------------------------------------- cases
+
+Case = tuple[str, Callable[[], object]]
+
+
+def cli(*arguments: object) -> Callable[[], object]:
+    """The command line, as typed."""
+
+    def run() -> object:
+        from rimc_onnx.cli.main import main
+
+        sys.argv = ["rimc-onnx", *map(str, arguments)]
+        main()
+
+    return run
+
+
+def model_case(random: Random, base: list[onnx.ModelProto]) -> Case:
+    """A mutated model through a command, the library or the provider."""
+    Path("m.onnx").write_bytes(mutated(random, pick(random, base)))
+    way = int(random.integers(6))
+    if way == 0:
+        return "model: inspect", cli("inspect", "m.onnx", "--json")
+    if way == 1:
+        return "model: convert", cli("convert", "m.onnx")
+    if way == 2:
+        bits = ["--dac-bits", 8, "--adc-bits", 8, "--tile-rows", 16]
+        return "model: convert 8 bits", cli("convert", "m.onnx", *bits, "--data", "data.npz")
+    if way == 3:
+        return "model: statistics", cli("statistics", "m.onnx", "--data", "data.npz")
+    if way == 4:
+        data = ["--data", "data.npz", "--teacher", "sample/model.onnx"]
+        return "model: evaluate", cli("evaluate", "m.onnx", *data, "--stock")
+
+    def provider() -> object:
+        from rimc_onnx.runtime.provider import provider_session
+
+        session = provider_session("m.onnx", provider_options={"preset": "gaussian-relative"})
+        with np.load("data.npz") as arrays:
+            feeds = {i.name: arrays[i.name] for i in session.get_inputs() if i.name in arrays}
+        return session.run(None, feeds)
+
+    return "model: provider", provider
+
+
+def converted_case(random: Random, base: list[onnx.ModelProto]) -> Case:
+    """A mutated converted model."""
+    Path("sample/m.rimc.onnx").write_bytes(mutated(random, pick(random, base)))
+    way = int(random.integers(4))
+    if way == 0:
+        return "converted: inspect", cli("inspect", "sample/m.rimc.onnx")
+    if way == 1:
+        return "converted: age", cli("age", "sample/m.rimc.onnx", "--time", "1d", "--force")
+    if way == 2:
+        many = ["--samples", 3, "--force", "--twin", "t.onnx"]
+        return "converted: calibrate", cli("calibrate", "sample/m.rimc.onnx", *many)
+    return "converted: evaluate", cli("evaluate", "sample/m.rimc.onnx", "--data", "sample/test.npz")
+
+
+def data_case(random: Random) -> Case:
+    """A damaged .npz, or arrays of other shapes and types."""
+    path = Path("sample/bad.npz")
+    if random.random() < 0.6:
+        path.write_bytes(mutated_bytes(random, Path("sample/calibration.npz").read_bytes()))
+    else:
+        shape = [pick(random, [0, 1, 2, 8, 9]) for _ in range(int(random.integers(0, 6)))]
+        kind = pick(random, [np.float32, np.float64, np.int64, np.bool_, np.complex64, "U3", "O"])
+        np.savez(path, **{pick(random, ["input", "labels", "x" * 300]): np.zeros(shape, kind)})
+    commands = [
+        ["calibrate", "model.rimc.onnx"],
+        ["evaluate", "model.onnx"],
+        ["statistics", "model.onnx"],
+        ["convert", "model.onnx", "--dac-bits", 8],
+    ]
+    command = pick(random, commands)
+    extra = ["--batch-axis", pick(random, [0, 1, 5, "none", "input=2", "y=0"])]
+    extra = extra if random.random() < 0.3 else []
+    given = [command[0], f"sample/{command[1]}", *command[2:], "--data", path, *extra]
+    output = [] if command[0] == "evaluate" else ["-o", "new"]
+    return "data", cli(*given, *output)
+
+
+def device_case(random: Random) -> Case:
+    """A device file with strange values, or damaged."""
+    text = 'base = "gaussian-relative"\n' if random.random() < 0.5 else ""
+    keys = ["drift_frac", "g_max_us", "g_min_us", "level_bits", "num_slices", "time_law", "law"]
+    keys += ["read_noise_frac", "iv_square", "scaling", "preset", "stuck_min_frac", "unknown"]
+    values = [*map(str, NUMBERS), "nan", "inf", "1e999", '"x"', "[1, 2]", "{}", "true", "[" * 3000]
+    values += ['{kind = "power"}', "1979-05-27", f'"{"y" * 5000}"', "[{}, {}]", "-0.0", "0.1"]
+    for _ in range(int(random.integers(1, 5))):
+        text += f"{pick(random, keys)} = {pick(random, values)}\n"
+    content = text.encode()
+    Path("d.toml").write_bytes(mutated_bytes(random, content) if random.random() < 0.3 else content)
+    if random.random() < 0.5:
+        return "device file", cli("devices", "d.toml", "--json")
+    given = ["sample/model.onnx", "--device", "d.toml", "-o", "new.onnx"]
+    return "device file", cli("convert", *given)
+
+
+def statistics_case(random: Random) -> Case:
+    """A damaged statistics file, or one with other arrays."""
+    path = Path("sample/bad.statistics.npz")
+    if random.random() < 0.5:
+        path.write_bytes(mutated_bytes(random, Path("sample/model.statistics.npz").read_bytes()))
+    else:
+        with np.load("sample/model.statistics.npz") as archive:
+            arrays = dict(archive)
+        for _ in range(int(random.integers(1, 4))):
+            key = pick(random, sorted(arrays))
+            way = int(random.integers(5))
+            if way == 0:
+                del arrays[key]
+            elif way == 1 and arrays[key].dtype.kind == "f":
+                arrays[key] = np.full_like(arrays[key], pick(random, FLOATS))
+            elif way == 2:
+                arrays[key] = arrays[key].reshape(-1)[: int(random.integers(5))]
+            elif way == 3:
+                arrays[key] = arrays[key].astype(pick(random, ["U9", "f8", "?"]))
+            else:
+                arrays[pick(random, ["n", "a/b", "x" * 300])] = arrays.pop(key)
+        np.savez(path, **arrays)
+    given = ["--statistics", path, "--read-out", "--samples", pick(random, [0, 2])]
+    return "statistics", cli("calibrate", "sample/model.rimc.onnx", *given, "-o", "new.onnx")
+
+
+def adapter_case(random: Random) -> Case:
+    """A damaged adapter file through the library."""
+    Path("a.onnx_adapter").write_bytes(
+        mutated_bytes(random, Path("sample/a.onnx_adapter").read_bytes())
+    )
+
+    def read() -> object:
+        from rimc_onnx.io.adapter_file import read_adapter_file
+        from rimc_onnx.io.model_files import load_model
+
+        return read_adapter_file("a.onnx_adapter", load_model(Path("sample/model.rimc.onnx")))
+
+    return "adapter file", read
+
+
+def options_case(random: Random) -> Case:
+    """Strange options of the provider."""
+    keys = ["preset", "device", "time_s", "seed", "scaling", "keep_digital", "drift_frac"]
+    keys += ["periphery", "g_max_us", "level_bits", "num_slices", "device_reads", "unknown"]
+    values = [*map(str, NUMBERS), *map(str, FLOATS), "gaussian-relative", "{}", "[]", "@nothing"]
+    values += ["@.", "@/dev/zero", '{"*": {}}', '{"*": {"dac_bits": 99}}', "[" * 3000, "*", "a;;b"]
+    values += [json.dumps({"law": "relative", "preset": "x", "drift_frac": v}) for v in ("a", 9e9)]
+    options = {pick(random, keys): pick(random, values) for _ in range(int(random.integers(1, 4)))}
+    if random.random() < 0.7:
+        options["preset"] = "gaussian-relative"
+
+    def run() -> object:
+        from rimc_onnx.runtime.provider import provider_session
+
+        return provider_session("sample/model.onnx", provider_options=options)
+
+    return "provider options", run
+
+
+# ------------------------------------------------------------------------------------------- run
+
+
+def prepare(folder: Path) -> None:
+    """Files that the cases start from."""
+    from rimc_onnx import calibrate, convert, write_statistics
+
+    sample = folder / "sample"
+    sample.mkdir()
+    for file in ("model.onnx", "calibration.npz", "test.npz"):
+        shutil.copy(DIGITS / file, sample / file)
+    convert(sample / "model.onnx")
+    calibrate(sample / "model.rimc.onnx", adapter_file=sample / "a.onnx_adapter", swappable=True)
+    write_statistics(sample / "model.onnx", keep_samples=4)
+    random = np.random.default_rng(1)
+    x = random.standard_normal((10, 6)).astype(np.float32)
+    images = random.standard_normal((10, 1, 8, 8)).astype(np.float32)
+    np.savez(folder / "data.npz", x=x, input=images, gain=np.float32(2), flag=np.array(True))
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Files with digests of their contents."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def child(case: Callable[[], object], err: Path) -> None:
+    """Run a case; exit code 0, 1 or 2, anything else is a fault."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    from rimc_onnx.errors import RimcError
+
+    code: object = 0
+    try:
+        case()
+    except SystemExit as stop:
+        code = stop.code or 0
+    except RimcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except (MemoryError, *_ort_errors()):
+        print("error: not enough memory, or refused by ONNX Runtime itself", file=sys.stderr)
+        code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 70)
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: a session of the provider gives its errors as they are."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = (getattr(state, name) for name in dir(state))
+    return tuple(e for e in found if isinstance(e, type) and issubclass(e, Exception))
+
+
+def verdict(status: int | None, text: str, changed: bool) -> str:
+    """What a case ended in."""
+    if status is None:
+        return "HANG"
+    if os.WIFSIGNALED(status):
+        return f"SIGNAL {signal.Signals(os.WTERMSIG(status)).name}"
+    code = os.WEXITSTATUS(status)
+    if "Traceback" in text:
+        last = text.strip().splitlines()[-1].partition(":")[0]
+        return f"TRACEBACK {last[:60]}"
+    if "should not happen" in text:
+        return "SHOULD NOT HAPPEN"
+    if code not in (0, 1, 2):
+        return f"CODE {code}"
+    lines = text.splitlines()
+    if (code == 0) != (not lines) or len(lines) > 1:
+        return "LINES"
+    if changed:
+        return "FILES CHANGED"
+    return "done" if code == 0 else "refused"
+
+
+def run_case(
+    index: int, seed: int, base: dict[str, list[onnx.ModelProto]], origin: Path
+) -> tuple[str, str, str, Path]:
+    """(class, verdict, stderr, folder) of one case."""
+    random = np.random.default_rng([seed, index])
+    folder = Path(tempfile.mkdtemp(prefix="rimc-fuzz-"))
+    work, err = folder / "work", folder / "stderr"
+    shutil.copytree(origin, work)
+    os.chdir(work)
+    makers: list[Callable[[], Case]] = [
+        *[lambda: model_case(random, base["ordinary"])] * 6,
+        *[lambda: converted_case(random, base["converted"])] * 4,
+        lambda: data_case(random),
+        lambda: device_case(random),
+        lambda: statistics_case(random),
+        lambda: adapter_case(random),
+        lambda: options_case(random),
+    ]
+    kind, case = pick(random, makers)()
+    before = listing(work)
+    process = os.fork()
+    if process == 0:
+        child(case, err)
+    status, deadline = None, time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        done, found = os.waitpid(process, os.WNOHANG)
+        if done:
+            status = found
+            break
+        time.sleep(0.002)
+    else:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    after = listing(work)
+    refused = status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
+    changed = any(after.get(n) != d for n, d in before.items()) or (refused and after != before)
+    text = err.read_text("utf-8", "replace") if err.exists() else ""
+    return kind, verdict(status, text, changed), text, folder
+
+
+def main() -> int:
+    """Run the cases and print the counts."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--cases", type=int, default=1000)
+    arguments.add_argument("--first", type=int, default=0, help="index of the first case")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    arguments.add_argument("--keep", type=Path, help="folder for the cases that went wrong")
+    given = arguments.parse_args()
+    origin = Path(tempfile.mkdtemp(prefix="rimc-fuzz-origin-"))
+    # In a process of its own: a session's threads would not survive a fork.
+    if os.fork() == 0:
+        prepare(origin)
+        os._exit(0)
+    if os.wait()[1] != 0:
+        return 1
+    names = ("model.rimc.onnx", "model.rimc.calibrated.onnx")
+    converted = [onnx.load(origin / "sample" / name) for name in names]
+    base = {"ordinary": models(), "converted": converted}
+    import onnxruntime  # noqa: F401 - loaded once, before the forks
+
+    import rimc_onnx.api
+    import rimc_onnx.cli.main  # noqa: F401 - loaded once, before the forks
+
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    start = time.monotonic()
+    for index in range(given.first, given.first + given.cases):
+        if time.monotonic() - start > given.seconds:
+            break
+        kind, ended, text, folder = run_case(index, given.seed, base, origin)
+        counts[kind, ended] += 1
+        if ended not in ("done", "refused"):
+            print(f"case {index} ({kind}): {ended}: {text[-300:]!r}", flush=True)
+            if given.keep is not None:
+                shutil.copytree(folder, given.keep / str(index), dirs_exist_ok=True)
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(origin, ignore_errors=True)
+    for (kind, ended), count in sorted(counts.items()):
+        print(f"{kind:24} {ended:40} {count}")
+    print(f"{sum(counts.values())} cases in {time.monotonic() - start:.0f} s")
+    return int(any(ended not in ("done", "refused") for _, ended in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classes where the output has them, and a metric that is used whatever else the data holds."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from rimc_onnx import convert, evaluate
+from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.device import get_preset
+from rimc_onnx.errors import DataError
+from rimc_onnx.jobs.figures import Hits
+
+ALL_DRIFTED = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=1.0))
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def model_of(folder: Path, body: str, **arrays: np.ndarray) -> Path:
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {body}')
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    onnx.save(model, folder / "m.onnx")
+    convert(folder / "m.onnx", config=ALL_DRIFTED)
+    return folder / "m.rimc.onnx"
+
+
+HEADS = {
+    "pooled": "g (float[N,3,8,8] x) => (float[N,C,1,1] y) "
+    "{ h = Conv(x, w) y = GlobalAveragePool(h) }",
+    "image": "g (float[N,3,8,8] x) => (float[N,C,6,6] y) { y = Conv(x, w) }",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classes_of_an_image_are_on_axis_1(tmp_path: Path, head: str) -> None:
+    # The argmax over an axis of size 1 is always 0: an agreement of 1.0 whatever the drift.
+    model = model_of(tmp_path, HEADS[head], w=normal(10, 3, 3, 3))
+    x = normal(60, 3, 8, 8)
+    agreement = evaluate(model, data={"x": x}, teacher=tmp_path / "m.onnx").agreement
+    assert agreement is not None
+    assert 0.05 < agreement < 0.9
+    shape = (60,) if head == "pooled" else (60, 6, 6)
+    labels = np.random.default_rng(1).integers(0, 10, shape)
+    found = evaluate(model, data={"x": x, "labels": labels}).top1
+    assert found is not None
+    assert 0 < found < 0.4
+
+
+def test_agreement_on_a_single_class_is_an_error(tmp_path: Path) -> None:
+    # A regression, or a sigmoid of two classes: any two models agree.
+    body = "g (float[N,6] x) => (float[N,1] y) { y = MatMul(x, w) }"
+    model = model_of(tmp_path, body, w=normal(6, 1))
+    data = {"x": normal(20, 6)}
+    with pytest.raises(DataError, match=r"has a single class.*Give a metric"):
+        evaluate(model, data=data, teacher=tmp_path / "m.onnx")
+    report = evaluate(
+        model, data=data, teacher=tmp_path / "m.onnx", metric=lambda o, _: float(o["y"].mean())
+    )
+    assert report.agreement is None
+    assert report.sqnr_db is not None
+
+
+def test_metric_is_used_whatever_else_the_data_holds(tmp_path: Path) -> None:
+    # Boxes called labels: refused as class indices, though nobody asked for any.
+    body = "g (float[N,6] x) => (float[N,3] y) { y = MatMul(x, w) }"
+    model = model_of(tmp_path, body, w=normal(6, 3))
+    data = {"x": normal(20, 6), "labels": normal(20, 7, 4)}
+    report = evaluate(model, data=data, metric=lambda _, others: float(len(others["labels"])))
+    assert list(report.metrics.values()) == [20.0]
+    assert report.top1 is None
+
+
+def test_metric_gets_the_runs_of_a_reader_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Outputs of any length, glued to one array that belongs to no run; a metric that exits.
+    body = "g (float[T,6] x) => (float[T,3] y) { y = MatMul(x, w) }"
+    model = model_of(tmp_path, body, w=normal(6, 3))
+    reader = types.ModuleType("some_reader")
+    vars(reader)["feeds"] = lambda: [{"x": normal(n, 6), "n": np.array(n)} for n in (3, 5, 2)]
+    monkeypatch.setitem(sys.modules, "some_reader", reader)
+
+    def right(outputs: dict[str, list[np.ndarray]], others: dict[str, list[np.ndarray]]) -> float:
+        pairs = zip(outputs["y"], others["n"], strict=True)
+        return float(np.mean([len(y) == n for y, n in pairs]))
+
+    report = evaluate(model, data="some_reader:feeds", metric=right)
+    assert report.samples == 3
+    assert report.metrics == {"right": 1.0}
+
+    def leaves(_outputs: object, _others: object) -> float:
+        sys.exit(3)
+
+    with pytest.raises(DataError, match="metric 'leaves' fails: SystemExit: 3"):
+        evaluate(model, data="some_reader:feeds", metric=leaves)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "axis"),
+    [
+        ((4, 5), (4,), 1),
+        ((4, 5, 1, 1), (4,), 1),
+        ((4, 5, 6, 6), (4, 6, 6), 1),
+        ((4, 7, 5), (4, 7), 2),
+        ((4, 4), (4,), 1),
+        ((4, 5, 1, 1), (4, 1, 1), 1),
+        ((4, 5, 1, 1), None, 1),
+        ((4, 5, 6, 6), None, 1),
+        ((4, 7, 5), None, 2),
+    ],
+)
+def test_axis_of_classes(shape: tuple[int, ...], labels: tuple[int, ...] | None, axis: int) -> None:
+    # Classes taken from the first axis that fits, or always from the last.
+    logits = normal(*shape)
+    best = logits.argmax(axis)
+    hits = Hits("y")
+    if labels is None:
+        sharper = np.where(logits == logits.max(axis, keepdims=True), np.float32(9), logits)
+        hits.add_teacher(logits, sharper, None)
+        assert hits.agree == hits.compared == best.size
+    else:
+        hits.add_labels(logits, best.reshape(labels))
+        assert hits.top1 == hits.total == best.size
