@@ -92,7 +92,7 @@ class Body:
         self,
         op_type: str,
         *inputs: Term | _Literal | None,
-        **attributes: int | list[int] | ir.Attr | ir.Tensor,
+        **attributes: int | list[int] | ir.Attr | ir.TensorProtocol,
     ) -> Term:
         """A node with one output; numbers become constants, an ``int`` one of int64."""
         values = [None if i is None else self._term(i).value for i in inputs]
@@ -150,11 +150,10 @@ class Body:
     def _term(self, operand: Term | _Literal) -> Term:
         if isinstance(operand, Term):
             return operand
-        many = isinstance(operand, list)
-        whole = all(isinstance(n, int) for n in operand) if many else isinstance(operand, int)
-        name = f"value_{'int' if whole else 'float'}{'s' if many else ''}"
-        key = (name, tuple(operand) if many else operand)
-        return self._constant(key, _attribute(name, operand))
+        numbers = operand if isinstance(operand, list) else [operand]
+        kind = "int" if all(isinstance(n, int) for n in numbers) else "float"
+        name = f"value_{kind}{'s' if isinstance(operand, list) else ''}"
+        return self._constant((name, tuple(numbers)), _attribute(name, operand))
 
     def _constant(self, key: object, attribute: ir.Attr) -> Term:
         """One node for each, in front of all others, so that branches may read it too."""
@@ -191,13 +190,12 @@ def _inputs(node: ir.Node) -> Iterator[ir.Value]:
                 yield from _inputs(inside)
 
 
-def _attribute(name: str, value: _Literal | ir.Tensor) -> ir.Attr:
-    if isinstance(value, ir.Tensor):
-        return ir.AttrTensor(name, value)
+def _attribute(name: str, value: _Literal | ir.TensorProtocol) -> ir.Attr:
     if isinstance(value, int):
         return ir.AttrInt64(name, value)
     if isinstance(value, float):
         return ir.AttrFloat32(name, value)
-    if all(isinstance(n, int) for n in value):
-        return ir.AttrInt64s(name, value)
-    return ir.AttrFloat32s(name, value)
+    if not isinstance(value, list):
+        return ir.AttrTensor(name, value)
+    whole = [n for n in value if isinstance(n, int)]
+    return ir.AttrInt64s(name, whole) if len(whole) == len(value) else ir.AttrFloat32s(name, value)

@@ -36,7 +36,9 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
 
     Of one sample, and of outputs that are the same for all samples, the variance is their power.
     """
-    errors, sqnr_db, agreement = [], {}, None
+    errors: list[float] = []
+    sqnr_db: dict[str, float | None] = {}
+    agreement = None
     for name, wanted in teacher.items():
         given = student.get(name)
         if given is None or not _are_comparable(wanted, given):

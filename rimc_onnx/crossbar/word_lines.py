@@ -66,7 +66,8 @@ def _voltages(x: F32, periphery: NodePeriphery) -> tuple[list[F32], np.float32]:
 def _bent(u: F32, periphery: NodePeriphery, full_scale: np.float32) -> F32:
     """The current sinh(K u) / sinh(K) in units of the voltage; of whole numbers, on a grid."""
     k = float(np.float32(periphery.iv_sinh)) * float(np.float32(periphery.input_shrink))
-    current = u * _polynomial(sinh_curve(k), u * u)
+    square: F32 = np.square(u)
+    current: F32 = u * _polynomial(sinh_curve(k), square)
     if 0 < periphery.dac_bits <= CODED_BITS:
         steps = np.float32(CURVE_STEPS)
         return np.asarray(np.rint(current * steps) * (full_scale / steps), np.float32)
@@ -82,6 +83,6 @@ def _curve_cells(w: F32, periphery: NodePeriphery, w_max: F32, geometry: NodeGeo
     return [w * _polynomial(c, share) for c in (periphery.iv_square, periphery.iv_cube)]
 
 
-def _polynomial(coefficients: Sequence[float], x: F32) -> F32:
+def _polynomial(coefficients: Sequence[float | np.float32], x: F32) -> F32:
     """Powers of x, lowest first, by Horner's rule in float32."""
     return np.asarray(np.polyval(np.asarray(coefficients, np.float32)[::-1], x), np.float32)

@@ -40,8 +40,7 @@ def load(
     need_torch("training.load")
     from rimc_onnx.training.graph_module import GraphModule
 
-    is_proto = isinstance(model, onnx.ModelProto)
-    graph = ir.from_proto(model) if is_proto else load_model(Path(model))
+    graph = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else load_model(Path(model))
     structure_pipeline()(graph)
     return GraphModule(graph, outputs)
 

@@ -187,9 +187,9 @@ class GraphModule(nn.Module):
                 text = " ".join(str(error).split())[:200]
                 raise ModelError(f"node '{step.name}' ({step.op_type}) fails: {text}") from error
             results = result if isinstance(result, tuple) else (result,)
-            for name, value in zip(step.outputs, results, strict=False):
-                if name is not None:
-                    values[name] = value
+            for output, value in zip(step.outputs, results, strict=False):
+                if output is not None:
+                    values[output] = value
             for name in step.free:
                 if name not in kept:
                     values.pop(name, None)
@@ -226,8 +226,8 @@ class GraphModule(nn.Module):
 
     def value_of(self, name: str) -> Tensor:
         """A value that follows from parameters alone, such as a weight behind a Transpose."""
-        held = self._parameters.get(name)
-        held = self._buffers.get(name) if held is None else held
+        parameter = self._parameters.get(name)
+        held = self._buffers.get(name) if parameter is None else parameter
         if held is not None:
             return held
         step = next(s for s in self._steps if name in s.outputs)

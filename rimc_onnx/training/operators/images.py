@@ -88,7 +88,7 @@ def _sample_axis(
     share = position - base
     if mode == "linear":
         weights: Sequence[Tensor] = (1 - share, share)
-        offsets = (0, 1)
+        offsets: tuple[int, ...] = (0, 1)
     else:
         weights = [_cubic(share + 1, cubic), _cubic(share, cubic)]
         weights += [_cubic(1 - share, cubic), _cubic(2 - share, cubic)]

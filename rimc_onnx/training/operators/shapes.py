@@ -231,7 +231,8 @@ def _expand(spec: NodeSpec) -> Operator:
     read = spec.ints(1)
 
     def expand(x: Tensor, *rest: Tensor | None) -> Tensor:
-        return x.expand(torch.broadcast_shapes(x.shape, tuple(read(x, *rest) or [])))
+        shape = np.broadcast_shapes(x.shape, tuple(read(x, *rest) or []))
+        return x.expand(shape)
 
     return expand
 
