@@ -16,6 +16,7 @@ from rimc_onnx.cli.field_options import OPTIONS, in_options
 from rimc_onnx.cli.main import app
 from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import DeviceConfig
+from rimc_onnx.io.samples import SampleArrays
 from rimc_onnx.runtime import any_provider
 from rimc_onnx.studies.recovery import recovery_study
 
@@ -30,7 +31,7 @@ def options(command: Any) -> Iterator[str]:
 
 def names() -> set[str]:
     """Fields of configurations and arguments of functions."""
-    configs = (ConvertConfig, PeripheryConfig, CalibrateConfig, DeviceConfig)
+    configs = (ConvertConfig, PeripheryConfig, CalibrateConfig, DeviceConfig, SampleArrays)
     found = {f.name for config in configs for f in dataclasses.fields(config)}
     functions = [getattr(api, name) for name in api.__all__]
     functions += [recovery_study, *(getattr(any_provider, name) for name in any_provider.__all__)]
