@@ -134,8 +134,10 @@ class _MatMulRead:
             lambda: sums,
         )
         read = bit_lines(b, sums, 0, self.gain, self.offset, self.back)
-        shape = b.op("Concat", b.op("Shape", x).part(0, -1), self.columns, axis=0)
-        return b.op("Reshape", read, shape)
+        lead = b.op("Shape", x).part(0, -1)
+        # A Reshape takes 0 for "as it is in the input": an axis without rows is what is left over.
+        lead = b.op("Where", b.op("Equal", lead, [0]), [-1], lead)
+        return b.op("Reshape", read, b.op("Concat", lead, self.columns, axis=0))
 
     def _x_tiles(self) -> Term:
         """What enters the tiles, [T, P, rows]."""

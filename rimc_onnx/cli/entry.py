@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -20,8 +21,17 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     os._exit(INTERRUPTED_CODE)
 
 
+def _again(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt that fell into a destructor, where no exception can leave, comes once more."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def main() -> None:
     """Run the command line; nothing is written before its commands take the signals over."""
+    sys.unraisablehook = _again
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
-from rimc_onnx import calibrate, convert, evaluate, write_statistics
+from rimc_onnx import calibrate, convert, evaluate, runtime, write_statistics
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.solvers.registry import Solver
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
@@ -87,6 +88,36 @@ def test_model_is_converted_and_calibrated_whatever_lives_between_its_nodes(
     assert before is not None
     assert after is not None
     assert float(after["y"] or 0) > float(before["y"] or 0) + 6
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "stock"])
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("g (float[N,T,6] x) => (float[N,T,3] y) { y = MatMul(x, w) }", (1, 0, 6)),
+        ("g (float[N,T,6] x) => (float[N,T,3] y) { y = MatMul(x, w) }", (0, 2, 6)),
+        ("g (float[N,T,6] x) => (float[N,T,3] y) { y = MatMul(x, w) }", (2, 3, 6)),
+        ("g (float[N,6] x) => (float[N,3] y) { y = MatMul(x, w) }", (0, 6)),
+        ("g (float[N,2,8,8] x) => (float[N,4,6,6] y) { y = Conv(x, k) }", (0, 2, 8, 8)),
+    ],
+)
+def test_value_without_rows_runs_in_body_and_kernel(
+    tmp_path: Path, body: str, shape: tuple[int, ...], native: bool
+) -> None:
+    # A 0 in the shape of a Reshape copies the input's dimension: stock ONNX Runtime stopped there.
+    weights = {"k": normal(4, 2, 3, 3)} if "Conv" in body else W
+    model = save(tmp_path / "m.onnx", body, **weights)
+    (x,) = ort.InferenceSession(str(model)).get_inputs()
+    full = {"x": normal(*[4 if isinstance(d, str) else d for d in x.shape])}
+    config = replace(EIGHT_BITS, periphery=replace(EIGHT_BITS.periphery, tile_rows=18))
+    convert(model, data=full, config=config)
+    calibrate(tmp_path / "m.rimc.onnx", data=full, config=CalibrateConfig(num_samples=4, rank=2))
+    given = normal(*shape)
+    (want,) = ort.InferenceSession(str(model)).run(None, {"x": given})
+    for name in ("m.rimc.onnx", "m.rimc.calibrated.onnx"):
+        session = runtime.make_session(tmp_path / name, native=native)
+        (found,) = session.run(None, {"x": given})
+        assert found.shape == want.shape
 
 
 SLICE = """g (float[1,T,6] x, int64[1] start) => (float[1,K,3] y)
