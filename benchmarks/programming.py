@@ -19,7 +19,7 @@ import numpy as np
 
 from rimc_onnx import runtime
 from rimc_onnx.device import DeviceConfig, cell_law, get_preset, list_presets, program
-from rimc_onnx.runtime.programming import realise_cells
+from rimc_onnx.runtime.programming import program_cells
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def _age(device: DeviceConfig) -> float | None:
 def _native(w: np.ndarray, device: DeviceConfig, threads: int) -> None:
     law = cell_law(device, device.resolve_time(_age(device))).values()
     w_max = np.abs(w).max(keepdims=True)
-    realise_cells(w, w_max=w_max, run=w.size, node="n", seed=1, law=law, max_threads=threads)
+    program_cells(w, w_max=w_max, run=w.size, node="n", seed=1, law=law, max_threads=threads)
 
 
 def _numpy_seconds(w: np.ndarray, device: DeviceConfig) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnxscript import ir
 
-from rimc_onnx.device import DeviceConfig, Realise, largest_weight, read_noise_table
+from rimc_onnx.device import CellProgrammer, DeviceConfig, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
 from rimc_onnx.passes._bodies import write_bodies
@@ -23,7 +23,7 @@ class AgeRramPass(ir.passes.InPlacePass):
     """Move every crossbar along its own path, to ``time_s`` seconds after programming.
 
     1. The weight of an RRAM node is computed again from the teacher's unit of the same name, with
-       the device, the seed and the draws that the node records; by ``realise`` instead of numpy,
+       the device, the seed and the draws that the node records; by ``programmer`` instead of numpy,
        with the same bits.
     2. ``time_s`` of the node and of the model's metadata is set, and ``read_noise_curve`` with its
        ``read_noise`` is that of the new time, where a node has one.
@@ -36,11 +36,15 @@ class AgeRramPass(ir.passes.InPlacePass):
     """
 
     def __init__(
-        self, units: Mapping[str, RramUnit], time_s: float, *, realise: Realise | None = None
+        self,
+        units: Mapping[str, RramUnit],
+        time_s: float,
+        *,
+        programmer: CellProgrammer | None = None,
     ) -> None:
         self._units = units
         self._time_s = time_s
-        self._realise = realise
+        self._programmer = programmer
 
     def __str__(self) -> str:
         return f"AgeRramPass(time_s={self._time_s:g})"
@@ -73,7 +77,7 @@ class AgeRramPass(ir.passes.InPlacePass):
                 num_tiles=attributes["num_tiles"].as_int(),
                 tile_rows=attributes["tile_rows"].as_int() or None,
                 dac_bits=attributes["dac_bits"].as_int(),
-                realise=self._realise,
+                programmer=self._programmer,
             )
             attributes["time_s"] = ir.AttrFloat32("time_s", time_s)
             attributes.update({attribute.name: attribute for attribute in noise})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from onnxscript import ir
 
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
-from rimc_onnx.device import Realise
+from rimc_onnx.device import CellProgrammer
 from rimc_onnx.errors import RimcError
 from rimc_onnx.passes.canonicalize_conv_transpose import CanonicalizeConvTransposePass
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
@@ -91,14 +91,14 @@ def convert_pipeline(
     config: ConvertConfig,
     ranges: Mapping[str, NodeRanges] | None = None,
     *,
-    realise: Realise | None = None,
+    programmer: CellProgrammer | None = None,
 ) -> Pipeline:
     """From a prepared model to a converted one, adapters at identity.
 
-    ``realise`` programs the cells instead of numpy, with the same bits.
+    ``programmer`` programs the cells instead of numpy, with the same bits.
     """
     return Pipeline(
-        ReplaceWithRramPass(decisions, config, ranges, realise=realise),
+        ReplaceWithRramPass(decisions, config, ranges, programmer=programmer),
         InsertDoraBranchPass(config.rank),
         SetIrVersionPass(),
     )

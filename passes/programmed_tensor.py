@@ -8,7 +8,7 @@ import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.crossbar import CODED_BITS, ArrayLayout, apply_ir_drop, on_grid
-from rimc_onnx.device import DeviceConfig, Realise, program
+from rimc_onnx.device import CellProgrammer, DeviceConfig, program
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.passes._graph import lazy_tensor
 from rimc_onnx.passes.rram_unit import RramUnit
@@ -27,12 +27,12 @@ def programmed_tensor(
     num_tiles: int,
     tile_rows: int | None,
     dac_bits: int,
-    realise: Realise | None = None,
+    programmer: CellProgrammer | None = None,
 ) -> ir.LazyTensor:
     """What the arrays of ``unit`` hold ``time_s`` seconds after programming; never kept.
 
     With ``wire_ohm``, seen through the wires of ``num_tiles`` row tiles (those of the node, which
-    need not be the unit's) with at most ``tile_rows`` bit lines each. ``realise`` programs the
+    need not be the unit's) with at most ``tile_rows`` bit lines each. ``programmer`` programs the
     cells instead of numpy, with the same bits. Behind a DAC of 1 .. 8 ``dac_bits`` cells lie on a
     grid.
     """
@@ -40,7 +40,7 @@ def programmed_tensor(
     columns = tile_rows or unit.geometry.columns
     layout = ArrayLayout(geometry=unit.geometry, num_tiles=num_tiles, tile_columns=columns)
     return lazy_tensor(
-        lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, is_coded, realise),
+        lambda: _realised(unit, device, seed, time_s, wire_ohm, layout, is_coded, programmer),
         name=name,
         dtype=ir.DataType.FLOAT,
         shape=unit.weight.shape,
@@ -55,7 +55,7 @@ def _realised(
     wire_ohm: float | None,
     layout: ArrayLayout,
     is_coded: bool,
-    realise: Realise | None,
+    programmer: CellProgrammer | None,
 ) -> npt.NDArray[np.float32]:
     programmed = program(
         unit.weight.float32(),
@@ -64,7 +64,7 @@ def _realised(
         config=device,
         column_axis=unit.geometry.column_axis,
         time_s=time_s,
-        realise=realise,
+        programmer=programmer,
         keep_conductances=wire_ohm is not None,
     )
     w = programmed.w_realised

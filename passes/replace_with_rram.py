@@ -10,7 +10,7 @@ import numpy as np
 from onnxscript import ir
 
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges, attribute_types
-from rimc_onnx.device import DeviceConfig, Realise, largest_weight
+from rimc_onnx.device import CellProgrammer, DeviceConfig, largest_weight
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.ops import schema
 from rimc_onnx.passes._bodies import write_bodies
@@ -58,12 +58,12 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         config: ConvertConfig,
         ranges: Mapping[str, NodeRanges] | None = None,
         *,
-        realise: Realise | None = None,
+        programmer: CellProgrammer | None = None,
     ) -> None:
         self._units = [d.unit for d in decisions if d.accepted and d.unit is not None]
         self._config = config
         self._ranges = ranges or {}
-        self._realise = realise
+        self._programmer = programmer
 
     def __str__(self) -> str:
         return f"ReplaceWithRramPass({len(self._units)} nodes)"
@@ -88,7 +88,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         ]
         names = Names(model)
         for plan in plans:
-            _replace(model.graph, plan, self._config, names, self._realise)
+            _replace(model.graph, plan, self._config, names, self._programmer)
         write_bodies(model)
         time_s = self._config.device.resolve_time(self._config.time_s)
         model.metadata_props[schema.TIME_KEY] = f"{time_s:.9g}"
@@ -156,7 +156,11 @@ def _keeps_name(unit: RramUnit) -> bool:
 
 
 def _weight(
-    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+    graph: ir.Graph,
+    plan: _Plan,
+    config: ConvertConfig,
+    names: Names,
+    programmer: CellProgrammer | None,
 ) -> ir.Value:
     """The initializer of the realised weight, computed when it is read."""
     unit = plan.unit
@@ -174,7 +178,7 @@ def _weight(
         num_tiles=unit.num_tiles,
         tile_rows=config.periphery.tile_rows,
         dac_bits=config.reads.dac_bits or 0,
-        realise=realise,
+        programmer=programmer,
     )
     if plan.keeps_name:
         old.const_value = tensor
@@ -189,7 +193,11 @@ def _wire_ohm(config: ConvertConfig) -> float | None:
 
 
 def _replace(
-    graph: ir.Graph, plan: _Plan, config: ConvertConfig, names: Names, realise: Realise | None
+    graph: ir.Graph,
+    plan: _Plan,
+    config: ConvertConfig,
+    names: Names,
+    programmer: CellProgrammer | None,
 ) -> None:
     unit = plan.unit
     nodes: list[ir.Node] = []
@@ -215,7 +223,7 @@ def _replace(
     def cast(value: ir.Value, suffix: str, to: ir.DataType) -> ir.Value:
         return node("Cast", suffix, value, attributes=[ir.AttrInt64("to", to)])
 
-    w = _weight(graph, plan, config, names, realise)
+    w = _weight(graph, plan, config, names, programmer)
     x = x_in
     if unit.cast_from is not None:
         x = cast(x, "rram/cast", ir.DataType.FLOAT)

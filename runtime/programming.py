@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rimc_onnx.runtime import NativeLibraryError, _library, library_path
 
-__all__ = ["native_realise", "realise_cells"]
+__all__ = ["native_programmer", "program_cells"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -73,7 +73,7 @@ class _Job(ctypes.Structure):
     ]
 
 
-def realise_cells(
+def program_cells(
     w_target: Float32Array,
     *,
     w_max: Float32Array,
@@ -151,13 +151,13 @@ def _fields(node: str, law: Law) -> dict[str, Any]:
     return fields
 
 
-def native_realise() -> Callable[..., Float32Array] | None:
-    """:func:`realise_cells`, or ``None`` where the library was not built: numpy then does it."""
+def native_programmer() -> Callable[..., Float32Array] | None:
+    """:func:`program_cells`, or ``None`` where the library was not built: numpy then does it."""
     try:
         library_path()
     except NativeLibraryError:
         return None
-    return realise_cells
+    return program_cells
 
 
 def _contiguous(array: Float32Array) -> Float32Array:

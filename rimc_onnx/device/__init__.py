@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device physics: from a target weight to the weight that RRAM conductances realise."""
+"""Device physics: from a target weight to the weight that RRAM conductances hold."""
 
 from __future__ import annotations
 
-from rimc_onnx.device.cell_law import CellLaw, Realise, cell_law
+from rimc_onnx.device.cell_law import CellLaw, CellProgrammer, cell_law
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.duration import format_time, parse_time
 from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
@@ -25,6 +25,7 @@ from rimc_onnx.device.user_file import (
 
 __all__ = [
     "CellLaw",
+    "CellProgrammer",
     "ConductancePair",
     "DeviceConfig",
     "DeviceDescription",
@@ -35,7 +36,6 @@ __all__ = [
     "Purpose",
     "ReadNoiseCurve",
     "ReadNoiseTable",
-    "Realise",
     "Scaling",
     "cell_law",
     "describe_device",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rimc_onnx.device.conductance_table import Column, make_table
 from rimc_onnx.device.config import DeviceConfig, DriftLaw
 
-__all__ = ["CellLaw", "Realise", "cell_law", "stuck_words"]
+__all__ = ["CellLaw", "CellProgrammer", "cell_law", "stuck_words"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -90,7 +90,7 @@ def stuck_words(frac: float) -> int:
     return int(frac * 2.0**32)
 
 
-class Realise(Protocol):
+class CellProgrammer(Protocol):
     """Programs all cells of a node, in the numpy code's stead and with its bits."""
 
     def __call__(

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.device.cell_law import Realise, cell_law, stuck_words
+from rimc_onnx.device.cell_law import CellProgrammer, cell_law, stuck_words
 from rimc_onnx.device.conductance_table import LawTable, Positions, make_table
 from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.device.mapping import largest_weight, pair_shares, slice_weight
@@ -71,7 +71,7 @@ def program(
     config: DeviceConfig,
     column_axis: int,
     time_s: float | None = None,
-    realise: Realise | None = None,
+    programmer: CellProgrammer | None = None,
     keep_conductances: bool = False,
 ) -> ProgrammedWeight:
     """Realised weight of a node, a pure function of the arguments (same bits on every machine).
@@ -87,7 +87,7 @@ def program(
     weight comes back bit for bit, clipped and rounded to levels where ``config`` says so. Where
     W_max is 0, so are the realised weights. ``keep_conductances`` returns G_r+ and G_r- as well.
 
-    ``realise`` does the cells instead of numpy (the native library has one, many times as fast),
+    ``programmer`` does the cells instead of numpy (the native library has one, many times as fast),
     except where conductances are kept, which it does not give.
 
     Raises:
@@ -121,17 +121,17 @@ def program(
         for share in shares
     )
     flat = w_realised.reshape(-1)
-    if realise is not None and flat.size > 0 and not keep_conductances:
+    if programmer is not None and flat.size > 0 and not keep_conductances:
         check_draws(seed=seed, node=node, start=0, count=flat.size)
         law = cell_law(config, time_s).values()
-        flat[:] = realise(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
+        flat[:] = programmer(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
     cells = _Cells(node, seed, config, make_table(config, time_s), pairs)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
         numbers = np.arange(start, start + chunk.size)
         w_max_cell = w_max[numbers // run % w_max.size].astype(np.float64)
-        chunk[:] = cells.realise(chunk.astype(np.float64), w_max_cell, start, is_ideal)
+        chunk[:] = cells.program(chunk.astype(np.float64), w_max_cell, start, is_ideal)
     return ProgrammedWeight(w_realised=w_realised, w_max=w_max, pairs=pairs)
 
 
@@ -158,7 +158,7 @@ class _Cells:
     pairs: tuple[ConductancePair, ...] = ()
     """Where conductances are kept; empty where they are not."""
 
-    def realise(
+    def program(
         self, w: Float64Array, w_max: Float64Array, start: int, is_ideal: bool
     ) -> Float64Array:
         """Realised weights of the cells from ``start``; all arrays [cells].

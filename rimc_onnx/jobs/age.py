@@ -12,7 +12,7 @@ from rimc_onnx.io.model_files import blame_model, files_of, load_model, save_mod
 from rimc_onnx.io.outputs import check_output, output_of
 from rimc_onnx.jobs.reports import AgeReport
 from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
-from rimc_onnx.runtime.programming import native_realise
+from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["age"]
 
@@ -55,7 +55,7 @@ def age(
     with blame_model(teacher_path):
         passes.prepare_pipeline()(teacher_graph)
     units = passes.find_units(teacher_graph)
-    passes.AgeRramPass(units, time_s, realise=native_realise())(student)
+    passes.AgeRramPass(units, time_s, programmer=native_programmer())(student)
     student.metadata_props[TEACHER_PATH] = os.path.relpath(
         teacher_path.resolve(), target.resolve().parent
     )

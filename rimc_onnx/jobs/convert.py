@@ -34,7 +34,7 @@ from rimc_onnx.jobs.teacher import (
     VERSION,
     package_version,
 )
-from rimc_onnx.runtime.programming import native_realise
+from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["convert"]
 
@@ -99,7 +99,7 @@ def convert(
                 graph, units, feeds_of(samples), digital_session, config=config, progress=progress
             )
     with blame_model(source):
-        passes.convert_pipeline(decisions, config, ranges, realise=native_realise())(graph)
+        passes.convert_pipeline(decisions, config, ranges, programmer=native_programmer())(graph)
         passes.check_rimc_model(graph)
     graph.metadata_props.update(
         {

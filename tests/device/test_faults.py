@@ -12,7 +12,7 @@ from rimc_onnx.errors import ConfigError
 N = 100_000
 
 
-def realise(w: np.ndarray, name: str = "gaussian-relative", **overrides: object) -> np.ndarray:
+def programmed(w: np.ndarray, name: str = "gaussian-relative", **overrides: object) -> np.ndarray:
     config = get_preset(name, **overrides)
     return program(w, node="n", seed=2, config=config, column_axis=0).w_realised
 
@@ -27,7 +27,7 @@ def test_share_of_stuck_devices_is_what_was_asked_for(sign: float) -> None:
     # a device is stuck: its own at the bottom gives 0, the partner at the top takes 1 away.
     # 4 standard errors of a share.
     low, high = 0.02, 0.09
-    got = sign * realise(ones(sign), drift_frac=0.0, stuck_min_frac=low, stuck_max_frac=high)
+    got = sign * programmed(ones(sign), drift_frac=0.0, stuck_min_frac=low, stuck_max_frac=high)
     values, counts = np.unique(got, return_counts=True)
     assert values.tolist() == [-1.0, 0.0, 1.0]
     both = low * high
@@ -37,7 +37,7 @@ def test_share_of_stuck_devices_is_what_was_asked_for(sign: float) -> None:
 
 def test_zero_weights_suffer_from_devices_at_the_top() -> None:
     w = np.concatenate([np.zeros(N, np.float32), [np.float32(1)]])
-    got = realise(w, drift_frac=0.0, stuck_min_frac=0.5, stuck_max_frac=0.1)[:N]
+    got = programmed(w, drift_frac=0.0, stuck_min_frac=0.5, stuck_max_frac=0.1)[:N]
     values, counts = np.unique(got, return_counts=True)
     assert values.tolist() == [-1.0, 0.0, 1.0]
     assert abs(counts[2] / N - 0.09) < 4 * np.sqrt(0.09 * 0.91 / N)
@@ -45,14 +45,14 @@ def test_zero_weights_suffer_from_devices_at_the_top() -> None:
 
 def test_all_devices_stuck() -> None:
     # A share of 1 that misses one word, or wraps around 2^32.
-    assert not realise(ones(), stuck_min_frac=1.0).any()
-    assert not realise(ones(), stuck_max_frac=1.0).any()
+    assert not programmed(ones(), stuck_min_frac=1.0).any()
+    assert not programmed(ones(), stuck_max_frac=1.0).any()
 
 
 def test_stuck_devices_are_those_of_the_documented_words() -> None:
     # A second implementation is written from this rule.
     word = random_words(seed=2, node="n", device=0, purpose=Purpose.FAULT, start=0, count=N)
-    got = realise(ones(), drift_frac=0.0, stuck_min_frac=0.25)
+    got = programmed(ones(), drift_frac=0.0, stuck_min_frac=0.25)
     assert np.array_equal(got == 0.0, word < 2**30)
 
 

@@ -12,7 +12,7 @@ from rimc_onnx.errors import ConfigError
 IDEAL = {"drift_frac": 0.0}
 
 
-def realise(w: np.ndarray, axis: int = 0, **overrides: object) -> np.ndarray:
+def programmed(w: np.ndarray, axis: int = 0, **overrides: object) -> np.ndarray:
     config = get_preset("gaussian-relative", **overrides)
     return program(w, node="n", seed=4, config=config, column_axis=axis).w_realised
 
@@ -28,7 +28,7 @@ def test_weights_are_clipped_at_their_standard_deviations() -> None:
     config = get_preset("gaussian-relative", clip_sigma=2.0, **IDEAL)
     w_max = largest_weight(w, config, 0)
     assert w_max[0] == pytest.approx(2 * w.astype(np.float64).std(), rel=1e-6)
-    assert np.array_equal(realise(w, clip_sigma=2.0, **IDEAL), np.clip(w, -w_max[0], w_max[0]))
+    assert np.array_equal(programmed(w, clip_sigma=2.0, **IDEAL), np.clip(w, -w_max[0], w_max[0]))
     assert w_max[0] < np.abs(w).max()
 
 
@@ -43,7 +43,7 @@ def test_columns_are_clipped_at_their_own(axis: int) -> None:
 
 def test_clipping_beyond_the_largest_weight_changes_nothing() -> None:
     w = weights()
-    assert np.array_equal(realise(w, clip_sigma=100.0), realise(w))
+    assert np.array_equal(programmed(w, clip_sigma=100.0), programmed(w))
 
 
 def test_order_of_weights_has_no_influence_on_w_max() -> None:
@@ -56,8 +56,8 @@ def test_order_of_weights_has_no_influence_on_w_max() -> None:
 
 def test_constant_and_zero_weights_can_be_clipped() -> None:
     # sigma 0: W_max is 0, and so are the weights; no division by zero.
-    assert not realise(np.full((4, 4), 0.5, np.float32), clip_sigma=3.0).any()
-    assert not realise(np.zeros((4, 4), np.float32), clip_sigma=3.0, level_bits=4).any()
+    assert not programmed(np.full((4, 4), 0.5, np.float32), clip_sigma=3.0).any()
+    assert not programmed(np.zeros((4, 4), np.float32), clip_sigma=3.0, level_bits=4).any()
 
 
 @pytest.mark.parametrize(("bits", "slices"), [(4, 1), (1, 1), (4, 2), (2, 3), (12, 2), (8, 1)])
@@ -67,7 +67,7 @@ def test_levels_round_to_the_nearest_and_slices_add_up(bits: int, slices: int) -
     top = 2 ** (bits * slices) - 1
     w_max = np.abs(w).max().astype(np.float64)
     want = np.rint(w.astype(np.float64) * (top / w_max)) * (w_max / top)
-    got = realise(w, level_bits=bits, num_slices=slices, **IDEAL)
+    got = programmed(w, level_bits=bits, num_slices=slices, **IDEAL)
     np.testing.assert_allclose(got, want, rtol=6e-8, atol=0)
     assert len(np.unique(np.abs(got))) <= top + 1
 
@@ -101,7 +101,7 @@ def test_parallel_devices_average_their_errors(count: int) -> None:
     # The same draw for all of them (no gain), or a sum in place of a mean. 4.5 standard errors.
     n = 150_000
     w = np.full(n, 1.0, np.float32)
-    error = realise(w, devices_per_weight=count) - w
+    error = programmed(w, devices_per_weight=count) - w
     want = 0.2 / np.sqrt(count)
     assert abs(error.std() - want) < 4.5 * want / np.sqrt(2 * n)
 
@@ -111,8 +111,8 @@ def test_first_pair_is_the_one_without_parallel_devices() -> None:
     # the mean of theirs; the second pair alone can't be had, but twice the mean less the first is
     # independent of it.
     w = np.full(100_000, 1.0, np.float32)
-    one = realise(w) - w
-    second = 2 * (realise(w, devices_per_weight=2) - w) - one
+    one = programmed(w) - w
+    second = 2 * (programmed(w, devices_per_weight=2) - w) - one
     assert abs(np.corrcoef(one, second)[0, 1]) < 4 / np.sqrt(w.size)
     assert abs(second.std() - 0.2) < 4 * 0.2 / np.sqrt(2 * w.size)
 

@@ -21,9 +21,9 @@ import pytest
 
 from rimc_onnx import convert, runtime
 from rimc_onnx.device import (
+    CellProgrammer,
     DeviceConfig,
     DriftLaw,
-    Realise,
     Scaling,
     cell_law,
     get_preset,
@@ -35,7 +35,7 @@ from rimc_onnx.device.curves import Points, Polynomial
 from rimc_onnx.device.programming import _Cells
 from rimc_onnx.device.time_laws import PowerDecay
 from rimc_onnx.errors import ConfigError
-from rimc_onnx.runtime.programming import native_realise, realise_cells
+from rimc_onnx.runtime.programming import native_programmer, program_cells
 
 SHAPES = [((1,), 0), ((5, 1), 1), ((64, 3, 5, 5), 0), ((333, 130), 1), ((40, 1000), 0)]
 """Shape and axis of columns; less than a block, a rest of a block, runs of 1 and of many cells."""
@@ -94,7 +94,7 @@ def weight(shape: tuple[int, ...]) -> np.ndarray:
     return w
 
 
-def realised(realise: Realise | None) -> dict[str, np.ndarray]:
+def realised(programmer: CellProgrammer | None) -> dict[str, np.ndarray]:
     """W_r of every case, which are all laws and times with all else in turn."""
     found: dict[str, np.ndarray] = {}
 
@@ -107,7 +107,7 @@ def realised(realise: Realise | None) -> dict[str, np.ndarray]:
             config=config,
             column_axis=axis,
             time_s=time_s,
-            realise=realise,
+            programmer=programmer,
         )
         found[f"{len(found)} {shape} {time_s} {config}"] = programmed.w_realised
 
@@ -161,8 +161,8 @@ def test_every_word_gives_the_normal_of_numpy(preset: str) -> None:
     w = np.ones(1_000_003, np.float32)
     config = get_preset(preset, drift_frac=0.01)
     want, got = (
-        program(w, node="n", seed=11, config=config, column_axis=0, realise=r).w_realised
-        for r in (None, realise_cells)
+        program(w, node="n", seed=11, config=config, column_axis=0, programmer=r).w_realised
+        for r in (None, program_cells)
     )
     assert got.tobytes() == want.tobytes()
 
@@ -177,7 +177,7 @@ def test_cells_do_not_depend_on_where_a_part_starts(
     w = weight((300, 1000))
     config = get_preset("gaussian-absolute", scaling=Scaling.COLUMN)
     programmed = program(w, node="n", seed=4, config=config, column_axis=axis)
-    got = realise_cells(
+    got = program_cells(
         w.reshape(-1)[start:],
         w_max=programmed.w_max,
         run=1000 if axis == 0 else 1,
@@ -193,8 +193,8 @@ def test_cells_do_not_depend_on_where_a_part_starts(
 def test_last_cells_of_a_node_can_be_drawn() -> None:
     # Counter 0 is 32 bits wide: a cell number cut to 32 bits would repeat draws after a while.
     config = get_preset("gaussian-relative")
-    realise = partial(
-        realise_cells,
+    programmer = partial(
+        program_cells,
         np.ones(7, np.float32),
         w_max=np.ones(1, np.float32),
         run=1,
@@ -202,14 +202,14 @@ def test_last_cells_of_a_node_can_be_drawn() -> None:
         seed=0,
         law=law_of(config),
     )
-    last = realise(first_cell=2**34 - 7)
+    last = programmer(first_cell=2**34 - 7)
     cells = _Cells("n", 0, config, make_table(config, 0.0))
-    want = cells.realise(np.ones(7), np.ones(7), 2**34 - 7, is_ideal=False).astype(np.float32)
+    want = cells.program(np.ones(7), np.ones(7), 2**34 - 7, is_ideal=False).astype(np.float32)
     assert last.tobytes() == want.tobytes()
     with pytest.raises(runtime.NativeLibraryError, match=r"node 'n': cells lie outside 0\.\.2\^34"):
-        realise(first_cell=2**34 - 6)
+        programmer(first_cell=2**34 - 6)
     with pytest.raises(runtime.NativeLibraryError, match="run and num_columns must be 1 or more"):
-        realise(first_cell=0, run=0)
+        programmer(first_cell=0, run=0)
 
 
 def test_conductances_are_kept_beside_native_programming() -> None:
@@ -221,8 +221,8 @@ def test_conductances_are_kept_beside_native_programming() -> None:
         "column_axis": 1,
     }
     w = weight((33, 13))
-    plain = program(w, **arguments, realise=realise_cells)
-    kept = program(w, **arguments, realise=realise_cells, keep_conductances=True)
+    plain = program(w, **arguments, programmer=program_cells)
+    kept = program(w, **arguments, programmer=program_cells, keep_conductances=True)
     assert plain.pairs == ()
     assert len(kept.pairs) == 2
     assert kept.w_realised.tobytes() == plain.w_realised.tobytes()
@@ -237,14 +237,14 @@ def test_seed_out_of_range_is_refused_before_the_library_sees_it() -> None:
             seed=2**64,
             config=get_preset("gaussian-relative"),
             column_axis=0,
-            realise=realise_cells,
+            programmer=program_cells,
         )
 
 
 def test_law_that_the_library_does_not_know_is_refused() -> None:
     # A law that gains a number which the library would leave out of account.
     with pytest.raises(runtime.NativeLibraryError, match="node 'n': the library knows the law"):
-        realise_cells(
+        program_cells(
             np.ones(1, np.float32),
             w_max=np.ones(1, np.float32),
             run=1,
@@ -261,18 +261,18 @@ def test_convert_writes_the_same_file_without_the_library(
     model = digits_folder / "model.onnx"
     used = []
 
-    def spy() -> Realise:
-        realise = native_realise()
-        assert realise is not None
-        used.append(realise)
-        return realise
+    def spy() -> CellProgrammer:
+        programmer = native_programmer()
+        assert programmer is not None
+        used.append(programmer)
+        return programmer
 
-    monkeypatch.setattr("rimc_onnx.jobs.convert.native_realise", spy)
+    monkeypatch.setattr("rimc_onnx.jobs.convert.native_programmer", spy)
     convert(model, digits_folder / "native.onnx")
-    assert used == [realise_cells]
+    assert used == [program_cells]
     monkeypatch.undo()
     monkeypatch.setattr(runtime, "_FILE_NAME", "librimc_absent.so")
-    assert native_realise() is None
+    assert native_programmer() is None
     convert(model, digits_folder / "numpy.onnx")
     native, plain = (digits_folder / f"{n}.onnx" for n in ("native", "numpy"))
     assert native.read_bytes() == plain.read_bytes()
@@ -313,7 +313,7 @@ def test_table_of_another_size_is_refused() -> None:
     # Cells that read beyond the end of the knots.
     law = {**law_of(get_preset("gaussian-relative")), "mean_us": np.zeros(4096)}
     with pytest.raises(runtime.NativeLibraryError, match="mean_us must be 4097 contiguous float64"):
-        realise_cells(
+        program_cells(
             np.ones(1, np.float32), w_max=np.ones(1, np.float32), run=1, node="n", seed=0, law=law
         )
 
@@ -322,10 +322,10 @@ def test_slices_that_no_weight_has_are_refused() -> None:
     # Shifts by more bits than a number has.
     law = {**law_of(get_preset("gaussian-relative")), "level_bits": 12, "num_slices": 3}
     with pytest.raises(runtime.NativeLibraryError, match="can't have 3 slices of 12 bits"):
-        realise_cells(
+        program_cells(
             np.ones(1, np.float32), w_max=np.ones(1, np.float32), run=1, node="n", seed=0, law=law
         )
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], isa=runtime.build_info()["isa"], **realised(native_realise()))
+    np.savez(sys.argv[1], isa=runtime.build_info()["isa"], **realised(native_programmer()))
