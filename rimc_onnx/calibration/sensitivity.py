@@ -9,7 +9,7 @@ is the node's sensitivity. No gradient is needed, so any model that ONNX Runtime
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnxscript import ir
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory
-from rimc_onnx.execution.taps import KeptRun
+from rimc_onnx.execution.taps import changed_runs
 from rimc_onnx.passes import RramUnit
 
 __all__ = ["measure_sensitivities"]
@@ -49,17 +49,28 @@ def measure_sensitivities(
     """
     output_error_power = dict.fromkeys((unit.name for unit in units), 0.0)
     node_error_power = dict.fromkeys(output_error_power, 0.0)
+    by_output = {unit.y.name or "": unit for unit in units}
+    inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
+    rows: dict[str, int] = {}
+
+    def wrong(name: str, values: Mapping[str, Array]) -> Array:
+        unit, y = by_output[name], values[name]
+        error = _error(unit, values[inputs[name]], factory, seed)
+        rows[name] = len(y)
+        node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
+            len(y) * unit.geometry.columns / max(error.size, 1)
+        )
+        return np.asarray((y + error).astype(y.dtype))
+
     for feed in _few(feeds, max(1, _NODE_RUNS // max(1, len(units)))):
-        inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
-        run = KeptRun(teacher, feed, list(inputs), factory, keep=inputs)
-        for unit in units:
-            error = _error(unit, run.values[unit.x.name or ""], factory, seed)
-            y = run.values[unit.y.name or ""]
-            outputs = run.again(unit.y.name or "", (y + error).astype(y.dtype))
-            output_error_power[unit.name] += _change(run.outputs, outputs) * len(y)
-            node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
-                len(y) * unit.geometry.columns / max(error.size, 1)
-            )
+        change = dict.fromkeys(by_output, 0.0)
+        for name, _, before, after in changed_runs(
+            teacher, feed, list(by_output), factory, wrong, keep=inputs
+        ):
+            change[name] += _change(before, after)
+        for name, power in change.items():
+            if np.isfinite(power):
+                output_error_power[by_output[name].name] += power * rows[name]
     if not any(output_error_power.values()):
         return {}
     return {
@@ -113,15 +124,13 @@ def _product(unit: RramUnit) -> bytes:
     return content
 
 
-def _change(before: Sequence[Array], after: Sequence[Array]) -> float:
-    """Power of the change over the power of the outputs, summed over floating-point outputs."""
-    total = 0.0
-    for a, b in zip(before, after, strict=True):
-        # A sequence or an optional is no array; what depends on a value's size may change shape.
-        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape):
-            continue
-        if np.issubdtype(a.dtype, np.floating) and a.size:
-            known = np.isfinite(a) & np.isfinite(b)
-            was, now = a[known].astype(np.float64), b[known].astype(np.float64)
-            total += float(np.square(now - was).sum()) / (float(np.square(was).sum()) or 1.0)
-    return total if np.isfinite(total) else 0.0
+def _change(before: Any, after: Any) -> float:
+    """Power of the change of an output over its own; 0 of what is no floating-point number."""
+    # A sequence or an optional is no array; what depends on a value's size may change shape.
+    if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
+        return 0.0
+    if before.shape != after.shape or not np.issubdtype(before.dtype, np.floating):
+        return 0.0
+    known = np.isfinite(before) & np.isfinite(after)
+    was, now = before[known].astype(np.float64), after[known].astype(np.float64)
+    return float(np.square(now - was).sum()) / (float(np.square(was).sum()) or 1.0)

@@ -19,6 +19,7 @@ from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.execution.taps import (
+    PIECE_WEIGHT_BYTES,
     Chunks,
     StagedRun,
     nodes_session,
@@ -213,15 +214,18 @@ def teacher_features(
     """
     by_name = {pair.unit.name: pair for pair in pairs}
     asked: list[tuple[Pair, Chunks, Chunks]] = []
-    held_bytes = 0
+    held_bytes = weight_bytes = 0
     units = [pair.unit for pair in pairs]
     for unit, x, y in teacher_run(teacher, units, feeds, sessions.digital, outputs=outputs):
         node_bytes = sum(chunk.nbytes for chunk in (*x, *y))
-        if held_bytes + node_bytes > _TOGETHER_BYTES:
+        node_weights = 4 * int(np.prod(unit.weight.shape))
+        full = held_bytes + node_bytes > _TOGETHER_BYTES
+        if full or weight_bytes + node_weights > PIECE_WEIGHT_BYTES:
             yield from _answers(student, asked, sessions.device)
-            asked, held_bytes = [], 0
+            asked, held_bytes, weight_bytes = [], 0, 0
         asked.append((by_name[unit.name], x, y))
         held_bytes += node_bytes
+        weight_bytes += node_weights
     yield from _answers(student, asked, sessions.device)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,25 @@ import onnx
 from onnx import helper
 from onnxscript import ir
 
+from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.sessions import Session, SessionFactory, run_session
 from rimc_onnx.ops.schema import DOMAIN
 
 __all__ = [
+    "PIECE_WEIGHT_BYTES",
     "Chunks",
-    "KeptRun",
     "StagedRun",
+    "changed_runs",
+    "initializer_bytes",
     "nodes_session",
     "run_chunks",
 ]
 
 Array = npt.NDArray[Any]
+PIECE_WEIGHT_BYTES = 64 << 20
+"""Most weights of a piece, unless one stage alone has more: a session holds them up to three times,
+in its bytes, as initializers and packed."""
+
 _PIECE = "a piece of the model"
 _MAKES_CONTAINER = re.compile("Sequence|Optional")
 """Operators that make a sequence or an optional, whichever they are."""
@@ -78,6 +85,8 @@ class _Stage:
     outputs: list[str]
     freed: list[str]
     """Values that no later stage reads or ends with."""
+    weight_bytes: int = 0
+    """Of the initializers that the nodes read."""
 
 
 class StagedRun:
@@ -87,7 +96,8 @@ class StagedRun:
     ``self.values`` holds every live value, the last read of a watched value's stage included, until
     the iteration moves on; assigning to it changes what later pieces read. With ``together_bytes``
     a piece spans so many stages that what it gives is likely to take no more than that (one stage
-    at least): their sizes are those of the piece before.
+    at least): their sizes are those of the piece before. Weights of a piece are bounded, too
+    (:data:`PIECE_WEIGHT_BYTES`).
     """
 
     def __init__(
@@ -123,15 +133,25 @@ class StagedRun:
         names = self._watched_in_order()
         first, count = 0, 1
         while first < len(self._stages):
-            piece = self._stages[first : first + count]
+            piece = self._within_weights(self._stages[first : first + count])
             given_bytes = self._run(_joined(piece))
-            for name, stage in zip(names[first : first + count], piece, strict=True):
+            for name, stage in zip(names[first : first + len(piece)], piece, strict=True):
                 yield name, self.values[name]
                 for freed in stage.freed:
                     self.values.pop(freed, None)
             first += len(piece)
             fitting = self._together_bytes * len(piece) // max(given_bytes, 1)
             count = max(1, min(fitting, 2 * count))
+
+    @staticmethod
+    def _within_weights(stages: list[_Stage]) -> list[_Stage]:
+        """The first of ``stages`` whose weights fit in a session together, one at least."""
+        total = 0
+        for index, stage in enumerate(stages):
+            total += stage.weight_bytes
+            if index and total > PIECE_WEIGHT_BYTES:
+                return stages[:index]
+        return stages
 
     def _watched_in_order(self) -> list[str]:
         made = [o.name for s in self._stages for n in s.nodes for o in n.outputs]
@@ -148,50 +168,49 @@ class StagedRun:
         return sum(_nbytes(value) for chunks in found for value in chunks)
 
 
-class KeptRun:
-    """One chunk's pass through a model, kept whole so that its end can be run again.
+def changed_runs(
+    model: ir.Model,
+    feed: dict[str, Array],
+    watched: Sequence[str],
+    factory: SessionFactory,
+    change: Callable[[str, Mapping[str, Array]], Array],
+    *,
+    keep: Mapping[str, str],
+) -> Iterator[tuple[str, str, Array, Array]]:
+    """One chunk's pass through a model, and beside it one with each of ``watched`` changed.
 
-    Holds every value that crosses a watched one and every piece's session: meant for few samples.
+    ``change`` is called with the name of a watched value and all values that are alive, and gives
+    another value in its place. Yields (watched, output, the output as it is, as it is then) for
+    every output of the model that the change reaches. All passes go through a piece before the next
+    one is opened, so one piece's weights are held; of each pass the values that later pieces read.
+    ``keep`` names a value for each watched one that has to be there when that is changed.
     """
-
-    def __init__(
-        self,
-        model: ir.Model,
-        feed: dict[str, Array],
-        watched: Sequence[str],
-        factory: SessionFactory,
-        *,
-        keep: Mapping[str, str] | None = None,
-    ) -> None:
-        """``keep`` names a value for some watched ones, which has to be there beside them."""
-        self._outputs = [o.name or "" for o in model.graph.outputs]
-        self.values: dict[str, Any] = dict(feed)
-        kept = dict(keep or {})
-        self.values |= _initial_values(model, [*kept.values(), *self._outputs], self.values)
-        self._stages: list[tuple[_Stage, Session]] = []
-        types = _container_types(model)
-        for stage in _stages(model, [*watched, *self._outputs], kept):
-            if not stage.nodes:
-                continue
-            chunks = {name: [value] for name, value in self.values.items()}
+    outputs = [o.name or "" for o in model.graph.outputs]
+    values: dict[str, Any] = dict(feed)
+    values |= _initial_values(model, [*keep.values(), *outputs], values)
+    changed: dict[str, dict[str, Any]] = {}
+    types = _container_types(model)
+    for stage in _stages(model, [*watched, *outputs], keep):
+        if stage.nodes:
+            chunks = {name: [value] for name, value in values.items()}
             session = _stage_session(model, stage, chunks, factory, types)
-            self.values |= _run_once(stage, session, self.values)
-            self._stages.append((stage, session))
-
-    @property
-    def outputs(self) -> list[Array]:
-        """The model's outputs."""
-        return [self.values[name] for name in self._outputs]
-
-    def again(self, name: str, value: Array) -> list[Array]:
-        """The model's outputs if the watched ``name`` had been ``value``."""
-        changed = {name: value}
-        made = False
-        for stage, session in self._stages:
-            if made and not changed.keys().isdisjoint(stage.inputs):
-                changed |= _run_once(stage, session, {**self.values, **changed})
-            made = made or name in stage.outputs
-        return [changed.get(output, self.values[output]) for output in self._outputs]
+            values |= _run_once(stage, session, values)
+            for name, own in changed.items():
+                if own.keys().isdisjoint(stage.inputs):
+                    continue
+                found = _run_once(stage, session, {**values, **own})
+                for output in outputs:
+                    if output in found:
+                        yield name, output, values[output], found[output]
+                own |= {n: v for n, v in found.items() if n not in stage.freed}
+        for name in watched:
+            if name in stage.outputs:
+                changed[name] = {name: change(name, values)}
+                if name in outputs:
+                    yield name, name, values[name], changed[name][name]
+        for freed in stage.freed:
+            for held in (values, *changed.values()):
+                held.pop(freed, None)
 
 
 def _run_once(stage: _Stage, session: Session, values: dict[str, Array]) -> dict[str, Array]:
@@ -208,6 +227,7 @@ def _joined(stages: Sequence[_Stage]) -> _Stage:
         inputs=sorted({name for stage in stages for name in stage.inputs} - outputs),
         outputs=sorted(outputs),
         freed=[name for stage in stages for name in stage.freed],
+        weight_bytes=sum(stage.weight_bytes for stage in stages),
     )
 
 
@@ -248,6 +268,13 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, list):
         return sum(_nbytes(part) for part in value)
     return int(getattr(value, "nbytes", 0))
+
+
+def initializer_bytes(model: ir.Model, name: str) -> int:
+    """Size of an initializer."""
+    value = model.graph.initializers.get(name)
+    tensor = None if value is None else value.const_value
+    return 0 if tensor is None else tensor.nbytes
 
 
 def _stage_session(
@@ -299,7 +326,8 @@ def _stages(model: ir.Model, watched: Sequence[str], keep: Mapping[str, str]) ->
     groups.pop()
     initializers = set(model.graph.initializers)
     produced_by = [{o.name for n in g for o in n.outputs} for g in groups]
-    read_by = [set(_read_names(g)) - initializers for g in groups]
+    all_read = [set(_read_names(g)) for g in groups]
+    read_by = [names - initializers for names in all_read]
     kept_by = [{keep[name]} if name is not None and name in keep else set() for name in ordered]
     stages = []
     for index, group in enumerate(groups):
@@ -314,6 +342,9 @@ def _stages(model: ir.Model, watched: Sequence[str], keep: Mapping[str, str]) ->
                 inputs=sorted(n for n in inputs if n),
                 outputs=sorted(n for n in outputs if n),
                 freed=sorted(n for n in freed if n),
+                weight_bytes=sum(
+                    initializer_bytes(model, name) for name in all_read[index] & initializers
+                ),
             )
         )
     return stages
@@ -345,7 +376,9 @@ def _session(
     )
     needless = {DOMAIN} if getattr(factory, "has_kernels", False) else set()
     proto.functions.extend(_functions(model, nodes, needless))
-    return factory(proto.SerializeToString())
+    content = proto.SerializeToString()
+    forget_pages(model)
+    return factory(content)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError, RimcError, one_line
+from rimc_onnx.execution.external_data import remember_external
 from rimc_onnx.io.model_checks import check_external_data, check_graph, check_text, make_dense
 from rimc_onnx.io.outputs import Outputs
 
@@ -87,8 +88,7 @@ def load_model(path: Path) -> ir.Model:
         ) from error
     check_graph(model, path)
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
-    tensors = [v.const_value for v in model.graph.initializers.values()]
-    model.meta[_CAME_EXTERNAL] = any(isinstance(t, ir.ExternalTensor) for t in tensors)
+    model.meta[_CAME_EXTERNAL] = remember_external(model)
     return model
 
 
@@ -196,7 +196,7 @@ def put_model(
 
 def _name_data(folder: Path, path: Path) -> str:
     """Give the file of weights its name, in the graph too."""
-    suffix = f".{sha256_of(folder / _DATA)[:_DIGITS]}.data"
+    suffix = f".{_digest([folder / _DATA])[:_DIGITS]}.data"
     stem = path.name.encode()[: _MOST_NAME_BYTES - len(suffix)].decode(errors="ignore")
     name = f"{stem}{suffix}"
     proto = onnx.load(folder / path.name, load_external_data=False)
@@ -232,11 +232,17 @@ def files_of(path: Path) -> list[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex digest of a model's file and of those that its weights lie in."""
+    return _digest([part for part in files_of(path) if part.is_file()])
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Of the bytes of files, one after the other, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

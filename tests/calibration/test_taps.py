@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 from onnxscript import ir
 
-from rimc_onnx.execution.taps import KeptRun, StagedRun, nodes_session
+from rimc_onnx.execution import taps
+from rimc_onnx.execution.taps import StagedRun, changed_runs, nodes_session
 
 Array = np.ndarray[Any, Any]
 
@@ -322,25 +323,50 @@ def test_session_of_nodes_runs_them_beside_each_other(
     assert [n.name for p in factory.pieces for n in p.graph.node] == ["fc1", "fc2"]
 
 
-def test_kept_run_repeats_its_end_only() -> None:
+def test_changed_runs_are_those_of_the_changed_value() -> None:
     # Values before the changed one that change too, a branch of the diamond that is not run again,
-    # or the first run's values overwritten by the second.
+    # the first run's values overwritten by another; a piece opened again for every change.
     model = ir.serde.deserialize_model(onnx.parser.parse_model(HEADER + DIAMOND))
     x = np.array([[1.0, -2.0, 3.0, 0.0]], np.float32)
     c = np.ones(4, np.float32)
-    runs: list[bytes] = []
+    a, d = np.maximum(x, 0), x - np.maximum(x, 0)
+    pieces: list[bytes] = []
 
     def factory(content: bytes) -> Any:
-        runs.append(content)
+        pieces.append(content)
         return ort.InferenceSession(content)
 
-    run = KeptRun(model, {"x": x, "c": c}, ["a", "d"], factory)
-    sessions = len(runs)
-    a, d = np.maximum(x, 0), x - np.maximum(x, 0)
-    np.testing.assert_array_equal(run.outputs[0], np.abs(d * a + c))
-    [changed] = run.again("a", a + 1)
-    np.testing.assert_array_equal(changed, np.abs((x - (a + 1)) * (a + 1) + c))
-    [changed] = run.again("d", d + 1)
-    np.testing.assert_array_equal(changed, np.abs((d + 1) * a + c))
-    np.testing.assert_array_equal(run.outputs[0], np.abs(d * a + c))
-    assert len(runs) == sessions
+    def change(name: str, values: Mapping[str, Array]) -> Array:
+        np.testing.assert_array_equal(values["x"], x)
+        return np.asarray(values[name] + 1)
+
+    runs = changed_runs(
+        model, {"x": x, "c": c}, ["a", "d"], factory, change, keep={"a": "x", "d": "x"}
+    )
+    found = {name: (output, before, after) for name, output, before, after in runs}
+    assert list(found) == ["a", "d"]
+    expected = {"a": (x - (a + 1)) * (a + 1) + c, "d": (d + 1) * a + c}
+    for name, (output, before, after) in found.items():
+        assert output == "y"
+        np.testing.assert_array_equal(before, np.abs(d * a + c))
+        np.testing.assert_array_equal(after, np.abs(expected[name]))
+    assert len(pieces) == 3
+
+
+def test_a_piece_has_a_bound_on_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All weights of a model in one session, where its values are small.
+    monkeypatch.setattr(taps, "PIECE_WEIGHT_BYTES", 2 * 4 * 16)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", [f"v{i}", f"w{i}"], [f"v{i + 1}"]) for i in range(8)],
+        "g",
+        [onnx.helper.make_tensor_value_info("v0", onnx.TensorProto.FLOAT, ["N", 4])],
+        [onnx.helper.make_tensor_value_info("v8", onnx.TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(np.eye(4, dtype=np.float32), f"w{i}") for i in range(8)],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    factory = Factory()
+    watched = [f"v{i + 1}" for i in range(8)]
+    feeds = [{"v0": np.ones((1, 4), np.float32)}]
+    list(StagedRun(model, feeds, watched, factory, together_bytes=1 << 20))
+    assert [len(piece.graph.initializer) for piece in factory.pieces] == [1, 2, 2, 2, 1]
