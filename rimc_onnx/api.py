@@ -6,24 +6,28 @@ Everything that the command line does is here; the command line only parses and 
 
 from __future__ import annotations
 
-from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
-from rimc_onnx.jobs.age import age
-from rimc_onnx.jobs.calibrate import calibrate
-from rimc_onnx.jobs.convert import convert
-from rimc_onnx.jobs.evaluate import EvaluationReport, evaluate
-from rimc_onnx.jobs.inspect import inspect
-from rimc_onnx.jobs.reports import (
-    AgeReport,
-    CalibratedNodeReport,
-    CalibrateReport,
-    ConvertReport,
-    InspectReport,
-    NodeRangesReport,
-    NodeReport,
-    StatisticsReport,
-)
-from rimc_onnx.jobs.statistics import write_statistics
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rimc_onnx.calibration.config import CalibrateConfig
+    from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+    from rimc_onnx.jobs.age import age
+    from rimc_onnx.jobs.calibrate import calibrate
+    from rimc_onnx.jobs.convert import convert
+    from rimc_onnx.jobs.evaluate import EvaluationReport, evaluate
+    from rimc_onnx.jobs.inspect import inspect
+    from rimc_onnx.jobs.reports import (
+        AgeReport,
+        CalibratedNodeReport,
+        CalibrateReport,
+        ConvertReport,
+        InspectReport,
+        NodeRangesReport,
+        NodeReport,
+        StatisticsReport,
+    )
+    from rimc_onnx.jobs.statistics import write_statistics
 
 __all__ = [
     "AgeReport",
@@ -46,3 +50,32 @@ __all__ = [
     "inspect",
     "write_statistics",
 ]
+
+_HOMES = {
+    "AgeReport": "rimc_onnx.jobs.reports",
+    "CalibrateConfig": "rimc_onnx.calibration.config",
+    "CalibrateReport": "rimc_onnx.jobs.reports",
+    "CalibratedNodeReport": "rimc_onnx.jobs.reports",
+    "ConvertConfig": "rimc_onnx.crossbar.config",
+    "ConvertReport": "rimc_onnx.jobs.reports",
+    "EvaluationReport": "rimc_onnx.jobs.evaluate",
+    "InspectReport": "rimc_onnx.jobs.reports",
+    "NodeRangesReport": "rimc_onnx.jobs.reports",
+    "NodeReport": "rimc_onnx.jobs.reports",
+    "PeripheryConfig": "rimc_onnx.crossbar.config",
+    "ReadNoiseLaw": "rimc_onnx.crossbar.config",
+    "StatisticsReport": "rimc_onnx.jobs.reports",
+    "age": "rimc_onnx.jobs.age",
+    "calibrate": "rimc_onnx.jobs.calibrate",
+    "convert": "rimc_onnx.jobs.convert",
+    "evaluate": "rimc_onnx.jobs.evaluate",
+    "inspect": "rimc_onnx.jobs.inspect",
+    "write_statistics": "rimc_onnx.jobs.statistics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # At first use: a command imports what its own job needs, not what all of them do.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 __all__ = ["Gram", "are_few"]
 
@@ -110,6 +109,8 @@ class Gram:
 
         With few rows by Woodbury's identity: L^-1 - L^-1 R' (I + R L^-1 R')^-1 R L^-1.
         """
+        import scipy.linalg  # here, since commands that fit nothing must not wait for it
+
         if self.matrix is not None or self.rows is None:
             matrix = self.dense()[0]
             np.fill_diagonal(matrix, matrix.diagonal() + ridge)

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse.linalg
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import NodeProblem
@@ -211,6 +209,8 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
 
 def _leading(rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
     """Largest eigenvalues of R' C R, ascending, and their vectors [m, count]; R [d, m]."""
+    import scipy.linalg  # here, as in gram.py
+
     if rest.shape[1] <= rest.shape[0]:
         return _eigen((rest.T @ (metric @ rest)).astype(np.float64), count)
     # The smaller side: with C = Q D Q' and F = sqrt(D) Q', F R (F R)' has the same eigenvalues.
@@ -226,6 +226,9 @@ def _leading(rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
 
 
 def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
+    import scipy.linalg  # here, as in gram.py
+    import scipy.sparse.linalg
+
     size = len(matrix)
     if size <= _DENSE_EIGEN or 4 * count > size:
         values, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - count, size - 1))
