@@ -71,9 +71,7 @@ def _print_row(
     row: str, teacher: Path, evaluated: Array, calibration: Array, rank: int | None
 ) -> None:
     is_drift = row.replace(".", "", 1).isdigit()
-    device = (
-        get_preset("gaussian-relative", drift_frac=float(row)) if is_drift else get_preset(row)
-    )
+    device = get_preset("gaussian-relative", drift_frac=float(row)) if is_drift else get_preset(row)
     converted = teacher.with_suffix(".rimc.onnx")
     report = rimc_onnx.convert(teacher, converted, config=ConvertConfig(device=device), force=True)
     drifted = perplexity(converted, evaluated, native=True)

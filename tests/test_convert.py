@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rimc_onnx import convert, inspect, runtime
+from rimc_onnx import calibrate, convert, inspect, runtime
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
 from rimc_onnx.device import DeviceConfig, Scaling, get_preset
 from rimc_onnx.errors import ModelError, OutputError
@@ -360,6 +360,23 @@ def test_external_data_converts_like_inline_data(
     for result in results[1:]:
         # float32 sums of 30 terms and three layers
         np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=1e-4)
+
+
+def test_sha256_of_a_teacher_covers_its_external_data(
+    tmp_path: Path, matmul_model: MakeModel
+) -> None:
+    # Another teacher's weights beside the same graph: calibration towards a network that was never
+    # converted.
+    path = tmp_path / "net.onnx"
+    save_external(matmul_model(*weights(20, 30, 25, 10)), path)
+    convert(path, tmp_path / "net.rimc.onnx")
+    data = path.with_name("net.onnx.data")
+    changed = bytearray(data.read_bytes())
+    changed[100] ^= 1
+    data.write_bytes(changed)
+    samples = {"x": np.zeros((4, 20), np.float32)}
+    with pytest.raises(ModelError, match="sha256 differs"):
+        calibrate(tmp_path / "net.rimc.onnx", data=samples)
 
 
 def test_large_model_is_written_with_external_data(chain: Path, tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 
+_LARGE_NODE_BYTES = 32 << 20
+"""Weight of a node whose matrices, some ten times that, are not held beside another's."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CalibratedNode:
     """One node's adapter and its error before and after, relative to the teacher's variance."""
@@ -113,7 +117,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
         share = given.get(pair.branch.node)
         return drafted if share is None else _finished(job, pair, drafted, share, features)
 
-    walk = beside_each_other(study, _walk(job, outputs), workers=job.solver.num_workers)
+    walk = beside_each_other(study, _walk(job, outputs), workers=_workers(job))
     drafts, nodes = [], []
     for done, found in enumerate(walk):
         if isinstance(found, Draft):
@@ -124,10 +128,18 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
     if drafts:
         shares = _shares(drafts, job.config)
         drafted = zip(job.pairs, drafts, shares, strict=True)
-        nodes = list(beside_each_other(lambda item: _finished(job, *item), drafted))
+        nodes = list(
+            beside_each_other(lambda item: _finished(job, *item), drafted, workers=_workers(job))
+        )
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     return Fitted(nodes=nodes, shares=shares, moments=moments, outputs=outputs)
+
+
+def _workers(job: CalibrationJob) -> int | None:
+    """One node at a time where one takes much memory, or where the solver wants that."""
+    largest = max((4 * pair.geometry.num_weights for pair in job.pairs), default=0)
+    return 1 if largest > _LARGE_NODE_BYTES else job.solver.num_workers
 
 
 def _draft(job: CalibrationJob, problem: NodeProblem, *, exact: bool) -> Draft:
