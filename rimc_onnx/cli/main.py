@@ -19,6 +19,7 @@ import typer
 
 from rimc_onnx.cli import device_commands, study_commands
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.entry import INTERRUPTED, INTERRUPTED_CODE
 from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
@@ -45,7 +46,6 @@ from rimc_onnx.cli.options import (
     Teacher,
     TileRows,
     convert_config,
-    sample_source,
     with_options,
 )
 from rimc_onnx.cli.tables import (

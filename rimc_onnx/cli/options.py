@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
     from rimc_onnx.device import DeviceConfig
-    from rimc_onnx.io.samples import Data
     from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "TileRows",
     "convert_config",
     "parse_option_time",
-    "sample_source",
     "with_options",
 ]
 
@@ -320,25 +318,6 @@ class PeripheryOptions:
 
 
 IDEAL_PERIPHERY = PeripheryOptions()
-
-
-def sample_source(data: str | None, batch_axis: list[str] | None) -> Data | None:
-    """What ``--data`` and ``--batch-axis`` say together; None where neither is given."""
-    if not batch_axis:
-        return data
-    from rimc_onnx.io.samples import SampleArrays
-
-    by_name: dict[str, int | None] = {}
-    for text in batch_axis:
-        name, _, value = text.rpartition("=")
-        if not value.isdecimal() and value != "none":
-            raise UsageError(f"--batch-axis {text!r} is not of the form AXIS or INPUT=AXIS.")
-        by_name[name] = None if value == "none" else int(value)
-    if "" not in by_name:
-        return SampleArrays(arrays=data, batch_axis=by_name)
-    if len(batch_axis) > 1:
-        raise UsageError("--batch-axis without the name of an input is that of all. Give it once.")
-    return SampleArrays(arrays=data, batch_axis=by_name[""])
 
 
 def parse_option_time(text: str | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
@@ -27,7 +28,6 @@ from rimc_onnx.cli.options import (
     ProviderOptions,
     Rank,
     convert_config,
-    sample_source,
     with_options,
 )
 from rimc_onnx.cli.tables import show_recovery
