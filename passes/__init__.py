@@ -29,6 +29,7 @@ from rimc_onnx.passes.make_adapters_swappable import (
     is_swappable,
 )
 from rimc_onnx.passes.make_pads_explicit import MakePadsExplicitPass
+from rimc_onnx.passes.mapped_devices import with_mapping
 from rimc_onnx.passes.name_nodes import NameNodesPass
 from rimc_onnx.passes.pipelines import (
     Pipeline,
@@ -90,4 +91,5 @@ __all__ = [
     "rram_branches",
     "select_rram_nodes",
     "structure_pipeline",
+    "with_mapping",
 ]

@@ -24,6 +24,7 @@ from rimc_onnx.passes._graph import (
     remove_dead,
     take_over,
 )
+from rimc_onnx.passes.mapped_devices import with_mapping
 from rimc_onnx.passes.programmed_tensor import programmed_tensor
 from rimc_onnx.passes.rram_unit import RramUnit, unit_periphery
 from rimc_onnx.passes.select_rram_nodes import MappingDecision
@@ -42,7 +43,8 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
     3. float16 units: Cast to float32 in front and back behind.
     4. A weight that nothing else reads and that is in the crossbar's layout keeps its initializer's
        name; any other one is ``<node>/rram/w``, and what only made the old one is removed.
-    5. Decisions that are refused, and nodes without a decision: left alone.
+    5. Scaling and clipping that the configuration leaves open: chosen for every node by its weight.
+    6. Decisions that are refused, and nodes without a decision: left alone.
 
     The bodies of the operators come along as model-local functions.
 
@@ -73,6 +75,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         units = [unit for unit in self._units if unit.node.graph is model.graph]
         if not units:
             return ir.passes.PassResult(model, False)
+        self._config = with_mapping(self._config, units)
         shapes = Shapes(model)
         # All before the first edit: ONNX infers no shapes through operators of our domain, a weight
         # that two nodes share is nobody's own, and an error leaves the model as it was.
@@ -95,7 +98,7 @@ class ReplaceWithRramPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def _attributes(self, unit: RramUnit) -> list[ir.Attr]:
-        config, device = self._config, self._config.device
+        config, device = self._config, self._config.device_of(unit.name)
         values = {
             **unit_periphery(unit, config, self._ranges.get(unit.name)).values(),
             "node": unit.name,
@@ -171,7 +174,7 @@ def _weight(
     tensor = programmed_tensor(
         unit,
         name=name,
-        device=config.device,
+        device=config.device_of(unit.name),
         seed=config.seed,
         time_s=config.time_s,
         wire_ohm=_wire_ohm(config),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+    from rimc_onnx.jobs.advise import AdviceOption, AdviseReport, advise
     from rimc_onnx.jobs.age import age
     from rimc_onnx.jobs.calibrate import calibrate
     from rimc_onnx.jobs.convert import convert
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from rimc_onnx.jobs.statistics import write_statistics
 
 __all__ = [
+    "AdviceOption",
+    "AdviseReport",
     "AgeReport",
     "CalibrateConfig",
     "CalibrateReport",
@@ -43,6 +46,7 @@ __all__ = [
     "PeripheryConfig",
     "ReadNoiseLaw",
     "StatisticsReport",
+    "advise",
     "age",
     "calibrate",
     "convert",
@@ -52,6 +56,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdviceOption": "rimc_onnx.jobs.advise",
+    "AdviseReport": "rimc_onnx.jobs.advise",
     "AgeReport": "rimc_onnx.jobs.reports",
     "CalibrateConfig": "rimc_onnx.calibration.config",
     "CalibrateReport": "rimc_onnx.jobs.reports",
@@ -65,6 +71,7 @@ _HOMES = {
     "PeripheryConfig": "rimc_onnx.crossbar.config",
     "ReadNoiseLaw": "rimc_onnx.crossbar.config",
     "StatisticsReport": "rimc_onnx.jobs.reports",
+    "advise": "rimc_onnx.jobs.advise",
     "age": "rimc_onnx.jobs.age",
     "calibrate": "rimc_onnx.jobs.calibrate",
     "convert": "rimc_onnx.jobs.convert",

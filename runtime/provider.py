@@ -117,8 +117,9 @@ def provider_session(
 
     A converted model needs no options. An ordinary model is programmed into crossbars here, by
     ``provider_options``: ``preset``, or ``device`` (JSON of a ``rimc_onnx.device.DeviceConfig``),
-    ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``keep_digital`` (patterns of node
-    names, a list or one text with ``;`` between them), of a device ``drift_frac``,
+    ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``mapping`` (JSON of ``scaling`` and
+    ``clip_sigma`` by node), ``keep_digital`` (patterns of node names, a list or one text with ``;``
+    between them), of a device ``drift_frac``,
     ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
     ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, ``device_reads``
     (False leaves out read noise and I-V curve that the device model states), and ``periphery``

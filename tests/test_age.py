@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from onnx import numpy_helper
 from rimc_onnx import age, calibrate, convert, evaluate, inspect
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import ConfigError, ModelError, OutputError, UsageError
 from rimc_onnx.ops import schema
 
 Cli = Callable[..., Any]
-WAN = get_preset("wan2022-aihwkit")
+WAN = get_preset("wan2022-aihwkit", scaling=Scaling.NODE, clip_sigma=math.inf)
+"""A mapping that no time changes."""
 DAY = 86400.0
 
 
@@ -174,6 +176,7 @@ def test_mapping_options_and_own_models_age_as_well(folder: Path) -> None:
     # An option that the file does not record: the arrays would come from other targets.
     device = get_preset(
         "cmo-hfox-2025-2pct",
+        scaling=Scaling.NODE,
         clip_sigma=2.5,
         level_bits=4,
         num_slices=2,

@@ -110,8 +110,9 @@ def test_dry_run_shows_a_model_of_which_nothing_can_be_mapped(
     assert report["nodes"][0]["reason"]
 
 
+PLAIN = ["--scaling", "node", "--clip-sigma", "none"]
 PERIPHERY = {
-    "read noise": ["--read-noise", 0.03],
+    "read noise": ["--read-noise", 0.03, *PLAIN],  # clipped for it, more would be lost at first
     "relative read noise": ["--read-noise", 0.05, "--read-noise-law", "relative"],
     "curve": ["--iv-sinh", 0.5, "--input-shrink", 0.5],
     "bit serial": ["--dac-bits", 6, "--adc-bits", 8, "--dac-serial-bits", 1],
@@ -170,7 +171,8 @@ def test_convert_json_has_the_decision_on_every_node(cli: Cli, digits_folder: Pa
     multiplying = [n for n in model.graph.node if n.op_type in {"Conv", "Gemm"}]
     assert [n["name"] for n in report["nodes"]] == [n.name for n in multiplying]
     for node in report["nodes"]:
-        assert set(node) == {"name", "op_type", "mapped", "reason"}
+        assert set(node) == {"name", "op_type", "mapped", "reason", "scaling", "clip_sigma"}
+        assert (node["scaling"], node["clip_sigma"]) == ("node", None)  # the error scales with w
         assert node["mapped"] is True
         assert node["reason"] is None
     sizes = {t.name: np.prod(t.dims) for t in model.graph.initializer}

@@ -233,6 +233,7 @@ _COMMANDS: dict[str, Any] = {
     for part, command in getattr(found, "commands", {"": found}).items()
 }
 _REPORTS = {
+    "advise": api.AdviseReport,
     "age": api.AgeReport,
     "convert": api.ConvertReport,
     "devices": DeviceDescription,
@@ -310,7 +311,7 @@ def test_preset_table_has_every_preset_with_its_numbers() -> None:
     for name, preset in list_presets().items():
         config = preset.config
         assert name_of(rows[name], "law") == config.law.value
-        assert name_of(rows[name], "scaling") == config.scaling.value
+        assert name_of(rows[name], "scaling") == "auto"
         for field in ("drift_frac", "drift_mean_frac", "g_max_us", "g_min_us"):
             assert float(rows[name][field]) == getattr(config, field)
         times, range_us = config.time_range_s, config.g_range_us
@@ -338,7 +339,7 @@ def test_parameter_table_has_the_fields_of_the_configuration() -> None:
         if isinstance(field.default, int | float):
             assert float(default) == field.default
         elif field.default is None:
-            assert default == "none"
+            assert default == ("auto" if field.name in {"scaling", "clip_sigma"} else "none")
 
 
 def test_table_of_the_periphery_has_the_fields_and_defaults_of_the_configuration() -> None:

@@ -53,6 +53,7 @@ def test_package_exposes_the_jobs() -> None:
         "ConvertConfig",
         "PeripheryConfig",
         "ReadNoiseLaw",
+        "advise",
         "age",
         "calibrate",
         "convert",

@@ -57,7 +57,7 @@ def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig)
     dac_range = float(np.float32(dac)) or 1.0
     lines = _lines(config, dac_range, lowest < 0)
     weight, geometry = unit.weight.float32(), unit.geometry
-    w_max = largest_weight(weight, config.device, geometry.column_axis)
+    w_max = largest_weight(weight, config.device_of(unit.name), geometry.column_axis)
     adc = 0.0
     for x in filled:
         reads = word_line_reads(x, weight, periphery=lines, w_max=w_max, geometry=geometry)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rimc_onnx.cli import device_commands, study_commands
+from rimc_onnx.cli import advise_command, device_commands, study_commands
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.entry import INTERRUPTED, INTERRUPTED_CODE
@@ -45,6 +45,7 @@ from rimc_onnx.cli.options import (
     Seed,
     Teacher,
     TileRows,
+    Uncalibrated,
     convert_config,
     with_options,
 )
@@ -173,6 +174,7 @@ def convert(
     data: DataOption = None,
     batch_axis: BatchAxis = None,
     mapping: MappingOptions = EVERY_NODE,
+    uncalibrated: Uncalibrated = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, write nothing.")] = False,
     force: Force = False,
     as_json: Json = False,
@@ -188,7 +190,12 @@ def convert(
 
     console = Console(as_json=as_json)
     config = convert_config(
-        device=device, mapping=mapping, periphery=periphery, seed=seed, rank=rank
+        device=device,
+        mapping=mapping,
+        periphery=periphery,
+        seed=seed,
+        rank=rank,
+        uncalibrated=uncalibrated,
     )
     with console.progress("convert") as progress:
         report = api.convert(
@@ -205,6 +212,7 @@ def convert(
 
 
 app.command("age")(_handled(device_commands.age))
+app.command("advise")(_handled(with_options(advise_command.advise)))
 app.command("devices")(_handled(device_commands.devices))
 
 

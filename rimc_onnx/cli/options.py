@@ -43,6 +43,7 @@ __all__ = [
     "Seed",
     "Teacher",
     "TileRows",
+    "Uncalibrated",
     "convert_config",
     "parse_option_time",
     "with_options",
@@ -145,8 +146,10 @@ Time = Annotated[
 StuckMin = Annotated[float | None, _share("Share of devices stuck at G_min.", "the preset's")]
 StuckMax = Annotated[float | None, _share("Share of devices stuck at the top.", "the preset's")]
 ClipSigma = Annotated[
-    float | None,
-    typer.Option(help="Clip weights beyond so many standard deviations.", show_default="none"),
+    str,
+    typer.Option(
+        metavar="SIGMAS|none|auto", help="Clip weights beyond so many standard deviations."
+    ),
 ]
 LevelBits = Annotated[
     int | None, typer.Option(help="Bits of a device's levels.", show_default="any level")
@@ -162,7 +165,13 @@ DevicesPerWeight = Annotated[
 Drift = Annotated[
     float | None, _share("Standard deviation of the drift (0.2 is 20 %).", "the preset's")
 ]
-Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node or column.")]
+Scaling = Annotated[str, typer.Option(help="Weights that share one W_max: node, column or auto.")]
+Uncalibrated = Annotated[
+    bool,
+    typer.Option(
+        "--uncalibrated", help="Choose scaling and clipping for use without a calibration."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Key of every draw.")]
 Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
 TileRows = Annotated[str, _size("ROWS", "Word lines of a tile.")]
@@ -219,8 +228,8 @@ class DeviceOptions:
     device: Device = "gaussian-relative"
     drift: Drift = None
     time: Time = None
-    scaling: Scaling = "node"
-    clip_sigma: ClipSigma = None
+    scaling: Scaling = "auto"
+    clip_sigma: ClipSigma = "auto"
     level_bits: LevelBits = None
     slices: Slices = None
     devices_per_weight: DevicesPerWeight = None
@@ -235,24 +244,30 @@ class DeviceOptions:
     def config(self) -> DeviceConfig:
         """The device model; what is not given is the preset's, or the file's."""
         from rimc_onnx.calibration.config import one_of
-        from rimc_onnx.device import Scaling, get_preset, load_device
+        from rimc_onnx.device import (
+            AUTO,
+            Scaling,
+            get_preset,
+            load_device,
+            read_clip_sigma,
+            read_scaling,
+        )
 
-        scaling = one_of("--scaling", self.scaling, *(s.value for s in Scaling))
+        scaling = one_of("--scaling", self.scaling, AUTO, *(s.value for s in Scaling))
         given: dict[str, Any] = {
             "drift_frac": self.drift,
-            "clip_sigma": self.clip_sigma,
+            "clip_sigma": read_clip_sigma(self.clip_sigma),
             "level_bits": self.level_bits,
             "num_slices": self.slices,
             "devices_per_weight": self.devices_per_weight,
             "stuck_min_frac": self.stuck_min,
             "stuck_max_frac": self.stuck_max,
-            "scaling": Scaling(scaling),
+            "scaling": read_scaling(scaling),
         }
         overrides = {name: value for name, value in given.items() if value is not None}
         if not self.device.endswith(".toml"):
             return get_preset(self.device, **overrides)
-        if scaling == Scaling.NODE.value:  # the file says, unless the option does
-            del overrides["scaling"]
+        # What is auto is the file's to say.
         return load_device(Path(self.device), **overrides)
 
 
@@ -475,6 +490,7 @@ def convert_config(
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     seed: int = 0,
     rank: int = 4,
+    uncalibrated: bool = False,
 ) -> ConvertConfig:
     """The conversion that a command's options ask for."""
     from rimc_onnx.crossbar.config import ConvertConfig
@@ -487,4 +503,5 @@ def convert_config(
         periphery=periphery.config(),
         keep_digital=tuple(mapping.keep_digital or ()),
         map_shared=mapping.map_shared,
+        uncalibrated=uncalibrated,
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rimc_onnx.cli.field_options import in_options
@@ -11,6 +11,7 @@ from rimc_onnx.cli.field_options import in_options
 if TYPE_CHECKING:
     from rimc_onnx.cli.console import Console
     from rimc_onnx.device import DeviceDescription
+    from rimc_onnx.jobs.advise import AdviseReport
     from rimc_onnx.jobs.evaluate import EvaluationReport
     from rimc_onnx.jobs.reports import (
         AgeReport,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
 
 __all__ = [
+    "show_advice",
     "show_ageing",
     "show_calibration",
     "show_conversion",
@@ -37,9 +39,21 @@ __all__ = [
 
 def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
     console.table(
-        ["node", "op type", "where", "reason"],
-        [[n.name, n.op_type, "RRAM" if n.mapped else "digital", n.reason or ""] for n in nodes],
+        ["node", "op type", "where", "W_max", "reason"],
+        [
+            [
+                *(n.name, n.op_type, "RRAM" if n.mapped else "digital"),
+                *(_w_max(n), n.reason or ""),
+            ]
+            for n in nodes
+        ],
     )
+
+
+def _w_max(node: NodeReport) -> str:
+    """``column, 2.5 sigma``: what a W_max is of, and where weights are clipped."""
+    clip = "" if node.clip_sigma is None else f", {node.clip_sigma:g} sigma"
+    return f"{node.scaling or ''}{clip}"
 
 
 def show_conversion(console: Console, report: ConvertReport) -> None:
@@ -57,6 +71,11 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
         )
         console.line(f"reads: {reads}{origin}")
     console.line(f"data of a calibration: {in_options(report.data)}")
+    if report.clipped and not report.uncalibrated:
+        console.line(
+            f"{report.clipped} of {report.mapped} nodes are clipped, for a calibration whose "
+            "sparse cells hold what is cut; for use without one convert with --uncalibrated"
+        )
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
 
 
@@ -149,7 +168,9 @@ def show_inspection(console: Console, report: InspectReport) -> None:
         f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
         f"{report.digital} digital"
     )
-    _show_parameters(console, report.device or {})
+    shown_with_nodes = {"scaling", "clip_sigma"}
+    device = {k: v for k, v in (report.device or {}).items() if k not in shown_with_nodes}
+    _show_parameters(console, device)
     if report.converted:
         console.line(f"  seed = {report.seed}")
         if report.time_s is not None:
@@ -176,6 +197,34 @@ def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:
     rows = [[r.name, str(r.num_tiles), text(r.dac_range), text(r.adc_range)] for r in ranges]
     if any(row[1:] != ["1", "ideal", "ideal"] for row in rows):
         console.table(["node", "tiles", "inputs", "ADC ranges"], rows)
+
+
+def show_advice(
+    console: Console, report: AdviseReport, options: Sequence[Mapping[str, Any]]
+) -> None:
+    """One line an option, the cheapest first, then the commands of each."""
+    console.table(
+        [
+            *("", "scaling", "clip", "pairs a weight", "slices", "devices", "SRAM bytes"),
+            *("node error", "calibrated", "at the outputs"),
+        ],
+        [
+            [
+                *(str(i), o.scaling, o.clip_sigma, str(o.devices_per_weight), str(o.num_slices)),
+                *(str(o.num_devices), f"{o.sram_bytes} ({100 * o.sram_frac:g} %)"),
+                *(f"{o.node_error_uncalibrated:.4f}", f"{o.node_error:.4f}"),
+                "" if o.output_error is None else f"{o.output_error:.4f}",
+            ]
+            for i, o in enumerate(report.options, 1)
+        ],
+    )
+    for i, option in enumerate(options, 1):
+        console.line(f"{i}: {' && '.join(option['commands'])}")
+    told = "by weights alone" if report.samples is None else f"from {report.samples} samples"
+    console.line(
+        f"expected on {report.device}, {told}, {report.seconds:.1f} s; errors are powers, of nodes "
+        "the median"
+    )
 
 
 def show_evaluation(console: Console, report: EvaluationReport) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,6 +38,10 @@ class ConvertConfig:
     """Shell patterns of node names that stay digital."""
     map_shared: bool = False
     """Give each of several nodes that share a weight an array of its own."""
+    uncalibrated: bool = False
+    """Choose scaling and clipping for a model that will not be calibrated."""
+    node_devices: Mapping[str, DeviceConfig] = field(default_factory=dict)
+    """The device of some nodes, by name, ``device`` with a scaling and clipping of their own."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -57,6 +62,15 @@ class ConvertConfig:
                 f"Use `read_noise_frac` or `device_reads=False`, or no slices."
             )
         self.read_noise_table()
+
+    @property
+    def is_mapping_open(self) -> bool:
+        """True where scaling or clipping is the conversion's choice."""
+        return self.device.scaling is None or self.device.clip_sigma is None
+
+    def device_of(self, node: str) -> DeviceConfig:
+        """The device of a node's arrays."""
+        return self.node_devices.get(node, self.device)
 
     @property
     def has_read_noise_curve(self) -> bool:

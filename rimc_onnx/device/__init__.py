@@ -4,7 +4,14 @@
 from __future__ import annotations
 
 from rimc_onnx.device.cell_law import CellLaw, CellProgrammer, cell_law
-from rimc_onnx.device.config import DeviceConfig, DriftLaw, Scaling
+from rimc_onnx.device.config import (
+    AUTO,
+    DeviceConfig,
+    DriftLaw,
+    Scaling,
+    read_clip_sigma,
+    read_scaling,
+)
 from rimc_onnx.device.duration import format_time, parse_time
 from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
 from rimc_onnx.device.mapping import largest_weight, pair_shares
@@ -24,6 +31,7 @@ from rimc_onnx.device.user_file import (
 )
 
 __all__ = [
+    "AUTO",
     "CellLaw",
     "CellProgrammer",
     "ConductancePair",
@@ -50,9 +58,11 @@ __all__ = [
     "philox4x32",
     "program",
     "random_words",
+    "read_clip_sigma",
     "read_key",
     "read_noise_table",
     "read_normals",
+    "read_scaling",
     "sinh",
     "sinh_curve",
     "standard_normals",

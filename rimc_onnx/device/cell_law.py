@@ -78,7 +78,7 @@ def cell_law(config: DeviceConfig, time_s: float) -> CellLaw:
         log_time=table.log_time,
         stuck_min_words=stuck_words(config.stuck_min_frac),
         stuck_max_words=stuck_words(config.stuck_max_frac),
-        clips=int(config.clip_sigma is not None),
+        clips=int(config.clips),
         level_bits=config.level_bits or 0,
         num_slices=config.num_slices,
         devices_per_weight=config.devices_per_weight,

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum, unique
 from typing import Any
 
@@ -18,10 +19,13 @@ from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
 from rimc_onnx.device.serialization import check_number, check_numbers, from_plain, to_plain
 from rimc_onnx.device.time_laws import TimeLaw
-from rimc_onnx.errors import ConfigError
+from rimc_onnx.errors import ConfigError, suggest
 from rimc_onnx.ops.schema import MAX_IV_SINH
 
-__all__ = ["DeviceConfig", "DriftLaw", "Scaling"]
+__all__ = ["AUTO", "DeviceConfig", "DriftLaw", "Scaling", "read_clip_sigma", "read_scaling"]
+
+AUTO = "auto"
+"""Name of a scaling or clipping that is left open."""
 
 
 @unique
@@ -70,8 +74,9 @@ class DeviceConfig:
     end of the range programmed in the NeuRRAM array (Wan et al., Nature 608, 504, 2022)."""
     g_min_us: float = 0.0
     """Conductance of weight zero, microsiemens."""
-    scaling: Scaling = Scaling.NODE
-    """Weights that share one W_max."""
+    scaling: Scaling | None = None
+    """Weights that share one W_max. None: a conversion chooses
+    (:mod:`rimc_onnx.crossbar.mapping_choice`); where nothing does, all of a node."""
     programming_sigma_us: Curve | None = None
     """Standard deviation of a programmed device, a function of G_t; law ``measured`` only."""
     time_law: TimeLaw | None = None
@@ -84,7 +89,8 @@ class DeviceConfig:
     """Share of devices that are stuck at ``g_min_us + g_max_us``."""
     clip_sigma: float | None = None
     """Weights beyond so many standard deviations (of the weights that share a W_max) are clipped
-    before they are mapped; None clips none."""
+    before they are mapped; infinity clips none. None: a conversion chooses; where nothing does,
+    none is clipped."""
     level_bits: int | None = None
     """A device has 2^level_bits levels from ``g_min_us`` up, equally far apart; None is any."""
     num_slices: int = 1
@@ -107,7 +113,8 @@ class DeviceConfig:
         if not self.preset:
             raise ConfigError("device: preset must be a name, got an empty string")
         for name, kind in (("law", DriftLaw), ("scaling", Scaling)):
-            if not isinstance(getattr(self, name), kind):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (name != "scaling" or value is not None):
                 raise ConfigError(
                     f"device: {name} must be a {kind.__name__}, got {getattr(self, name)!r}"
                 )
@@ -172,7 +179,7 @@ class DeviceConfig:
             )
 
     def _check_mapping(self) -> None:
-        if self.clip_sigma is not None:
+        if self.clips:
             value = check_number("device", "clip_sigma", self.clip_sigma)
             object.__setattr__(self, "clip_sigma", value)
             if not value > 0:
@@ -234,6 +241,17 @@ class DeviceConfig:
             )
 
     @property
+    def closed(self) -> DeviceConfig:
+        """The same with an open mapping as it is programmed: one W_max a node, none clipped."""
+        clip_sigma = math.inf if self.clip_sigma is None else self.clip_sigma
+        return replace(self, scaling=self.scaling or Scaling.NODE, clip_sigma=clip_sigma)
+
+    @property
+    def clips(self) -> bool:
+        """True where weights beyond a limit are cut."""
+        return self.clip_sigma is not None and self.clip_sigma != math.inf
+
+    @property
     def read_noise_law(self) -> str | None:
         """``absolute`` or ``curve``; None where no read noise is stated."""
         if self.read_noise_curve is not None:
@@ -288,9 +306,13 @@ class DeviceConfig:
     def to_json(self) -> str:
         """One line of JSON, the same text for equal configurations (keys sorted, no spaces).
 
-        Fields that came after the first release's are left out where they have their defaults.
+        Fields that came after the first release's are left out where they have their defaults. An
+        open mapping is written :attr:`closed`.
         """
-        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        closed = self.closed
+        values = {f.name: (getattr(closed, f.name), f.default) for f in fields(self)}
+        if not closed.clips:
+            del values["clip_sigma"]
         plain = {
             name: to_plain(value)
             for name, (value, default) in values.items()
@@ -300,7 +322,7 @@ class DeviceConfig:
 
     @classmethod
     def from_json(cls, text: str) -> DeviceConfig:
-        """The configuration that :meth:`to_json` wrote.
+        """The configuration that :meth:`to_json` wrote, its mapping closed.
 
         Raises:
             ConfigError: not JSON, not exactly the fields of this class, or a value out of range.
@@ -311,7 +333,7 @@ class DeviceConfig:
             raise ConfigError(f"device configuration is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"device configuration must be a JSON object, got {text!r}")
-        return cls.from_mapping(values, required=_ALWAYS_WRITTEN)
+        return cls.from_mapping({"clip_sigma": "none", **values}, required=_ALWAYS_WRITTEN)
 
     @classmethod
     def from_mapping(
@@ -323,6 +345,10 @@ class DeviceConfig:
             ConfigError: a field that is not known or missing, or a value out of range.
         """
         found = dict(values)
+        if found.get("scaling") == AUTO:
+            del found["scaling"]
+        if isinstance(found.get("clip_sigma"), str):
+            found["clip_sigma"] = read_clip_sigma(found["clip_sigma"])
         if "programming_sigma_us" in found:
             found.setdefault("drift_frac", 0.0)
         return from_plain("device configuration", cls, found, required=sorted(required))
@@ -339,3 +365,38 @@ def _pair(name: str, values: Any) -> tuple[float, float]:
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise ConfigError(f"device: {name} must be two rising numbers, got {values!r}")
     return numbers[0], numbers[1]
+
+
+def read_scaling(text: object) -> Scaling | None:
+    """A scaling by its name; ``auto`` leaves it open.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    if text == AUTO:
+        return None
+    try:
+        return Scaling(text)
+    except ValueError as error:
+        known = [AUTO, *(member.value for member in Scaling)]
+        what = f"device: scaling '{text}' is not known"
+        raise ConfigError(f"{what}. {suggest(str(text), known)}") from error
+
+
+def read_clip_sigma(text: str) -> float | None:
+    """A number of standard deviations; ``none`` clips nothing, ``auto`` leaves it open.
+
+    Raises:
+        ConfigError: none of them.
+    """
+    if text == AUTO:
+        return None
+    try:
+        value = math.inf if text == "none" else float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise ConfigError(
+            f"clip_sigma must be a number above 0 (standard deviations), none or auto, got {text!r}"
+        )
+    return value

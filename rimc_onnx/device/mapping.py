@@ -13,7 +13,15 @@ import numpy.typing as npt
 from rimc_onnx.device.config import DeviceConfig, Scaling
 from rimc_onnx.device.random.normal import Float64Array
 
-__all__ = ["SlicedWeight", "WeightSlice", "largest_weight", "pair_shares", "slice_weight"]
+__all__ = [
+    "SlicedWeight",
+    "WeightSlice",
+    "clipped",
+    "largest_weight",
+    "pair_shares",
+    "slice_weight",
+    "weight_limits",
+]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -47,27 +55,45 @@ def largest_weight(w_target: Float32Array, config: DeviceConfig, column_axis: in
 
     With ``clip_sigma``, at most so many standard deviations of the weights that share it.
     """
-    num_columns = 1 if config.scaling is Scaling.NODE else w_target.shape[column_axis]
-    if w_target.size == 0:
-        return np.zeros(num_columns, np.float32)
-    axis = column_axis % w_target.ndim
-    if config.scaling is Scaling.NODE:
-        shared = tuple(range(w_target.ndim))
-    else:
-        shared = tuple(a for a in range(w_target.ndim) if a != axis)
-    # Two reductions, no temporary of the weight's size. + 0.0 turns -0.0 into 0.0.
-    w_max = np.maximum(w_target.max(axis=shared), -w_target.min(axis=shared)) + np.float32(0.0)
-    w_max = np.asarray(w_max, np.float32).reshape(num_columns)
-    if config.clip_sigma is None or not np.isfinite(w_max).all():
+    w_max = _largest(w_target, config.scaling, column_axis)
+    if not config.clips or w_target.size == 0 or not np.isfinite(w_max).all():
         return w_max
-    if config.scaling is Scaling.NODE:
-        columns = w_target.reshape(1, 1, -1)
-    else:
-        shape = w_target.shape
-        inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
-        columns = w_target.reshape(-1, num_columns, inner)
-    limit = config.clip_sigma * _standard_deviation(columns, w_max)
-    return np.minimum(w_max, limit.astype(np.float32))
+    return clipped(w_max, _sigma(w_target, w_max, column_axis), config.clip_sigma)
+
+
+def weight_limits(
+    w_target: Float32Array, scaling: Scaling, column_axis: int
+) -> tuple[Float32Array, Float64Array]:
+    """Largest absolute weight and standard deviation of those that share a W_max."""
+    w_max = _largest(w_target, scaling, column_axis)
+    return w_max, _sigma(w_target, w_max, column_axis)
+
+
+def clipped(w_max: Float32Array, sigma: Float64Array, clip_sigma: float | None) -> Float32Array:
+    """W_max of weights that are clipped beyond so many standard deviations."""
+    if clip_sigma is None or clip_sigma == math.inf:
+        return w_max
+    return np.minimum(w_max, clip_sigma * sigma).astype(np.float32)
+
+
+def _largest(w: Float32Array, scaling: Scaling | None, column_axis: int) -> Float32Array:
+    by_column = scaling is Scaling.COLUMN
+    num_columns = w.shape[column_axis] if by_column else 1
+    if w.size == 0:
+        return np.zeros(num_columns, np.float32)
+    axis = column_axis % w.ndim
+    shared = tuple(a for a in range(w.ndim) if not by_column or a != axis)
+    # Two reductions, no temporary of the weight's size. + 0.0 turns -0.0 into 0.0.
+    w_max = np.maximum(w.max(axis=shared), -w.min(axis=shared)) + np.float32(0.0)
+    return np.asarray(w_max, np.float32).reshape(num_columns)
+
+
+def _sigma(w: Float32Array, w_max: Float32Array, column_axis: int) -> Float64Array:
+    """Standard deviation of the weights of each of ``w_max``."""
+    inner = w.size // max(1, w_max.size)
+    if w_max.size > 1:
+        inner = int(np.prod(w.shape[column_axis % w.ndim + 1 :], dtype=np.int64))
+    return _standard_deviation(w.reshape(-1, w_max.size, max(1, inner)), w_max)
 
 
 def _standard_deviation(w: Float32Array, w_max: Float32Array) -> Float64Array:

@@ -33,7 +33,7 @@ from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.reproducible_math import exp
 from rimc_onnx.errors import NodeMappingError
 
-__all__ = ["ConductancePair", "ProgrammedWeight", "program"]
+__all__ = ["Cells", "ConductancePair", "ProgrammedWeight", "program"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -104,7 +104,7 @@ def program(
         )
     w_realised = w_target.copy()
     is_ideal = not _has_error(config)
-    is_exact = is_ideal and config.level_bits is None and config.clip_sigma is None
+    is_exact = is_ideal and config.level_bits is None and not config.clips
     if is_exact and not keep_conductances:
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
 
@@ -126,7 +126,7 @@ def program(
         law = cell_law(config, time_s).values()
         flat[:] = programmer(flat, w_max=w_max, run=run, node=node, seed=seed, law=law)
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
-    cells = _Cells(node, seed, config, make_table(config, time_s), pairs)
+    cells = Cells(node, seed, config, make_table(config, time_s), pairs)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
         numbers = np.arange(start, start + chunk.size)
@@ -148,8 +148,8 @@ def _has_error(config: DeviceConfig) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Cells:
-    """The devices of one node at one time."""
+class Cells:
+    """The devices of one node at one time; ``normals`` says where their draws come from."""
 
     node: str
     seed: int
@@ -167,7 +167,7 @@ class _Cells:
         difference plus (shift+ - shift-), and a weight loses no digits to G_min.
         """
         config = self.config
-        if config.clip_sigma is not None:
+        if config.clips:
             # + 0.0: which zero is the larger one is the processor's choice.
             w = np.minimum(np.maximum(w, -w_max), w_max) + 0.0
         mapped = slice_weight(w, w_max, config)
@@ -179,8 +179,8 @@ class _Cells:
             for replica in range(config.devices_per_weight):
                 pair = 2 * (s * config.devices_per_weight + replica)
                 # The device of the weight's sign holds g, the other one nothing above G_min.
-                shift = self._shift_us(part.g_us, pair, start)
-                negative = self._shift_us(-part.g_us, pair + 1, start)
+                shift = self.shift_us(part.g_us, pair, start)
+                negative = self.shift_us(-part.g_us, pair + 1, start)
                 if self.pairs:
                     self._keep(self.pairs[pair // 2], part.g_us, shift, negative, start)
                 shift -= negative
@@ -205,7 +205,7 @@ class _Cells:
         kept.g_pos_us.reshape(-1)[cells] = np.maximum(g_us, 0.0) + g_min_us + shift_us
         kept.g_neg_us.reshape(-1)[cells] = np.maximum(-g_us, 0.0) + g_min_us + shift_neg_us
 
-    def _shift_us(self, g_us: Float64Array, device: int, start: int) -> Float64Array:
+    def shift_us(self, g_us: Float64Array, device: int, start: int) -> Float64Array:
         """G_r - G_t of one device of every cell, its target max(g, 0) + G_min."""
         g_target_us = np.maximum(g_us, 0.0) + self.config.g_min_us
         at = None if self.table.is_empty else self.table.locate(g_target_us)
@@ -221,12 +221,12 @@ class _Cells:
     ) -> Float64Array:
         config, sigma_us = self.config, self.table.programming_sigma_us
         if at is not None and sigma_us is not None:
-            z = self._normals(device, Purpose.PROGRAMMING, start, g_target_us.size)
+            z = self.normals(device, Purpose.PROGRAMMING, start, g_target_us.size)
             z *= at.read(sigma_us)
             return z
         if not (config.drift_frac or config.drift_mean_frac):
             return np.zeros_like(g_target_us)
-        z = self._normals(device, Purpose.PROGRAMMING, start, g_target_us.size)
+        z = self.normals(device, Purpose.PROGRAMMING, start, g_target_us.size)
         z *= config.drift_frac
         z += config.drift_mean_frac
         z *= g_target_us if config.law is DriftLaw.GAUSSIAN_RELATIVE else config.g_max_us
@@ -244,14 +244,14 @@ class _Cells:
         if table.mean_us is not None:
             shift_us += at.read(table.mean_us)
         if table.drift_sigma_us is not None:
-            z = self._normals(device, Purpose.DRIFT, start, g_target_us.size)
+            z = self.normals(device, Purpose.DRIFT, start, g_target_us.size)
             z *= at.read(table.drift_sigma_us)
             shift_us += z
         if table.nu_mean is None and table.nu_sigma is None:
             return shift_us
         nu = np.zeros_like(g_target_us)
         if table.nu_sigma is not None:
-            nu = self._normals(device, Purpose.DRIFT, start, g_target_us.size)
+            nu = self.normals(device, Purpose.DRIFT, start, g_target_us.size)
             nu *= at.read(table.nu_sigma)
         if table.nu_mean is not None:
             nu += at.read(table.nu_mean)
@@ -283,7 +283,8 @@ class _Cells:
         shift_us[stuck_max] = (top_us - g_target_us)[stuck_max]
         return shift_us
 
-    def _normals(self, device: int, purpose: Purpose, start: int, count: int) -> Float64Array:
+    def normals(self, device: int, purpose: Purpose, start: int, count: int) -> Float64Array:
+        """Standard normals of one device of the cells from ``start``, [count]."""
         return standard_normals(
             seed=self.seed,
             node=self.node,

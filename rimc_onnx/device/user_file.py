@@ -85,6 +85,8 @@ def _device(values: dict[str, Any], name: str) -> DeviceConfig:
     known = [f.name for f in fields(DeviceConfig)]
     check_keys("device configuration", values, ["base", *known], [])
     start = json.loads(get_preset(str(base)).to_json())
+    if get_preset(str(base)).scaling is None:  # JSON closes what is open
+        del start["scaling"]
     noise = {"read_noise_frac", "read_noise_curve"}
     if noise & values.keys():  # one law of read noise replaces another
         start = {name: value for name, value in start.items() if name not in noise}

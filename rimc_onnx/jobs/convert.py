@@ -11,10 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges
+from rimc_onnx.calibration.input_power import measure_input_power
 from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.device import DeviceConfig, Scaling
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import data_needed, feeds_of, graph_inputs, range_data, range_samples
 from rimc_onnx.io.model_files import (
@@ -25,7 +29,7 @@ from rimc_onnx.io.model_files import (
     sha256_of,
 )
 from rimc_onnx.io.outputs import check_output, output_of
-from rimc_onnx.io.samples import Data, files_of_data
+from rimc_onnx.io.samples import Data, SampleArrays, files_of_data
 from rimc_onnx.jobs.reports import ConvertReport, NodeReport
 from rimc_onnx.jobs.teacher import (
     NODES,
@@ -36,7 +40,7 @@ from rimc_onnx.jobs.teacher import (
 )
 from rimc_onnx.runtime.programming import native_programmer
 
-__all__ = ["convert"]
+__all__ = ["convert", "inputs_of", "node_report", "takes_samples", "with_mapping"]
 
 
 def convert(
@@ -57,7 +61,8 @@ def convert(
         output: default ``<model>.rimc.onnx`` beside the model.
         config: device, seed, rank, periphery; default: 20 % relative drift, ideal converters.
         data: samples that set the ranges of converters and word lines, needed with DAC or ADC bits
-            or an I-V curve; default is ``calibration.npz`` beside the model.
+            or an I-V curve; default is ``calibration.npz`` beside the model. Where they are given,
+            scaling and clipping are chosen for the inputs that they bring, too.
         reads: files that ``config`` was made of, which the output must not replace either.
         force: replace an existing output.
         dry_run: decide, write nothing.
@@ -72,7 +77,7 @@ def convert(
     graph = load_model(source)
     target = output_of(source, output, ".rimc.onnx")
     if not dry_run:
-        used = range_data(source, data) if config.needs_ranges else None
+        used = range_data(source, data) if takes_samples(config, data) else None
         given = [*files_of(source), *files_of_data(used), *map(Path, reads)]
         check_output(target, force=force, reads=given)
     digest = sha256_of(source)
@@ -80,6 +85,12 @@ def convert(
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
+    if not dry_run:
+        passes.require_mapped(decisions)
+    units = [d.unit for d in decisions if d.unit]
+    with blame_model(source):
+        feeds = [] if dry_run else inputs_of(graph, source, data, config)
+        config = with_mapping(config, graph, units, feeds)
     report = _report(
         decisions,
         config,
@@ -89,14 +100,11 @@ def convert(
     )
     if dry_run:
         return _timed(report, start)
-    passes.require_mapped(decisions)
-    units = [d.unit for d in decisions if d.unit]
     ranges = {}
     if config.needs_ranges:
-        samples = range_samples(graph, source, data)
         with blame_model(source):
             ranges = measure_ranges(
-                graph, units, feeds_of(samples), digital_session, config=config, progress=progress
+                graph, units, feeds, digital_session, config=config, progress=progress
             )
     with blame_model(source):
         passes.convert_pipeline(decisions, config, ranges, programmer=native_programmer())(graph)
@@ -106,11 +114,58 @@ def convert(
             TEACHER_SHA256: digest,
             TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
             VERSION: package_version(),
-            NODES: json.dumps([n.__dict__ for n in report.nodes if not n.mapped], sort_keys=True),
+            NODES: json.dumps(
+                [
+                    {"name": n.name, "op_type": n.op_type, "mapped": False, "reason": n.reason}
+                    for n in report.nodes
+                    if not n.mapped
+                ],
+                sort_keys=True,
+            ),
         }
     )
     save_model(graph, target, force=force)
     return _timed(report, start)
+
+
+def inputs_of(
+    graph: ir.Model, source: Path, data: Data | None, config: ConvertConfig
+) -> list[Feed]:
+    """Samples for ranges and mapping; none where they are neither needed nor given."""
+    return feeds_of(range_samples(graph, source, data)) if takes_samples(config, data) else []
+
+
+def takes_samples(config: ConvertConfig, data: Data | None) -> bool:
+    """True where ranges need samples, or the mapping is open and some are given."""
+    is_given = data is not None and not (isinstance(data, SampleArrays) and data.arrays is None)
+    return config.needs_ranges or (config.is_mapping_open and is_given)
+
+
+def with_mapping(
+    config: ConvertConfig,
+    graph: ir.Model,
+    units: Sequence[passes.RramUnit],
+    feeds: Sequence[Feed],
+) -> ConvertConfig:
+    """``config`` with scaling and clipping of every node."""
+    if not (config.is_mapping_open and feeds):
+        return passes.with_mapping(config, units)
+    power = measure_input_power(
+        graph, units, feeds, digital_session, about_mean=not config.uncalibrated
+    )
+    return passes.with_mapping(config, units, power)
+
+
+def node_report(name: str, op_type: str, device: DeviceConfig) -> NodeReport:
+    """A node in RRAM and how its weight lies on its devices."""
+    return NodeReport(
+        name=name,
+        op_type=op_type,
+        mapped=True,
+        reason=None,
+        scaling=(device.scaling or Scaling.NODE).value,
+        clip_sigma=device.clip_sigma if device.clips else None,
+    )
 
 
 def _report(
@@ -123,7 +178,9 @@ def _report(
 ) -> ConvertReport:
     """What the decisions and the configuration say; the time taken is still to come."""
     nodes = [
-        NodeReport(name=d.name, op_type=d.op_type, mapped=d.accepted, reason=d.reason)
+        node_report(d.name, d.op_type, config.device_of(d.name))
+        if d.accepted
+        else NodeReport(name=d.name, op_type=d.op_type, mapped=False, reason=d.reason)
         for d in decisions
     ]
     table = config.read_noise_table()
@@ -143,6 +200,8 @@ def _report(
         read_noise_law=config.read_noise_law,
         iv_curve=config.iv_curve,
         reads_of_device=config.reads_of_device,
+        clipped=sum(n.clip_sigma is not None for n in nodes),
+        uncalibrated=config.uncalibrated,
     )
 
 

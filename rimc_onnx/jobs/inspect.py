@@ -10,8 +10,8 @@ from rimc_onnx import passes
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import DeviceConfig
 from rimc_onnx.io.model_files import load_model
-from rimc_onnx.jobs.convert import convert
-from rimc_onnx.jobs.reports import InspectReport, NodeRangesReport, NodeReport
+from rimc_onnx.jobs.convert import convert, node_report
+from rimc_onnx.jobs.reports import InspectReport, NodeRangesReport
 from rimc_onnx.jobs.teacher import TEACHER_SHA256, check_converted, digital_nodes
 
 __all__ = ["inspect"]
@@ -39,12 +39,10 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     check_converted(graph, source)
     passes.check_rimc_model(graph)
     branches = passes.rram_branches(graph)
-    nodes = [
-        NodeReport(name=b.node, op_type=b.rram.op_type, mapped=True, reason=None) for b in branches
-    ]
+    nodes = [node_report(b.node, b.rram.op_type, _device(b)) for b in branches]
     digital = digital_nodes(graph)
     first = branches[0].rram.attributes
-    config = DeviceConfig.from_json(first["device_config"].as_string())
+    config = _device(branches[0])
     device = json.loads(config.to_json())
     adapters = [b.adapter() for b in branches]
     return InspectReport(
@@ -64,6 +62,10 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
         adapters=sum(not adapter.is_identity for adapter in adapters),
         swappable=passes.is_swappable(graph),
     )
+
+
+def _device(branch: passes.RramBranch) -> DeviceConfig:
+    return DeviceConfig.from_json(branch.rram.attributes["device_config"].as_string())
 
 
 def _ranges_report(branch: passes.RramBranch) -> NodeRangesReport:

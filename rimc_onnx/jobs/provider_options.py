@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxscript import ir
@@ -11,12 +13,14 @@ from onnxscript import ir
 from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import Scaling
 from rimc_onnx.errors import ConfigError, UsageError
+from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import digital_session
-from rimc_onnx.io.feeds import feeds_of, range_samples
 from rimc_onnx.io.model_files import blame_model, files_of, load_model
 from rimc_onnx.io.outputs import Outputs, check_output
 from rimc_onnx.io.samples import Data, files_of_data
+from rimc_onnx.jobs.convert import inputs_of, with_mapping
 from rimc_onnx.passes.rram_unit import unit_periphery
 
 __all__ = ["provider_options"]
@@ -69,7 +73,10 @@ def provider_options(
                 f"a conversion doesn't. Convert the model, or use `keep_digital` "
                 f"'{decision.name}'."
             )
-    options = {"device": config.device.to_json(), "seed": str(config.seed)}
+    units = [d.unit for d in decisions if d.unit]
+    feeds = inputs_of(graph, source, data, config)
+    config = with_mapping(config, graph, units, feeds)
+    options = {**_mapping(config, units), "seed": str(config.seed)}
     if config.device.time_law is not None:
         options["time_s"] = repr(config.device.resolve_time(config.time_s))
     if not config.periphery.device_reads:
@@ -85,8 +92,7 @@ def provider_options(
         range_percentile=config.reads.range_percentile, device_reads=config.reads.device_reads
     )
     if config.reads != ideal or config.iv_polynomial is not None:
-        units = [d.unit for d in decisions if d.unit]
-        options["periphery"] = _periphery(graph, units, config, source, data)
+        options["periphery"] = _periphery(graph, units, config, feeds)
     if periphery_file is not None:
         target = Path(periphery_file)
         with Outputs(force=force) as out:
@@ -103,18 +109,37 @@ def provider_options(
     return options
 
 
+def _mapping(config: ConvertConfig, units: Sequence[passes.RramUnit]) -> dict[str, str]:
+    """``device`` with the scaling and clipping of most nodes, ``mapping`` with those of others."""
+    devices = {unit.name: config.device_of(unit.name) for unit in units}
+    texts = {name: device.to_json() for name, device in devices.items()}
+    most, _ = Counter(texts.values()).most_common(1)[0]
+    others = {
+        name: {
+            "scaling": (device.scaling or Scaling.NODE).value,
+            "clip_sigma": device.clip_sigma if device.clips else None,
+        }
+        for name, device in devices.items()
+        if texts[name] != most
+    }
+    if not others:
+        return {"device": most}
+    return {
+        "device": most,
+        "mapping": json.dumps(others, ensure_ascii=False, separators=(",", ":")),
+    }
+
+
 def _periphery(
     graph: ir.Model,
     units: list[passes.RramUnit],
     config: ConvertConfig,
-    source: Path,
-    data: Data | None,
+    feeds: Sequence[Feed],
 ) -> str:
     """The attributes of every node's crossbar but its weight and device, as JSON."""
     ranges = {}
     if config.needs_ranges:
-        samples = range_samples(graph, source, data)
-        ranges = measure_ranges(graph, units, feeds_of(samples), digital_session, config=config)
+        ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
     attributes = {u.name: unit_periphery(u, config, ranges.get(u.name)).values() for u in units}
     # A curve is the device's, which the provider has too; without its noise none is stated.
     own = {"read_noise_curve"}

@@ -27,6 +27,10 @@ class NodeReport:
     op_type: str
     mapped: bool
     reason: str | None
+    scaling: str | None = None
+    """Weights that share one W_max, ``node`` or ``column``; ``None`` of a digital node."""
+    clip_sigma: float | None = None
+    """Standard deviations beyond which its weights are clipped; ``None`` clips none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,10 @@ class ConvertReport:
     """``absolute``, ``relative`` or ``curve``."""
     data: str = ""
     """What samples of the model are: what a calibration will need."""
+    clipped: int = 0
+    """Nodes in RRAM whose largest weights are clipped."""
+    uncalibrated: bool = False
+    """True where the mapping was chosen for use without a calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,8 @@ class InspectReport:
     rram_weights: int
     sram_bytes: int | None
     device: dict[str, Any] | None
-    """Parameters of the device model, converted models only."""
+    """Parameters of the device model, converted models only; scaling and clipping are those of the
+    first node."""
     seed: int | None
     time_s: float | None
     """Seconds since programming; ``None`` without a time axis, and for unconverted models."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -25,8 +26,9 @@ def test_default_preset_is_the_published_case():
         drift_mean_frac=0.0,
         g_max_us=40.0,
         g_min_us=0.0,
-        scaling=Scaling.NODE,
     )
+    # A mapping that a preset closed would be no choice of the conversion.
+    assert get_preset("gaussian-relative").scaling is None
 
 
 def test_presets_are_complete_and_have_a_source():
@@ -126,6 +128,7 @@ def test_json_is_canonical():
     g_min_us=st.floats(0, 0.5),
     law=st.sampled_from([DriftLaw.GAUSSIAN_RELATIVE, DriftLaw.GAUSSIAN_ABSOLUTE]),
     scaling=st.sampled_from(Scaling),
+    clip_sigma=st.one_of(st.just(math.inf), st.floats(0.1, 10)),
     preset=st.text(min_size=1),
 )
 def test_json_gives_the_same_configuration_back(**values):
@@ -147,7 +150,11 @@ def changed(**values: object) -> str:
         ('{"preset":"a"}', "device configuration lacks drift_frac, drift_mean_frac, g_max_us"),
         (changed(drift_fraction=1), "has no field 'drift_fraction'. Did you mean 'drift_frac'"),
         (changed(law="gaussian"), "law 'gaussian' is not known. Did you mean 'gaussian-"),
-        (changed(scaling=None), "scaling 'None' is not known. Did you mean 'node'"),
+        (changed(scaling="nodes"), "scaling 'nodes' is not known. Did you mean 'node'"),
+        (
+            changed(clip_sigma="off"),
+            "clip_sigma must be a number above 0 .* none or auto, got 'off'",
+        ),
         (changed(preset=3), "preset must be a name, got 3"),
         (changed(g_max_us=0), "need 0 <= g_min_us < g_max_us, got 0.0 and 0.0"),
     ],

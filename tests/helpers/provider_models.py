@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rimc_onnx.device import Scaling
+
 HAS_PROVIDERS = hasattr(onnxruntime, "register_execution_provider_library") and tuple(
     int(part) for part in onnxruntime.__version__.split(".")[:2]
 ) >= (1, 24)
 needs_providers = pytest.mark.skipif(not HAS_PROVIDERS, reason="providers need ONNX Runtime 1.24")
 
 RELATIVE = {"preset": "gaussian-relative"}
+PLAIN: dict[str, Any] = {"scaling": Scaling.NODE, "clip_sigma": math.inf}
+"""The mapping of the provider's option ``preset`` by itself."""
 Array = np.ndarray[Any, Any]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnxscript import ir
 
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import ConfigError, ModelError
 from rimc_onnx.ops import schema
 from rimc_onnx.passes import (
@@ -21,7 +22,9 @@ from rimc_onnx.passes import (
     rram_branches,
 )
 
-WAN = get_preset("wan2022-aihwkit")
+PLAIN = {"scaling": Scaling.NODE, "clip_sigma": math.inf}
+"""A mapping that no time changes."""
+WAN = get_preset("wan2022-aihwkit", **PLAIN)
 NET = """g (float[n,6] x) => (float[n,3] y, float[n,4] z) {
     h = MatMul(x, u)
     a = Relu(h)
@@ -43,7 +46,10 @@ def converted(
 ) -> ir.Model:
     model = teacher.clone()
     config = ConvertConfig(
-        device=get_preset(preset), seed=5, time_s=time_s, periphery=PeripheryConfig(**fields)
+        device=get_preset(preset, **PLAIN),
+        seed=5,
+        time_s=time_s,
+        periphery=PeripheryConfig(**fields),
     )
     convert_model(model, config)
     return model

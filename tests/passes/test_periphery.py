@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnxscript import ir
 from rimc_onnx import reference
 from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig, ReadNoiseLaw
-from rimc_onnx.device import Purpose, get_preset, program, read_key, standard_normals
+from rimc_onnx.device import Purpose, Scaling, get_preset, program, read_key, standard_normals
 from rimc_onnx.errors import ConfigError, NodeMappingError
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import (
@@ -25,6 +26,7 @@ from rimc_onnx.passes import (
 
 RNG = np.random.default_rng(23)
 IDEAL = get_preset("gaussian-relative", drift_frac=0.0)
+PLAIN: dict[str, Any] = {"scaling": Scaling.NODE, "clip_sigma": math.inf}
 RANGES = {"MatMul_0": NodeRanges(dac_range=1.5, adc_range=(8.0,))}
 
 
@@ -137,7 +139,7 @@ def test_bits_in_turn_are_no_more_than_there_are(build):
 def test_wires_are_in_the_weight_and_not_in_the_target(build):
     # Wires that change W_max, or that are left out of the file.
     w = normal(40, 20)
-    device = get_preset("gaussian-absolute", drift_frac=0.05)
+    device = get_preset("gaussian-absolute", drift_frac=0.05, **PLAIN)
     model = converted(build, w, device, tile_rows=16, wire_ohm=3.0)
     arguments = {"node": "MatMul_0", "seed": 3, "config": device, "column_axis": 1}
     programmed = program(w, keep_conductances=True, **arguments)
@@ -196,7 +198,7 @@ def test_noise_of_pairs_that_share_a_weight_adds_up(build):
 def test_aged_arrays_are_seen_through_the_same_wires(build):
     # Wires that are lost, that differ in the last bits of their resistance, or of arrays of
     # another height, when the arrays are made again.
-    device = get_preset("wan2022-aihwkit")
+    device = get_preset("wan2022-aihwkit", **PLAIN)
     w = normal(40, 20)
     model = converted(build, w, device, tile_rows=16, wire_ohm=0.3)
     text = "g (float[9,40] x) => (float y) { y = MatMul(x, w) }"

@@ -89,7 +89,7 @@ def bad_options() -> Iterator[tuple[str, dict[str, str]]]:
     for name in (
         "preset", "time_s", "drift_frac", "drift_mean_frac", "g_max_us", "g_min_us",
         "stuck_min_frac", "stuck_max_frac", "level_bits", "num_slices", "devices_per_weight",
-        "scaling", "seed", "keep_digital", "device_reads", "other",
+        "scaling", "mapping", "seed", "keep_digital", "device_reads", "other",
     ):  # fmt: skip
         for value in ("", " ", "-", "-1", "1e-308", "3e38", "9" * 400, "é", "1\n2", ";;;", LONG):
             yield f"{name} {value[:20]}", {**IDEAL, name: value}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from provider_models import needs_providers
+from provider_models import PLAIN, needs_providers
 
 from rimc_onnx import convert
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
@@ -32,6 +33,7 @@ law = "measured"
 g_max_us = 60.0
 g_min_us = 2.0
 scaling = "column"
+clip_sigma = "none"
 devices_per_weight = 2
 stuck_min_frac = 0.01
 [programming_sigma_us]
@@ -48,6 +50,7 @@ mean_us = [{kind = "polynomial", coefficients = [0.0, -0.02]}, -1.5]
 POWER = """
 base = "pcm-natcomm2020"
 preset = "own-pcm"
+scaling = "node"
 clip_sigma = 2.5
 level_bits = 5
 num_slices = 2
@@ -83,9 +86,11 @@ def small_model(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def assert_as_converted(model: Path, config: ConvertConfig, options: dict[str, str]) -> None:
+def assert_as_converted(
+    model: Path, config: ConvertConfig, options: dict[str, str], data: Path | None = None
+) -> None:
     """Three runs of both are equal, bit for bit: read noise counts them."""
-    convert(model, model.with_name("as.rimc.onnx"), config=config)
+    convert(model, model.with_name("as.rimc.onnx"), config=config, data=data, force=True)
     x = normal(5, 7, 8, 6, 6)
     own = provider_session(model, provider_options=options)
     assert [m.reason for m in last_mapping()] == [None] * 3
@@ -113,7 +118,8 @@ def test_model_of_ones_own_is_programmed_as_a_conversion_does(
 
 
 def test_sample_device_runs_in_a_session(tmp_path: Path) -> None:
-    config = ConvertConfig(device=load_device(ROOT / "samples" / "devices" / "own.toml"))
+    own = load_device(ROOT / "samples" / "devices" / "own.toml", **PLAIN)
+    config = ConvertConfig(device=own)
     model = small_model(tmp_path)
     assert_as_converted(model, config, provider_options(model, config=config))
 
@@ -132,6 +138,31 @@ def test_weights_are_clipped_as_a_conversion_clips_them(
     assert_as_converted(
         model, ConvertConfig(device=device), options | {k: str(v) for k, v in numbers.items()}
     )
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("device", ["gaussian-absolute", "pcm-natcomm2020"])
+def test_chosen_mapping_of_every_node_is_that_of_a_conversion(
+    tmp_path: Path, device: str, with_data: bool
+) -> None:
+    # A node with the scaling or the limit of another one; clipping of one node lost where the
+    # device as a whole clips none; a choice that heeds the data here and not there.
+    model = small_model(tmp_path)
+    data = model.with_name("calibration.npz") if with_data else None
+    config = ConvertConfig(device=get_preset(device), seed=4)
+    options = provider_options(model, config=config, data=data)
+    assert "clip_sigma" in options["device"]
+    assert_as_converted(model, config, options, data)
+    stated = ["gemm", {"scaling": "node", "clip_sigma": 0.5}], ["conv", {"clip_sigma": None}]
+    config = ConvertConfig(
+        device=get_preset(device, scaling=Scaling.COLUMN, clip_sigma=2.0),
+        node_devices={
+            "gemm": get_preset(device, scaling=Scaling.NODE, clip_sigma=0.5),
+            "conv": get_preset(device, scaling=Scaling.COLUMN, clip_sigma=math.inf),
+        },
+    )
+    options = {"device": config.device.to_json(), "mapping": json.dumps(dict(stated))}
+    assert_as_converted(model, config, options)
 
 
 def test_deviation_of_columns_of_all_kinds_is_exact(tmp_path: Path) -> None:
@@ -299,6 +330,11 @@ def changed(**fields: object) -> str:
         ({"device": "@no/such.json"}, "option device: the file 'no/such.json' can't be read"),
         ({"device": changed(), "preset": "milo2021"}, "options preset and device exclude each"),
         ({"clip_sigma": "-1"}, "option clip_sigma must lie in"),
+        ({"mapping": "[]"}, "option mapping must be an object"),
+        ({"mapping": '{"a": 1}'}, "option mapping: 'a': must be an object"),
+        ({"mapping": '{"a": {"scaling": "row"}}'}, "option mapping: 'a': scaling must be node or"),
+        ({"mapping": '{"a": {"clip_sigma": 0}}'}, "option mapping: 'a': clip_sigma must lie in"),
+        ({"mapping": '{"a": {"clip": 1}}'}, "option mapping: 'a': clip is no scaling and no"),
         ({"periphery": "{}"}, "option periphery must be an object of nodes"),
         ({"periphery": '{"fc": 3}'}, "option periphery: 'fc' must be an object"),
         ({"periphery": '{"fc": {"adc": 3}}'}, "option periphery: 'fc': adc is no attribute"),
@@ -388,7 +424,8 @@ def test_reads_of_a_preset_are_those_of_a_conversion(
     # A preset's noise or I-V curve that a conversion has and a session does not; W_max of the
     # wrong bit line in the curve's cells.
     model = small_model(tmp_path)
-    config = ConvertConfig(device=get_preset(device, scaling=scaling), seed=2)
+    preset = get_preset(device, scaling=scaling, clip_sigma=math.inf)
+    config = ConvertConfig(device=preset, seed=2)
     options = provider_options(model, config=config, periphery_file=tmp_path / "periphery.json")
     assert_as_converted(model, config, options)
     ideal = ConvertConfig(device=config.device, periphery=PeripheryConfig(device_reads=False))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from provider_models import Array, needs_providers, normal
+from provider_models import PLAIN, Array, needs_providers, normal
 
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import IvPolynomial, ReadNoiseCurve, Scaling, get_preset, read_noise_table
@@ -72,7 +73,7 @@ def ranges_of(options: dict[str, str], **stated: float) -> str:
 )
 def test_preset_has_its_read_noise(model: Path, numbers: dict[str, int], scaling: Scaling) -> None:
     # Noise that only Python's options have; a key of another purpose or seed; shares of slices.
-    device = get_preset("wan2022-aihwkit", scaling=scaling, **numbers)
+    device = get_preset("wan2022-aihwkit", scaling=scaling, clip_sigma=math.inf, **numbers)
     config = ConvertConfig(device=device, seed=2**40 + 7)
     options = {"preset": device.preset, "scaling": scaling.value, "seed": config.seed, **numbers}
     own = outputs(model, options)
@@ -100,7 +101,7 @@ def test_preset_has_its_law_of_read_noise(
 ) -> None:
     # A twin of the table with another last bit, of the first time, or of the preset's own G_max;
     # against what a conversion computes.
-    device = get_preset(preset, scaling=scaling, **numbers)
+    device = get_preset(preset, scaling=scaling, clip_sigma=math.inf, **numbers)
     config = ConvertConfig(device=device, seed=3, time_s=time_s)
     options = {
         "preset": preset, "scaling": scaling.value, "seed": 3, "time_s": time_s, **numbers
@@ -152,7 +153,7 @@ def test_device_of_ones_own_has_its_law_of_read_noise(
 ) -> None:
     # A curve or a mean path that is evaluated otherwise in C++.
     noise = ReadNoiseCurve(**{kind: CURVES[curve], "t_read_s": 1e-3})
-    base = replace(get_preset("pcm-natcomm2020"), g_min_us=2.0, g_max_us=20.0)
+    base = get_preset("pcm-natcomm2020", g_min_us=2.0, g_max_us=20.0, **PLAIN)
     device = replace(base, time_law=LAWS[law], read_noise_curve=noise)
     config = ConvertConfig(device=device, time_s=5e4)
     options = {"device": device.to_json(), "time_s": 5e4}
@@ -165,7 +166,8 @@ def test_curve_of_noise_gives_way_to_what_is_stated(model: Path) -> None:
     ideal = outputs(model, {**pcm, "device_reads": False})
     assert outputs(model, {**pcm, "periphery": '{"*": {"read_noise": 0}}'}) == ideal
     louder = ConvertConfig(
-        device=get_preset("pcm-natcomm2020"), periphery=PeripheryConfig(read_noise_frac=0.05)
+        device=get_preset("pcm-natcomm2020", **PLAIN),
+        periphery=PeripheryConfig(read_noise_frac=0.05),
     )
     stated = outputs(model, {**pcm, "periphery": '{"*": {"read_noise": 0.05}}'})
     assert stated == outputs(model, provider_options(model, config=louder))
@@ -193,7 +195,7 @@ def test_preset_has_its_curve_where_ranges_are_stated(
     model: Path, shrink: float, numbers: dict[str, float]
 ) -> None:
     # A twin of the curve with another last bit; a voltage that doesn't follow the input's share.
-    device = get_preset("milo2021", **numbers)
+    device = get_preset("milo2021", **numbers, **PLAIN)
     config = ConvertConfig(device=device, periphery=PeripheryConfig(input_shrink=shrink))
     wanted = provider_options(model, config=config)
     stated = {} if shrink == 1.0 else {"input_shrink": shrink}
@@ -210,7 +212,12 @@ def test_device_of_ones_own_has_its_reads(model: Path, curve: str) -> None:
     )
     curves = {"sinh": {"iv_sinh": 2.3}, "polynomial": {"iv_polynomial": polynomial}}
     device = get_preset(
-        "gaussian-absolute", g_min_us=4.0, g_max_us=36.0, read_noise_frac=0.02, **curves[curve]
+        "gaussian-absolute",
+        g_min_us=4.0,
+        g_max_us=36.0,
+        read_noise_frac=0.02,
+        **curves[curve],
+        **PLAIN,
     )
     wanted = provider_options(model, config=ConvertConfig(device=device))
     options = {"device": device.to_json(), "periphery": ranges_of(wanted)}
@@ -223,7 +230,8 @@ def test_what_is_stated_wins_over_the_device(model: Path) -> None:
     ideal = outputs(model, {**wan, "device_reads": False})
     assert outputs(model, {**wan, "periphery": '{"*": {"read_noise": 0}}'}) == ideal
     louder = ConvertConfig(
-        device=get_preset("wan2022-aihwkit"), periphery=PeripheryConfig(read_noise_frac=0.05)
+        device=get_preset("wan2022-aihwkit", **PLAIN),
+        periphery=PeripheryConfig(read_noise_frac=0.05),
     )
     stated = outputs(model, {**wan, "periphery": '{"*": {"read_noise": 0.05}}'})
     assert stated == outputs(model, provider_options(model, config=louder))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.jobs.age import age
 from rimc_onnx.jobs.convert import convert
 from rimc_onnx.runtime import make_session
@@ -51,7 +52,7 @@ def test_outputs_of_a_node_have_the_published_noise_as_it_ages(tmp_path: Path, p
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(proto, tmp_path / "m.onnx")
-    device = get_preset(preset)
+    device = get_preset(preset, scaling=Scaling.NODE, clip_sigma=math.inf)
     convert(tmp_path / "m.onnx", tmp_path / "new.onnx", config=ConvertConfig(device=device))
     age(tmp_path / "new.onnx", tmp_path / "old.onnx", time_s=86400.0)
     x = rng.uniform(-1, 1, (50, 60)).astype(np.float32)

@@ -38,20 +38,22 @@ std::vector<float> Program(const MappedNode& node, const DeviceOptions& device, 
                            std::vector<float>* w) {
   const auto count = static_cast<std::int64_t>(w->size());
   const std::size_t axis = node.is_conv ? 0 : 1;
+  const ArrayMapping& mapping = device.MappingOf(node.name);
   CellRun cells;
   cells.run = count;
-  if (device.by_column) {
+  if (mapping.by_column) {
     cells.num_columns = dims[axis];
     cells.run = node.is_conv ? count / dims[0] : 1;
   }
   std::vector<float> w_max =
-      LargestWeights(w->data(), count, cells.num_columns, cells.run, device.clip_sigma);
+      LargestWeights(w->data(), count, cells.num_columns, cells.run, mapping.clip_sigma);
   if (!std::all_of(w_max.begin(), w_max.end(), [](float m) { return std::isfinite(m); })) {
     Refuse(
         "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
         "or name the node in the option keep_digital");
   }
-  const kernels::CellLaw& law = device.timed.law;
+  kernels::CellLaw law = device.timed.law;
+  law.clips = mapping.clip_sigma > 0.0 ? 1 : 0;
   if (!device.has_error && law.level_bits == 0 && law.clips == 0) return w_max;
   cells.w_max = w_max.data();
   cells.seed = device.seed;

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "device/json.h"
 #include "device/model_json.h"
 #include "device/values.h"
 #include "ort/ort.h"
@@ -24,6 +25,7 @@ constexpr const char* kKnown[] = {"preset",
                                   "num_slices",
                                   "devices_per_weight",
                                   "scaling",
+                                  "mapping",
                                   "seed",
                                   "keep_digital",
                                   "device_reads",
@@ -63,6 +65,41 @@ std::vector<std::string> Split(const std::string& text) {
     begin = end + 1;
   }
   return parts;
+}
+
+bool IsByColumn(const std::string& where, const std::string& scaling) {
+  if (scaling != "node" && scaling != "column") {
+    Refuse(where, "scaling must be node or column, got '", scaling, "'");
+  }
+  return scaling == "column";
+}
+
+// The JSON object {node: {"scaling": .., "clip_sigma": ..}}; what is left out is of `all`.
+std::map<std::string, ArrayMapping> NodeMappings(const std::string& where, const std::string& text,
+                                                 const ArrayMapping& all) {
+  const Json json = ParseJson(where, text);
+  if (json.kind != Json::Kind::kObject) Refuse(where, " must be an object of nodes' mappings");
+  std::map<std::string, ArrayMapping> mappings;
+  for (const auto& [node, values] : json.fields) {
+    const std::string of_node = where + ": '" + node + "': ";
+    if (values.kind != Json::Kind::kObject) Refuse(of_node, "must be an object");
+    ArrayMapping mapping = all;
+    for (const auto& [name, value] : values.fields) {
+      if (name == "scaling") {
+        mapping.by_column = IsByColumn(of_node, value.text);
+      } else if (name == "clip_sigma" && value.kind == Json::Kind::kNull) {
+        mapping.clip_sigma = 0.0;
+      } else if (name == "clip_sigma" && value.kind == Json::Kind::kNumber) {
+        constexpr double kLeast = std::numeric_limits<double>::min();
+        constexpr double kMost = std::numeric_limits<float>::max();
+        mapping.clip_sigma = ReadNumber(of_node + name, value.text, kLeast, kMost);
+      } else {
+        Refuse(of_node, name, " is no scaling and no number or null of clip_sigma");
+      }
+    }
+    mappings.emplace(node, mapping);
+  }
+  return mappings;
 }
 
 // The time that the law is read at: `text`, or the first one.
@@ -126,21 +163,24 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
       }
       device_reads = value == "1";
     }
-    if (name == "scaling") {
-      if (value != "node" && value != "column") {
-        Refuse(kWhere, "scaling must be node or column, got '", value, "'");
-      }
-      model.by_column = value == "column";
-    }
+    if (name == "scaling") model.by_column = IsByColumn(kWhere, value);
   }
   CheckModel("provider options ", model);
   const double time_s = ResolveTime(model, find("time_s"));
   device.timed = MakeLaw(model, time_s);
   device.has_error = HasError(model);
-  device.by_column = model.by_column;
-  device.clip_sigma = model.clip_sigma;
+  device.mapping = {model.by_column, model.clip_sigma};
+  if (const std::string* const mapping = find("mapping")) {
+    const std::string where = std::string(kWhere) + "mapping";
+    device.node_mappings = NodeMappings(where, ReadTextOrFile(where, *mapping), device.mapping);
+  }
   if (device_reads) device.reads = ReadsOf(model, time_s);
   return device;
+}
+
+const ArrayMapping& DeviceOptions::MappingOf(const std::string& node) const {
+  const auto found = node_mappings.find(node);
+  return found == node_mappings.end() ? mapping : found->second;
 }
 
 bool MatchesPattern(const std::string& pattern, const std::string& text) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,16 +16,24 @@
 
 namespace rimc {
 
+// How the weights of a node lie on their devices.
+struct ArrayMapping {
+  bool by_column = false;   // one W_max per column
+  double clip_sigma = 0.0;  // 0: no weight is clipped
+};
+
 // Crossbars that nodes of an ordinary model are programmed into.
 struct DeviceOptions {
   TimedLaw timed;
-  bool has_error = true;    // else devices hold their targets exactly
-  bool by_column = false;   // one W_max per column
-  double clip_sigma = 0.0;  // 0: no weight is clipped
+  bool has_error = true;  // else devices hold their targets exactly
+  ArrayMapping mapping;
+  std::map<std::string, ArrayMapping> node_mappings;  // of nodes that have one of their own
   std::uint64_t seed = 0;
   std::vector<std::string> keep_digital;  // patterns of node names
   PeripheryOption periphery;
   DeviceReads reads;  // of the device model, unless they are to be ideal
+
+  const ArrayMapping& MappingOf(const std::string& node) const;
 };
 
 using KeyValues = std::vector<std::pair<std::string, std::string>>;

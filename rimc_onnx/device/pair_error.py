@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pair of devices is expected to be off by, over the weight that it holds.
+
+Mean and variance of :func:`.program`'s realised weights, by its own steps: the draws are a lattice
+(one point for each of equally likely parts of both normals) in place of random numbers. So every
+law, time and mapping that can be programmed has its expected error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from rimc_onnx.device.conductance_table import make_table
+from rimc_onnx.device.config import DeviceConfig
+from rimc_onnx.device.mapping import slice_weight
+from rimc_onnx.device.programming import Cells
+from rimc_onnx.device.random.keyed_draws import Purpose
+from rimc_onnx.device.random.normal import Float64Array, normal_from_words
+
+__all__ = ["KNOTS", "PairError", "pair_error"]
+
+KNOTS = 4097
+"""Values of a table, at |w| / W_max = i / 4096."""
+_COARSE = 257
+"""Weights that the law is evaluated at, at (i / 256)^2: closest where most weights are."""
+_POINTS = 256
+"""Of the lattice."""
+_STEP = 97
+"""Of its second axis; odd, so every part of it has one point."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairError:
+    """Realised less target weight of a cell, in units of W_max, at |w| = W_max i / 4096, [KNOTS].
+
+    Of all pairs that hold the weight together, of levels the rounding included. The sign is that of
+    a positive weight: a mean below zero is a loss.
+    """
+
+    mean: Float64Array
+    variance: Float64Array
+
+
+@lru_cache(maxsize=64)
+def pair_error(config: DeviceConfig, time_s: float) -> PairError:
+    """The expected error of a device at a time that :meth:`DeviceConfig.resolve_time` gave."""
+    u = np.square(np.arange(_COARSE) / (_COARSE - 1.0))
+    mapped = slice_weight(u, np.ones(_COARSE), config)
+    mean, variance = np.zeros(_COARSE), np.zeros(_COARSE)
+    zero_mean, zero_variance = _device_error(np.zeros(1), config, time_s)
+    for part in mapped.slices:
+        device_mean, device_variance = _device_error(part.g_us, config, time_s)
+        share = part.significance / config.g_max_us
+        mean += (device_mean - zero_mean) * share
+        variance += (device_variance + zero_variance) * (share * share / config.devices_per_weight)
+    if config.level_bits is not None:
+        step = 1.0 / ((1 << (config.level_bits * config.num_slices)) - 1)
+        variance += step * step / 12.0
+    at = np.arange(KNOTS) / (KNOTS - 1.0)
+    return PairError(mean=np.interp(at, u, mean), variance=np.interp(at, u, variance))
+
+
+def _device_error(
+    g_us: Float64Array, config: DeviceConfig, time_s: float
+) -> tuple[Float64Array, Float64Array]:
+    """Mean and variance of one device's distance from its targets g + G_min, [n], microsiemens."""
+    cells = _LatticeCells(
+        "", 0, replace(config, stuck_min_frac=0.0, stuck_max_frac=0.0), make_table(config, time_s)
+    )
+    shift = cells.shift_us(np.tile(g_us, _POINTS), 0, 0).reshape(_POINTS, -1)
+    # Sums over the first axis go row by row: the same bits on every machine.
+    first = shift.sum(axis=0) / _POINTS
+    second = np.square(shift).sum(axis=0) / _POINTS
+    works = 1.0 - config.stuck_min_frac - config.stuck_max_frac
+    first, second = works * first, works * second
+    for share, g_stuck_us in (
+        (config.stuck_min_frac, 0.0),
+        (config.stuck_max_frac, config.g_max_us),
+    ):
+        first = first + share * (g_stuck_us - g_us)
+        second = second + share * np.square(g_stuck_us - g_us)
+    return first, np.maximum(second - first * first, 0.0)
+
+
+class _LatticeCells(Cells):
+    """Cells [points * n], one point of the lattice after another."""
+
+    def normals(self, device: int, purpose: Purpose, start: int, count: int) -> Float64Array:
+        """Normals of unit variance of the points, each ``count / points`` times."""
+        del device, start  # a lattice has no addresses
+        order = np.arange(_POINTS)
+        if purpose is not Purpose.PROGRAMMING:
+            order = order * _STEP % _POINTS
+        words = (order * (2**32 // _POINTS) + 2**31 // _POINTS).astype(np.uint32)
+        z = normal_from_words(words)
+        z /= np.sqrt(np.square(z[np.argsort(order)]).cumsum()[-1] / _POINTS)
+        return np.repeat(z, count // _POINTS)
