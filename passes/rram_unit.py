@@ -19,6 +19,7 @@ from rimc_onnx.passes.node_geometry import node_geometry
 
 __all__ = ["RramUnit", "conv_unit", "matmul_unit", "unit_periphery"]
 
+_STORE_IT = "store it in the file as a constant"
 _CAST_FROM = {ir.DataType.FLOAT: None, ir.DataType.FLOAT16: ir.DataType.FLOAT16}
 
 
@@ -58,9 +59,9 @@ def _checked_weight(node: ir.Node) -> Constant | str:
     weight = find_constant(value)
     if weight is None:
         name = "" if value is None else f" '{value.name}'"
-        return f"weight{name} is {explain_variable(value)}"
+        return f"weight{name} is {explain_variable(value)}: {_STORE_IT}"
     if weight.dtype not in _CAST_FROM:
-        return f"dtype {weight.dtype.name.lower()}: RRAM operators compute in float32"
+        return f"dtype {weight.dtype.name.lower()}: RRAM operators compute in float32, export it so"
     if 0 in weight.shape:
         return f"weight of shape {list(weight.shape)} is empty"
     return weight
@@ -80,7 +81,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
         return "the input is missing"
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad not in {"NOTSET", "VALID"}:
-        return f"auto_pad {auto_pad} is not written as pads"
+        return f"auto_pad {auto_pad} is not written as pads: export with a fixed input size"
     geometry = node_geometry(node, weight.shape)
     columns = geometry.columns
     bias = np.zeros(columns, np.float32)
@@ -88,7 +89,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
     if given is not None:
         constant = find_constant(given)
         if constant is None:
-            return f"bias '{given.name}' is {explain_variable(given)}"
+            return f"bias '{given.name}' is {explain_variable(given)}: {_STORE_IT}"
         if constant.shape != (columns,):
             raise ModelError(
                 f"node '{node.name}' (Conv): the bias has shape {list(constant.shape)}, but the "
@@ -101,7 +102,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
         window = geometry.window
         return (
             f"a kernel window of {window} word line{'s' * (window > 1)} does not fit in a tile "
-            f"of {tile_rows}"
+            f"of {tile_rows}: take taller tiles"
         )
     return RramUnit(
         name=str(node.name),
@@ -129,7 +130,7 @@ def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUni
     if rank == 1:
         return "weight has rank 1: a vector is no matrix"
     if rank > 2:
-        return f"weight has rank {rank}: one array holds one matrix"
+        return f"weight has rank {rank}: one array holds one matrix, so give each a MatMul"
     if shapes.rank(x) == 1:
         return "left-hand side has rank 1"
     geometry = node_geometry(node, weight.shape)

@@ -205,10 +205,12 @@ class _Look:
         constant = find_constant(node.inputs[1])
         if constant is None:
             name = getattr(node.inputs[1], "name", None)
-            return f"weight '{name}' is no plain constant"
+            return f"weight '{name}' is no plain constant: store it in the file as one"
         if constant.dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
             return f"weight of shape {list(constant.shape)} has no kernel, or is empty"
-        return f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32"
+        return (
+            f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32, export it so"
+        )
 
     def _operands(self, node: ir.Node) -> str | None:
         """Refuse products that have no weight on the right-hand side."""
@@ -216,7 +218,9 @@ class _Look:
         if x is None or w is None:
             return "an operand is missing"
         if w.is_initializer() and w.is_graph_input():
-            return f"weight '{w.name}' is an overridable initializer (it is a graph input too)"
+            return (
+                f"weight '{w.name}' is an overridable initializer: take it off the graph's inputs"
+            )
         x_fixed, w_fixed = self._is_fixed(x), self._is_fixed(w)
         if x_fixed and w_fixed:
             return "both operands are constants"

@@ -43,23 +43,24 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
         ("g (float[3,6] x, float[6,3] z) => (float y) { y = MatMul(x, z) }", {},
          "both operands are activations"),
         (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(2, 6, 5)},
-         "weight has rank 3: one array holds one matrix"),
+         "weight has rank 3: one array holds one matrix, so give each a MatMul"),
         (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6)},
          "weight has rank 1: a vector is no matrix"),
         ("g (float[6] x) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
          "left-hand side has rank 1"),
         ("g (double[3,6] x) => (double y) { y = MatMul(x, w) }", {"w": _ones(6, 5, dtype=F64)},
-         "dtype double: RRAM operators compute in float32"),
+         "dtype double: RRAM operators compute in float32, export it so"),
         ("g (double[3,6] x) => (double y) { y = Gemm(x, w) }", {"w": _ones(6, 5, dtype=F64)},
-         "dtype double: RRAM operators compute in float32"),
+         "dtype double: RRAM operators compute in float32, export it so"),
         (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6, 0)}, "weight of shape [6, 0] is empty"),
         ("g (float[6,3] x) => (float y) { y = MatMul(w, x) }", {"w": _ones(5, 6)},
          "the constant is the left operand"),
         (f"{ROWS} {{ y = MatMul(w, w) }}", {"w": _ones(6, 6)}, "both operands are constants"),
         ("g (float[3,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
-         "weight 'w' is an overridable initializer (it is a graph input too)"),
+         "weight 'w' is an overridable initializer: take it off the graph's inputs"),
         (f"{ROWS} {{ c = Bernoulli(w) y = MatMul(x, c) }}", {"w": _ones(6, 5)},
-         "weight 'c' is computed by node 'Bernoulli_0' (Bernoulli)"),
+         "weight 'c' is computed by node 'Bernoulli_0' (Bernoulli): store it in the file as a "
+         "constant"),
         ("g (float[3,6] x) => (float y) <float s = {0.5}> "
          "{ c = DequantizeLinear(w, s) y = Gemm(x, c) }",
          {"w": _ones(6, 5, dtype=np.int8)},
@@ -74,13 +75,15 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
         ("g (float[1,3,5,5] x, float[3,4,2,2] z) => (float y) { y = ConvTranspose(x, z) }",
          {}, "both operands are activations"),
         ("g (double[1,3,5,5] x) => (double y) { y = ConvTranspose(x, w) }",
-         {"w": _ones(3, 4, 2, 2, dtype=F64)}, "dtype double: RRAM operators compute in float32"),
+         {"w": _ones(3, 4, 2, 2, dtype=F64)},
+         "dtype double: RRAM operators compute in float32, export it so"),
         ("g (float[1,3,5,5] x) => (float y) { y = ConvTranspose(x, w) }",
          {"w": _ones(3, 0, 2, 2)}, "weight of shape [3, 0, 2, 2] has no kernel, or is empty"),
         ("g (float[1,3,5,5] x, float[4] c) => (float y) { y = Conv(x, w, c) }",
-         {"w": _ones(4, 3, 2, 2)}, "bias 'c' is an input"),
+         {"w": _ones(4, 3, 2, 2)}, "bias 'c' is an input: store it in the file as a constant"),
         ('g (float[1,3,5,5] x) => (float y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
-         {"w": _ones(4, 3, 2, 2)}, "auto_pad SAME_UPPER is not written as pads"),
+         {"w": _ones(4, 3, 2, 2)},
+         "auto_pad SAME_UPPER is not written as pads: export with a fixed input size"),
     ],
 )  # fmt: skip
 def test_node_stays_digital_for_a_reason(build, graph, arrays, reason):
@@ -91,7 +94,8 @@ def test_node_stays_digital_for_a_reason(build, graph, arrays, reason):
 def test_kernel_window_must_fit_in_a_tile(build, tile_rows, fits):
     model = build("g (float[1,1,9,9,9] x) => (float y) { y = Conv(x, w) }", w=_ones(1, 1, 7, 7, 7))
     config = ConvertConfig(periphery=PeripheryConfig(tile_rows=tile_rows))
-    want = None if fits else "a kernel window of 343 word lines does not fit in a tile of 342"
+    says = "a kernel window of 343 word lines does not fit in a tile of 342: take taller tiles"
+    want = None if fits else says
     assert _only(model, config) == want
 
 
@@ -219,7 +223,8 @@ def test_nothing_mapped_is_an_error_that_sums_up(build):
     with pytest.raises(
         NodeMappingError,
         match=r"none of 3 nodes can go to RRAM \('MatMul_0' and 1 more: both operands are "
-        r"activations; 'MatMul_2': weight has rank 3: one array holds one matrix\)\. See",
+        r"activations; 'MatMul_2': weight has rank 3: one array holds one matrix, so give each a "
+        r"MatMul\)\. See",
     ):
         require_mapped(select_rram_nodes(model, CONFIG))
     with pytest.raises(NodeMappingError, match="no node that multiplies matrices"):
