@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from rimc_onnx.jobs.teacher import (
     TEACHER_PATH,
     TEACHER_SHA256,
     VERSION,
+    nodes_text,
     package_version,
 )
 from rimc_onnx.runtime.programming import native_programmer
@@ -114,14 +114,7 @@ def convert(
             TEACHER_SHA256: digest,
             TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
             VERSION: package_version(),
-            NODES: json.dumps(
-                [
-                    {"name": n.name, "op_type": n.op_type, "mapped": False, "reason": n.reason}
-                    for n in report.nodes
-                    if not n.mapped
-                ],
-                sort_keys=True,
-            ),
+            NODES: nodes_text(report.nodes),
         }
     )
     save_model(graph, target, force=force)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxscript import ir
@@ -24,6 +24,7 @@ __all__ = [
     "VERSION",
     "check_converted",
     "digital_nodes",
+    "nodes_text",
     "package_version",
     "teacher_of",
 ]
@@ -33,6 +34,7 @@ TEACHER_PATH = "rimc.teacher_path"
 VERSION = "rimc.version"
 NODES = "rimc.nodes"
 """Metadata of a converted model; the path is relative to its folder."""
+_OF_DIGITAL_NODES = ("name", "op_type", "mapped", "reason")
 
 
 def check_converted(graph: ir.Model, source: Path) -> None:
@@ -58,12 +60,18 @@ def digital_nodes(graph: ir.Model) -> list[NodeReport]:
     return [NodeReport(**n) for n in json.loads(graph.metadata_props.get(NODES, "[]"))]
 
 
+def nodes_text(nodes: Sequence[NodeReport]) -> str:
+    """What the file records of the digital ones of ``nodes``."""
+    rows = [{name: getattr(n, name) for name in _OF_DIGITAL_NODES} for n in nodes if not n.mapped]
+    return json.dumps(rows, sort_keys=True)
+
+
 def _is_list_of_nodes(text: str) -> bool:
     try:
         nodes = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    keys = {f.name for f in fields(NodeReport)}
+    keys = set(_OF_DIGITAL_NODES)
     return isinstance(nodes, list) and all(isinstance(n, dict) and n.keys() == keys for n in nodes)
 
 
