@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.moments import rows_of
+from rimc_onnx.calibration.moments import finite_rows, rows_of
 from rimc_onnx.calibration.walk import teacher_run
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory
@@ -56,7 +56,8 @@ def _line_power(geometry: NodeGeometry, chunks: Sequence[Array], about_mean: boo
     first = np.zeros((geometry.group, geometry.depth))
     second, rows = np.zeros_like(first), 0
     for x in chunks:
-        for (part,) in rows_of(geometry, x):
+        for row in rows_of(geometry, x):
+            (part,) = finite_rows(row)
             rows += len(part)
             first += part.sum(axis=0, dtype=np.float64)
             second += np.square(part, dtype=np.float64).sum(axis=0)

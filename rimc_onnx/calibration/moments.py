@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram, are_few
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["Features", "SecondMoments", "rows_of"]
+__all__ = ["Features", "SecondMoments", "finite_rows", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ def rows_of(geometry: NodeGeometry, x: Array, *outputs: Array) -> Iterator[tuple
             )
 
 
-def _finite(rows: tuple[Array, ...]) -> tuple[Array, ...]:
+def finite_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
     """Without the rows in which a value is NaN or infinite."""
     # Sums of float32 in float64 do not overflow: one pass, mostly without a mask.
     if all(np.isfinite(part.sum(dtype=np.float64)) for part in rows):
@@ -84,7 +84,7 @@ class SecondMoments:
         Without ``h`` only the teacher's moments are kept.
         """
         for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
-            x_rows, y_rows, *h_rows = _finite(rows)
+            x_rows, y_rows, *h_rows = finite_rows(rows)
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)
