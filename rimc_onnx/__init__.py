@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rimc_onnx.api import (
         CalibrateConfig,
         ConvertConfig,
+        FinetuneConfig,
         PeripheryConfig,
         ReadNoiseLaw,
         advise,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         calibrate,
         convert,
         evaluate,
+        finetune,
         inspect,
         write_statistics,
     )
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CalibrateConfig",
     "ConvertConfig",
+    "FinetuneConfig",
     "PeripheryConfig",
     "ReadNoiseLaw",
     "advise",
@@ -32,6 +35,7 @@ __all__ = [
     "calibrate",
     "convert",
     "evaluate",
+    "finetune",
     "inspect",
     "write_statistics",
 ]

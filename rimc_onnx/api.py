@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from rimc_onnx.jobs.calibrate import calibrate
     from rimc_onnx.jobs.convert import convert
     from rimc_onnx.jobs.evaluate import EvaluationReport, evaluate
+    from rimc_onnx.jobs.finetune import finetune
     from rimc_onnx.jobs.inspect import inspect
     from rimc_onnx.jobs.reports import (
         AgeReport,
         CalibratedNodeReport,
         CalibrateReport,
         ConvertReport,
+        FinetuneReport,
         InspectReport,
         NodeRangesReport,
         NodeReport,
         StatisticsReport,
+        ValidationReport,
     )
     from rimc_onnx.jobs.statistics import write_statistics
+    from rimc_onnx.training.config import FinetuneConfig
 
 __all__ = [
     "AdviceOption",
@@ -40,17 +44,21 @@ __all__ = [
     "ConvertConfig",
     "ConvertReport",
     "EvaluationReport",
+    "FinetuneConfig",
+    "FinetuneReport",
     "InspectReport",
     "NodeRangesReport",
     "NodeReport",
     "PeripheryConfig",
     "ReadNoiseLaw",
     "StatisticsReport",
+    "ValidationReport",
     "advise",
     "age",
     "calibrate",
     "convert",
     "evaluate",
+    "finetune",
     "inspect",
     "write_statistics",
 ]
@@ -65,6 +73,8 @@ _HOMES = {
     "ConvertConfig": "rimc_onnx.crossbar.config",
     "ConvertReport": "rimc_onnx.jobs.reports",
     "EvaluationReport": "rimc_onnx.jobs.evaluate",
+    "FinetuneConfig": "rimc_onnx.training.config",
+    "FinetuneReport": "rimc_onnx.jobs.reports",
     "InspectReport": "rimc_onnx.jobs.reports",
     "NodeRangesReport": "rimc_onnx.jobs.reports",
     "NodeReport": "rimc_onnx.jobs.reports",
@@ -72,10 +82,12 @@ _HOMES = {
     "ReadNoiseLaw": "rimc_onnx.crossbar.config",
     "StatisticsReport": "rimc_onnx.jobs.reports",
     "advise": "rimc_onnx.jobs.advise",
+    "ValidationReport": "rimc_onnx.jobs.reports",
     "age": "rimc_onnx.jobs.age",
     "calibrate": "rimc_onnx.jobs.calibrate",
     "convert": "rimc_onnx.jobs.convert",
     "evaluate": "rimc_onnx.jobs.evaluate",
+    "finetune": "rimc_onnx.jobs.finetune",
     "inspect": "rimc_onnx.jobs.inspect",
     "write_statistics": "rimc_onnx.jobs.statistics",
 }

@@ -41,9 +41,10 @@ EXECUTION = RUNTIME | {"onnxscript", "rimc_onnx.execution"}
 PASSES = CROSSBAR | {"onnx_ir", "onnxscript", "rimc_onnx.bodies", "rimc_onnx.passes"}
 CALIBRATION = (PASSES | EXECUTION | {"scipy", "rimc_onnx.calibration"}) - {"onnxruntime"}
 IO = PASSES | EXECUTION | {"rimc_onnx.calibration", "rimc_onnx.io"}
-TRAINING = (PASSES | EXECUTION | {"scipy", "rimc_onnx.io", "rimc_onnx.training"}) - {"onnxruntime"}
+TRAINING = (PASSES | EXECUTION | {"rimc_onnx.io", "rimc_onnx.training"}) - {"onnxruntime"}
 JOBS = CALIBRATION | IO | {"rimc_onnx.jobs", "rimc_onnx.training"}
-CLI = CROSSBAR | {"rimc_onnx.api", "rimc_onnx.calibration.config", "rimc_onnx.cli"}
+CONFIGS = {"rimc_onnx.calibration.config", "rimc_onnx.training.config"}
+CLI = CROSSBAR | CONFIGS | {"rimc_onnx.api", "rimc_onnx.cli"}
 
 ALLOWED = {
     # part -> packages and own modules beside the standard library; each row may import those above

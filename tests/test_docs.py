@@ -240,6 +240,7 @@ _REPORTS = {
     "calibrate": api.CalibrateReport,
     "statistics": api.StatisticsReport,
     "evaluate": EvaluationReport,
+    "finetune": api.FinetuneReport,
     "inspect": api.InspectReport,
     "quickstart": QuickstartReport,
     "study recovery": RecoveryReport,

@@ -51,6 +51,7 @@ def test_package_exposes_the_jobs() -> None:
     assert sorted(rimc_onnx.__all__) == [
         "CalibrateConfig",
         "ConvertConfig",
+        "FinetuneConfig",
         "PeripheryConfig",
         "ReadNoiseLaw",
         "advise",
@@ -58,6 +59,7 @@ def test_package_exposes_the_jobs() -> None:
         "calibrate",
         "convert",
         "evaluate",
+        "finetune",
         "inspect",
         "write_statistics",
     ]

@@ -17,7 +17,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rimc_onnx.cli import advise_command, device_commands, study_commands
+from rimc_onnx.cli import (
+    advise_command,
+    device_commands,
+    study_commands,
+    training_commands,
+)
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.entry import INTERRUPTED, INTERRUPTED_CODE
@@ -418,6 +423,7 @@ def inspect(
     console.result(report, lambda: show_inspection(console, report))
 
 
+app.command("finetune")(_handled(training_commands.finetune))
 app.command("quickstart")(_handled(study_commands.quickstart))
 study = typer.Typer(
     no_args_is_help=True, help="Studies: the main job many times over, with its spread."

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         AgeReport,
         CalibrateReport,
         ConvertReport,
+        FinetuneReport,
         InspectReport,
         NodeRangesReport,
         NodeReport,
@@ -32,6 +33,7 @@ __all__ = [
     "show_device",
     "show_devices",
     "show_evaluation",
+    "show_finetuning",
     "show_inspection",
     "show_recovery",
 ]
@@ -77,6 +79,41 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
             "sparse cells hold what is cut; for use without one convert with --uncalibrated"
         )
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
+
+
+def show_finetuning(console: Console, report: FinetuneReport) -> None:
+    """Every validation, and the state that was written."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f} %"
+
+    console.table(
+        ["step", "loss", "loss on devices", "right", "right on devices", ""],
+        [
+            [
+                str(v.step),
+                f"{v.clean_loss:.4g}",
+                f"{v.device_loss:.4g}",
+                share(v.clean_hits),
+                share(v.device_hits),
+                "written" if v == report.best else "",
+            ]
+            for v in report.validations
+        ],
+    )
+    console.line(
+        f"{report.trained_weights} weights in {report.trained} initializers trained for "
+        f"{report.device}{_at(report.time_s)} on {report.samples} samples, "
+        f"{report.validation_samples} held out; {report.steps} steps, {report.seconds:.1f} s on "
+        f"{report.runs_on}{_peak(report.peak_rss_bytes)}"
+    )
+    if not report.changed:
+        console.line("no state was better on devices than the file: its weights are unchanged")
+    console.line(f"wrote {report.output}")
+
+
+def _peak(peak_rss_bytes: int | None) -> str:
+    return "" if peak_rss_bytes is None else f", peak memory {peak_rss_bytes / 2**20:.0f} MiB"
 
 
 def _reads(noise_frac: float | None, noise_law: str | None, iv_curve: str | None) -> str:

@@ -11,11 +11,13 @@ __all__ = [
     "CalibrateReport",
     "CalibratedNodeReport",
     "ConvertReport",
+    "FinetuneReport",
     "InspectReport",
     "NodeRangesReport",
     "NodeReport",
     "OutputsReport",
     "StatisticsReport",
+    "ValidationReport",
 ]
 
 
@@ -190,3 +192,45 @@ class StatisticsReport:
     """Of these, samples that the file holds."""
     nodes: int
     bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """Figures of one state of a training on held-out samples."""
+
+    step: int
+    clean_loss: float
+    """Of the weights as they are."""
+    device_loss: float
+    """Mean over simulated devices, not calibrated."""
+    clean_hits: float | None
+    """Share of samples with the label's class, or the teacher's; ``None`` without classes."""
+    device_hits: float | None
+
+    @property
+    def loss(self) -> float:
+        """Sum of both losses: the best state has least of it."""
+        return self.clean_loss + self.device_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneReport:
+    """What a training for the device did."""
+
+    output: str
+    device: str
+    time_s: float | None
+    trained: int
+    """Initializers that were trained."""
+    trained_weights: int
+    changed: int
+    """Initializers with other values in the output; 0 where no state was better than the file."""
+    samples: int
+    validation_samples: int
+    steps: int
+    best: ValidationReport
+    """The state that was written; step 0 is the file as it came."""
+    validations: list[ValidationReport]
+    runs_on: str
+    seconds: float
+    peak_rss_bytes: int | None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -240,6 +240,11 @@ class GraphModule(nn.Module):
     def inputs_of(self, node: str) -> tuple[str | None, ...]:
         """Names of the values that a node reads."""
         return next(step.inputs for step in self._steps if step.name == node)
+
+    def outputs_of(self, nodes: Iterable[str]) -> dict[str, str]:
+        """First output of every node, by node."""
+        wanted = set(nodes)
+        return {s.name: str(s.outputs[0]) for s in self._steps if s.name in wanted}
 
     def names_at(self, op_type: str, index: int) -> set[str]:
         """Values that nodes of ``op_type`` read as input ``index``."""

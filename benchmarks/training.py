@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training for the device on ResNet-20 / CIFAR-100: accuracy, and what a step costs.
+
+    python -m benchmarks.training [--data TRAIN.npz] [--steps 300] [--recipes none clip penalty]
+        [--device wan2022-aihwkit] [--time 1d] [--seeds 2] [--images 1000]
+    python -m benchmarks.training --cost
+
+A row per recipe: the trained network as it is, on devices that are not calibrated, calibrated as a
+black box from 10 samples, and with the arrays read out; SRAM as for rank 2. ``none`` trains
+nothing, ``convert-clip`` clips in the conversion. Without ``--data`` the 256 training images of the
+shared data are trained on; a file of more has arrays ``input`` and ``labels``. ``--cost`` times a
+step with deviations drawn, and one with the penalty, over a plain step of the same module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rimc_onnx
+from benchmarks.datasets import DATA, cifar100_test
+from rimc_onnx.calibration.config import CalibrateConfig
+from rimc_onnx.crossbar import ConvertConfig
+from rimc_onnx.device import get_preset, parse_time
+from rimc_onnx.jobs.finetune import finetune
+from rimc_onnx.training.config import FinetuneConfig
+
+_CALIBRATION = "benchmarks.datasets:cifar100_calibration"
+_TEACHER = DATA / "resnet20_cifar100" / "resnet20.onnx"
+RECIPES: dict[str, dict[str, Any]] = {
+    "clip": {"penalty": 0.0},
+    "penalty": {},
+    "injection": {"penalty": 0.0, "noise_scale": 1.0},
+    "penalty-no-clip": {"weight_clip_sigma": None},
+    "penalty-injection": {"noise_scale": 1.0},
+}
+"""What a recipe changes of the default."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=_CALIBRATION)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--recipes", nargs="+", default=["none", "clip", "penalty", "injection"])
+    parser.add_argument("--device", default="wan2022-aihwkit")
+    parser.add_argument("--time", default="1d")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--cost", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.cost:
+        _cost()
+        return
+    device = get_preset(arguments.device)
+    time_s = None if device.time_law is None else parse_time(arguments.time)
+    config = ConvertConfig(device=device, time_s=time_s, rank=2)
+    print("recipe              clean  uncalibrated  black box  read-out  seconds", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in arguments.recipes:
+            _row(recipe, Path(folder), config, arguments)
+
+
+def _row(recipe: str, folder: Path, config: ConvertConfig, arguments: argparse.Namespace) -> None:
+    start, model = time.perf_counter(), _TEACHER
+    if recipe == "convert-clip":
+        config = replace(config, device=replace(config.device, weight_clip_sigma=2.5))
+    elif recipe != "none":
+        model = folder / f"{recipe}.onnx"
+        job = FinetuneConfig(
+            convert=config,
+            steps=arguments.steps,
+            learning_rate=arguments.learning_rate,
+            **RECIPES[recipe],
+        )
+        report = finetune(model=_TEACHER, output=model, data=arguments.data, config=job)
+        for v in report.validations:
+            print(f"    {v}", flush=True)
+    seconds = time.perf_counter() - start
+    test = _test(arguments.images)
+    clean = _top1(model, test, native=False)
+    found = []
+    for seed in range(arguments.seeds):
+        target = folder / f"{recipe}.{seed}.rimc.onnx"
+        rimc_onnx.convert(model, target, config=replace(config, seed=seed))
+        figures = [_top1(target, test)]
+        for read_out in (False, True):
+            calibrated = folder / f"{recipe}.{seed}.calibrated.onnx"
+            rimc_onnx.calibrate(
+                target,
+                calibrated,
+                data=_CALIBRATION,
+                teacher=model,
+                config=CalibrateConfig(read_out=read_out),
+                force=True,
+            )
+            figures.append(_top1(calibrated, test))
+        found.append(figures)
+    means = np.mean(found, axis=0)
+    print(
+        f"{recipe:18s} {clean:6.2f} {means[0]:13.2f} {means[1]:10.2f} {means[2]:9.2f} "
+        f"{seconds:8.0f}",
+        flush=True,
+    )
+
+
+def _test(images: int) -> dict[str, np.ndarray[Any, Any]]:
+    chunks = list(cifar100_test())
+    whole = {n: np.concatenate([c[n] for c in chunks]) for n in chunks[0]}
+    chosen = np.random.default_rng(0).permutation(len(whole["labels"]))[:images]
+    return {n: a[chosen] for n, a in whole.items()}
+
+
+def _top1(model: Path, test: dict[str, Any], *, native: bool = True) -> float:
+    report = rimc_onnx.evaluate(model, data=test, native=native)
+    return 100 * (report.top1 or 0.0)
+
+
+def _cost() -> None:
+    import torch
+
+    from rimc_onnx.io.model_files import load_model
+    from rimc_onnx.training import load
+    from rimc_onnx.training.analog_layer import Cells, Draw
+    from rimc_onnx.training.analog_model import AnalogModel
+
+    feeds = {"input": torch.randn(32, 3, 32, 32)}
+    config = ConvertConfig(device=get_preset("wan2022-aihwkit"), time_s=86400.0)
+    analog = AnalogModel(load_model(_TEACHER), config, {})
+    for layer in analog.layers.values():
+        layer.is_measuring = True
+    with torch.no_grad():
+        analog.module.run(feeds)
+    for name, layer in analog.layers.items():
+        layer.end_measuring(analog.file_weight(name))
+    plain = load(_TEACHER)
+
+    def step(module: Any, more: Callable[[], Any] = lambda: 0.0) -> float:
+        start = time.perf_counter()
+        loss = module.run(feeds)["logits"].square().mean() + more()
+        loss.backward()
+        return time.perf_counter() - start
+
+    def drawn() -> float:
+        analog.set_draw(Draw(seed=0, step=0))
+        return step(analog.module)
+
+    def penalised() -> float:
+        analog.set_cells(Cells.IDEAL)
+        return step(analog.module, analog.penalty)
+
+    turns = [(step(plain), drawn(), penalised()) for _ in range(9)]
+    base, with_draws, with_penalty = np.median(turns, axis=0)
+    print(f"plain step of 32 images {base * 1e3:.0f} ms")
+    print(f"deviations drawn        {with_draws / base:.2f} times")
+    print(f"penalty                 {with_penalty / base:.2f} times")
+
+
+if __name__ == "__main__":
+    main()

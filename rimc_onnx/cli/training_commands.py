@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``finetune``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.data_options import sample_source
+from rimc_onnx.cli.options import (
+    EVERY_NODE,
+    IDEAL_PERIPHERY,
+    PRESET,
+    BatchAxis,
+    BatchSize,
+    DataOption,
+    DeviceOptions,
+    Force,
+    Json,
+    Labels,
+    MappingOptions,
+    Model,
+    Output,
+    PeripheryOptions,
+    Seed,
+    convert_config,
+    with_options,
+)
+from rimc_onnx.cli.tables import show_finetuning
+from rimc_onnx.errors import UsageError
+
+if TYPE_CHECKING:
+    from rimc_onnx.crossbar import ConvertConfig
+    from rimc_onnx.training.config import FinetuneConfig
+
+__all__ = ["RECIPE", "RecipeOptions", "finetune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What is minimised, how long and how fast; the defaults are those of ``FinetuneConfig``."""
+
+    loss: Annotated[
+        str,
+        typer.Option(help="distill, features, task, span, or module:callable of one's own."),
+    ] = "distill"
+    temperature: Annotated[float, typer.Option(help="Of softened classes.")] = 2.0
+    noise_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw the device's deviations for every batch, times this.", show_default="none"
+        ),
+    ] = None
+    noise_ramp: Annotated[
+        float, typer.Option(help="Share of the steps over which --noise-scale grows from 0.")
+    ] = 0.3
+    life: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..TO",
+            help="Ages that deviations are drawn for, such as 1s..1d.",
+            show_default="--time",
+        ),
+    ] = None
+    penalty: Annotated[
+        float,
+        typer.Option(help="Weight of the expected error of all nodes' outputs at --time."),
+    ] = 1.0
+    weight_clip: Annotated[
+        str,
+        typer.Option(
+            metavar="SIGMAS|none",
+            help="Keep weights within so many standard deviations of their start.",
+        ),
+    ] = "2.5"
+    optimizer: Annotated[str, typer.Option(help="adam, adamw or sgd.")] = "adam"
+    learning_rate: Annotated[float, typer.Option(help="Of the first step.")] = 5e-4
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 0.0
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine"
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 3
+    steps: Annotated[
+        int | None, typer.Option(help="Steps in place of --epochs.", show_default="--epochs")
+    ] = None
+    batch_size: BatchSize = 32
+    validation_samples: Annotated[int, typer.Option(help="Samples held out of --data.")] = 256
+    validation_devices: Annotated[
+        int, typer.Option(help="Simulated devices that a state is tested on.")
+    ] = 2
+    validations: Annotated[int, typer.Option(help="Tests of a state over the training.")] = 8
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many tests without a better state.", show_default="never"),
+    ] = None
+
+    def config(self, convert: ConvertConfig, seed: int) -> FinetuneConfig:
+        """The recipe that these options ask for."""
+        from rimc_onnx.calibration.config import one_of
+        from rimc_onnx.training.config import FinetuneConfig, Loss, Optimizer, Schedule
+
+        known = [loss.value for loss in Loss if loss is not Loss.CUSTOM]
+        loss = Loss.CUSTOM if ":" in self.loss else Loss(one_of("--loss", self.loss, *known))
+        optimizer = one_of("--optimizer", self.optimizer, *(o.value for o in Optimizer))
+        schedule = one_of("--schedule", self.schedule, *(s.value for s in Schedule))
+        return FinetuneConfig(
+            convert=convert,
+            loss=loss,
+            temperature=self.temperature,
+            noise_scale=self.noise_scale,
+            noise_ramp_frac=self.noise_ramp,
+            life_s=_life(self.life),
+            penalty=self.penalty,
+            weight_clip_sigma=_sigmas(self.weight_clip),
+            optimizer=Optimizer(optimizer),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule=Schedule(schedule),
+            epochs=self.epochs,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            validation_samples=self.validation_samples,
+            validation_devices=self.validation_devices,
+            validations=self.validations,
+            patience=self.patience,
+            seed=seed,
+        )
+
+
+RECIPE = RecipeOptions()
+
+
+def _sigmas(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--weight-clip {text!r} is neither a number nor 'none'.") from None
+
+
+def _life(text: str | None) -> tuple[float, float] | None:
+    from rimc_onnx.device import parse_time
+
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    if not (first and dots and last):
+        raise UsageError(f"--life {text!r} is not of the form FROM..TO, such as 1s..1d.")
+    return parse_time(first), parse_time(last)
+
+
+@with_options
+def finetune(
+    model: Model,
+    output: Output = None,
+    data: DataOption = None,
+    batch_axis: BatchAxis = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Samples to test states on.", show_default="a part of --data"),
+    ] = None,
+    labels: Labels = None,
+    device: DeviceOptions = PRESET,
+    periphery: PeripheryOptions = IDEAL_PERIPHERY,
+    mapping: MappingOptions = EVERY_NODE,
+    recipe: RecipeOptions = RECIPE,
+    seed: Seed = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start anew, whatever an earlier call left.")
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model for a device; writes MODEL.finetuned.onnx, the same file with other weights.
+
+    Examples:
+        rimc-onnx finetune model.onnx --device wan2022-aihwkit --time 1d --data train.npz
+
+        rimc-onnx finetune model.onnx --data train.npz --loss task --noise-scale 1 --epochs 10
+    """
+    from rimc_onnx import api
+    from rimc_onnx.io.samples import import_callable
+
+    console = Console(as_json=as_json)
+    config = recipe.config(
+        convert_config(device=device, mapping=mapping, periphery=periphery), seed
+    )
+    with console.progress("finetune") as progress:
+        report = api.finetune(
+            model,
+            output,
+            data=sample_source(data, batch_axis),
+            validation=sample_source(validation, batch_axis) if validation else None,
+            labels=labels,
+            loss=import_callable(recipe.loss) if ":" in recipe.loss else None,
+            config=config,
+            resume=not restart,
+            force=force,
+            progress=progress,
+        )
+    console.result(report, lambda: show_finetuning(console, report))

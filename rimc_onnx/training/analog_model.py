@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph whose nodes that go to RRAM are analog layers: what training for the device runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from onnxscript import ir
+from torch import Tensor
+
+from rimc_onnx.crossbar import ConvertConfig, NodeRanges
+from rimc_onnx.device import CellProgrammer
+from rimc_onnx.errors import ModelError
+from rimc_onnx.passes import (
+    RramUnit,
+    find_constant,
+    prepare_pipeline,
+    require_mapped,
+    select_rram_nodes,
+    structure_pipeline,
+    with_mapping,
+)
+from rimc_onnx.training.analog_layer import AnalogLayer, Cells, Draw
+from rimc_onnx.training.graph_module import GraphModule, node_spec
+from rimc_onnx.training.mapped_weight import mapped_weight
+from rimc_onnx.training.operators import OPERATORS
+
+__all__ = ["AnalogModel", "mapped_units"]
+
+
+def mapped_units(model: ir.Model, config: ConvertConfig) -> tuple[ir.Model, list[RramUnit]]:
+    """The prepared copy of ``model`` that a conversion maps, and its units.
+
+    Raises:
+        ModelError: as a conversion (NodeMappingError: nothing goes to RRAM).
+    """
+    prepared = model.clone()
+    prepare_pipeline(keep_digital=config.keep_digital)(prepared)
+    decisions = select_rram_nodes(prepared, config)
+    require_mapped(decisions)
+    return prepared, [d.unit for d in decisions if d.unit is not None]
+
+
+class AnalogModel:
+    """A :class:`GraphModule` and its analog layers."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        config: ConvertConfig,
+        ranges: Mapping[str, NodeRanges],
+        *,
+        times_s: Sequence[float | None] = (),
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        """``model`` as read from a file; it is changed. ``ranges`` by node.
+
+        Raises:
+            ModelError: the model can't be converted, imported or trained.
+        """
+        prepared, units = mapped_units(model, config)
+        structure_pipeline(keep_digital=config.keep_digital)(model)
+        self.module = GraphModule(model, outputs)
+        self.config = config
+        """As given: scaling and clipping that it leaves open are chosen as a conversion does."""
+        self._mapped_config = with_mapping(config, units)
+        self.layers: dict[str, AnalogLayer] = {}
+        self.weights: dict[str, str] = {}
+        """Node -> name of its weight's parameter."""
+        nodes = {node.name: node for node in model.graph}
+        overlaps = {node.name: node for node in prepared.graph}
+        for unit in units:
+            node = nodes.get(unit.name)
+            if node is None:
+                raise ModelError(f"node '{unit.name}': is not in the file, so it can't be trained.")
+            self._replace(node, unit, overlaps, ranges.get(unit.name), times_s)
+
+    def _replace(
+        self,
+        node: ir.Node,
+        unit: RramUnit,
+        prepared: Mapping[str | None, ir.Node],
+        ranges: NodeRanges | None,
+        times_s: Sequence[float | None],
+    ) -> None:
+        weight, x = mapped_weight(node, unit)
+        is_gemm = node.op_type == "Gemm"
+        layer = AnalogLayer(
+            unit,
+            weight,
+            self._mapped_config,
+            ranges,
+            times_s=times_s,
+            alpha_beta=(
+                node.attributes.get_float("alpha", 1.0) if is_gemm else 1.0,
+                node.attributes.get_float("beta", 1.0) if is_gemm else 1.0,
+            ),
+            trans_a=is_gemm and bool(node.attributes.get_int("transA", 0)),
+            overlap=_Overlap(prepared[f"{unit.name}/overlap"])
+            if node.op_type == "ConvTranspose"
+            else None,
+        )
+        if not self.module.has_node(unit.name):
+            return  # no output that is asked for needs it
+        source = find_constant(node.inputs[1])
+        name = str(source.source.name) if source is not None else ""
+        if self.module.parameter(name) is None:
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}): its weight '{name}' can't be trained: "
+                f"another node reads it as a bound or table. Keep the node digital."
+            )
+        with torch.no_grad():
+            layer.fix_limit(torch.from_numpy(unit.weight.float32().copy()))
+        self.module.replace(unit.name, layer, first_input=x)
+        self.layers[unit.name], self.weights[unit.name] = layer, name
+
+    def file_weight(self, node: str) -> Tensor:
+        """The weight that the node of the file has: the parameter through the graph's views."""
+        return self.module.value_of(self.module.inputs_of(node)[1])
+
+    # --- what the arrays hold -----------------------------------------------------------------
+
+    def set_cells(self, cells: Cells) -> None:
+        """For all layers."""
+        for layer in self.layers.values():
+            layer.cells = cells
+
+    def set_draw(self, draw: Draw) -> None:
+        """Deviations of all layers, from now on."""
+        for layer in self.layers.values():
+            layer.draw = draw
+            layer.cells = Cells.DRAWN
+
+    @contextmanager
+    def on_device(
+        self,
+        seed: int,
+        time_s: float | None,
+        programmer: CellProgrammer | None,
+        run: int | None = None,
+    ) -> Iterator[None]:
+        """All layers programmed as one device; ``run`` numbers the draws of read noise."""
+        units = [layer.unit_of(self.file_weight(name)) for name, layer in self.layers.items()]
+        config = with_mapping(replace(self.config, seed=seed, time_s=time_s), units)
+        before = {name: layer.cells for name, layer in self.layers.items()}
+        try:
+            for name, layer in self.layers.items():
+                layer.program(self.file_weight(name), config, programmer)
+                layer.run = run
+            yield
+        finally:
+            for name, layer in self.layers.items():
+                layer.forget()
+                layer.cells, layer.run = before[name], None
+
+    # --- weights ------------------------------------------------------------------------------
+
+    def penalty(self, index: int = 0) -> Tensor:
+        """Sum over the nodes of their penalties."""
+        found = [layer.penalty(self.file_weight(n), index) for n, layer in self.layers.items()]
+        return torch.stack(found).sum()
+
+    def clip_limits(self, clip_sigma: float) -> dict[str, Tensor]:
+        """Largest |W| of every node, as it goes with the file's weight, from today's weights."""
+        limits: dict[str, Tensor] = {}
+        for node, layer in self.layers.items():
+            with torch.no_grad():
+                w = layer.weight.to_arrays(self.file_weight(node))
+                axes = layer.shared_axes(w)
+                limit = clip_sigma * w.var(axes, correction=0, keepdim=True).sqrt()
+                limit = torch.minimum(limit, w.abs().amax(axes, keepdim=True))
+                limits[node] = layer.weight.limits_of_file(limit)
+        return limits
+
+    def clip(self, limits: Mapping[str, Tensor]) -> None:
+        """Cut the weights at ``limits``, in place: a node's weight is a view of its parameter."""
+        with torch.no_grad():
+            for node, limit in limits.items():
+                self.file_weight(node).clamp_(-limit, limit)
+
+
+class _Overlap:
+    """The digital overlap-add behind the product of a ConvTranspose, without its bias."""
+
+    def __init__(self, node: ir.Node) -> None:
+        constant = find_constant(node.inputs[1])
+        if constant is None:
+            raise ModelError(f"node '{node.name}': its kernel is no constant.")
+        self._kernel = torch.from_numpy(np.array(constant.float32()))
+        self._operator = OPERATORS["ConvTranspose"](node_spec(node, 13))
+
+    def __call__(self, taps: Tensor) -> Tensor:
+        self._kernel = self._kernel.to(taps.device)
+        y = self._operator(taps, self._kernel, None)
+        assert isinstance(y, Tensor)
+        return y

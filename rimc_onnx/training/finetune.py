@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: steps, validations on simulated devices, and a state that survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rimc_onnx.device import CellProgrammer
+from rimc_onnx.errors import CalibrationError
+from rimc_onnx.training.analog_layer import Adapter, Cells, Draw
+from rimc_onnx.training.analog_model import AnalogModel
+from rimc_onnx.training.batches import Batches, Rows
+from rimc_onnx.training.config import FinetuneConfig, Optimizer, Schedule
+from rimc_onnx.training.graph_module import GraphModule
+from rimc_onnx.training.losses import Objective
+
+__all__ = ["Trainer", "Validation"]
+
+_LEAST_RATE = 0.01
+"""Of the first learning rate, at the end of a schedule."""
+_TEACHER_BYTES = 256 << 20
+"""Outputs of the teacher that are kept from one epoch to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Figures of one state on held-out samples."""
+
+    step: int
+    clean_loss: float
+    """Of the weights as they are."""
+    device_loss: float
+    """Mean over simulated devices at the conversion's time, not calibrated."""
+    clean_hits: float | None
+    """Share of samples with the label's class, or the teacher's; None without classes."""
+    device_hits: float | None
+
+    @property
+    def loss(self) -> float:
+        """What the best state has least of.
+
+        Both count: calibration takes a device from its own figure towards the clean one.
+        """
+        return self.clean_loss + self.device_loss
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What a resumed training needs beside weights and optimiser."""
+
+    step: int = 0
+    best: Validation | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Validation] = field(default_factory=list)
+    since_best: int = 0
+
+
+class Trainer:
+    """Trains the weights of an :class:`AnalogModel`, or its adapters."""
+
+    def __init__(
+        self,
+        model: AnalogModel,
+        teacher: GraphModule,
+        objective: Objective,
+        data: Batches,
+        held_out: Batches,
+        config: FinetuneConfig,
+        *,
+        programmer: CellProgrammer | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """``device`` is a GPU where there is one, else the CPU."""
+        self.model, self.teacher, self.objective = model, teacher, objective
+        self.data, self.held_out, self.config = data, held_out, config
+        self._programmer = programmer
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device or torch.device(found)
+        self.model.module.to(self.device)
+        self.teacher.to(self.device).requires_grad_(False)
+        self._known_outputs: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._known_bytes = 0
+        self.trained = self._choose()
+        self._limits = (
+            model.clip_limits(config.weight_clip_sigma)
+            if config.weight_clip_sigma is not None and config.adapter_rank is None
+            else {}
+        )
+        self._optimizer = self._make_optimizer()
+        self._per_epoch = len(data.epoch(config.batch_size, config.seed))
+        self.num_steps = config.steps or config.epochs * self._per_epoch
+        self._times = max(len(next(iter(model.layers.values())).means), 1)
+        self.state = _State()
+
+    # --- what is trained ----------------------------------------------------------------------
+
+    def _choose(self) -> dict[str, torch.nn.Parameter]:
+        """Weights of mapped nodes, and vectors: biases and scales of normalisations, by name.
+
+        Folded batch normalisations stay as they are; so do embeddings.
+        """
+        module = self.model.module
+        if self.config.adapter_rank is not None:
+            module.requires_grad_(False)
+            found = {}
+            for name, layer in self.model.layers.items():
+                layer.adapter = Adapter(
+                    layer.unit, self.config.adapter_rank, magnitude=True, seed=self.config.seed
+                ).to(self.device)
+                found |= {f"{name}/{part}": p for part, p in layer.adapter.named_parameters()}
+            return found
+        fixed = module.names_at("BatchNormalization", 1)
+        if any(layer.weight.shift is not None for layer in self.model.layers.values()):
+            fixed |= module.names_at("BatchNormalization", 2)
+        mapped = set(self.model.weights.values())
+        found = {}
+        for name, parameter in module.own_parameters().items():
+            is_vector = parameter.ndim == 1 and name not in fixed
+            parameter.requires_grad_(name in mapped or is_vector)
+            if parameter.requires_grad:
+                found[name] = parameter
+        return found
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config, parameters = self.config, list(self.trained.values())
+        rate, decay = config.learning_rate, config.weight_decay
+        if config.optimizer is Optimizer.SGD:
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.AdamW if config.optimizer is Optimizer.ADAMW else torch.optim.Adam
+        return kind(parameters, lr=rate, weight_decay=decay)
+
+    def _rate(self, step: int) -> float:
+        done = step / max(self.num_steps, 1)
+        left = {
+            Schedule.CONSTANT: 1.0,
+            Schedule.LINEAR: 1.0 - done,
+            Schedule.COSINE: 0.5 * (1.0 + math.cos(math.pi * done)),
+        }[self.config.schedule]
+        return self.config.learning_rate * (_LEAST_RATE + (1.0 - _LEAST_RATE) * left)
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        checkpoint: Path | None,
+        *,
+        identity: str = "",
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> _State:
+        """Train, and leave the best state's weights in the module.
+
+        ``checkpoint`` is read where it is there and is of the same ``identity``, and written at
+        every validation and at an interruption. A resumed training ends with the weights of one
+        that was never interrupted.
+
+        Raises:
+            CalibrationError: the loss is not finite.
+        """
+        self._measure_powers()
+        if not (checkpoint is not None and self._resume(checkpoint, identity)):
+            # Of the weights as they came: doing nothing is a state like the others.
+            self._validate()
+            self.model.clip(self._limits)
+        every = max(self.num_steps // self.config.validations, 1)
+        order: list[Rows] = []
+        with _interrupts_between_steps() as was_interrupted:
+            while self.state.step < self.num_steps and not self._is_stale():
+                at = self.state.step % self._per_epoch
+                if at == 0 or not order:
+                    epoch = self.state.step // self._per_epoch
+                    order = self.data.epoch(self.config.batch_size, self.config.seed, epoch)
+                self._step(order[at])
+                self.state.step += 1
+                progress(self.state.step, self.num_steps)
+                if self.state.step % every == 0 or self.state.step == self.num_steps:
+                    self._validate()
+                    self._save(checkpoint, identity)
+                if was_interrupted():
+                    self._save(checkpoint, identity)
+                    raise KeyboardInterrupt
+        self._restore_best()
+        return self.state
+
+    def _is_stale(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.state.since_best >= patience
+
+    def _step(self, rows: Rows) -> None:
+        config, step = self.config, self.state.step
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        feeds, extras, teacher = self._batch(self.data, rows)
+        self._set_cells(step)
+        outputs = self.model.module.run(feeds, self.objective.taps)
+        loss = self.objective(outputs, extras, teacher)
+        if config.penalty:
+            loss = loss + config.penalty * self.model.penalty(self._times - 1)
+        if not bool(torch.isfinite(loss)):
+            raise CalibrationError(
+                f"the loss is {float(loss.detach())} at step {step}. Give a smaller "
+                "`learning_rate`, or check the samples."
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self.model.clip(self._limits)
+
+    def _set_cells(self, step: int) -> None:
+        config = self.config
+        if config.noise_scale is None:
+            self.model.set_cells(Cells.IDEAL)
+            return
+        ramp = config.noise_ramp_frac * self.num_steps
+        scale = config.noise_scale * min(1.0, (step + 1) / ramp if ramp else 1.0)
+        digest = hashlib.sha256(f"{config.seed}\0{step}\0age".encode()).digest()
+        index = int.from_bytes(digest[:4], "little") % self._times
+        self.model.set_draw(Draw(seed=config.seed, step=step, scale=scale, time_index=index))
+
+    def _batch(
+        self, data: Batches, rows: Rows
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Feeds, other arrays and the teacher's outputs."""
+        feeds, extras = (
+            {n: torch.from_numpy(a).to(self.device) for n, a in arrays.items() if _fits(a)}
+            for arrays in data.read(rows)
+        )
+        if self.objective.loss.value in ("task", "span", "custom") and data is self.data:
+            return feeds, extras, {}
+        return feeds, extras, self._teacher_of(feeds, rows)
+
+    def _teacher_of(self, feeds: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+        keys = [(rows.chunk, int(r)) for r in rows.rows]
+        if all(key in self._known_outputs for key in keys):
+            known = [self._known_outputs[key] for key in keys]
+            return {n: torch.stack([k[n] for k in known]) for n in known[0]}
+        with torch.no_grad():
+            found = self.teacher.run(feeds, self.objective.taps)
+        is_apart = all(v.ndim and len(v) == len(keys) for v in found.values())
+        if self.data.stacked and is_apart and self._known_bytes < _TEACHER_BYTES:
+            for i, key in enumerate(keys):
+                self._known_outputs[key] = {n: v[i].clone() for n, v in found.items()}
+            self._known_bytes += sum(v.nbytes for v in found.values())
+        return found
+
+    def _measure_powers(self) -> None:
+        """Power of every node's inputs on the held-out samples, with the weights of the start."""
+        for layer in self.model.layers.values():
+            layer.is_measuring = True
+        self.model.set_cells(Cells.IDEAL)
+        with torch.no_grad():
+            for rows in self.held_out.epoch(self.config.batch_size):
+                self.model.module.run(self._batch(self.held_out, rows)[0])
+        for name, layer in self.model.layers.items():
+            layer.end_measuring(self.model.file_weight(name))
+
+    # --- validation ---------------------------------------------------------------------------
+
+    def _validate(self) -> None:
+        clean = self._figures(Cells.FILE)
+        config, found = self.config.convert, []
+        for i in range(self.config.validation_devices):
+            # Not the seed of the conversion: weights must not be chosen for one device.
+            seed = int.from_bytes(
+                hashlib.sha256(f"{self.config.seed}\0{i}\0validation".encode()).digest()[:6], "big"
+            )
+            with self.model.on_device(seed, config.time_s, self._programmer, run=0):
+                found.append(self._figures(Cells.DEVICE))
+        hits = [h for _, h in found if h is not None]
+        validation = Validation(
+            step=self.state.step,
+            clean_loss=clean[0],
+            device_loss=float(np.mean([loss for loss, _ in found])),
+            clean_hits=clean[1],
+            device_hits=float(np.mean(hits)) if hits else None,
+        )
+        self.state.history.append(validation)
+        best = self.state.best
+        if best is None or validation.loss < best.loss:
+            self.state.best, self.state.since_best = validation, 0
+            self.state.best_weights = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
+        else:
+            self.state.since_best += 1
+
+    def _figures(self, cells: Cells) -> tuple[float, float | None]:
+        """Mean loss and share of hits on the held-out samples."""
+        self.model.set_cells(cells)
+        loss, hits, count = 0.0, 0.0, 0
+        any_hits = True
+        with torch.no_grad():
+            for rows in self.held_out.epoch(self.config.batch_size):
+                feeds, extras, teacher = self._batch(self.held_out, rows)
+                outputs = self.model.module.run(feeds, self.objective.taps)
+                size = len(rows.rows)
+                loss += float(self.objective(outputs, extras, teacher)) * size
+                share = self.objective.hits(outputs, extras, teacher)
+                any_hits = any_hits and share is not None
+                hits += (share or 0.0) * size
+                count += size
+        return loss / count, hits / count if any_hits else None
+
+    # --- states -------------------------------------------------------------------------------
+
+    def _restore_best(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(self.state.best_weights[name])
+
+    def _save(self, checkpoint: Path | None, identity: str) -> None:
+        if checkpoint is None:
+            return
+        state = self.state
+        content = {
+            "identity": identity,
+            "step": state.step,
+            "weights": {n: p.detach().cpu() for n, p in self.trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "best": asdict(state.best) if state.best else None,
+            "best_weights": state.best_weights,
+            "history": [asdict(v) for v in state.history],
+            "since_best": state.since_best,
+        }
+        part = checkpoint.with_name(f".{checkpoint.name}.part")
+        torch.save(content, part)
+        os.replace(part, checkpoint)
+
+    def _resume(self, checkpoint: Path, identity: str) -> bool:
+        if not checkpoint.is_file():
+            return False
+        try:
+            content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        except Exception:  # a file of another program: training starts anew
+            return False
+        if content.get("identity") != identity:
+            return False
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(content["weights"][name])
+        self._optimizer.load_state_dict(content["optimizer"])
+        best = content["best"]
+        self.state = _State(
+            step=content["step"],
+            best=None if best is None else Validation(**best),
+            best_weights=content["best_weights"],
+            history=[Validation(**v) for v in content["history"]],
+            since_best=content["since_best"],
+        )
+        return True
+
+
+@contextmanager
+def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold SIGINT and SIGTERM back, so that a state is never one in the middle of a step.
+
+    Gives a function that tells whether one came. Other threads than the main one have no signals.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _frame: came.append(n)) for number in numbers]
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _fits(array: np.ndarray[Any, Any]) -> bool:
+    """Strings and the like are no tensors."""
+    return array.dtype.kind in "biuf"

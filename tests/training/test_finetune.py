@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job ``finetune``: what it writes, what it survives, what it refuses."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch")
+
+from rimc_onnx import ConvertConfig, FinetuneConfig, finetune  # noqa: E402
+from rimc_onnx.device import Scaling, get_preset  # noqa: E402
+from rimc_onnx.errors import ConfigError, DataError, UsageError  # noqa: E402
+from rimc_onnx.io.model_files import load_model  # noqa: E402
+from rimc_onnx.io.samples import InputSpec, load_samples  # noqa: E402
+from rimc_onnx.training.analog_model import mapped_units  # noqa: E402
+from rimc_onnx.training.batches import Batches  # noqa: E402
+from rimc_onnx.training.config import Loss, Optimizer, Schedule  # noqa: E402
+
+WAN = ConvertConfig(
+    device=get_preset("wan2022-aihwkit", scaling=Scaling.NODE, clip_sigma=math.inf),
+    time_s=86400.0,
+)
+"""With so simple a mapping a few steps have something to gain."""
+
+
+def recipe(**changes: Any) -> FinetuneConfig:
+    """A few steps."""
+    few = {
+        "convert": WAN,
+        "steps": 12,
+        "batch_size": 16,
+        "validations": 3,
+        "validation_samples": 64,
+        "validation_devices": 1,
+    }
+    return FinetuneConfig(**(few | changes))
+
+
+@pytest.fixture
+def folder(digits_folder: Path) -> Path:
+    """The sample with 200 images to train on."""
+    with np.load(digits_folder / "test.npz") as file:
+        np.savez(digits_folder / "train.npz", **{n: file[n][:200] for n in file.files})
+    return digits_folder
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def run(folder: Path, name: str, config: FinetuneConfig, **arguments: Any) -> Any:
+    return finetune(
+        folder / "model.onnx",
+        folder / name,
+        data=arguments.pop("data", folder / "train.npz"),
+        config=config,
+        **arguments,
+    )
+
+
+RECIPES = {
+    "default": {},
+    "no penalty": {"penalty": 0.0},
+    "drawn over a life": {"noise_scale": 0.5, "life_s": (1.0, 86400.0)},
+    "features, sgd": {"loss": Loss.FEATURES, "optimizer": Optimizer.SGD, "learning_rate": 1e-3},
+    "task, adamw": {
+        "loss": Loss.TASK,
+        "optimizer": Optimizer.ADAMW,
+        "schedule": Schedule.LINEAR,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_lowers_the_loss_on_devices(name: str, folder: Path) -> None:
+    # A recipe that trains for anything but the device: its best state would be the start.
+    report = run(folder, "out.onnx", recipe(**RECIPES[name]))
+    assert [v.step for v in report.validations] == [0, 4, 8, 12]
+    assert report.best.loss == min(v.loss for v in report.validations)
+    assert report.best.step > 0
+    old, new = weights_of(folder / "model.onnx"), weights_of(folder / "out.onnx")
+    assert sum((old[n] != new[n]).any() for n in old) == report.changed > 0
+    # names, graph and metadata
+    a, b = onnx.load(folder / "model.onnx"), onnx.load(folder / "out.onnx")
+    del a.graph.initializer[:], b.graph.initializer[:]
+    assert a == b
+    assert not list(folder.glob("*.training"))
+
+
+def test_resumed_training_ends_with_the_weights_of_one_in_a_piece(folder: Path) -> None:
+    # Moments of the optimiser, order of the data, draws: each of them forgotten would show.
+    config = recipe(noise_scale=1.0)
+    run(folder, "whole.onnx", config)
+
+    def killed(done: int, _total: int) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "parts.onnx", config, progress=killed)
+    assert not (folder / "parts.onnx").exists()
+    steps: list[int] = []
+    run(folder, "parts.onnx", config, progress=lambda done, _: steps.append(done))
+    assert steps == list(range(8, 13))
+    assert (folder / "parts.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
+
+
+def test_state_of_another_recipe_is_not_gone_on_with(folder: Path) -> None:
+    # A state of yesterday's call with another device, taken for today's.
+    def killed(done: int, _total: int) -> None:
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "out.onnx", recipe(), progress=killed)
+    steps: list[int] = []
+    run(folder, "out.onnx", recipe(seed=1), progress=lambda done, _: steps.append(done))
+    assert steps[0] == 1
+
+
+def test_file_is_unchanged_where_training_makes_it_worse(folder: Path) -> None:
+    # Doing nothing is a state like the others: a ruined network must not be written in silence.
+    report = run(
+        folder,
+        "out.onnx",
+        recipe(learning_rate=5.0, schedule=Schedule.CONSTANT, weight_clip_sigma=None),
+    )
+    assert report.best.step == 0
+    assert report.changed == 0
+    assert (folder / "out.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+def test_weights_stay_within_the_limits_of_their_start(folder: Path) -> None:
+    # A limit that follows the shrinking weights clips them away step by step.
+    run(folder, "out.onnx", recipe(weight_clip_sigma=1.5))
+    old, new = (mapped_units(load_model(folder / n), WAN)[1] for n in ("model.onnx", "out.onnx"))
+    for before, after in zip(old, new, strict=True):
+        start, end = before.weight.float32(), after.weight.float32()
+        assert (start != end).any()
+        assert np.abs(end).max() <= 1.5 * start.std() * (1 + 1e-4)
+
+
+def own_loss(outputs: dict[str, Any], extras: dict[str, Any]) -> Any:
+    """Of a user."""
+    return torch.nn.functional.cross_entropy(outputs["logits"], extras["labels"])
+
+
+def test_loss_of_the_user_is_minimised(folder: Path) -> None:
+    # Arguments or their types that the documentation does not state.
+    own = run(folder, "own.onnx", recipe(loss=Loss.CUSTOM), loss=own_loss)
+    task = run(folder, "task.onnx", recipe(loss=Loss.TASK))
+    assert own.validations[0].device_loss == pytest.approx(task.validations[0].device_loss)
+    with pytest.raises(UsageError, match="of one's own"):
+        run(folder, "x.onnx", recipe(), loss=own_loss)
+
+
+def test_early_stop_ends_after_patience(folder: Path) -> None:
+    # Counting steps instead of validations, or never.
+    report = run(
+        folder,
+        "out.onnx",
+        recipe(learning_rate=5.0, weight_clip_sigma=None, schedule=Schedule.CONSTANT, patience=1),
+    )
+    assert report.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noise_scale": 0.0}, "`noise_scale` must be above 0"),
+        ({"life_s": (1.0, 10.0)}, "Set `noise_scale` too"),
+        ({"life_s": (10.0, 1.0), "noise_scale": 1.0}, "two rising times"),
+        ({"life_s": (1.0, 1e12), "noise_scale": 1.0}, "Its law is not known beyond"),
+        ({"batch_size": 0}, "`batch_size` must be 1 or more"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be above 0"),
+    ],
+)
+def test_recipe_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
+    # Found after an hour of training, or never.
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changes)
+
+
+def test_command_trains_and_tells(cli: Callable[..., Any], folder: Path) -> None:
+    # Options that do not reach the recipe, or a figure that can't be rendered.
+    arguments = ("finetune", "model.onnx", "--device", "wan2022-aihwkit", "--time", "1d")
+    few = ("--data", "train.npz", "--steps", "4", "--validations", "1", "--validation-devices", "1")
+    found = cli(*arguments, *few, "--noise-scale", "1", "--weight-clip", "none", cwd=folder)
+    assert found.code == 0, found.stderr
+    assert "wrote model.finetuned.onnx" in found.stdout.splitlines()[-1]
+    report = cli(*arguments, *few, "--force", "--json", cwd=folder).json()
+    assert report["steps"] == 4
+    assert report["device"] == "wan2022-aihwkit"
+    assert report["peak_rss_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--loss", "best"), 2, "--loss"),
+        (("--life", "1d"), 2, "not of the form FROM..TO"),
+        (("--weight-clip", "much"), 2, "neither a number nor 'none'"),
+        (("--loss", "span"), 1, "start_positions"),
+        (("--labels", "no"), 1, "no array 'no'"),
+        (("--validation", "no.npz"), 1, "no such file"),
+        (("-o", "model.onnx", "--force"), 2, "model.onnx"),
+        (("--loss", "no_module:loss"), 2, "module 'no_module' can't be imported"),
+    ],
+)
+def test_wrong_call_is_one_line(
+    arguments: tuple[str, ...], code: int, message: str, fails: Callable[..., str], folder: Path
+) -> None:
+    # A traceback, or a state left behind.
+    assert message in fails(
+        folder, code, "finetune", "model.onnx", "--data", "train.npz", *arguments
+    )
+
+
+def test_batches_of_an_epoch_are_all_samples_once_in_an_order_of_the_seed() -> None:
+    # Samples that are never trained on; held-out ones that are.
+    inputs = [InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, None))]
+    data = Batches(load_samples({"x": np.arange(24, dtype=np.float32).reshape(12, 2)}, inputs))
+    train, held = data.split(4, seed=1)
+    assert (train.num_samples, held.num_samples) == (8, 4)
+    seen = {(r.chunk, int(i)) for part in (train, held) for r in part.rows for i in r.rows}
+    assert len(seen) == 12
+
+    def order(epoch: int) -> list[list[float]]:
+        return [train.read(b)[0]["x"][:, 0].tolist() for b in train.epoch(3, 0, epoch)]
+
+    assert order(0) == order(0) != order(1)
+    assert sorted(x for b in order(0) for x in b) == sorted(x for b in order(1) for x in b)
+    assert sum(map(len, order(0))) == 8
+    with pytest.raises(DataError, match="held out"):
+        data.split(12, seed=0)
+
+
+def runs() -> Any:
+    """A reader of runs of unequal lengths."""
+    for length in (3, 5, 4):
+        yield {"x": np.full((2, length), length, np.float32)}
+
+
+def test_run_of_a_reader_is_a_batch_that_is_never_cut() -> None:
+    # Axes of a reader's arrays need not be samples: half a sequence would be trained on.
+    inputs = [InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, None))]
+    data = Batches(load_samples(f"{__name__}:runs", inputs))
+    found = sorted(data.read(b)[0]["x"].shape for b in data.epoch(1, 0, 0))
+    assert found == [(2, 3), (2, 4), (2, 5)]
