@@ -69,6 +69,15 @@ def test_agreement_on_a_single_class_is_an_error(tmp_path: Path) -> None:
     assert report.sqnr_db is not None
 
 
+def test_image_of_one_channel_has_no_agreement(tmp_path: Path) -> None:
+    # A decoder or a mask: its columns taken for classes, or refused though it has an SQNR.
+    body = "g (float[N,3,8,8] x) => (float[N,1,6,6] y) { y = Conv(x, w) }"
+    model = model_of(tmp_path, body, w=normal(1, 3, 3, 3))
+    report = evaluate(model, data={"x": normal(8, 3, 8, 8)}, teacher=tmp_path / "m.onnx")
+    assert report.agreement is None
+    assert report.sqnr_db is not None
+
+
 def test_metric_is_used_whatever_else_the_data_holds(tmp_path: Path) -> None:
     # Boxes called labels: refused as class indices, though nobody asked for any.
     body = "g (float[N,6] x) => (float[N,3] y) { y = MatMul(x, w) }"

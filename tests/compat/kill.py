@@ -119,9 +119,11 @@ def fault(
         if digest not in [run.get(name) for run in allowed]:
             return f"{name} is no run's"
     hidden = [p.name for p in folder.iterdir() if p.name.startswith(".rimc-")]
+    # A signal before Python has read the first line ends it without a word.
     if hidden and ending != "SIGKILL":
         return f"{hidden} were left"
-    if code not in (0, 1, 130, -signal.SIGKILL):
+    began = code not in (-signal.SIGINT, -signal.SIGTERM) or text
+    if began and code not in (0, 1, 130, -signal.SIGKILL):
         return f"exit code {code}: {text[-300:]}"
     if code == 130 and text.splitlines() != [INTERRUPTED]:
         return f"not the one line: {text[-500:]}"

@@ -123,7 +123,7 @@ def test_kept_digital_keeps_its_form(build):
     prepare_pipeline(keep_digital=["up"])(model)
     assert ops(model) == ["ConvTranspose"]
     (decision,) = select_rram_nodes(model, ConvertConfig(keep_digital=("up",)))
-    assert decision.reason == "kept digital by --keep-digital 'up'"
+    assert decision.reason == "kept digital by the pattern 'up'"
 
 
 def test_weight_that_contradicts_the_node_is_an_error(build):

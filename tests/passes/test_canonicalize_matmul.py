@@ -102,7 +102,7 @@ def test_shared_weight_stays_one_initializer_and_counts_as_shared(build, check_r
     assert sorted(model.graph.initializers) == ["a/weight", "w"]
     decisions = select_rram_nodes(model, ConvertConfig())
     assert {d.reason for d in decisions} == {
-        "weight is shared by nodes a, b, u (use --map-shared to give each its own array)"
+        "weight is shared by nodes a, b, u (map shared weights to give each its own array)"
     }
     assert all(d.accepted for d in select_rram_nodes(model, ConvertConfig(map_shared=True)))
 
