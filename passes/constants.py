@@ -7,6 +7,7 @@ stays on disk until :meth:`Constant.numpy` maps it into memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Constant:
     @property
     def nbytes(self) -> int:
         """Bytes of the value."""
-        return int(np.prod([int(d) for d in self.shape], dtype=object)) * self.dtype.itemsize
+        return math.ceil(math.prod(map(int, self.shape)) * self.dtype.itemsize)
 
     def numpy(self) -> Array:
         """The value, of ``shape``; evaluated anew at each call, a view of the data if possible."""

@@ -34,10 +34,10 @@ def check_graph(model: ir.Model, path: Path) -> None:
         ModelError: the first fault, with its node.
     """
     _check_calls(model, path)
-    for value in model.graph.outputs:
-        if value.producer() is None and not (value.is_graph_input() or value.is_initializer()):
+    for output in model.graph.outputs:
+        if output.producer() is None and not (output.is_graph_input() or output.is_initializer()):
             raise ModelError(
-                f"{path}: nothing makes the output '{value.name}'. Export the model again."
+                f"{path}: nothing makes the output '{output.name}'. Export the model again."
             )
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in graphs:

@@ -144,11 +144,11 @@ def _nodes(
     if data is None:
         return weighed_nodes(units), []
     samples = load_samples(data, graph_inputs(graph))
-    drawn = [
+    drawn, judged_on = (
         feeds_of(samples.draw(count, seed=key))
         for key, count in enumerate((num_samples, min(_JUDGED_ON, samples.num_samples)))
-    ]
-    return measured_nodes(graph, units, *drawn, digital_session, seed=seed), drawn[1]
+    )
+    return measured_nodes(graph, units, drawn, judged_on, digital_session, seed=seed), judged_on
 
 
 def _ways(

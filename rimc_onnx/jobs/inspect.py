@@ -42,8 +42,7 @@ def inspect(model: str | Path, *, config: ConvertConfig | None = None) -> Inspec
     nodes = [node_report(b.node, b.rram.op_type, _device(b)) for b in branches]
     digital = digital_nodes(graph)
     first = branches[0].rram.attributes
-    config = _device(branches[0])
-    device = json.loads(config.to_json())
+    device = json.loads(_device(branches[0]).to_json())
     adapters = [b.adapter() for b in branches]
     return InspectReport(
         model=str(source),

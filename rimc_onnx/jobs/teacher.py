@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from onnxscript import ir
@@ -131,7 +131,7 @@ def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, for
     return path
 
 
-_METADATA = {
+_METADATA: dict[str, Callable[[str], bool]] = {
     NODES: _is_list_of_nodes,
     RANK_KEY: _is_rank,
     TEACHER_PATH: lambda text: "\0" not in text and len(text) < 4096,
