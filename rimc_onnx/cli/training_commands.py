@@ -26,6 +26,7 @@ from rimc_onnx.cli.options import (
     Output,
     PeripheryOptions,
     Seed,
+    Uncalibrated,
     convert_config,
     with_options,
 )
@@ -166,6 +167,7 @@ def finetune(
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     mapping: MappingOptions = EVERY_NODE,
     recipe: RecipeOptions = RECIPE,
+    uncalibrated: Uncalibrated = False,
     seed: Seed = 0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start anew, whatever an earlier call left.")
@@ -184,9 +186,10 @@ def finetune(
     from rimc_onnx.io.samples import import_callable
 
     console = Console(as_json=as_json)
-    config = recipe.config(
-        convert_config(device=device, mapping=mapping, periphery=periphery), seed
+    converted = convert_config(
+        device=device, mapping=mapping, periphery=periphery, uncalibrated=uncalibrated
     )
+    config = recipe.config(converted, seed)
     with console.progress("finetune") as progress:
         report = api.finetune(
             model,

@@ -23,7 +23,7 @@ from rimc_onnx.training.array_reads import ArrayReads, rounded
 from rimc_onnx.training.mapped_weight import MappedWeight
 from rimc_onnx.training.operators.products import convolve
 
-__all__ = ["Adapter", "AnalogLayer", "Cells", "Draw"]
+__all__ = ["AnalogLayer", "Cells", "Draw"]
 
 _INTERVALS = KNOTS - 1
 """Of the tables of a pair's error."""
@@ -52,30 +52,6 @@ class Draw:
     """Of the standard deviation and the mean shift."""
     time_index: int = 0
     """Of the layer's times."""
-
-
-class Adapter(nn.Module):
-    """A, B and M of a branch, float32: y = M o (h + (x A) B)."""
-
-    def __init__(self, unit: RramUnit, rank: int, *, magnitude: bool, seed: int) -> None:
-        """A is normal with variance 1 / word lines, B is 0 and M is 1: the branch adds nothing."""
-        super().__init__()
-        geometry = unit.geometry
-        self.channel_shape = geometry.channel_shape
-        rank, kernel = geometry.clamp_rank(rank), geometry.kernel
-        a_shape = (geometry.steps, rank)
-        b_shape = (rank, geometry.columns)
-        if geometry.is_conv:
-            a_shape = (geometry.group * rank, geometry.steps, *kernel)
-            b_shape = (geometry.columns, rank, *[1] * len(kernel))
-        generator = torch.Generator().manual_seed(_key(seed, 0, f"{unit.name}\0adapter"))
-        self.lora_a = nn.Parameter(torch.randn(a_shape, generator=generator) / geometry.depth**0.5)
-        self.lora_b = nn.Parameter(torch.zeros(b_shape))
-        self.magnitude = nn.Parameter(torch.ones(geometry.columns), requires_grad=magnitude)
-
-    def forward(self, h: Tensor, low_rank: Tensor) -> Tensor:
-        """``low_rank`` is (x A) B."""
-        return self.magnitude.reshape(self.channel_shape) * (h + low_rank)
 
 
 class AnalogLayer(nn.Module):
@@ -111,7 +87,6 @@ class AnalogLayer(nn.Module):
         self.overlap = overlap
         self.cells = Cells.IDEAL
         self.draw = Draw(seed=0, step=0)
-        self.adapter: Adapter | None = None
         self.reads = self._reads(config)
         self.run: int | None = None
         """Number of the run that read noise is drawn for; ``None``: not in a product's outputs."""
@@ -304,23 +279,6 @@ class AnalogLayer(nn.Module):
             group=geometry.group,
         )
 
-    def _low_rank(self, x: Tensor, adapter: Adapter) -> Tensor:
-        geometry = self.unit.geometry
-        if not geometry.is_conv:
-            return (x @ adapter.lora_a) @ adapter.lora_b
-        u = self._product(x, adapter.lora_a, 0, adapter.lora_a.shape[1])
-        ones = [1] * (x.ndim - 2)
-        zeros = [0] * (2 * len(ones))
-        return convolve(
-            u,
-            adapter.lora_b,
-            None,
-            strides=ones,
-            pads=zeros,
-            dilations=ones,
-            group=geometry.group,
-        )
-
     def forward(self, x: Tensor, w_file: Tensor, bias: Tensor | None = None) -> Tensor:
         """The node's output."""
         x = x.t() if self.trans_a else x
@@ -345,7 +303,7 @@ class AnalogLayer(nn.Module):
         return y + (bias if self.beta == 1.0 else bias * self.beta)
 
     def _converted(self, x: Tensor, w_file: Tensor) -> Tensor:
-        """What the arrays and the branch answer, in the arrays' units."""
+        """What the arrays answer, in their units."""
         if self.cells is Cells.DEVICE and self._device_weight is not None:
             w, w_max = self._device_weight, self._device_w_max
         else:
@@ -358,13 +316,9 @@ class AnalogLayer(nn.Module):
         # Drawn cells have read noise in them.
         is_product = self.reads.is_ideal_but_for_noise
         if self.reads.is_ideal or (self.cells is not Cells.DEVICE and is_product):
-            h = self._product(x, w, 0, steps)
-        else:
-            run = self.run if self.cells is Cells.DEVICE else None
-            h = self.reads.read(x, w, w_max, steps=steps, multiply=self._product, run=run)
-        if self.adapter is None:
-            return h
-        return self.adapter(h, self._low_rank(x, self.adapter))
+            return self._product(x, w, 0, steps)
+        run = self.run if self.cells is Cells.DEVICE else None
+        return self.reads.read(x, w, w_max, steps=steps, multiply=self._product, run=run)
 
 
 def _channels(vector: Tensor, y: Tensor) -> Tensor:

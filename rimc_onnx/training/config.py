@@ -70,8 +70,6 @@ class FinetuneConfig:
     the outputs: their variance and mean shift in closed form, at the conversion's time."""
     weight_clip_sigma: float | None = 2.5
     """Weights are kept within so many standard deviations of their start; None: anywhere."""
-    adapter_rank: int | None = None
-    """Freeze the weights and train low-rank branches of this rank in their stead."""
     optimizer: Optimizer = Optimizer.ADAM
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
@@ -89,7 +87,7 @@ class FinetuneConfig:
     patience: int | None = None
     """Stop after so many validations without a better state; None never stops early."""
     seed: int = 0
-    """Key of the order of the data, of the deviations and of the start of branches."""
+    """Key of the order of the data and of the deviations."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "learning_rate"):
@@ -105,7 +103,7 @@ class FinetuneConfig:
         if not 0 <= self.noise_ramp_frac <= 1:
             raise ConfigError(f"`noise_ramp_frac` must lie in 0..1, got {self.noise_ramp_frac}")
         counts = ("epochs", "batch_size", "validation_devices", "validations")
-        for name in (*counts, "steps", "patience", "adapter_rank"):
+        for name in (*counts, "steps", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {value}")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rimc_onnx.device import CellProgrammer
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.training.analog_layer import Adapter, Cells, Draw
+from rimc_onnx.training.analog_layer import Cells, Draw
 from rimc_onnx.training.analog_model import AnalogModel
 from rimc_onnx.training.batches import Batches, Rows
 from rimc_onnx.training.config import FinetuneConfig, Optimizer, Schedule
@@ -69,7 +69,7 @@ class _State:
 
 
 class Trainer:
-    """Trains the weights of an :class:`AnalogModel`, or its adapters."""
+    """Trains the weights of an :class:`AnalogModel`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Trainer:
         self.trained = self._choose()
         self._limits = (
             model.clip_limits(config.weight_clip_sigma)
-            if config.weight_clip_sigma is not None and config.adapter_rank is None
+            if config.weight_clip_sigma is not None
             else {}
         )
         self._optimizer = self._make_optimizer()
@@ -113,15 +113,6 @@ class Trainer:
         Folded batch normalisations stay as they are; so do embeddings.
         """
         module = self.model.module
-        if self.config.adapter_rank is not None:
-            module.requires_grad_(False)
-            found = {}
-            for name, layer in self.model.layers.items():
-                layer.adapter = Adapter(
-                    layer.unit, self.config.adapter_rank, magnitude=True, seed=self.config.seed
-                ).to(self.device)
-                found |= {f"{name}/{part}": p for part, p in layer.adapter.named_parameters()}
-            return found
         fixed = module.names_at("BatchNormalization", 1)
         if any(layer.weight.shift is not None for layer in self.model.layers.values()):
             fixed |= module.names_at("BatchNormalization", 2)
