@@ -18,7 +18,8 @@ import pytest
 import typer.main
 
 from rimc_onnx.cli.main import app
-from rimc_onnx.cli.options import IDEAL_PERIPHERY, NATIVE_PROVIDER, ProviderOptions, with_options
+from rimc_onnx.cli.options import IDEAL_PERIPHERY, with_options
+from rimc_onnx.cli.provider_options import NATIVE_PROVIDER, ProviderOptions
 from rimc_onnx.crossbar.config import PeripheryConfig
 
 Cli = Callable[..., Any]

@@ -30,7 +30,6 @@ from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
-    NATIVE_PROVIDER,
     PRESET,
     TEN_SAMPLES,
     BatchAxis,
@@ -45,7 +44,6 @@ from rimc_onnx.cli.options import (
     Model,
     Output,
     PeripheryOptions,
-    ProviderOptions,
     Rank,
     Seed,
     Teacher,
@@ -54,6 +52,7 @@ from rimc_onnx.cli.options import (
     convert_config,
     with_options,
 )
+from rimc_onnx.cli.provider_options import NATIVE_PROVIDER, ProviderOptions
 from rimc_onnx.cli.tables import (
     show_calibration,
     show_conversion,
@@ -67,7 +66,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="rimc-onnx",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     help="Put ONNX networks on RRAM crossbars: convert, calibrate from a few samples, evaluate.",
 )

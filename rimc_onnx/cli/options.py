@@ -6,9 +6,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
 
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
     from rimc_onnx.device import DeviceConfig
-    from rimc_onnx.runtime.any_provider import ProviderDevice
 
 __all__ = [
     "EVERY_NODE",
     "IDEAL_PERIPHERY",
-    "NATIVE_PROVIDER",
     "PRESET",
     "TEN_SAMPLES",
     "BatchAxis",
@@ -38,7 +37,6 @@ __all__ = [
     "Model",
     "Output",
     "PeripheryOptions",
-    "ProviderOptions",
     "Rank",
     "Seed",
     "Teacher",
@@ -116,22 +114,6 @@ BatchSize = Annotated[int, typer.Option(help="Samples a run.", min=1)]
 Teacher = Annotated[
     Path | None,
     typer.Option(help="The model it was converted from.", show_default="as recorded"),
-]
-Provider = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Execution provider of ONNX Runtime that runs the arrays.",
-        show_default="the native library",
-    ),
-]
-ProviderOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Option of the provider; may be given again."),
-]
-ProviderLibrary = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Shared library of a plugin provider, ONNX Runtime 1.24."),
 ]
 Device = Annotated[str, typer.Option(help="Device preset, or a .toml file of one's own.")]
 Time = Annotated[
@@ -221,9 +203,15 @@ MapShared = Annotated[
 ]
 
 
+_READS = {"panel": "Reads"}
+"""Options of a group under a heading of their own in ``--help``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
     """A device model, how weights are put on it, and how old it is."""
+
+    panel: ClassVar = "Device"
 
     device: Device = "gaussian-relative"
     drift: Drift = None
@@ -278,6 +266,8 @@ PRESET = DeviceOptions()
 class MappingOptions:
     """Which nodes go to RRAM."""
 
+    panel: ClassVar = "Nodes"
+
     keep_digital: KeepDigital = None
     map_shared: MapShared = False
 
@@ -289,18 +279,20 @@ EVERY_NODE = MappingOptions()
 class PeripheryOptions:
     """What surrounds the arrays, as typed; the defaults are those of ``PeripheryConfig``."""
 
+    panel: ClassVar = "Arrays and converters"
+
     tile_rows: TileRows = "none"
     dac_bits: DacBits = "none"
     adc_bits: AdcBits = "none"
     dac_serial_bits: DacSerialBits = "none"
-    iv_sinh: IvSinh = None
-    input_shrink: InputShrink = 1.0
+    iv_sinh: IvSinh = field(default=None, metadata=_READS)
+    input_shrink: InputShrink = field(default=1.0, metadata=_READS)
     adc_gain_error: AdcGainError = None
     adc_offset_error: AdcOffsetError = None
-    read_noise: ReadNoise = None
-    read_noise_law: NoiseLaw = "absolute"
-    ideal_reads: IdealReads = False
-    wire_ohm: WireOhm = None
+    read_noise: ReadNoise = field(default=None, metadata=_READS)
+    read_noise_law: NoiseLaw = field(default="absolute", metadata=_READS)
+    ideal_reads: IdealReads = field(default=False, metadata=_READS)
+    wire_ohm: WireOhm = field(default=None, metadata=_READS)
     range_percentile: RangePercentile = 99.99
 
     def config(self) -> PeripheryConfig:
@@ -345,6 +337,8 @@ def parse_option_time(text: str | None) -> float | None:
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """How many samples a calibration takes, what it fits and what it may know."""
+
+    panel: ClassVar = "Calibration"
 
     samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
     adapter: Annotated[
@@ -420,44 +414,19 @@ class FitOptions:
 TEN_SAMPLES = FitOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProviderOptions:
-    """Which execution provider runs the arrays."""
-
-    provider: Provider = None
-    provider_option: ProviderOption = None
-    provider_library: ProviderLibrary = None
-
-    def device(self) -> ProviderDevice | None:
-        """What makes its sessions; None is the native library."""
-        if self.provider is None:
-            options = {
-                "--provider-option": self.provider_option,
-                "--provider-library": self.provider_library,
-            }
-            if given := next((name for name, value in options.items() if value), None):
-                raise UsageError(f"{given} needs --provider, the name of the execution provider.")
-            return None
-        texts: dict[str, str] = {}
-        for option in self.provider_option or []:
-            key, equals, value = option.partition("=")
-            if not key or not equals:
-                raise UsageError(f"--provider-option {option!r} is not of the form KEY=VALUE.")
-            if key in texts:
-                raise UsageError(f"--provider-option {key} is given twice.")
-            texts[key] = value
-        from rimc_onnx.runtime.any_provider import provider_device
-
-        return provider_device(self.provider, options=texts, library=self.provider_library)
-
-
-NATIVE_PROVIDER = ProviderOptions()
+def _under(panel: str, annotation: Any) -> Any:
+    """The annotation of an option, shown under a heading of ``--help``."""
+    kind, option = get_args(annotation)
+    option = copy(option)
+    option.rich_help_panel = panel
+    return Annotated[kind, option]
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose groups of options (frozen dataclasses) are parameters one by one.
 
-    typer reads options from a signature: there the fields of a group stand in the group's place.
+    typer reads options from a signature: there the fields of a group stand in the group's place,
+    in ``--help`` under the heading ``panel`` of the group or of the field's metadata.
     """
     hints: dict[str, Any] = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -468,7 +437,11 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             continue
         types = get_type_hints(group, include_extras=True)
         parameters += [
-            parameter.replace(name=f.name, annotation=types[f.name], default=f.default)
+            parameter.replace(
+                name=f.name,
+                annotation=_under(f.metadata.get("panel", group.panel), types[f.name]),
+                default=f.default,
+            )
             for f in fields(group)
         ]
 

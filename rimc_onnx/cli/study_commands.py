@@ -13,7 +13,6 @@ from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
-    NATIVE_PROVIDER,
     PRESET,
     BatchAxis,
     BatchSize,
@@ -25,11 +24,11 @@ from rimc_onnx.cli.options import (
     MappingOptions,
     Model,
     PeripheryOptions,
-    ProviderOptions,
     Rank,
     convert_config,
     with_options,
 )
+from rimc_onnx.cli.provider_options import NATIVE_PROVIDER, ProviderOptions
 from rimc_onnx.cli.tables import show_recovery
 
 __all__ = ["quickstart", "study_recovery"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -43,6 +43,8 @@ __all__ = ["RECIPE", "RecipeOptions", "finetune"]
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
     """What is minimised, how long and how fast; the defaults are those of ``FinetuneConfig``."""
+
+    panel: ClassVar = "Training"
 
     loss: Annotated[
         str,
