@@ -29,7 +29,7 @@ _MOST_STEPS = 64
 """Nodes between a constant and what it is made of."""
 _SMALL = 1024
 """Values of an input that shape inference is shown: shapes, axes, indices."""
-MOST_MADE_BYTES = 256 << 20
+MOST_MADE_BYTES = 1 << 30
 """Of a constant that no tensor of the file holds: a node can make any size out of a few bytes."""
 
 
