@@ -61,6 +61,10 @@ class AnalogLayer(nn.Module):
     bias and folds.
     """
 
+    means: Tensor
+    variances: Tensor
+    power: Tensor
+
     def __init__(
         self,
         unit: RramUnit,
@@ -318,7 +322,7 @@ class AnalogLayer(nn.Module):
         if self.reads.is_ideal or (self.cells is not Cells.DEVICE and is_product):
             return self._product(x, w, 0, steps)
         run = self.run if self.cells is Cells.DEVICE else None
-        return self.reads.read(x, w, w_max, steps=steps, multiply=self._product, run=run)
+        return self.reads.read_all(x, w, w_max, steps=steps, multiply=self._product, run=run)
 
 
 def _channels(vector: Tensor, y: Tensor) -> Tensor:

@@ -120,7 +120,10 @@ class AnalogModel:
 
     def file_weight(self, node: str) -> Tensor:
         """The weight that the node of the file has: the parameter through the graph's views."""
-        return self.module.value_of(self.module.inputs_of(node)[1])
+        name = self.module.inputs_of(node)[1]
+        if name is None:
+            raise ValueError(f"node '{node}' has no weight")
+        return self.module.value_of(name)
 
     # --- what the arrays hold -----------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class ArrayReads(NodePeriphery):
 
     # --- reads --------------------------------------------------------------------------------
 
-    def read(
+    def read_all(
         self,
         x: Tensor,
         w: Tensor,

@@ -205,7 +205,7 @@ class Trainer:
                 "`learning_rate`, or check the samples."
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self._optimizer.step()
         self.model.clip(self._limits)
 

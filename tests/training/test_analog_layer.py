@@ -253,7 +253,7 @@ def test_converters_round_straight_through() -> None:
     reads = ArrayReads(**periphery.values(), column_axis=1)
     x = torch.tensor([[0.31, -0.9, 5.0]], requires_grad=True)  # the last one saturates
     w = torch.tensor([[0.5], [1.0], [0.25]], requires_grad=True)
-    y = reads.read(
+    y = reads.read_all(
         x, w, torch.ones(1, 1), steps=3, multiply=lambda v, c, i, j: v[:, i:j] @ c[i:j], run=None
     )
     y.sum().backward()
