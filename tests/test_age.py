@@ -118,7 +118,10 @@ def test_aged_model_can_be_calibrated_again(folder: Path) -> None:
     report = calibrate(
         aged, data=str(folder / "calibration.npz"), config=CalibrateConfig(num_samples=5)
     )
-    assert all(n.error_after < n.error_before for n in report.nodes)
+    # Within the budget some nodes get no adapter: their error is the same up to rounding.
+    errors = [(n.error_before, n.error_after) for n in report.nodes]
+    assert all(after <= before * (1 + 1e-6) for before, after in errors)
+    assert sum(after for _, after in errors) < 0.7 * sum(before for before, _ in errors)
 
 
 def test_weights_in_the_aged_file_are_finite_and_moved(folder: Path) -> None:

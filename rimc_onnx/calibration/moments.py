@@ -70,6 +70,7 @@ class SecondMoments:
         g, d, m = geometry.group, geometry.depth, geometry.group_columns
         self.geometry = geometry
         self.num_rows = 0
+        self.num_left_out = 0
         self.x_abs_max = 0.0
         self._rows: list[Array] = []
         self._x_x: F64 | None = None
@@ -85,6 +86,7 @@ class SecondMoments:
         """
         for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
             x_rows, y_rows, *h_rows = finite_rows(rows)
+            self.num_left_out += len(rows[0]) - len(x_rows)
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)

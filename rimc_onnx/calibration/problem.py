@@ -20,10 +20,17 @@ import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["NodeProblem", "Statistics", "TeacherKnowledge", "problem_from_device"]
+__all__ = [
+    "NodeProblem",
+    "Statistics",
+    "TeacherKnowledge",
+    "nothing_finite",
+    "problem_from_device",
+]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -155,7 +162,12 @@ def problem_from_device(
     As a black box a cell has a priori lost the share that the node's outputs have, and errs beside
     that as much as it holds. Where W_r was ``measured`` (like ``target``), the error is that up to
     ``noise_frac`` of the weight, and the answers refine it.
+
+    Raises:
+        CalibrationError: rows were seen, and none of them is finite.
     """
+    if moments.num_left_out and not moments.num_rows:
+        raise nothing_finite(name)
     known = _lost_share(moments, target) * target if measured is None else target - measured
     spread = target if measured is None else np.float32(noise_frac) * measured
     error, grams = known.copy(), moments.gram
@@ -169,6 +181,14 @@ def problem_from_device(
         target=target,
         error=error,
         bias_frac=bias_frac,
+    )
+
+
+def nothing_finite(node: str) -> CalibrationError:
+    """The error of a node that shows NaN or infinity alone."""
+    return CalibrationError(
+        f"node {node!r}: every sample has NaN or infinity in its inputs or outputs. Check the "
+        "samples for values out of range, or leave the node digital."
     )
 
 

@@ -55,6 +55,7 @@ def test_purposes_keep_their_numbers() -> None:
         "ADC_GAIN": 33,
         "ADC_OFFSET": 34,
         "SENSITIVITY": 64,
+        "SOLVER_START": 65,
     }
 
 

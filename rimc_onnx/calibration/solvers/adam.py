@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.calibration.problem import nothing_finite
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.errors import CalibrationError, ConfigError
@@ -110,7 +111,7 @@ def fit_adam(
         chunk_samples: samples in each chunk, where axis 0 counts something else (tokens).
 
     Raises:
-        CalibrationError: torch is missing, or the loss is not finite.
+        CalibrationError: torch is missing, or no sample or no loss is finite.
     """
     _check_torch()
     import torch
@@ -121,6 +122,8 @@ def fit_adam(
         student = _Student(geometry, target, rank=rank, magnitude=magnitude)
         samples = _samples(geometry, x_chunks, h_chunks, y_chunks, chunk_samples)
         theta = student.start(node, seed)
+        if not samples and any(h.size for h in h_chunks):
+            raise nothing_finite(node)
         if samples:
             _descend(student, samples, theta, config, node)
         return student.merged(theta.detach())
