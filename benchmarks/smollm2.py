@@ -73,7 +73,8 @@ def _print_row(
     is_drift = row.replace(".", "", 1).isdigit()
     device = get_preset("gaussian-relative", drift_frac=float(row)) if is_drift else get_preset(row)
     converted = teacher.with_suffix(".rimc.onnx")
-    report = rimc_onnx.convert(teacher, converted, config=ConvertConfig(device=device), force=True)
+    config = ConvertConfig(device=device, keep_digital=("logits",))
+    report = rimc_onnx.convert(teacher, converted, config=config, force=True)
     drifted = perplexity(converted, evaluated, native=True)
     start = time.perf_counter()
     calibrated = rimc_onnx.calibrate(
