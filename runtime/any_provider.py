@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rimc_onnx.errors import ConfigError, ModelError, UsageError
 from rimc_onnx.ops import schema
+from rimc_onnx.runtime.device_options import compiled_options
 from rimc_onnx.runtime.provider import (
     PROVIDER_NAME,
     devices_of,
@@ -174,10 +175,22 @@ def _open(
     session_options.log_severity_level = 4
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     chosen: dict[str, Any] = {}
+    if name == PROVIDER_NAME:
+        with compiled_options(options) as native:
+            session_options.add_provider_for_devices(devices, native)
+            return _session(model, name, session_options, chosen)
     if devices:
         session_options.add_provider_for_devices(devices, dict(options))
     else:
         chosen["providers"] = [(name, dict(options)), *([_CPU] if name != _CPU else [])]
+    return _session(model, name, session_options, chosen)
+
+
+def _session(
+    model: bytes, name: str, session_options: Any, chosen: Mapping[str, Any]
+) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
     try:
         # The fallback of the Python binding would run a refused model on the CPU provider instead.
         return onnxruntime.InferenceSession(model, session_options, enable_fallback=0, **chosen)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.device import table_file
 from rimc_onnx.runtime import NativeLibraryError, _library, library_path
 
 __all__ = ["native_programmer", "program_cells"]
@@ -20,40 +21,7 @@ __all__ = ["native_programmer", "program_cells"]
 Float32Array = npt.NDArray[np.float32]
 
 
-_KNOTS = 4097
-
 Law = Mapping[str, npt.NDArray[np.float64] | float | None]
-
-
-class _Column(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("knots", ctypes.c_void_p),
-        ("value", ctypes.c_double),
-    ]
-
-
-class _CellLaw(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("drift_frac", ctypes.c_double),
-        ("drift_mean_frac", ctypes.c_double),
-        ("reference_slope", ctypes.c_double),
-        ("reference_us", ctypes.c_double),
-        ("g_max_us", ctypes.c_double),
-        ("g_min_us", ctypes.c_double),
-        ("intervals_per_us", ctypes.c_double),
-        ("programming_sigma_us", _Column),
-        ("mean_us", _Column),
-        ("drift_sigma_us", _Column),
-        ("nu_mean", _Column),
-        ("nu_sigma", _Column),
-        ("log_time", ctypes.c_double),
-        ("stuck_min_words", ctypes.c_uint64),
-        ("stuck_max_words", ctypes.c_uint64),
-        ("clips", ctypes.c_int32),
-        ("level_bits", ctypes.c_int32),
-        ("num_slices", ctypes.c_int32),
-        ("devices_per_weight", ctypes.c_int32),
-    ]
 
 
 class _Job(ctypes.Structure):
@@ -69,7 +37,8 @@ class _Job(ctypes.Structure):
         ("run", ctypes.c_int64),
         ("seed", ctypes.c_uint64),
         ("node", ctypes.c_char_p),
-        ("law", _CellLaw),
+        ("law", ctypes.c_char_p),
+        ("law_size", ctypes.c_uint64),
     ]
 
 
@@ -100,7 +69,7 @@ def program_cells(
         NativeLibraryError: the library can't be used or refuses the job.
     """
     w_target, w_max = _contiguous(w_target), _contiguous(w_max)
-    fields = _fields(node, law)
+    file = table_file(law)
     w_realised = np.empty_like(w_target)
     job = _Job(
         size=ctypes.sizeof(_Job),
@@ -114,41 +83,13 @@ def program_cells(
         run=run,
         seed=seed,
         node=node.encode("utf-8"),
-        law=_CellLaw(**fields),
+        law=file,
+        law_size=len(file),
     )
     refusal = _library().RimcProgramCells(ctypes.byref(job))
     if refusal is not None:
         raise NativeLibraryError(refusal.decode("utf-8"))
     return w_realised
-
-
-def _fields(node: str, law: Law) -> dict[str, Any]:
-    """The members of a law's structure; arrays of ``law`` are pointed at."""
-    known = [name for name, *_ in _CellLaw._fields_]
-    if sorted(known) != sorted(law):
-        raise NativeLibraryError(
-            f"node '{node}': the library knows the law {', '.join(known)}, got {', '.join(law)}. "
-            f"Reinstall rimc-onnx."
-        )
-    fields: dict[str, Any] = {}
-    for name, kind in _CellLaw._fields_:
-        value = law[name]
-        if kind is not _Column:
-            fields[name] = value
-        elif isinstance(value, np.ndarray):
-            if (
-                value.shape != (_KNOTS,)
-                or value.dtype != np.float64
-                or not value.flags.c_contiguous
-            ):
-                raise NativeLibraryError(
-                    f"node '{node}': {name} must be {_KNOTS} contiguous float64, got "
-                    f"{value.dtype} {value.shape}"
-                )
-            fields[name] = _Column(knots=value.ctypes.data)
-        else:
-            fields[name] = _Column(value=value or 0.0)
-    return fields
 
 
 def native_programmer() -> Callable[..., Float32Array] | None:

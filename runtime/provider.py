@@ -22,6 +22,7 @@ from rimc_onnx.runtime import (
     kernels_created,
     library_path,
 )
+from rimc_onnx.runtime.device_options import compiled_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -116,15 +117,15 @@ def provider_session(
     """Open a model with the provider; nodes that it does not run stay with the CPU provider.
 
     A converted model needs no options. An ordinary model is programmed into crossbars here, by
-    ``provider_options``: ``preset``, or ``device`` (JSON of a ``rimc_onnx.device.DeviceConfig``),
-    ``time_s``, ``seed``, ``scaling`` (``node`` or ``column``), ``mapping`` (JSON of ``scaling`` and
-    ``clip_sigma`` by node), ``keep_digital`` (patterns of node names, a list or one text with ``;``
-    between them), of a device ``drift_frac``,
-    ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``, ``stuck_min_frac``,
-    ``stuck_max_frac``, ``level_bits``, ``num_slices``, ``devices_per_weight``, ``device_reads``
-    (False leaves out read noise and I-V curve that the device model states), and ``periphery``
-    (JSON of attributes by node). ``rimc_onnx.jobs.provider_options`` makes them as a conversion
-    would.
+    ``provider_options``: ``preset``, or ``device`` (JSON of a ``rimc_onnx.device.DeviceConfig``, or
+    ``@`` and the path of a compiled one), ``time_s``, ``seed``, ``scaling`` (``node`` or
+    ``column``), ``mapping`` (JSON of ``scaling`` and ``clip_sigma`` by node), ``keep_digital``
+    (patterns of node names, a list or one text with ``;`` between them), of a device
+    ``drift_frac``, ``drift_mean_frac``, ``g_max_us``, ``g_min_us``, ``clip_sigma``,
+    ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``, ``num_slices``,
+    ``devices_per_weight``, ``device_reads`` (False leaves out read noise and I-V curve that the
+    device model states), and ``periphery`` (JSON of attributes by node).
+    ``rimc_onnx.jobs.provider_options`` makes them as a conversion would.
 
     Args:
         model: path of the file, or the serialised model.
@@ -149,15 +150,16 @@ def provider_session(
         session_options.intra_op_num_threads = num_threads
     for key, value in (options or {}).items():
         session_options.add_session_config_entry(key, value)
-    # Naming the provider in `providers` would not bring its operators.
-    session_options.add_provider_for_devices(register_provider(), texts)
     source: Any = model if isinstance(model, bytes) else str(model)
     before = kernels_created()
-    try:
-        # The fallback of the Python binding would run a refused model on the CPU provider instead.
-        session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
-    except Exception as error:
-        raise translated(error) from error
+    with compiled_options(texts) as native:
+        # Naming the provider in `providers` would not bring its operators.
+        session_options.add_provider_for_devices(register_provider(), native)
+        try:
+            # The fallback of the Python binding would run a refused model on the CPU provider.
+            session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
+        except Exception as error:
+            raise translated(error) from error
     if kernels_created() == before:
         raise nothing_runs(model, texts)
     return session

@@ -15,8 +15,10 @@ import pytest
 from provider_models import HAS_PROVIDERS, needs_providers
 
 from rimc_onnx import evaluate, passes, runtime
+from rimc_onnx.device import get_preset
 from rimc_onnx.io.adapter_file import write_adapter_file
 from rimc_onnx.io.model_files import load_model, save_model
+from rimc_onnx.jobs.device_file import write_device_file
 
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "samples" / "apps"
@@ -143,7 +145,8 @@ def test_cpp_provider_app_has_the_accuracy_of_a_conversion(raw: Path) -> None:
     # Batch norms: other last bits than a conversion's (docs/deployment.md).
     output = run(*command, "preset=gaussian-relative", "seed=0", cwd=raw)
     assert abs(right(output) - round(500 * top1)) <= 1
-    assert right(run(*command, "preset=gaussian-relative", "drift_frac=0", cwd=raw)) > 480
+    write_device_file(get_preset("gaussian-relative", drift_frac=0.0), raw / "ideal.rimcdev")
+    assert right(run(*command, "device=@ideal.rimcdev", cwd=raw)) > 480
     wrong = subprocess.run(
         [*map(str, command), "preset=gaussian-relative", "seed=x"],
         cwd=raw,
@@ -178,7 +181,7 @@ def test_cpp_provider_app_takes_device_and_periphery_as_the_page_says(raw: Path)
     top1 = evaluate(raw / "own.rimc.onnx", data=raw / "test.npz").top1
     assert top1 is not None
     command = ["./app", build("provider.cc", raw), runtime.library_path(), "model.onnx"]
-    options = ["device=@device.json", "periphery=@periphery.json", "seed=0"]
+    options = ["device=@own.rimcdev", "periphery=@periphery.json", "seed=0"]
     output = run(*command, "images.f32", "labels.u8", *options, cwd=raw)
     # Batch norms: other last bits than a conversion's.
     assert abs(right(output) - round(500 * top1)) <= 1

@@ -31,6 +31,7 @@ from rimc_onnx.device import (
 from rimc_onnx.jobs.evaluate import EvaluationReport
 from rimc_onnx.jobs.quickstart import QuickstartReport
 from rimc_onnx.ops import schema
+from rimc_onnx.runtime.device_options import COMPILED_OPTIONS
 from rimc_onnx.studies.recovery import RecoveryReport
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,9 +283,11 @@ def test_deployment_page_lists_the_options_of_the_provider() -> None:
     # The library itself says which ones it knows.
     rows = table(section("deployment.md", "As an execution provider"), "option")
     source = (ROOT / "runtime" / "src" / "provider" / "options.cc").read_text("utf-8")
-    known = re.search(r"kKnown\[\] = \{(.*?)\};", source, re.DOTALL)
+    known = re.search(r'kKnown = "(.*?)";', source)
     assert known is not None
-    assert [name_of(row, "option") for row in rows] == re.findall(r'"(\w+)"', known[1])
+    assert [name_of(row, "option") for row in rows] == known[1].split(", ")
+    rows = table(section("deployment.md", "As an execution provider"), "parameter")
+    assert [name_of(row, "parameter") for row in rows] == list(COMPILED_OPTIONS)
 
 
 def test_cli_page_lists_the_options_of_the_program() -> None:

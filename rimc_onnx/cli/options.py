@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERY_NODE",
     "IDEAL_PERIPHERY",
+    "NO_PARAMETERS",
     "PRESET",
     "TEN_SAMPLES",
     "BatchAxis",
     "BatchSize",
     "DataOption",
     "DeviceOptions",
+    "DeviceParameters",
     "FitOptions",
     "Force",
+    "IdealReads",
     "Json",
     "Labels",
     "MappingOptions",
@@ -208,12 +211,11 @@ _READS = {"panel": "Reads"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
-    """A device model, how weights are put on it, and how old it is."""
+class DeviceParameters:
+    """How weights are put on a device model, and how old it is."""
 
     panel: ClassVar = "Device"
 
-    device: Device = "gaussian-relative"
     drift: Drift = None
     time: Time = None
     scaling: Scaling = "auto"
@@ -224,13 +226,8 @@ class DeviceOptions:
     stuck_min: StuckMin = None
     stuck_max: StuckMax = None
 
-    @property
-    def files(self) -> list[Path]:
-        """Files that the device model comes from."""
-        return [Path(self.device)] if self.device.endswith(".toml") else []
-
-    def config(self) -> DeviceConfig:
-        """The device model; what is not given is the preset's, or the file's."""
+    def config_of(self, device: str) -> DeviceConfig:
+        """A preset, or the model of a file, with what is given in place of its own."""
         from rimc_onnx.calibration.config import one_of
         from rimc_onnx.device import (
             AUTO,
@@ -253,10 +250,29 @@ class DeviceOptions:
             "scaling": read_scaling(scaling),
         }
         overrides = {name: value for name, value in given.items() if value is not None}
-        if not self.device.endswith(".toml"):
-            return get_preset(self.device, **overrides)
+        if not device.endswith(".toml"):
+            return get_preset(device, **overrides)
         # What is auto is the file's to say.
-        return load_device(Path(self.device), **overrides)
+        return load_device(Path(device), **overrides)
+
+
+NO_PARAMETERS = DeviceParameters()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(DeviceParameters):
+    """A device model and its parameters."""
+
+    device: Device = "gaussian-relative"
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that the device model comes from."""
+        return [Path(self.device)] if self.device.endswith(".toml") else []
+
+    def config(self) -> DeviceConfig:
+        """The device model; what is not given is the preset's, or the file's."""
+        return self.config_of(self.device)
 
 
 PRESET = DeviceOptions()

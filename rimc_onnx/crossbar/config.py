@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +20,10 @@ from rimc_onnx.errors import ConfigError
 from rimc_onnx.ops.schema import IV_TERMS, MAX_RANK
 
 __all__ = ["ConvertConfig", "NodeRanges", "PeripheryConfig", "ReadNoiseLaw"]
+
+
+def _scaled(values: Sequence[float], factor: float) -> tuple[float, ...]:
+    return tuple(float(np.float32(value * factor)) for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +135,9 @@ class ConvertConfig:
         polynomial, device = self.iv_polynomial, self.device
         if polynomial is None:
             return (0.0,) * IV_TERMS, (0.0,) * IV_TERMS
-        square, cube = polynomial.weight_curves(
-            g_min_us=device.g_min_us,
-            g_max_us=device.g_max_us,
-            input_shrink=self.periphery.input_shrink,
-        )
-        return tuple(float(np.float32(c)) for c in square), tuple(
-            float(np.float32(c)) for c in cube
-        )
+        square, cube = polynomial.weight_curves(g_min_us=device.g_min_us, g_max_us=device.g_max_us)
+        share = self.periphery.input_shrink
+        return _scaled(square, share), _scaled(cube, share * share)
 
     @property
     def needs_ranges(self) -> bool:

@@ -38,8 +38,10 @@ __all__ = [
     "PeripheryConfig",
     "ReadNoiseLaw",
     "attribute_types",
+    "ideal_attributes",
     "node_periphery",
     "pair_noise",
+    "reads_of_device",
 ]
 
 _MAX_BITS = 16
@@ -358,6 +360,37 @@ def attribute_types(op_type: str) -> dict[str, str]:
     if op_type == schema.RRAM_MATMUL:
         return periphery | schema.DEVICE_STATE
     return schema.GEOMETRY | periphery | {"tile_group": "int"} | schema.DEVICE_STATE
+
+
+def ideal_attributes() -> dict[str, dict[str, Any]]:
+    """Type and value of every attribute where nothing is asked for, by name."""
+    return {
+        name: {attribute_types(schema.RRAM_MATMUL)[name]: value}
+        for name, value in NodePeriphery().values().items()
+    }
+
+
+def reads_of_device(config: ConvertConfig) -> list[dict[str, Any]]:
+    """What the device of a conversion brings along in every read, as attributes that go together.
+
+    ``needs`` are attributes that a node states with them: a bent current needs a range.
+    """
+    found: list[dict[str, Any]] = []
+    if noise := _read_noise("", config):
+        names = ("read_noise", "read_noise_curve")
+        attributes = {name: noise[name] for name in names if name in noise}
+        found.append({"what": "read noise", "needs": [], "attributes": attributes})
+    polynomial, device = config.iv_polynomial, config.device
+    if config.iv_curve is not None:
+        # Not rounded: they are multiplied by the share of the voltage range that inputs use.
+        square, cube = (
+            config.iv_curves
+            if polynomial is None
+            else polynomial.weight_curves(g_min_us=device.g_min_us, g_max_us=device.g_max_us)
+        )
+        attributes = {"iv_sinh": config.reads.iv_sinh or 0.0, "iv_square": square, "iv_cube": cube}
+        found.append({"what": "I-V curve", "needs": ["dac_range"], "attributes": attributes})
+    return found
 
 
 def _as_typed(value: float) -> float:

@@ -17,12 +17,13 @@ from rimc_onnx.device.iv_curve import IvPolynomial, sinh, sinh_curve
 from rimc_onnx.device.mapping import largest_weight, pair_shares
 from rimc_onnx.device.presets.entry import Preset
 from rimc_onnx.device.presets.registry import get_preset, list_presets
-from rimc_onnx.device.programming import ConductancePair, ProgrammedWeight, program
+from rimc_onnx.device.programming import ConductancePair, ProgrammedWeight, has_error, program
 from rimc_onnx.device.random.keyed_draws import Purpose, random_words, standard_normals
 from rimc_onnx.device.random.philox import philox4x32
 from rimc_onnx.device.random.read_draws import read_key, read_normals
 from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
 from rimc_onnx.device.read_noise_knots import ReadNoiseTable, read_noise_table
+from rimc_onnx.device.table_file import table_file
 from rimc_onnx.device.user_file import (
     DeviceDescription,
     describe_device,
@@ -49,6 +50,7 @@ __all__ = [
     "describe_device",
     "format_time",
     "get_preset",
+    "has_error",
     "largest_weight",
     "list_devices",
     "list_presets",
@@ -66,4 +68,5 @@ __all__ = [
     "sinh",
     "sinh_curve",
     "standard_normals",
+    "table_file",
 ]

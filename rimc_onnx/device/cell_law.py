@@ -34,7 +34,6 @@ class CellLaw:
     (z drift_frac + drift_mean_frac) (reference_slope G_t + reference_us)."""
     g_max_us: float
     g_min_us: float
-    intervals_per_us: float
     programming_sigma_us: Column | None
     mean_us: Column | None
     drift_sigma_us: Column | None
@@ -69,7 +68,6 @@ def cell_law(config: DeviceConfig, time_s: float) -> CellLaw:
         reference_us=0.0 if relative else config.g_max_us,
         g_max_us=config.g_max_us,
         g_min_us=config.g_min_us,
-        intervals_per_us=table.per_us,
         programming_sigma_us=table.programming_sigma_us,
         mean_us=table.mean_us,
         drift_sigma_us=table.drift_sigma_us,

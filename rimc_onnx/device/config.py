@@ -329,7 +329,7 @@ class DeviceConfig:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"device configuration is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"device configuration must be a JSON object, got {text!r}")

@@ -90,15 +90,16 @@ class IvPolynomial:
         return g_us * 1e-6 * v_v + square * (v_v * v_v) + cube * (v_v * v_v * v_v)
 
     def weight_curves(
-        self, *, g_min_us: float, g_max_us: float, input_shrink: float
+        self, *, g_min_us: float, g_max_us: float
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """``iv_square`` and ``iv_cube`` of a node: powers of t = |w| / W_max, lowest first.
 
         A cell adds w P(t) u^2 and w Q(t) u^3 to its w u, u = V / V_max from -1 to 1:
-        P = V (N2(G_min + g) - N2(G_min)) / g with g = G_max t and V = v_max_v ``input_shrink``, Q
-        the same of N3 with V^2. Meets both at eight values of t, in between within 1e-3.
+        P = V (N2(G_min + g) - N2(G_min)) / g with g = G_max t and V = v_max_v, Q the same of N3
+        with V^2. Meets both at eight values of t, in between within 1e-3. Inputs that use the share
+        a of the voltage range have a P and a^2 Q.
         """
-        volts = self.v_max_v * input_shrink
+        volts = self.v_max_v
         bottom = self._terms(g_min_us)
         values: tuple[list[float], list[float]] = ([], [])
         for t in _NODES:

@@ -33,7 +33,7 @@ from rimc_onnx.device.random.normal import Float64Array
 from rimc_onnx.device.reproducible_math import exp
 from rimc_onnx.errors import NodeMappingError
 
-__all__ = ["Cells", "ConductancePair", "ProgrammedWeight", "program"]
+__all__ = ["Cells", "ConductancePair", "ProgrammedWeight", "has_error", "program"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -103,7 +103,7 @@ def program(
             f"Repair the model or leave the node digital."
         )
     w_realised = w_target.copy()
-    is_ideal = not _has_error(config)
+    is_ideal = not has_error(config)
     is_exact = is_ideal and config.level_bits is None and not config.clips
     if is_exact and not keep_conductances:
         return ProgrammedWeight(w_realised=w_realised, w_max=w_max)
@@ -135,7 +135,7 @@ def program(
     return ProgrammedWeight(w_realised=w_realised, w_max=w_max, pairs=pairs)
 
 
-def _has_error(config: DeviceConfig) -> bool:
+def has_error(config: DeviceConfig) -> bool:
     """False for a device that holds its target exactly, at all times."""
     return bool(
         config.drift_frac

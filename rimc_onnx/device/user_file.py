@@ -46,6 +46,8 @@ class DeviceDescription:
     """``absolute`` or ``curve``."""
     iv_curve: str | None = None
     """I-V curve that a conversion takes from it, ``sinh`` or ``polynomial``; None is linear."""
+    output: str | None = None
+    """File that it was compiled into; None where it was only shown."""
 
 
 def load_device(path: Path, **overrides: Any) -> DeviceConfig:

@@ -12,15 +12,16 @@ from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges
-from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import Scaling
+from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import DeviceConfig, Scaling
 from rimc_onnx.errors import ConfigError, UsageError
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.model_files import blame_model, files_of, load_model
-from rimc_onnx.io.outputs import Outputs, check_output
+from rimc_onnx.io.outputs import Outputs, check_outputs
 from rimc_onnx.io.samples import Data, files_of_data
 from rimc_onnx.jobs.convert import inputs_of, with_mapping
+from rimc_onnx.jobs.device_file import write_device_file
 from rimc_onnx.passes.rram_unit import unit_periphery
 
 __all__ = ["provider_options"]
@@ -34,20 +35,24 @@ def provider_options(
     *,
     config: ConvertConfig,
     data: Data | None = None,
+    device_file: str | Path | None = None,
     periphery_file: str | Path | None = None,
     force: bool = False,
 ) -> dict[str, str]:
     """Options with which the provider programs a model as ``convert`` would.
 
     The nodes that go to crossbars are those of a conversion; ``rank`` has no meaning here. An
-    option's value that begins with ``@`` names a file, which is read when a session is made.
+    option's value that begins with ``@`` names a file, which is read when a session is made. A
+    program without this package needs ``device_file``: the library reads compiled devices alone.
 
     Args:
         model: an ordinary model, an .onnx file; its nodes need names.
         config: of the conversion.
         data: samples that set the ranges of converters and word lines, as for ``convert``.
+        device_file: write the device there, compiled. Without it the options ``device`` and
+            ``time_s`` are texts, which ``provider_session`` compiles.
         periphery_file: write the option ``periphery`` there. Without it the option holds the text.
-        force: replace an existing file.
+        force: replace existing files.
 
     Raises:
         ConfigError: wires have a resistance: that changes weights, so the model has to be
@@ -59,9 +64,8 @@ def provider_options(
     if config.periphery.wire_ohm is not None:
         raise ConfigError("wire_ohm changes weights, which the provider can't. Convert the model.")
     graph = load_model(source)
-    if periphery_file is not None:
-        reads = [*files_of(source), *files_of_data(data)]
-        check_output(Path(periphery_file), force=force, reads=reads)
+    outputs = [Path(file) for file in (device_file, periphery_file) if file is not None]
+    check_outputs(outputs, force=force, reads=[*files_of(source), *files_of_data(data)])
     with blame_model(source):
         passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
         decisions = passes.select_rram_nodes(graph, config)
@@ -77,10 +81,19 @@ def provider_options(
     feeds = inputs_of(graph, source, data, config)
     config = with_mapping(config, graph, units, feeds)
     options = {**_mapping(config, units), "seed": str(config.seed)}
-    if config.device.time_law is not None:
-        options["time_s"] = repr(config.device.resolve_time(config.time_s))
-    if not config.periphery.device_reads:
+    if not config.reads_of_device:
         options["device_reads"] = "0"
+    if device_file is not None:
+        path = write_device_file(
+            DeviceConfig.from_json(options["device"]),
+            device_file,
+            time_s=config.time_s,
+            device_reads=config.reads_of_device,
+            force=force,
+        )
+        options["device"] = f"@{path}"
+    elif config.device.time_law is not None:
+        options["time_s"] = repr(config.device.resolve_time(config.time_s))
     digital = [d.name for d in decisions if not d.accepted]
     if bad := next((name for name in digital if ";" in name), None):
         raise UsageError(
@@ -140,13 +153,16 @@ def _periphery(
     ranges = {}
     if config.needs_ranges:
         ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
-    attributes = {u.name: unit_periphery(u, config, ranges.get(u.name)).values() for u in units}
-    # A curve is the device's, which the provider has too; without its noise none is stated.
+    # A law of noise is the device's, which the library has too; without one none is stated.
     own = {"read_noise_curve"}
     if config.has_read_noise_curve:
         own |= {"read_noise", "read_noise_relative"}
     attributes = {
-        node: {name: value for name, value in values.items() if name not in own}
-        for node, values in attributes.items()
+        unit.name: {
+            name: value
+            for name, value in unit_periphery(unit, config, ranges.get(unit.name)).values().items()
+            if name not in own
+        }
+        for unit in units
     }
     return json.dumps(attributes, ensure_ascii=False, separators=(",", ":"))

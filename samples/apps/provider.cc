@@ -5,7 +5,7 @@
 // Gemm and MatMul when the session is made. Without options it runs a converted model.
 //
 // Usage: provider libonnxruntime.so librimc_ops.so MODEL.onnx images.f32 labels.u8
-// [OPTION=VALUE]... such as preset=gaussian-relative drift_frac=0.1 seed=7
+// [OPTION=VALUE]... such as preset=gaussian-relative seed=7
 #include "digits_app.h"
 
 namespace {

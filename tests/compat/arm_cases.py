@@ -16,24 +16,26 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import runtime
+from rimc_onnx.crossbar import compiled_device
+from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.ops import schema
 from rimc_onnx.runtime.provider import provider_session
 
 NUM_SEEDS = 40
+_AGED = get_preset(
+    "pcm-natcomm2020", stuck_min_frac=0.02, stuck_max_frac=0.01, level_bits=5, num_slices=2
+)
+DEVICES = {
+    "simulated": compiled_device(get_preset("gaussian-absolute", scaling=Scaling.COLUMN)),
+    # the preset's read noise is of whole weights
+    "aged": compiled_device(_AGED, time_s=86400.0, device_reads=False),
+    "read": compiled_device(get_preset("milo2021")),
+}
 OPTIONS: dict[str, dict[str, object]] = {
-    "simulated": {"preset": "gaussian-absolute", "scaling": "column", "seed": 12345678901},
-    "aged": {
-        "preset": "pcm-natcomm2020",
-        "time_s": 86400,
-        "stuck_min_frac": 0.02,
-        "stuck_max_frac": 0.01,
-        "level_bits": 5,
-        "num_slices": 2,
-        "device_reads": False,  # the preset's read noise is of whole weights
-    },
-    "read": {"preset": "milo2021", "periphery": '{"*": {"dac_range": 2, "read_noise": 0.01}}'},
+    "read": {"periphery": '{"*": {"dac_range": 2, "read_noise": 0.01}}'},
 }
 """Those of run_models.cc."""
+SEED = 12345678901
 
 
 def _simulated(seed: int) -> tuple[bytes, dict[str, np.ndarray]]:
@@ -64,6 +66,8 @@ def _simulated(seed: int) -> tuple[bytes, dict[str, np.ndarray]]:
 def write(folder: Path) -> None:
     """Models, inputs, and outputs of this machine."""
     lines = []
+    for kind, content in DEVICES.items():
+        (folder / f"{kind}.rimcdev").write_bytes(content)
 
     def add(name: str, kind: str, model: bytes, feeds: dict[str, np.ndarray]) -> None:
         (folder / name).write_bytes(model)
@@ -72,11 +76,11 @@ def write(folder: Path) -> None:
             value.astype("<f4").tofile(folder / f"{name}.{feed}")
             words += [feed, str(value.ndim), *map(str, value.shape)]
         lines.append(" ".join(words))
-        session = (
-            provider_session(model, provider_options=OPTIONS[kind])
-            if kind in OPTIONS
-            else runtime.make_session(model)
-        )
+        if kind in DEVICES:
+            options = {"device": f"@{folder / kind}.rimcdev", "seed": SEED, **OPTIONS.get(kind, {})}
+            session = provider_session(model, provider_options=options)
+        else:
+            session = runtime.make_session(model)
         session.run(None, feeds)[0].astype("<f4").tofile(folder / f"{name}.y.here")
 
     for seed in range(NUM_SEEDS):

@@ -16,6 +16,8 @@ import numpy as np
 
 from rimc_onnx import calibrate, convert
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import get_preset
+from rimc_onnx.jobs.device_file import write_device_file
 
 DIGITS = Path(__file__).resolve().parents[2] / "samples" / "digits"
 
@@ -36,6 +38,7 @@ def main(folder: Path) -> None:
         models[name] = calibrate(converted).output
     with np.load(DIGITS / "test.npz") as test:
         images, labels = test["input"], test["labels"]
+    write_device_file(get_preset("gaussian-relative", drift_frac=0.0), folder / "ideal.rimcdev")
     images.astype("<f4").tofile(folder / "input.bin")
     (folder / "shape.json").write_text(json.dumps(images.shape))
     (folder / "labels.json").write_text(json.dumps(labels.tolist()))

@@ -4,7 +4,7 @@
 //
 // Usage: run_models libonnxruntime.so librimc_ops.so FOLDER TAG
 // FOLDER/list.txt has a line per model: MODEL KIND NUM_INPUTS {NAME RANK SIZE...}..., KIND custom
-// (operators), simulated, aged or read (the provider).
+// (operators), simulated, aged or read (the provider, on the device FOLDER/KIND.rimcdev).
 // Inputs are float32 in FOLDER/MODEL.NAME; the output y goes to FOLDER/MODEL.y.TAG.
 #include <sstream>
 
@@ -16,14 +16,8 @@ using namespace app;
 
 using ElementCount = abi::Slot<64, abi::Status*, const abi::Shape*, std::size_t*>;
 
-constexpr const char* kKeys[] = {"preset", "scaling", "seed"};
-constexpr const char* kValues[] = {"gaussian-absolute", "column", "12345678901"};
-constexpr const char* kAgedKeys[] = {"preset",     "time_s",     "stuck_min_frac", "stuck_max_frac",
-                                     "level_bits", "num_slices", "device_reads"};
-constexpr const char* kAgedValues[] = {"pcm-natcomm2020", "86400", "0.02", "0.01", "5", "2", "0"};
-constexpr const char* kReadKeys[] = {"preset", "periphery"};
-constexpr const char* kReadValues[] = {"milo2021",
-                                       "{\"*\": {\"dac_range\": 2, \"read_noise\": 0.01}}"};
+constexpr const char* kSeed = "12345678901";
+constexpr const char* kReads = "{\"*\": {\"dac_range\": 2, \"read_noise\": 0.01}}";
 
 struct Machine {
   const abi::Api* api;
@@ -49,17 +43,18 @@ void RunModel(const Machine& machine, const std::string& folder, const std::stri
   abi::SessionOptions* options = nullptr;
   Session* session = nullptr;
   Check(api, CreateSessionOptions::Call(api, &options));
-  if (kind == "simulated") {
-    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kKeys, kValues,
-                                    std::size(kKeys)));
-  } else if (kind == "aged") {
-    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kAgedKeys,
-                                    kAgedValues, std::size(kAgedKeys)));
-  } else if (kind == "read") {
-    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, kReadKeys,
-                                    kReadValues, std::size(kReadKeys)));
-  } else {
+  if (kind == "custom") {
     Check(api, RegisterLibrary::Call(api, options, machine.library));
+  } else {
+    const std::string device = "@" + folder + "/" + kind + ".rimcdev";
+    std::vector<const char*> keys = {"device", "seed"};
+    std::vector<const char*> values = {device.c_str(), kSeed};
+    if (kind == "read") {
+      keys.push_back("periphery");
+      values.push_back(kReads);
+    }
+    Check(api, AppendProvider::Call(api, options, machine.env, &machine.device, 1, keys.data(),
+                                    values.data(), keys.size()));
   }
   const std::string path = folder + "/" + model;
   Check(api, CreateSession::Call(api, machine.env, path.c_str(), options, &session));

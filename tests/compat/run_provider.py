@@ -54,7 +54,7 @@ def main(folder: Path, library: str) -> None:
     for model, file in json.loads((folder / "models.json").read_text()).items():
         run(file).astype("<f4").tofile(outputs / f"{model}.bin")
     digits = str(folder / "model.onnx")
-    ideal = run(digits, preset="gaussian-relative", drift_frac="0").argmax(axis=1)
+    ideal = run(digits, device=f"@{folder / 'ideal.rimcdev'}").argmax(axis=1)
     labels = np.array(json.loads((folder / "labels.json").read_text()))
     if (ideal == labels).mean() < 0.95:
         sys.exit(f"{name}: {digits} is not what it was without drift")

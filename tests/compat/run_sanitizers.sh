@@ -87,6 +87,7 @@ run_provider() {
     -DCMAKE_CXX_COMPILER="$compiler" >"$work/cmake.log"
   cmake --build "$work/provider" -j2 >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2; return 1; }
   cp "$work/provider/librimc_ops.so" "$work/sound.so"
+  cp -r "$work/provider/devices" "$work/devices"
   sed -i 's|^void CompiledNode::Run(.*{|int planted = 0;\n&\n  ++planted;|' \
     "$work/planted/src/provider/compiled_node.cc"
   grep -q ++planted "$work/planted/src/provider/compiled_node.cc"

@@ -6,7 +6,9 @@
 #include <exception>
 #include <string>
 
+#include "device/cell_law.h"
 #include "device/programming.h"
+#include "device/table_file.h"
 #include "kernels/dispatch.h"
 #include "ort/ort.h"
 #include "rimc/ort_abi.h"
@@ -26,28 +28,11 @@ struct RimcProgramJob {
   std::int64_t run;  // cells from one column to the next
   std::uint64_t seed;
   const char* node;  // UTF-8
-  rimc::kernels::CellLaw law;
+  const char* law;   // a table file (table_file.h) whose values are a law
+  std::uint64_t law_size;
 };
 }
-static_assert(sizeof(void*) != 8 || sizeof(RimcProgramJob) == 256, "layout of the ctypes twin");
-
-namespace {
-
-void CheckLaw(const char* node, const rimc::kernels::CellLaw& law) {
-  constexpr std::uint64_t kWords = std::uint64_t{1} << 32;
-  const bool has_slices = law.num_slices >= 1 && law.num_slices <= 8 && law.level_bits >= 0 &&
-                          law.level_bits * law.num_slices <= 24 &&
-                          (law.level_bits > 0 || law.num_slices == 1);
-  if (!has_slices || law.devices_per_weight < 1 || law.devices_per_weight > 64) {
-    rimc::Refuse("node '", node, "': a weight can't have ", law.num_slices, " slices of ",
-                 law.level_bits, " bits with ", law.devices_per_weight, " devices each");
-  }
-  if (law.stuck_min_words > kWords || law.stuck_max_words > kWords) {
-    rimc::Refuse("node '", node, "': stuck words must lie in 0..2^32");
-  }
-}
-
-}  // namespace
+static_assert(sizeof(void*) != 8 || sizeof(RimcProgramJob) == 96, "layout of the ctypes twin");
 
 // Null, or why nothing was programmed: one line, which lives until the thread's next call.
 RIMC_EXPORT const char* RimcProgramCells(const RimcProgramJob* job) {
@@ -64,10 +49,12 @@ RIMC_EXPORT const char* RimcProgramCells(const RimcProgramJob* job) {
     if (job->run < 1 || job->num_columns < 1) {
       rimc::Refuse("node '", job->node, "': run and num_columns must be 1 or more");
     }
-    CheckLaw(job->node, job->law);
+    const std::string where = std::string("node '") + job->node + "': its law";
+    const rimc::TableFile file = rimc::ReadTableFile(where, {job->law, job->law_size});
+    const rimc::TimedLaw timed = rimc::ReadLaw(where, file, file.values);
     const rimc::CellRun cells{job->first_cell,  job->run,  job->w_max,
                               job->num_columns, job->seed, rimc::NameWords(job->node),
-                              job->law};
+                              timed.law};
     rimc::ProgramWeights(rimc::ActiveKernels(), cells, job->w, job->w_realised, job->count,
                          job->max_threads);
     return nullptr;

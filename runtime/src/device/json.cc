@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/json.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+#include "device/values.h"
 #include "ort/ort.h"
 
 namespace rimc {
@@ -213,6 +215,68 @@ const Json* Json::Find(const std::string& name) const {
 
 Json ParseJson(const std::string& where, const std::string& text) {
   return Parser(where, text).Whole();
+}
+
+double NumberOf(const std::string& where, const Json& json, double least, double most) {
+  if (json.kind != Json::Kind::kNumber) Refuse(where, " must be a number");
+  return ReadNumber(where, json.text, least, most);
+}
+
+Fields::Fields(std::string where, const Json& json) : where_(std::move(where)), json_(json) {
+  if (json.kind != Json::Kind::kObject) Refuse(where_, " must be an object");
+}
+
+const Json& Fields::Get(const std::string& name) {
+  const Json* const value = json_.Find(name);
+  if (value == nullptr) Refuse(where_, " lacks ", name);
+  asked_.push_back(name);
+  return *value;
+}
+
+double Fields::Number(const std::string& name, double least, double most) {
+  return NumberOf(Where(name), Get(name), least, most);
+}
+
+int Fields::Whole(const std::string& name, int least, int most) {
+  const Json& value = Get(name);
+  if (value.kind != Json::Kind::kNumber) Refuse(Where(name), " must be a number");
+  return ReadWhole(Where(name), value.text, least, most);
+}
+
+std::vector<double> Fields::Numbers(const std::string& name) {
+  const Json& value = Get(name);
+  if (value.kind != Json::Kind::kList) Refuse(Where(name), " must be a list of numbers");
+  std::vector<double> numbers;
+  for (const Json& item : value.items) numbers.push_back(NumberOf(Where(name), item));
+  return numbers;
+}
+
+bool Fields::Flag(const std::string& name) {
+  const Json::Kind kind = Get(name).kind;
+  if (kind != Json::Kind::kTrue && kind != Json::Kind::kFalse) {
+    Refuse(Where(name), " must be true or false");
+  }
+  return kind == Json::Kind::kTrue;
+}
+
+const std::string& Fields::Text(const std::string& name) {
+  const Json& value = Get(name);
+  if (value.kind != Json::Kind::kText) Refuse(Where(name), " must be a text");
+  return value.text;
+}
+
+const Json& Fields::Object(const std::string& name) {
+  const Json& value = Get(name);
+  if (value.kind != Json::Kind::kObject) Refuse(Where(name), " must be an object");
+  return value;
+}
+
+void Fields::Finish() const {
+  for (const auto& [name, value] : json_.fields) {
+    if (std::find(asked_.begin(), asked_.end(), name) == asked_.end()) {
+      Refuse(where_, " has no field '", name, "'");
+    }
+  }
 }
 
 }  // namespace rimc

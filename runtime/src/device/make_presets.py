@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes presets.inc, the device models of the native library, from the presets of rimc_onnx.
+"""Compiles the presets of rimc_onnx.device into presets/, which lies beside the library installed.
 
-Run where rimc_onnx is installed: python runtime/src/device/make_presets.py > presets.inc
+python runtime/src/device/make_presets.py
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rimc_onnx.crossbar import DEVICE_SUFFIX, compiled_device
 from rimc_onnx.device import list_presets
 
-_LINE = 92
+FOLDER = Path(__file__).resolve().parent / "presets"
 
 
-def presets_inc() -> str:
-    """The file: a raw string for each preset, cut into lines that a compiler takes."""
-    lines = ["// SPDX-License-Identifier: Apache-2.0", "// Made by make_presets.py."]
-    for preset in list_presets().values():
-        text = preset.config.to_json()
-        parts = [text[i : i + _LINE] for i in range(0, len(text), _LINE)]
-        lines += [f'R"({part})"' for part in parts]
-        lines[-1] += ","
-    return "\n".join(lines) + "\n"
+def compiled_presets() -> dict[str, bytes]:
+    """Content of every file by its name; each preset at the first time of its law."""
+    return {
+        f"{name}{DEVICE_SUFFIX}": compiled_device(preset.config)
+        for name, preset in list_presets().items()
+    }
 
 
 if __name__ == "__main__":
-    print(presets_inc(), end="")
+    FOLDER.mkdir(exist_ok=True)
+    for name, content in compiled_presets().items():
+        (FOLDER / name).write_bytes(content)

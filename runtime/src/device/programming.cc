@@ -16,6 +16,23 @@ namespace {
 // Fewer cells are done before a thread has started.
 constexpr std::int64_t kThreadCells = std::int64_t{1} << 16;
 
+constexpr std::uint32_t kPurposeRead = 32;  // rimc_onnx.device.Purpose.READ
+
+// Words 0 and 1 of Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011).
+std::array<std::uint32_t, 2> PhiloxWords(std::array<std::uint32_t, 4> counter, std::uint32_t key0,
+                                         std::uint32_t key1) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53} * counter[0];
+    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * counter[2];
+    counter = {
+        static_cast<std::uint32_t>(p1 >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(p1),
+        static_cast<std::uint32_t>(p0 >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(p0)};
+    key0 += 0x9E3779B9;
+    key1 += 0xBB67AE85;
+  }
+  return {counter[0], counter[1]};
+}
+
 }  // namespace
 
 std::array<std::uint32_t, 2> NameWords(std::string_view node) {
@@ -25,6 +42,14 @@ std::array<std::uint32_t, 2> NameWords(std::string_view node) {
     words[i / 4] |= static_cast<std::uint32_t>(digest[i]) << (8 * (i % 4));
   }
   return words;
+}
+
+std::int64_t ReadKeyOf(std::uint64_t seed, const std::string& node) {
+  const std::array<std::uint32_t, 2> name = NameWords(node);
+  const std::array<std::uint32_t, 2> words =
+      PhiloxWords({0, kPurposeRead << 16, name[0], name[1]}, static_cast<std::uint32_t>(seed),
+                  static_cast<std::uint32_t>(seed >> 32));
+  return static_cast<std::int64_t>(words[0] | std::uint64_t{words[1]} << 32);
 }
 
 void ProgramWeights(const kernels::KernelTable& kernels, const CellRun& cells, const float* w,

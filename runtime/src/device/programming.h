@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -14,6 +15,9 @@ namespace rimc {
 
 // Key of a node's draws: the first two words of the sha256 of its name, little-endian.
 std::array<std::uint32_t, 2> NameWords(std::string_view node);
+
+// The attribute read_key of a node: rimc_onnx.device.read_key.
+std::int64_t ReadKeyOf(std::uint64_t seed, const std::string& node);
 
 // What decides the realised weight of a node, the weight itself apart.
 struct CellRun {

@@ -3,9 +3,9 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <locale>
 #include <sstream>
+#include <vector>
 
 #include "ort/ort.h"
 
@@ -42,11 +42,16 @@ bool ReadDigits(const std::string& text, std::uint64_t most, std::uint64_t* valu
   return !text.empty();
 }
 
-std::string ReadTextOrFile(const std::string& where, const std::string& text) {
-  if (text.compare(0, 1, "@") != 0) return text;
-  std::ifstream file(text.substr(1), std::ios::binary);
-  const std::string content{std::istreambuf_iterator<char>(file), {}};
-  if (!file) Refuse(where, ": the file '", text.substr(1), "' can't be read");
+std::string ReadFile(const std::string& where, const std::string& path, std::size_t most) {
+  std::ifstream file(path, std::ios::binary);
+  std::string content;
+  std::vector<char> chunk(std::size_t{1} << 16);
+  while (file && content.size() <= most) {
+    file.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
+    content.append(chunk.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (content.size() > most) Refuse(where, ": the file '", path, "' has more than ", most, " bytes");
+  if (!file.eof()) Refuse(where, ": the file '", path, "' can't be read");
   return content;
 }
 

@@ -3,6 +3,7 @@
 // Numbers and whole files out of texts that people write.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -18,7 +19,7 @@ int ReadWhole(const std::string& where, const std::string& text, int least, int 
 // Digits of a number of 0 .. 2^64-1 where `text` is that.
 bool ReadDigits(const std::string& text, std::uint64_t most, std::uint64_t* value);
 
-// What a file holds, where `text` is "@path", else the text itself.
-std::string ReadTextOrFile(const std::string& where, const std::string& text);
+// What a file of at most `most` bytes holds.
+std::string ReadFile(const std::string& where, const std::string& path, std::size_t most);
 
 }  // namespace rimc

@@ -52,9 +52,9 @@ std::vector<float> Program(const MappedNode& node, const DeviceOptions& device, 
         "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
         "or name the node in the option keep_digital");
   }
-  kernels::CellLaw law = device.timed.law;
+  kernels::CellLaw law = device.device.timed.law;
   law.clips = mapping.clip_sigma > 0.0 ? 1 : 0;
-  if (!device.has_error && law.level_bits == 0 && law.clips == 0) return w_max;
+  if (!device.device.has_error && law.level_bits == 0 && law.clips == 0) return w_max;
   cells.w_max = w_max.data();
   cells.seed = device.seed;
   cells.name = NameWords(node.name);
@@ -69,8 +69,7 @@ Periphery PeripheryOf(const MappedNode& node, const DeviceOptions& device, const
   if (node.is_conv) {
     shape = {static_cast<Index>(w[0]), static_cast<Index>(w[1]), node.WindowSize()};
   }
-  return PeripheryOf(device.periphery, device.reads, device.seed, node.name, shape,
-                     std::move(w_max));
+  return device.periphery.Of(device.seed, node.name, shape, std::move(w_max));
 }
 
 std::vector<float> BiasOf(const MappedNode& node, std::size_t columns) {

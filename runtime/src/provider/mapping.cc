@@ -188,7 +188,7 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
     } else {
       ReadMatMul(view, is_gemm, &mapped);
     }
-    if (!FitsTiles(device.periphery, mapped.name, mapped.WindowSize())) {
+    if (!device.periphery.FitsTiles(mapped.name, mapped.WindowSize())) {
       StayDigital(mapped.WindowSize(), " word lines of its kernel do not fit in a tile");
     }
     decision.mapped = std::move(mapped);

@@ -1,42 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "provider/options.h"
 
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
 #include <limits>
+#include <sstream>
 
 #include "device/json.h"
-#include "device/model_json.h"
 #include "device/values.h"
 #include "ort/ort.h"
 
 namespace rimc {
 namespace {
 
-constexpr const char* kKnown[] = {"preset",
-                                  "device",
-                                  "time_s",
-                                  "drift_frac",
-                                  "drift_mean_frac",
-                                  "g_max_us",
-                                  "g_min_us",
-                                  "clip_sigma",
-                                  "stuck_min_frac",
-                                  "stuck_max_frac",
-                                  "level_bits",
-                                  "num_slices",
-                                  "devices_per_weight",
-                                  "scaling",
-                                  "mapping",
-                                  "seed",
-                                  "keep_digital",
-                                  "device_reads",
-                                  "periphery"};
 constexpr const char* kWhere = "provider option ";
+constexpr const char* kKnown = "preset, device, mapping, seed, keep_digital, device_reads, periphery";
+constexpr std::size_t kMostDeviceBytes = std::size_t{1} << 24;
+constexpr std::size_t kMostText = std::size_t{1} << 30;
 
-template <class Names, class NameOf>
-std::string List(const Names& names, const NameOf& name_of) {
-  std::string list;
-  for (const auto& entry : names) list += (list.empty() ? "" : ", ") + std::string(name_of(entry));
-  return list;
+bool IsKnown(const std::string& name) {
+  std::istringstream known(kKnown);
+  for (std::string word; std::getline(known >> std::ws, word, ',');) {
+    if (word == name) return true;
+  }
+  return false;
 }
 
 std::uint64_t Seed(const std::string& text) {
@@ -48,13 +39,52 @@ std::uint64_t Seed(const std::string& text) {
   return value;
 }
 
-DeviceModel FindPreset(const std::string& name) {
-  const std::vector<DeviceModel> presets = Presets();
-  for (const DeviceModel& preset : presets) {
-    if (name == preset.name) return preset;
+// The folder that this library was loaded from, with a separator behind it.
+std::string LibraryFolder() {
+  static const char kHere = 0;
+  std::string path;
+#if defined(_WIN32)
+  constexpr DWORD kWanted =
+      GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
+  HMODULE library = nullptr;
+  char name[MAX_PATH] = {};
+  if (GetModuleHandleExA(kWanted, &kHere, &library) != 0) {
+    path.assign(name, GetModuleFileNameA(library, name, MAX_PATH));
   }
-  Refuse("provider option preset must be one of ",
-         List(presets, [](const DeviceModel& p) { return p.name; }), ", got '", name, "'");
+#else
+  Dl_info library{};
+  if (dladdr(&kHere, &library) != 0 && library.dli_fname != nullptr) path = library.dli_fname;
+#endif
+  const std::size_t last = path.find_last_of("/\\");
+  return last == std::string::npos ? "" : path.substr(0, last + 1);
+}
+
+// A compiled device beside the library.
+CompiledDevice FindPreset(const std::string& name) {
+  const std::string where = kWhere + std::string("preset");
+  if (name.empty() || name.find_first_of("/\\") != std::string::npos) {
+    Refuse(where, " must be the name of a device model, got '", name, "'");
+  }
+  const std::string path = LibraryFolder() + "devices/" + name + ".rimcdev";
+  std::string bytes;
+  try {
+    bytes = ReadFile(where, path, kMostDeviceBytes);
+  } catch (const Error&) {
+    Refuse(where, ": no device '", name, "' lies beside the library ('", path,
+           "'). rimc-onnx devices lists the presets; -o FILE compiles one of your own for "
+           "device=@FILE");
+  }
+  return ReadCompiledDevice(where + ": '" + path + "'", bytes);
+}
+
+CompiledDevice ReadDevice(const std::string& text) {
+  const std::string where = kWhere + std::string("device");
+  if (text.compare(0, 1, "@") != 0) {
+    Refuse(where, " must be @ and the path of a compiled device. rimc-onnx devices NAME -o FILE ",
+           "writes one");
+  }
+  const std::string path = text.substr(1);
+  return ReadCompiledDevice(where + ": '" + path + "'", ReadFile(where, path, kMostDeviceBytes));
 }
 
 std::vector<std::string> Split(const std::string& text) {
@@ -102,29 +132,14 @@ std::map<std::string, ArrayMapping> NodeMappings(const std::string& where, const
   return mappings;
 }
 
-// The time that the law is read at: `text`, or the first one.
-double ResolveTime(const DeviceModel& model, const std::string* text) {
-  constexpr double kMostS = 1e12;
-  const auto range = TimeRange(model);
-  if (text == nullptr) return range ? range->first : 0.0;
-  const double time_s = RoundTime(ReadNumber("provider option time_s", *text, 0.0, kMostS));
-  if (!range) Refuse("provider option time_s: preset '", model.name, "' has no time axis");
-  if (time_s < range->first || time_s > range->second) {
-    Refuse("provider option time_s: the law of '", model.name, "' holds for ", range->first, " .. ",
-           range->second, " seconds, got ", *text);
-  }
-  return time_s;
-}
-
 }  // namespace
 
 std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
   for (const auto& [name, value] : options) {
-    bool known = false;
-    for (const char* candidate : kKnown) known = known || name == candidate;
-    if (!known) {
-      Refuse(kWhere, "'", name,
-             "' is not known. Known: ", List(kKnown, [](const char* n) { return n; }));
+    if (!IsKnown(name)) {
+      Refuse(kWhere, "'", name, "' is not known. Known: ", kKnown,
+             ". Parameters of a device and its time are those of a compiled one: ",
+             "rimc-onnx devices NAME --time TIME -o FILE");
     }
   }
   const auto find = [&](const char* wanted) -> const std::string* {
@@ -134,47 +149,39 @@ std::optional<DeviceOptions> ParseOptions(const KeyValues& options) {
     return nullptr;
   };
   const std::string* const preset = find("preset");
-  const std::string* const model_json = find("device");
-  if (preset == nullptr && model_json == nullptr) {
+  const std::string* const compiled = find("device");
+  if (preset == nullptr && compiled == nullptr) {
     if (options.empty()) return std::nullopt;
     Refuse(kWhere, options.front().first, " needs the option preset");
   }
-  if (preset != nullptr && model_json != nullptr) {
+  if (preset != nullptr && compiled != nullptr) {
     Refuse("provider options preset and device exclude each other");
   }
-
-  DeviceModel model = preset != nullptr
-                          ? FindPreset(*preset)
-                          : ReadModel("provider option device",
-                                      ReadTextOrFile("provider option device", *model_json));
   DeviceOptions device;
-  bool device_reads = true;
-  for (const auto& [name, value] : options) {
-    SetNumber(kWhere, name, value, &model);
-    if (name == "seed") device.seed = Seed(value);
-    if (name == "keep_digital") device.keep_digital = Split(value);
-    if (name == "periphery") {
-      const std::string where = kWhere + name;
-      device.periphery = ReadPeripheryOption(where, ReadTextOrFile(where, value));
-    }
-    if (name == "device_reads") {
-      if (value != "0" && value != "1") {
-        Refuse(kWhere, "device_reads must be 0 or 1, got '", value, "'");
-      }
-      device_reads = value == "1";
-    }
-    if (name == "scaling") model.by_column = IsByColumn(kWhere, value);
+  device.device = preset != nullptr ? FindPreset(*preset) : ReadDevice(*compiled);
+  device.mapping = {device.device.by_column, device.device.clip_sigma};
+  if (const std::string* seed = find("seed")) device.seed = Seed(*seed);
+  if (const std::string* patterns = find("keep_digital")) device.keep_digital = Split(*patterns);
+  if (const std::string* mapping = find("mapping")) {
+    const std::string where = kWhere + std::string("mapping");
+    device.node_mappings = NodeMappings(
+        where, mapping->compare(0, 1, "@") == 0 ? ReadFile(where, mapping->substr(1), kMostText)
+                                                : *mapping,
+        device.mapping);
   }
-  CheckModel("provider options ", model);
-  const double time_s = ResolveTime(model, find("time_s"));
-  device.timed = MakeLaw(model, time_s);
-  device.has_error = HasError(model);
-  device.mapping = {model.by_column, model.clip_sigma};
-  if (const std::string* const mapping = find("mapping")) {
-    const std::string where = std::string(kWhere) + "mapping";
-    device.node_mappings = NodeMappings(where, ReadTextOrFile(where, *mapping), device.mapping);
+  const std::string* const reads = find("device_reads");
+  if (reads != nullptr && *reads != "0" && *reads != "1") {
+    Refuse(kWhere, "device_reads must be 0 or 1, got '", *reads, "'");
   }
-  if (device_reads) device.reads = ReadsOf(model, time_s);
+  const std::string where = kWhere + std::string("periphery");
+  const std::string* const stated = find("periphery");
+  std::string periphery = stated == nullptr ? "" : *stated;
+  if (periphery.compare(0, 1, "@") == 0) {
+    periphery = ReadFile(where, periphery.substr(1), kMostText);
+  }
+  if (stated != nullptr && periphery.empty()) Refuse(where, " is empty");
+  device.periphery =
+      PeripheryOption(where, device.device, reads == nullptr || *reads == "1", periphery);
   return device;
 }
 

@@ -10,8 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "device/law.h"
-#include "device/reads.h"
+#include "provider/compiled_device.h"
 #include "provider/periphery_option.h"
 
 namespace rimc {
@@ -24,14 +23,12 @@ struct ArrayMapping {
 
 // Crossbars that nodes of an ordinary model are programmed into.
 struct DeviceOptions {
-  TimedLaw timed;
-  bool has_error = true;  // else devices hold their targets exactly
+  CompiledDevice device;
   ArrayMapping mapping;
   std::map<std::string, ArrayMapping> node_mappings;  // of nodes that have one of their own
   std::uint64_t seed = 0;
   std::vector<std::string> keep_digital;  // patterns of node names
   PeripheryOption periphery;
-  DeviceReads reads;  // of the device model, unless they are to be ideal
 
   const ArrayMapping& MappingOf(const std::string& node) const;
 };

@@ -6,30 +6,14 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "crossbar/periphery.h"
-#include "device/reads.h"
-#include "ort/attributes.h"
+#include "provider/compiled_device.h"
 
 namespace rimc {
-
-// What is stated of one node's periphery; the other attributes have their ideal values.
-struct StatedPeriphery {
-  Attributes attributes;
-  double input_shrink = 1.0;  // before it is an attribute, a float
-  bool has_range = false;     // dac_range
-  bool has_noise = false;     // read_noise or read_noise_curve
-  bool has_key = false;       // read_key
-  bool has_curve = false;     // iv_sinh, iv_square or iv_cube
-};
-
-// Of each node; "*" is every node that is not named. Empty: ideal, but for the reads of the device.
-using PeripheryOption = std::map<std::string, StatedPeriphery>;
-
-// The JSON object {node: {attribute: value}}. Throws Error where it is something else.
-PeripheryOption ReadPeripheryOption(const std::string& where, const std::string& text);
 
 // A node's array: its bit lines, and `depth` steps of `rows_per_step` word lines each.
 struct ArrayShape {
@@ -38,13 +22,40 @@ struct ArrayShape {
   Index rows_per_step;
 };
 
-// The periphery of a node whose W_max is `w_max`. What the option does not state of read noise and
-// I-V curve is that of the device, as in a conversion. Throws Error as ReadPeriphery, and where the
-// node has no entry, or a curve of the device and no range.
-Periphery PeripheryOf(const PeripheryOption& option, const DeviceReads& reads, std::uint64_t seed,
-                      const std::string& node, const ArrayShape& shape, std::vector<float> w_max);
+class PeripheryOption {
+ public:
+  PeripheryOption() = default;
+  // `text` is the JSON object {node: {attribute: value}}, where "*" is every node that is not
+  // named; empty: everything is ideal, but for the reads of the device, unless they are to be ideal
+  // too. Throws Error that begins with `where` where it is something else.
+  PeripheryOption(const std::string& where, const CompiledDevice& device, bool device_reads,
+                  const std::string& text);
 
-// False where the node's window has more word lines than a tile: it then stays digital.
-bool FitsTiles(const PeripheryOption& option, const std::string& node, Index rows_per_step);
+  // The periphery of a node whose W_max is `w_max`. What the option does not state of the device's
+  // reads is the device's, as in a conversion. Throws Error as ReadPeriphery, and where the node
+  // has no entry, or reads of the device need what its entry does not state.
+  Periphery Of(std::uint64_t seed, const std::string& node, const ArrayShape& shape,
+               std::vector<float> w_max) const;
+
+  // False where the node's window has more word lines than a tile: it then stays digital.
+  bool FitsTiles(const std::string& node, Index rows_per_step) const;
+
+ private:
+  // What is stated of one node; the other attributes are ideal.
+  struct Stated {
+    Attributes attributes;
+    std::set<std::string> names;
+    double input_shrink = 1.0;  // before it is an attribute, a float
+  };
+
+  Stated ReadNode(const std::string& where, const CompiledDevice& device, const Json& values) const;
+  const Stated* Find(const std::string& node) const;
+  void SetReads(const DeviceReads& reads, const Stated& stated, Attributes* attributes) const;
+
+  std::string device_;  // name of the device model
+  std::vector<DeviceReads> reads_;
+  std::map<std::string, Stated> nodes_;
+  bool is_stated_ = false;
+};
 
 }  // namespace rimc
