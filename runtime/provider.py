@@ -44,6 +44,9 @@ PROVIDER_NAME: Final = "RimcExecutionProvider"
 
 _OLDEST: Final = (1, 24)
 _MAX_REASONS: Final = 4
+_INLINED: Final = "_inlfunc_"
+"""What ONNX Runtime puts before names of nodes that it inlines."""
+_EXTERNAL_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 _registering = threading.Lock()
 
 
@@ -125,7 +128,8 @@ def provider_session(
     ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``, ``num_slices``,
     ``devices_per_weight``, ``device_reads`` (False leaves out read noise and I-V curve that the
     device model states), and ``periphery`` (JSON of attributes by node).
-    ``rimc_onnx.jobs.provider_options`` makes them as a conversion would.
+    ``rimc_onnx.jobs.provider_options`` makes them as a conversion would. Nodes without a name, and
+    those of model-local functions, have the names that a conversion gives them.
 
     Args:
         model: path of the file, or the serialised model.
@@ -155,11 +159,12 @@ def provider_session(
     with compiled_options(texts) as native:
         # Naming the provider in `providers` would not bring its operators.
         session_options.add_provider_for_devices(register_provider(), native)
-        try:
-            # The fallback of the Python binding would run a refused model on the CPU provider.
-            session = onnxruntime.InferenceSession(source, session_options, enable_fallback=0)
-        except Exception as error:
-            raise translated(error) from error
+        session = _session(source, session_options)
+        if "device" in native and any(_is_unnamed(m.name) for m in last_mapping()):
+            if not isinstance(model, bytes):
+                folder = str(Path(model).resolve().parent)
+                session_options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, folder)
+            session = _session(_named(model), session_options)
     if kernels_created() == before:
         raise nothing_runs(model, texts)
     return session
@@ -173,6 +178,38 @@ def last_mapping() -> list[NodeMapping]:
     """
     library = _library()
     return [NodeMapping(**entry) for entry in json.loads(library.RimcLastMapping().decode())]
+
+
+def _session(source: Any, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    try:
+        # The fallback of the Python binding would run a refused model on the CPU provider instead.
+        return onnxruntime.InferenceSession(source, options, enable_fallback=0)
+    except Exception as error:
+        raise translated(error) from error
+
+
+def _is_unnamed(name: str) -> bool:
+    """True of a node without a name, or with one that ONNX Runtime made when it inlined it."""
+    return not name or name.startswith(_INLINED)
+
+
+def _named(model: str | Path | bytes) -> bytes:
+    """The model with the names that a conversion gives to nodes without one."""
+    import onnx
+    from onnxscript import ir
+
+    from rimc_onnx import passes
+
+    if isinstance(model, bytes):
+        proto = onnx.load_from_string(model)
+    else:
+        proto = onnx.load(str(model), load_external_data=False)
+    graph = ir.serde.deserialize_model(proto)
+    passes.InlineFunctionsPass()(graph)
+    passes.NameNodesPass()(graph)
+    return bytes(ir.serde.serialize_model(graph).SerializeToString())
 
 
 def _text(value: object) -> str:

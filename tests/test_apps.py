@@ -181,7 +181,8 @@ def test_cpp_provider_app_takes_device_and_periphery_as_the_page_says(raw: Path)
     top1 = evaluate(raw / "own.rimc.onnx", data=raw / "test.npz").top1
     assert top1 is not None
     command = ["./app", build("provider.cc", raw), runtime.library_path(), "model.onnx"]
-    options = ["device=@own.rimcdev", "periphery=@periphery.json", "seed=0"]
+    options = ["device=@own.rimcdev", "mapping=@mapping.json"]
+    options += ["periphery=@periphery.json", "seed=0"]
     output = run(*command, "images.f32", "labels.u8", *options, cwd=raw)
     # Batch norms: other last bits than a conversion's.
     assert abs(right(output) - round(500 * top1)) <= 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ import onnx.version_converter
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from provider_models import needs_providers
 
 from rimc_onnx import convert, runtime
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.ops import schema
+from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 Array = np.ndarray[Any, Any]
 
@@ -399,3 +401,57 @@ def test_light_model_agrees_with_random_weights(tmp_path: Path, name: str) -> No
     for value in [i for i in model.graph.input if i.name in shapes]:
         model.graph.input.remove(value)
     agrees_with_teacher(tmp_path, model)
+
+
+def _left_by_the_provider(case: Case) -> str | None:
+    """Why the provider leaves what a conversion maps; None if it decides alike."""
+    node, attributes = case.node, {a.name: a for a in case.node.attribute}
+    if node.op_type == "ConvTranspose":
+        return "a conversion writes it as other operators"
+    if "transA" in attributes and attributes["transA"].i:
+        return "a conversion puts a Transpose in front"
+    weight = next(t for t in case.model.graph.initializer if t.name == node.input[1])
+    if weight.data_type != TensorProto.FLOAT:
+        return "a conversion casts"
+    bias = case.feeds.get(node.input[2]) if len(node.input) > 2 else None
+    if bias is not None and bias.shape != case.outputs[0].shape:
+        return "a conversion adds an activation of another shape behind"
+    return None
+
+
+def with_constant_bias(case: Case) -> Case:
+    """The case with the bias of its Gemm as an initializer."""
+    feeds, model = dict(case.feeds), onnx.ModelProto.FromString(case.model.SerializeToString())
+    name = case.node.input[2]
+    model.graph.initializer.append(numpy_helper.from_array(feeds.pop(name), name))
+    model.graph.input.remove(next(i for i in model.graph.input if i.name == name))
+    return replace(case, model=model, feeds=feeds)
+
+
+COMPARED_CASES = [c for c in CASES if c.node.op_type in MAPPED]
+
+
+def _adds_a_row(case: Case) -> bool:
+    bias = case.feeds.get(case.node.input[2]) if len(case.node.input) > 2 else None
+    is_gemm = case.node.op_type == "Gemm"
+    return is_gemm and bias is not None and bias.shape != case.outputs[0].shape
+
+
+ROWS = [with_constant_bias(c) for c in COMPARED_CASES if _adds_a_row(c)]
+
+
+@needs_providers
+@by_name([*COMPARED_CASES, *ROWS])
+def test_provider_maps_what_a_conversion_maps(case: Case) -> None:
+    # A node on an array in one of them and digital in the other, which nobody hears of.
+    model = case.model.SerializeToString()
+    try:
+        provider_session(model, provider_options={"preset": "gaussian-relative"})
+    except NodeMappingError:
+        pass
+    except Exception:
+        if stock_runtime_can_run(case):
+            raise
+        pytest.skip("ONNX Runtime does not know the type or the opset")
+    mapped = [m.name for m in last_mapping() if m.reason is None] == ["case_node"]
+    assert mapped == (_refusal(case) is None and _left_by_the_provider(case) is None)

@@ -32,7 +32,7 @@ from rimc_onnx.device import (
 )
 from rimc_onnx.device.conductance_table import make_table
 from rimc_onnx.device.curves import Points, Polynomial
-from rimc_onnx.device.programming import _Cells
+from rimc_onnx.device.programming import Cells
 from rimc_onnx.device.time_laws import PowerDecay
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.runtime.programming import native_programmer, program_cells
@@ -203,7 +203,7 @@ def test_last_cells_of_a_node_can_be_drawn() -> None:
         law=law_of(config),
     )
     last = programmer(first_cell=2**34 - 7)
-    cells = _Cells("n", 0, config, make_table(config, 0.0))
+    cells = Cells("n", 0, config, make_table(config, 0.0))
     want = cells.program(np.ones(7), np.ones(7), 2**34 - 7, is_ideal=False).astype(np.float32)
     assert last.tobytes() == want.tobytes()
     with pytest.raises(runtime.NativeLibraryError, match=r"node 'n': cells lie outside 0\.\.2\^34"):

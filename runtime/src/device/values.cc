@@ -50,7 +50,9 @@ std::string ReadFile(const std::string& where, const std::string& path, std::siz
     file.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
     content.append(chunk.data(), static_cast<std::size_t>(file.gcount()));
   }
-  if (content.size() > most) Refuse(where, ": the file '", path, "' has more than ", most, " bytes");
+  if (content.size() > most) {
+    Refuse(where, ": the file '", path, "' has more than ", most, " bytes");
+  }
   if (!file.eof()) Refuse(where, ": the file '", path, "' can't be read");
   return content;
 }

@@ -103,4 +103,24 @@ std::string OperatorOf(const abi::Api* api, const abi::Node* node) {
   return Text(api, abi::NodeOperatorType::Call(api, node, &text), text);
 }
 
+ValueShape ShapeOf(const abi::Api* api, const abi::ValueInfo* value) {
+  ValueShape found;
+  const abi::TypeInfo* type = nullptr;
+  Check(api, abi::ValueTypeInfo::Call(api, value, &type));
+  const abi::Shape* shape = nullptr;
+  if (type != nullptr) Check(api, abi::TensorTypeOf::Call(api, type, &shape));
+  if (shape == nullptr) return found;
+  std::size_t rank = 0;
+  Check(api, abi::GetElementType::Call(api, shape, &found.type));
+  Check(api, abi::GetDimensionsCount::Call(api, shape, &rank));
+  found.size.resize(rank);
+  std::vector<const char*> symbols(rank, nullptr);
+  if (rank > 0) {
+    Check(api, abi::GetDimensions::Call(api, shape, found.size.data(), rank));
+    Check(api, abi::GetSymbolicDimensions::Call(api, shape, symbols.data(), rank));
+  }
+  for (const char* symbol : symbols) found.symbol.emplace_back(symbol == nullptr ? "" : symbol);
+  return found;
+}
+
 }  // namespace rimc

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -43,5 +44,22 @@ std::vector<const abi::Node*> NodesOf(const abi::Api* api, const abi::Graph* gra
 std::string NameOf(const abi::Api* api, const abi::Node* node);
 std::string DomainOf(const abi::Api* api, const abi::Node* node);
 std::string OperatorOf(const abi::Api* api, const abi::Node* node);
+
+// Type and dimensions of a value; a dimension without a number is its symbol.
+struct ValueShape {
+  int type = 0;
+  std::vector<std::int64_t> size;
+  std::vector<std::string> symbol;
+
+  // Whether both surely have one shape.
+  bool IsSame(const ValueShape& other) const {
+    if (type != other.type || size != other.size || symbol != other.symbol) return false;
+    for (std::size_t i = 0; i < size.size(); ++i) {
+      if (size[i] < 0 && symbol[i].empty()) return false;
+    }
+    return !size.empty();
+  }
+};
+ValueShape ShapeOf(const abi::Api* api, const abi::ValueInfo* value);
 
 }  // namespace rimc

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "ort/graph.h"
+#include "provider/fusion/group.h"
 
 namespace rimc {
 namespace {
@@ -111,13 +112,38 @@ std::optional<Tensor> BiasOf(const NodeView& node, std::int64_t columns) {
   return bias;
 }
 
-void ReadConv(const NodeView& node, MappedNode* mapped) {
+// Pads of SAME, begins and ends: passes/make_pads_explicit.py has the same lines. `sizes` are those
+// of the input's spatial axes, below 0 where they are not known.
+std::vector<Index> SamePads(const ConvNode& conv, const std::vector<Index>& kernel,
+                            const std::vector<std::int64_t>& sizes, bool upper) {
+  const std::size_t rank = kernel.size();
+  std::vector<Index> pads(2 * rank);
+  for (std::size_t i = 0; i < rank; ++i) {
+    const Index extent = conv.dilations.at(i) * (kernel[i] - 1) + 1;
+    const Index stride = conv.strides.at(i);
+    Index total = extent - 1;
+    if (stride != 1) {
+      const auto size = sizes.size() == 2 + rank ? static_cast<Index>(sizes[2 + i]) : -1;
+      if (size < 0 || stride < 1) {
+        StayDigital("auto_pad with a stride pads as the input's size says, which is not known");
+      }
+      total = std::max<Index>((CeilDiv(size, stride) - 1) * stride + extent - size, 0);
+    }
+    const Index small = total / 2;
+    pads[i] = upper ? small : total - small;
+    pads[rank + i] = upper ? total - small : small;
+  }
+  return pads;
+}
+
+void ReadConv(const NodeView& node, const std::vector<std::int64_t>& sizes, MappedNode* mapped) {
   const Dims& w = mapped->weight.dims;
   if (w.rank < 3 || w.rank > 2 + kAxes) StayDigital("the weight has the shape ", w);
   const std::size_t rank = w.rank - 2;
   const std::string auto_pad = node.String("auto_pad", "NOTSET");
-  if (auto_pad != "NOTSET" && auto_pad != "VALID") {
-    StayDigital("auto_pad ", auto_pad, " is not written as pads");
+  const bool is_same = auto_pad == "SAME_UPPER" || auto_pad == "SAME_LOWER";
+  if (auto_pad != "NOTSET" && auto_pad != "VALID" && !is_same) {
+    StayDigital("auto_pad ", auto_pad, " is not known");
   }
   const std::vector<Index> kernel(w.size.begin() + 2, w.size.begin() + w.rank);
   if (node.Ints("kernel_shape", kernel) != kernel) StayDigital("kernel_shape is not the weight's");
@@ -125,9 +151,13 @@ void ReadConv(const NodeView& node, MappedNode* mapped) {
   mapped->is_conv = true;
   mapped->conv.strides = node.Ints("strides", std::vector<Index>(rank, 1));
   mapped->conv.dilations = node.Ints("dilations", std::vector<Index>(rank, 1));
-  mapped->conv.pads = auto_pad == "VALID" ? none : node.Ints("pads", none);
+  mapped->conv.pads = auto_pad == "NOTSET" ? node.Ints("pads", none) : none;
   mapped->conv.group = static_cast<Index>(node.Int("group", 1));
   try {
+    if (is_same) {
+      ResolveConv(mapped->conv, "w", w, 1);  // numbers of strides and dilations, and their limits
+      mapped->conv.pads = SamePads(mapped->conv, kernel, sizes, auto_pad == "SAME_UPPER");
+    }
     ResolveConv(mapped->conv, "w", w, 1);
   } catch (const Error& error) {
     StayDigital(error.what());
@@ -136,7 +166,7 @@ void ReadConv(const NodeView& node, MappedNode* mapped) {
   if (mapped->bias && mapped->bias->dims.Count() != w[0]) StayDigital("the bias has one value");
 }
 
-void ReadMatMul(const NodeView& node, bool is_gemm, MappedNode* mapped) {
+void ReadMatMul(const NodeView& node, bool is_gemm, bool adds_activation, MappedNode* mapped) {
   const Dims& w = mapped->weight.dims;
   if (w.rank != 2) StayDigital("the weight has rank ", w.rank, ": one array holds one matrix");
   if (!is_gemm) return;
@@ -144,7 +174,9 @@ void ReadMatMul(const NodeView& node, bool is_gemm, MappedNode* mapped) {
   mapped->transposed = node.Int("transB", 0) != 0;
   mapped->alpha = node.Float("alpha", 1.0f);
   mapped->beta = node.Float("beta", 1.0f);
-  if (mapped->beta != 0.0f) mapped->bias = BiasOf(node, mapped->transposed ? w[0] : w[1]);
+  if (mapped->beta != 0.0f && !adds_activation) {
+    mapped->bias = BiasOf(node, mapped->transposed ? w[0] : w[1]);
+  }
 }
 
 }  // namespace
@@ -172,7 +204,9 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
     if (suffix != std::string::npos) decision.name.resize(suffix);
   }
   try {
-    if (decision.name.empty()) StayDigital("the node has no name, which its draws need as a key");
+    if (decision.name.empty()) {
+      StayDigital("the node has no name, which its draws need as a key: name it");
+    }
     for (const std::string& pattern : device.keep_digital) {
       if (pattern == decision.name || MatchesPattern(pattern, decision.name)) {
         StayDigital("kept digital by the pattern '", pattern, "'");
@@ -184,9 +218,9 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
     const NodeView view(api, node);
     mapped.weight = WeightOf(view);
     if (is_conv) {
-      ReadConv(view, &mapped);
+      ReadConv(view, ShapeOf(api, InputsOf(api, node).at(0)).size, &mapped);
     } else {
-      ReadMatMul(view, is_gemm, &mapped);
+      ReadMatMul(view, is_gemm, is_gemm && !AddedActivation(api, node).empty(), &mapped);
     }
     if (!device.periphery.FitsTiles(mapped.name, mapped.WindowSize())) {
       StayDigital(mapped.WindowSize(), " word lines of its kernel do not fit in a tile");

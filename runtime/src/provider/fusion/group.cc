@@ -36,42 +36,6 @@ std::optional<Reader> OnlyReader(const abi::Api* api, const abi::Node* node) {
   return Reader{reader, static_cast<std::size_t>(input)};
 }
 
-// Type and dimensions of a value; a dimension without a number is its symbol.
-struct ValueShape {
-  int type = 0;
-  std::vector<std::int64_t> size;
-  std::vector<std::string> symbol;
-
-  // Whether both surely have one shape.
-  bool IsSame(const ValueShape& other) const {
-    if (type != other.type || size != other.size || symbol != other.symbol) return false;
-    for (std::size_t i = 0; i < size.size(); ++i) {
-      if (size[i] < 0 && symbol[i].empty()) return false;
-    }
-    return !size.empty();
-  }
-};
-
-ValueShape ShapeOf(const abi::Api* api, const abi::ValueInfo* value) {
-  ValueShape found;
-  const abi::TypeInfo* type = nullptr;
-  Check(api, abi::ValueTypeInfo::Call(api, value, &type));
-  const abi::Shape* shape = nullptr;
-  if (type != nullptr) Check(api, abi::TensorTypeOf::Call(api, type, &shape));
-  if (shape == nullptr) return found;
-  std::size_t rank = 0;
-  Check(api, abi::GetElementType::Call(api, shape, &found.type));
-  Check(api, abi::GetDimensionsCount::Call(api, shape, &rank));
-  found.size.resize(rank);
-  std::vector<const char*> symbols(rank, nullptr);
-  if (rank > 0) {
-    Check(api, abi::GetDimensions::Call(api, shape, found.size.data(), rank));
-    Check(api, abi::GetSymbolicDimensions::Call(api, shape, symbols.data(), rank));
-  }
-  for (const char* symbol : symbols) found.symbol.emplace_back(symbol == nullptr ? "" : symbol);
-  return found;
-}
-
 bool IsOp(const abi::Api* api, const abi::Node* node, const char* domain, const char* op_type) {
   return DomainOf(api, node) == domain && OperatorOf(api, node) == op_type;
 }
@@ -108,6 +72,20 @@ std::optional<float> Bound(const abi::Api* api, const abi::Node* node, std::size
   return value->Floats()[0];
 }
 
+// 1 where a Gemm has no such attribute.
+float BetaOf(const abi::Api* api, const abi::Node* gemm) {
+  const abi::OpAttr* attribute = nullptr;
+  abi::Status* status = abi::NodeAttribute::Call(api, gemm, "beta", &attribute);
+  float beta = 1.0f;
+  std::size_t bytes = 0;
+  if (status == nullptr && attribute != nullptr) {
+    status = abi::ReadOpAttr::Call(api, attribute, abi::kAttrFloat, &beta, sizeof beta, &bytes);
+    if (status != nullptr) beta = 0.0f;  // of another type: mapping.cc refuses the node
+  }
+  if (status != nullptr) abi::ReleaseStatus::Call(api, status);
+  return beta;
+}
+
 // Whether the node is an activation of its first input; sets that of `post_ops`.
 bool TakeActivation(const abi::Api* api, const Reader& reader, PostOps* post_ops) {
   if (reader.input != 0) return false;
@@ -130,6 +108,17 @@ bool TakeActivation(const abi::Api* api, const Reader& reader, PostOps* post_ops
 }
 
 }  // namespace
+
+std::string AddedActivation(const abi::Api* api, const abi::Node* gemm) {
+  const auto inputs = InputsOf(api, gemm);
+  const auto outputs = OutputsOf(api, gemm);
+  if (inputs.size() < 3 || inputs[2] == nullptr || outputs.empty() || outputs[0] == nullptr ||
+      IsConstant(api, inputs[2]) || BetaOf(api, gemm) != 1.0f ||
+      !ShapeOf(api, outputs[0]).IsSame(ShapeOf(api, inputs[2]))) {
+    return "";
+  }
+  return NameOf(api, inputs[2]);
+}
 
 FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
                       const std::vector<const abi::Node*>& taken) {
@@ -157,7 +146,8 @@ FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
       break;
     }
   }
-  if (reader && IsOp(api, reader->node, "", "Add")) {
+  if (op_type == "Gemm") group.residual = AddedActivation(api, crossbar);
+  if (group.residual.empty() && reader && IsOp(api, reader->node, "", "Add")) {
     const auto inputs = InputsOf(api, reader->node);
     const abi::ValueInfo* const other = inputs.size() == 2 ? inputs[1 - reader->input] : nullptr;
     const abi::ValueInfo* const own = OutputOf(api, group.nodes.back());

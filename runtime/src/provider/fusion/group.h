@@ -32,6 +32,10 @@ struct FusionGroup {
   PostOps post_ops;  // its inputs are not set
 };
 
+// What a Gemm adds to its product, where it is an activation that surely has the output's shape (so
+// ONNX Runtime writes a MatMul and the Add of a residual); else empty.
+std::string AddedActivation(const abi::Api* api, const abi::Node* gemm);
+
 // The group that starts at the node `crossbar`, without nodes that have no reader. Nodes in `taken`
 // are others'.
 FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
