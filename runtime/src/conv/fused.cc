@@ -12,8 +12,8 @@ namespace {
 constexpr Index kPassFloats = 8192;
 // Fewer word lines would not pay for the sums that are stored and loaded again.
 constexpr Index kPassSteps = 96;
-// An item of so few blocks of vectors computes each block of columns for all of them: the cells of
-// large matrices come from far.
+// An item of so few blocks of vectors computes each block of columns for all of them: cells of a
+// large matrix come from main memory.
 constexpr Index kFewParts = kPartsTogether;
 
 // Where the columns end that are drawn with `columns` of a group: those of the same counter, too.

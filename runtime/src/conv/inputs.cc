@@ -18,7 +18,7 @@ constexpr Index kPackFloats = 4096;
 
 // Channels whose phases are copied together, of a few kilobytes each.
 constexpr Index kCopiedTogether = 8;
-// Those whose input is asked for are so many channels ahead.
+// Distance of a prefetch, in channels.
 constexpr Index kChannelsAhead = 2;
 
 }  // namespace
@@ -176,7 +176,7 @@ void ConvEngine::CopyPhase(const ConvItem& item, Index g, Range channels, const 
   }
 }
 
-// Asks for the rows of a channel that a phase reads, of its first plane.
+// Prefetches the rows of a channel that a phase reads, of its first plane.
 void ConvEngine::PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept {
   constexpr Index kLine = 16;
   const Index width = plan_.shape().in[2];

@@ -173,7 +173,7 @@ void RankBlock(const RankBlockArgs& args) {
   StoreRankBlock<S>(args, {kRanks, kVecs}, sums);
 }
 
-// Rows whose values are asked for are so many ahead.
+// Distance of a prefetch, in rows.
 constexpr ptrdiff_t kRowsAhead = 3;
 
 // Codes of up to four values, whose channels start at from[0] .. from[3], as a vector of words; a

@@ -205,7 +205,7 @@ struct BlockArgs {
   // differs from block to block, nor with z without draws.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
-  // Inputs that a next call reads, at next_b + next_offset[k] and on; asked for by the first
+  // Inputs that a next call reads, at next_b + next_offset[k] and on; prefetched by the first
   // blocks, a line of a channel each. Or null.
   const float* next_b;
   const int32_t* next_offset;
