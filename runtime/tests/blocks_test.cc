@@ -427,14 +427,14 @@ void TestBlocks(const KernelTable& table, const KernelTable& scalar, Report* rep
   TestStrips(table, scalar, report);
   TestPartialVector(table, scalar, table.conv_partial_vector, false, report);
   TestPartialVector(table, scalar, table.pair_conv_partial_vector, true, report);
-  if (table.codes == nullptr) return;
-  TestTable(table, scalar, table.codes->conv_block, scalar.conv_block, true, false, true,
-            "codes->conv_block", report);
-  TestTable(table, scalar, table.codes->pair_matmul_block, scalar.pair_matmul_block, false, true,
-            false, "codes->pair_matmul_block", report);
-  TestTable(table, scalar, table.codes->pair_conv_block, scalar.pair_conv_block, true, true, true,
-            "codes->pair_conv_block", report);
-  TestPartialVector(table, scalar, table.codes->pair_conv_partial_vector, true, report);
+  if (table.quads == nullptr) return;
+  TestTable(table, scalar, table.quads->conv_block, scalar.conv_block, true, false, true,
+            "quads->conv_block", report);
+  TestTable(table, scalar, table.quads->pair_matmul_block, scalar.pair_matmul_block, false, true,
+            false, "quads->pair_matmul_block", report);
+  TestTable(table, scalar, table.quads->pair_conv_block, scalar.pair_conv_block, true, true, true,
+            "quads->pair_conv_block", report);
+  TestPartialVector(table, scalar, table.quads->pair_conv_partial_vector, true, report);
 }
 
 }  // namespace rimc::tests

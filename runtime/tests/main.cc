@@ -33,7 +33,7 @@ int main() {
     tests::TestBlocks(*table, scalar, &report);
     tests::TestOthers(*table, scalar, &report);
     tests::TestPhilox(*table, &report);
-    if (table->codes != nullptr) tests::TestQuads(*table, &report);
+    if (table->quads != nullptr) tests::TestQuads(*table, &report);
     tests::TestPlans(*table, &report);
     tests::TestPlanted(*table, &report);
     std::printf("%s: %d entries\n", table->isa, report.entries - before);

@@ -8,9 +8,9 @@
 namespace rimc::tests {
 namespace {
 
-using kernels::CodeTable;
 using kernels::Divisor;
 using kernels::KernelTable;
+using kernels::QuadTable;
 
 std::int32_t Dot(std::uint32_t b, std::int32_t a) {
   std::int32_t sum = 0;
@@ -30,7 +30,7 @@ std::uint32_t Byte(float x, float step) {
 }
 
 std::string Shape(const KernelTable& table, const char* name, int rows, int vecs) {
-  return std::string(table.isa) + " codes->" + name + "[" + std::to_string(rows) + " x " +
+  return std::string(table.isa) + " quads->" + name + "[" + std::to_string(rows) + " x " +
          std::to_string(vecs) + "]";
 }
 
@@ -63,9 +63,9 @@ struct Operands {
   }
 };
 
-void TestCodeBlock(const KernelTable& table, int rows, int vecs, Report* report) {
-  const auto block = table.codes->code_block[rows - 1][vecs - 1];
-  const std::string entry = Shape(table, "code_block", rows, vecs);
+void TestQuadBlock(const KernelTable& table, int rows, int vecs, Report* report) {
+  const auto block = table.quads->quad_block[rows - 1][vecs - 1];
+  const std::string entry = Shape(table, "quad_block", rows, vecs);
   const bool is_there = rows <= table.max_rows && rows * vecs <= table.max_accumulators;
   report->Expect((block != nullptr) == is_there, entry + ": is missing or should not be there");
   if (block == nullptr) return;
@@ -77,7 +77,7 @@ void TestCodeBlock(const KernelTable& table, int rows, int vecs, Report* report)
     const bool rounds = random.Once(2);
     const auto steps = random.Reals(static_cast<std::size_t>(rows), 20.0f, 90.0f);
     std::vector<float> got(static_cast<std::size_t>(rows * (width + 3)), 7.0f), want = got;
-    kernels::CodeBlockArgs args{};
+    kernels::QuadBlockArgs args{};
     args.a = operands.a.data();
     args.start = operands.start.data();
     args.b_offset = operands.b_offset.data();
@@ -104,7 +104,7 @@ void TestCodeBlock(const KernelTable& table, int rows, int vecs, Report* report)
 }
 
 void TestRankBlock(const KernelTable& table, int ranks, int vecs, Report* report) {
-  const auto block = table.codes->rank_block[ranks - 1][vecs - 1];
+  const auto block = table.quads->rank_block[ranks - 1][vecs - 1];
   const std::string entry = Shape(table, "rank_block", ranks, vecs);
   report->Expect((block != nullptr) == (ranks * vecs <= table.max_accumulators),
                  entry + ": is missing or should not be there");
@@ -148,7 +148,7 @@ void TestRankBlock(const KernelTable& table, int ranks, int vecs, Report* report
   }
 }
 
-void TestCodeLists(const KernelTable& table, int vecs, Report* report) {
+void TestQuadLists(const KernelTable& table, int vecs, Report* report) {
   ++report->entries;
   Random random(static_cast<std::uint64_t>(vecs));
   const std::ptrdiff_t width = vecs * table.lanes, rows = 11;
@@ -173,7 +173,7 @@ void TestCodeLists(const KernelTable& table, int vecs, Report* report) {
       want[static_cast<std::size_t>(i * width + at)] = static_cast<float>(sum);
     }
   }
-  kernels::CodeListsArgs args{};
+  kernels::QuadListsArgs args{};
   args.starts = starts.data();
   args.a = a.data();
   args.b_offset = b_offset.data();
@@ -182,12 +182,12 @@ void TestCodeLists(const KernelTable& table, int vecs, Report* report) {
   args.rows = rows;
   args.c = got.data();
   args.c_row = width;
-  table.codes->code_lists[vecs - 1](args);
-  ExpectSame(got, want, std::string(table.isa) + " codes->code_lists[" + std::to_string(vecs) + "]",
+  table.quads->quad_lists[vecs - 1](args);
+  ExpectSame(got, want, std::string(table.isa) + " quads->quad_lists[" + std::to_string(vecs) + "]",
              report);
 }
 
-void TestPackCodes(const KernelTable& table, Report* report) {
+void TestPackQuads(const KernelTable& table, Report* report) {
   ++report->entries;
   Random random(3);
   for (int turn = 0; turn < 60; ++turn) {
@@ -217,13 +217,13 @@ void TestPackCodes(const KernelTable& table, Report* report) {
         want[static_cast<std::size_t>(r * to_row + i)] = word;
       }
     }
-    const std::string entry = std::string(table.isa) + " codes->pack_codes";
-    report->Expect(table.codes->pack_codes(args), entry + ": a NaN where there is none");
+    const std::string entry = std::string(table.isa) + " quads->pack_quads";
+    report->Expect(table.quads->pack_quads(args), entry + ": a NaN where there is none");
     ExpectSame(got, want, entry, report);
     std::vector<float> with_nan = x;
     with_nan[static_cast<std::size_t>((rows - 1) * from_row + (width - 1) * stride)] = NAN;
     args.from[0] = with_nan.data();
-    report->Expect(!table.codes->pack_codes(args), entry + ": NaN is not noticed");
+    report->Expect(!table.quads->pack_quads(args), entry + ": NaN is not noticed");
   }
 }
 
@@ -245,8 +245,8 @@ void TestRows(const KernelTable& table, Report* report) {
             static_cast<std::uint8_t>(Byte(x[static_cast<std::size_t>(r * width + k)], step));
       }
     }
-    const std::string entry = std::string(table.isa) + " codes->code_rows";
-    report->Expect(table.codes->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+    const std::string entry = std::string(table.isa) + " quads->code_rows";
+    report->Expect(table.quads->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
                    entry + ": a NaN where there is none");
     ExpectSame(got, want, entry, report);
 
@@ -266,12 +266,12 @@ void TestRows(const KernelTable& table, Report* report) {
         want_u.push_back(Code(static_cast<float>(sum), rank_step[static_cast<std::size_t>(r)]));
       }
     }
-    table.codes->rank_words(
+    table.quads->rank_words(
         {words.data(), a, row_words, rows, rank, start.data(), rank_step.data(), u.data()});
-    ExpectSame(u, want_u, std::string(table.isa) + " codes->rank_words", report);
+    ExpectSame(u, want_u, std::string(table.isa) + " quads->rank_words", report);
     x[0] = NAN;
     report->Expect(
-        !table.codes->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+        !table.quads->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
         entry + ": NaN is not noticed");
   }
 }
@@ -280,13 +280,13 @@ void TestRows(const KernelTable& table, Report* report) {
 
 void TestQuads(const KernelTable& table, Report* report) {
   for (int vecs = 1; vecs <= kernels::kMaxVecs; ++vecs) {
-    for (int rows = 1; rows <= kernels::kMaxRows; ++rows) TestCodeBlock(table, rows, vecs, report);
+    for (int rows = 1; rows <= kernels::kMaxRows; ++rows) TestQuadBlock(table, rows, vecs, report);
     for (int ranks = 1; ranks <= kernels::kWordRanks; ++ranks) {
       TestRankBlock(table, ranks, vecs, report);
     }
-    TestCodeLists(table, vecs, report);
+    TestQuadLists(table, vecs, report);
   }
-  TestPackCodes(table, report);
+  TestPackQuads(table, report);
   TestRows(table, report);
 }
 

@@ -25,17 +25,17 @@ std::vector<std::size_t> ByIndex(const Tensor& tensor) {
 
 }  // namespace
 
-ConvWords::ConvWords(const std::int8_t* cells, const Shape& shape)
-    : shape_(shape), steps_(CeilDiv(shape.depth, kWordChannels) * shape.window) {
+QuadMatrix::QuadMatrix(const std::int8_t* cells, const Shape& shape)
+    : shape_(shape), steps_(CeilDiv(shape.depth, kQuadChannels) * shape.window) {
   const Index columns = shape.groups * shape.columns;
   std::vector<std::uint32_t> bytes(static_cast<std::size_t>(columns * steps_));
   start_.resize(static_cast<std::size_t>(columns));
   for (Index m = 0; m < columns; ++m) {
     for (Index c = 0; c < shape.depth; ++c) {
-      std::uint32_t* const to = bytes.data() + m * steps_ + c / kWordChannels * shape.window;
+      std::uint32_t* const to = bytes.data() + m * steps_ + c / kQuadChannels * shape.window;
       for (Index q = 0; q < shape.window; ++q) {
         const std::int8_t cell = cells[(m * shape.depth + c) * shape.window + q];
-        to[q] |= std::uint32_t{static_cast<std::uint8_t>(cell)} << (8 * (c % kWordChannels));
+        to[q] |= std::uint32_t{static_cast<std::uint8_t>(cell)} << (8 * (c % kQuadChannels));
         start_[static_cast<std::size_t>(m)] -= 128 * cell;
       }
     }
@@ -43,8 +43,8 @@ ConvWords::ConvWords(const std::int8_t* cells, const Shape& shape)
   PackBlocks(std::vector<std::int32_t>(bytes.begin(), bytes.end()));
 }
 
-ConvWords::ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Shape& shape)
-    : shape_(shape), steps_(CeilDiv(shape.depth, kWordChannels) * shape.window) {
+QuadMatrix::QuadMatrix(const DoraTensors& adapter, const CellGrid& grid, const Shape& shape)
+    : shape_(shape), steps_(CeilDiv(shape.depth, kQuadChannels) * shape.window) {
   const Index columns = shape.groups * shape.columns;
   start_.resize(static_cast<std::size_t>(columns));
   const std::vector<std::size_t> order = ByIndex(adapter[kSparseIndex]);
@@ -66,9 +66,9 @@ ConvWords::ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Sha
     const Index channel = cell / shape.window;
     const std::size_t at = ends[static_cast<std::size_t>(column)]++;
     steps[at] =
-        static_cast<std::int32_t>(channel / kWordChannels * shape.window + cell % shape.window);
+        static_cast<std::int32_t>(channel / kQuadChannels * shape.window + cell % shape.window);
     bytes[at] = static_cast<std::int32_t>(std::uint32_t{static_cast<std::uint8_t>(value)}
-                                          << (8 * (channel % kWordChannels)));
+                                          << (8 * (channel % kQuadChannels)));
     start_[static_cast<std::size_t>(column)] -= 128 * value;
   }
   list_starts_.push_back(0);
@@ -93,7 +93,7 @@ ConvWords::ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Sha
 
 // Adds to the word of a step of the column whose words start at `begin`. Few words are beyond it,
 // those of the same four channels.
-void ConvWords::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin) {
+void QuadMatrix::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin) {
   std::size_t at = packed_.size();
   while (at > begin && list_steps_[at - 1] > step) --at;
   if (at > begin && list_steps_[at - 1] == step) {
@@ -105,7 +105,7 @@ void ConvWords::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin)
 }
 
 // The words of the lists and the zeros between them.
-std::vector<std::int32_t> ConvWords::FullWords() const {
+std::vector<std::int32_t> QuadMatrix::FullWords() const {
   const Index columns = shape_.groups * shape_.columns;
   std::vector<std::int32_t> words(static_cast<std::size_t>(columns * steps_));
   for (Index m = 0; m < columns; ++m) {
@@ -118,19 +118,19 @@ std::vector<std::int32_t> ConvWords::FullWords() const {
   return words;
 }
 
-void ConvWords::PackBlocks(const std::vector<std::int32_t>& words) {
+void QuadMatrix::PackBlocks(const std::vector<std::int32_t>& words) {
   packed_.resize(words.size());
   PackColumnBlocks(words.data(), shape_.groups, shape_.columns, steps_,
                    CeilDiv(shape_.columns, shape_.max_rows), packed_.data());
 }
 
-CodeCells ConvWords::Blocks(Index group) const {
+QuadCells QuadMatrix::Blocks(Index group) const {
   const Index column0 = group * shape_.columns;
   return {packed_.data() + column0 * steps_, start_.data() + column0, shape_.columns,
           CeilDiv(shape_.columns, shape_.max_rows)};
 }
 
-CodeLists ConvWords::Lists() const {
+QuadLists QuadMatrix::Lists() const {
   return {list_starts_.data(), list_steps_.data(), packed_.data(), start_.data()};
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // int8 quads of an adapter for the integer kernels: words of four channels each
-// (kernels::CodeBlockArgs).
+// (kernels::QuadBlockArgs).
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@
 namespace rimc {
 
 // Channels of a word.
-constexpr Index kWordChannels = 4;
+constexpr Index kQuadChannels = 4;
 
-// Cells of a group as words of four channels (CodeBlockArgs), and where the sum of each column
+// Cells of a group as words of four channels (QuadBlockArgs), and where the sum of each column
 // starts.
-struct CodeCells {
+struct QuadCells {
   const std::int32_t* packed;
   const std::int32_t* start;
   Index columns;
@@ -26,7 +26,7 @@ struct CodeCells {
 };
 
 // Words by column, as in SparseColumns; `start` as above.
-struct CodeLists {
+struct QuadLists {
   const std::int32_t* starts;
   const std::int32_t* steps;
   const std::int32_t* words;
@@ -35,9 +35,9 @@ struct CodeLists {
 
 // int8 cells [groups * columns, depth, window] as quads, packed in blocks or, where
 // most words are 0, in lists.
-class ConvWords {
+class QuadMatrix {
  public:
-  ConvWords() = default;
+  QuadMatrix() = default;
   struct Shape {
     Index groups;
     Index columns;  // of a group
@@ -45,15 +45,15 @@ class ConvWords {
     Index window;
     Index max_rows;  // of a block
   };
-  ConvWords(const std::int8_t* cells, const Shape& shape);
+  QuadMatrix(const std::int8_t* cells, const Shape& shape);
   // Of the sparse part of an adapter; lists where that is faster.
-  ConvWords(const DoraTensors& adapter, const CellGrid& grid, const Shape& shape);
+  QuadMatrix(const DoraTensors& adapter, const CellGrid& grid, const Shape& shape);
 
   // Words of a column.
   Index steps() const { return steps_; }
   bool is_lists() const { return is_lists_; }
-  CodeCells Blocks(Index group) const;
-  CodeLists Lists() const;
+  QuadCells Blocks(Index group) const;
+  QuadLists Lists() const;
   // Most words of the lists of a group.
   Index max_group_words() const { return max_group_words_; }
 

@@ -16,9 +16,9 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth,
   const Index word_phase = plan_.conv().depth * channel;
   const auto pack = [&](Index phase, Range part, Index channels) {
     kernels::PackArgs args{};
-    const float* const from = place.input + (phase * depth + part.begin * kWordChannels) * channel;
+    const float* const from = place.input + (phase * depth + part.begin * kQuadChannels) * channel;
     for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
-    args.from_row = kWordChannels * channel;
+    args.from_row = kQuadChannels * channel;
     args.stride = 1;
     args.to =
         reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
@@ -26,20 +26,20 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth,
     args.rows = part.size();
     args.width = channel;
     args.divisor = code_divisor_;
-    if (part.size() > 0 && !kernels_.codes->pack_codes(args)) {
+    if (part.size() > 0 && !kernels_.quads->pack_quads(args)) {
       has_nan_.store(true, std::memory_order_relaxed);
     }
   };
   const auto num_phases = plan_.phases(2).size();
-  const Index full = std::min(words.end, depth / kWordChannels);
+  const Index full = std::min(words.end, depth / kQuadChannels);
   const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
   for (Index row = 0; row < rows; ++row) {
     const Index phase0 = row * static_cast<Index>(num_phases);
     for (std::size_t i = 0; i < num_phases; ++i) {
       if (sources.Of(i) != i) continue;
       const Index phase = phase0 + static_cast<Index>(i);
-      pack(phase, {words.begin, full}, kWordChannels);
-      if (full < words.end) pack(phase, {full, words.end}, depth % kWordChannels);
+      pack(phase, {words.begin, full}, kQuadChannels);
+      if (full < words.end) pack(phase, {full, words.end}, depth % kQuadChannels);
     }
     float* const memory = place.codes + phase0 * word_phase;
     for (std::size_t i = 0; i < sources.count; ++i) {
@@ -55,8 +55,8 @@ void ConvEngine::PackInput(const Place& place, Range words, Index depth,
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
-  if (cells.is_word_lists()) {
-    kernels::CodeListsArgs args;
+  if (cells.is_quad_lists()) {
+    kernels::QuadListsArgs args;
     const Index first = cells.lists[columns.begin] - cells.lists[0];
     args.starts = cells.lists + columns.begin;
     args.a = cells.words + first;
@@ -68,11 +68,11 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
     args.rows = columns.size();
     args.c = to + vecs.begin * kernels_.lanes;
     args.c_row = to_row;
-    kernels_.codes->code_lists[num_vecs - 1](args);
+    kernels_.quads->quad_lists[num_vecs - 1](args);
     return;
   }
   const Index rows = cells.lists == nullptr ? columns.size() : 1;
-  kernels::CodeBlockArgs words{};
+  kernels::QuadBlockArgs words{};
   kernels::BlockArgs floats{};
   for (Index v = 0; v < num_vecs; ++v) {
     floats.b[v] = b[vecs.begin + v];
@@ -94,7 +94,7 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
       words.start = cells.start + m;
       words.b_offset = offsets;
       words.depth = depth;
-      kernels_.codes->code_block[rows - 1][num_vecs - 1](words);
+      kernels_.quads->quad_block[rows - 1][num_vecs - 1](words);
     } else {
       floats.a = cells.floats + cell;
       floats.b_offset = offsets;
@@ -167,7 +167,7 @@ void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* 
     args.rank_step = branch.rank_step + ranks.begin;
     auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);
     for (Index v = 0; v < vecs.size(); ++v) args.u[v] = u + (vecs.begin + v) * kernels_.lanes;
-    kernels_.codes->rank_block[ranks.size() - 1][vecs.size() - 1](args);
+    kernels_.quads->rank_block[ranks.size() - 1][vecs.size() - 1](args);
   }
 }
 

@@ -103,20 +103,20 @@ void DoraConv::Pack(const DoraTensors& adapter, const Layout& layout, float* mem
 
 DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& layout) const {
   Words words;
-  if (kernels_.codes == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
   const ConvAttributes& conv = layout.conv;
   const Index window = conv.Window();
   words.x_divisor = DivisorOf(adapter[kXScale].Floats()[0]);
   if (layout.active_rank > 0) {
-    words.a = ConvWords(adapter[kLoraA].Int8s(),
-                        {conv.group, layout.rank, conv.depth, window, kernels_.max_rows});
+    words.a = QuadMatrix(adapter[kLoraA].Int8s(),
+                         {conv.group, layout.rank, conv.depth, window, kernels_.max_rows});
   }
   if (layout.num_cells > 0) {
     words.cells =
-        ConvWords(adapter, layout.Grid(),
-                  {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows});
+        QuadMatrix(adapter, layout.Grid(),
+                   {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows});
   }
-  const Index steps = CeilDiv(conv.depth, kWordChannels) * window;
+  const Index steps = CeilDiv(conv.depth, kQuadChannels) * window;
   const Index cells = words.cells.is_lists() ? CeilDiv(words.cells.max_group_words(), steps)
                       : layout.num_cells > 0 ? layout.GroupColumns()
                                              : 0;
@@ -153,7 +153,7 @@ void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor
   const Run run{layout, packed, words, x_scale, shape, x.dims, x.Floats(), h.Floats(), y};
   if (layout.active_rank == 0 && layout.num_cells == 0) {
     MergeOnly(context, run);
-  } else if (kernels_.codes == nullptr || !AddWords(context, run)) {
+  } else if (kernels_.quads == nullptr || !AddWords(context, run)) {
     AddBranch(context, run);
   }
 }
@@ -190,7 +190,7 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
   const Words& words = run.words;
   const auto make = [&] {
     ConvAttributes conv = layout.conv;
-    conv.depth = CeilDiv(conv.depth, kWordChannels);
+    conv.depth = CeilDiv(conv.depth, kQuadChannels);
     conv.columns = words.sum_columns;
     return ConvPlan(conv, run.shape, false, kernels_, words.other_columns, words.cells.is_lists());
   };
@@ -211,23 +211,23 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
                               {u, u_row, plan.BandSize(place.item)});
         }
         if (layout.num_cells > 0) {
-          SumWords(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+          SumQuads(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
         }
         MergeGroup(run, plan, place.item, place.group, u, u_row);
       });
   return !engine.has_nan();
 }
 
-void DoraConv::SumWords(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                         const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
-  const ConvWords& cells = run.words.cells;
+  const QuadMatrix& cells = run.words.cells;
   const ConvOutput output = OutputOf(run, plan, place);
   if (!cells.is_lists()) {
     engine.ComputeCodes(place, cells.Blocks(place.group), nullptr, output);
     return;
   }
   const Index columns = run.layout.GroupColumns();
-  const CodeLists lists = cells.Lists();
+  const QuadLists lists = cells.Lists();
   const Range group{place.group * columns, (place.group + 1) * columns};
   std::transform(lists.steps + lists.starts[group.begin], lists.steps + lists.starts[group.end],
                  offsets, [&](std::int32_t step) { return place.offsets[step]; });

@@ -54,8 +54,8 @@ class DoraConv {
   };
   // Both matrices once more, for the integer kernels of processors that have them.
   struct Words {
-    ConvWords a;
-    ConvWords cells;
+    QuadMatrix a;
+    QuadMatrix cells;
     kernels::Divisor x_divisor{1.0f, 1.0f, 0.0f};
     // Columns of a convolution that cost as much as the sums, and as all else:
     Index sum_columns = 0;
@@ -70,7 +70,7 @@ class DoraConv {
                    const float* packed, const Words& words, float x_scale) const;
   // Whether x has codes; without (a NaN) y is not complete.
   bool AddWords(const Context& context, const Run& run) const;
-  void SumWords(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
+  void SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                 const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
   void AddBranch(const Context& context, const Run& run) const;
   ConvOutput OutputOf(const Run& run, const ConvPlan& plan,

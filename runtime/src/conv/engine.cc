@@ -175,8 +175,8 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
 namespace {
 
 // The arguments of a block of words, from those that AimAt gives.
-kernels::CodeBlockArgs WordsAt(const kernels::BlockArgs& aim) {
-  kernels::CodeBlockArgs args{};
+kernels::QuadBlockArgs WordsAt(const kernels::BlockArgs& aim) {
+  kernels::QuadBlockArgs args{};
   for (int v = 0; v < kernels::kMaxVecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(aim.b[v]);
     args.c[v] = aim.c[v];
@@ -188,23 +188,23 @@ kernels::CodeBlockArgs WordsAt(const kernels::BlockArgs& aim) {
 
 }  // namespace
 
-void ConvEngine::ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
+void ConvEngine::ComputeCodes(const Place& place, const QuadCells& cells, const float* rank_step,
                               const ConvOutput& output) const noexcept {
   const Index depth = plan_.num_offsets();
   const auto body = [&](const Block& block, const kernels::BlockArgs& aim) {
     const Index column = block.columns.begin;
-    kernels::CodeBlockArgs args = WordsAt(aim);
+    kernels::QuadBlockArgs args = WordsAt(aim);
     args.a = cells.packed + column * depth;
     args.start = cells.start + column;
     args.b_offset = place.offsets;
     args.depth = depth;
     args.rank_step = rank_step == nullptr ? nullptr : rank_step + column;
-    kernels_.codes->code_block[block.columns.size() - 1][block.vecs.size() - 1](args);
+    kernels_.quads->quad_block[block.columns.size() - 1][block.vecs.size() - 1](args);
   };
   ForBlocks(place, cells.columns, cells.num_blocks, {0, cells.num_blocks}, output, body);
 }
 
-void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,
+void ConvEngine::ComputeCodeLists(const Place& place, const QuadLists& cells, Range columns,
                                   const std::int32_t* cell_offsets,
                                   const ConvOutput& output) const noexcept {
   const Index cell0 = cells.starts[columns.begin];
@@ -213,8 +213,8 @@ void ConvEngine::ComputeCodeLists(const Place& place, const CodeLists& cells, Ra
     const ConvOutput first{output.data + column0 * output.column, output.column, output.image};
     kernels::BlockArgs aim{};
     AimAt(place, block.vecs, first, &aim);
-    kernels::CodeBlockArgs args = WordsAt(aim);
-    const auto kernel = kernels_.codes->code_block[0][block.vecs.size() - 1];
+    kernels::QuadBlockArgs args = WordsAt(aim);
+    const auto kernel = kernels_.quads->quad_block[0][block.vecs.size() - 1];
     for (Index m = column0; m < block.columns.end; ++m) {
       const Index column = columns.begin + m;
       args.a = cells.words + cells.starts[column];

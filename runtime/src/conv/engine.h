@@ -67,7 +67,7 @@ struct BranchCells {
   const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
   const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
 
-  bool is_word_lists() const { return lists != nullptr && words != nullptr; }
+  bool is_quad_lists() const { return lists != nullptr && words != nullptr; }
 };
 
 // The adapter's part of one group of an item (DoraConv): its matrices, and memory.
@@ -122,7 +122,7 @@ class ConvEngine {
         channels_(plan.conv().depth) {}
 
   // One that packs the `channels` of a group into words of codes, of which the plan's convolution
-  // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a CodeTable.
+  // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a QuadTable.
   ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,
              const kernels::Divisor& code_divisor, const float* x)
       : plan_(plan),
@@ -225,9 +225,9 @@ class ConvEngine {
                      const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
   // Compute and ComputeSparse of words. `rank_step`: of the columns of the group, or null.
-  void ComputeCodes(const Place& place, const CodeCells& cells, const float* rank_step,
+  void ComputeCodes(const Place& place, const QuadCells& cells, const float* rank_step,
                     const ConvOutput& output) const noexcept;
-  void ComputeCodeLists(const Place& place, const CodeLists& cells, Range columns,
+  void ComputeCodeLists(const Place& place, const QuadLists& cells, Range columns,
                         const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
  private:

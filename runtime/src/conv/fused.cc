@@ -51,7 +51,7 @@ Index FullParts(const ConvPlan& plan) {
 // Whether the post-ops need sums of the adapter for each block of columns.
 bool NeedsBranchByBlock(const ConvBranch& branch) {
   const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
-  return (branch.cells.columns > 0 && !branch.cells.is_word_lists()) ||
+  return (branch.cells.columns > 0 && !branch.cells.is_quad_lists()) ||
          (branch.b.columns > 0 && !in_kernel);
 }
 
@@ -319,7 +319,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
                         (has_post_ops && NeedsBranchByBlock(job.post_ops->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
-  const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_word_lists());
+  const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_quad_lists());
   const Index step = by_block ? 1 : together ? kBlocksTogether : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {
@@ -417,7 +417,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     args.resume = false;
   }
   const auto kernel = is_pairs()  ? kernels_.PairConvBlock(rows, vecs)
-                      : has_words ? kernels_.codes->conv_block[rows - 1][vecs - 1]
+                      : has_words ? kernels_.quads->conv_block[rows - 1][vecs - 1]
                                   : kernels_.conv_block[rows - 1][vecs - 1];
   if (aim->partial_positions == 0 || pass.reads) kernel(args);
   if (pass.reads && pass.last && !plan_.by_rows()) {

@@ -250,7 +250,7 @@ void ConvEngine::CopyRows(const Channels& channels, Index at, const kernels::Qua
   args.rows = rows.rows;
   args.width = rows.width;
   args.divisor = code_divisor_;
-  if (!kernels_.codes->pack_codes(args)) has_nan_.store(true, std::memory_order_relaxed);
+  if (!kernels_.quads->pack_quads(args)) has_nan_.store(true, std::memory_order_relaxed);
 }
 
 // One phase of one channel of one image, or of some as words.

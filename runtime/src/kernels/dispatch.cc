@@ -51,11 +51,11 @@ std::uint64_t SavedState() {
 
 #ifdef RIMC_HAVE_VNNI_KERNELS
 // A table with integer kernels beside its own.
-kernels::KernelTable WithCodes(const kernels::KernelTable& table, const char* isa,
-                               const kernels::CodeTable& codes) {
+kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* isa,
+                               const kernels::QuadTable& quads) {
   kernels::KernelTable both = table;
   both.isa = isa;
-  both.codes = &codes;
+  both.quads = &quads;
   return both;
 }
 #endif
@@ -74,7 +74,7 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
   constexpr std::uint32_t kAvxVnni = 1u << 4;
   if (leaf7.eax >= 1 && (CpuId(7, 1).eax & kAvxVnni) != 0) {
     static const kernels::KernelTable avx2vnni =
-        WithCodes(kernels::rimc_kernels_f32_avx2, "avx2vnni", kernels::rimc_kernels_i8_avx2vnni);
+        WithQuads(kernels::rimc_kernels_f32_avx2, "avx2vnni", kernels::rimc_kernels_i8_avx2vnni);
     tables.push_back(&avx2vnni);
   }
 #endif
@@ -83,7 +83,7 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
 #ifdef RIMC_HAVE_VNNI_KERNELS
   constexpr std::uint32_t kAvx512Vnni = 1u << 11;
   if ((leaf7.ecx & kAvx512Vnni) != 0) {
-    static const kernels::KernelTable avx512vnni = WithCodes(
+    static const kernels::KernelTable avx512vnni = WithQuads(
         kernels::rimc_kernels_f32_avx512, "avx512vnni", kernels::rimc_kernels_i8_avx512vnni);
     tables.push_back(&avx512vnni);
   }

@@ -13,8 +13,8 @@
 #include <stdint.h>
 
 #include "kernels/block_sizes.h"
-#include "kernels/code_args.h"
 #include "kernels/programming.h"
+#include "kernels/quad_args.h"
 #include "kernels/strip_table.h"
 
 namespace rimc::kernels {
@@ -94,8 +94,8 @@ struct PairArgs {
 //   y = ((c + v * scale) + sums * sums_scale) * magnitude + bias + residual
 //   y = min(max(y, low), high) where `activates`; a NaN stays
 // A term whose values are null is left out. v and sums are [rows, vecs * lanes]; scales, magnitude
-// and bias are per row; residual[v] is indexed like c[v]. In the conv_block of a CodeTable v may be
-// b_start[i] + the four products of b[i] and u [vecs * lanes] instead, words as in CodeBlockArgs.
+// and bias are per row; residual[v] is indexed like c[v]. In the conv_block of a QuadTable v may be
+// b_start[i] + the four products of b[i] and u [vecs * lanes] instead, words as in QuadBlockArgs.
 struct PostOpArgs {
   const float* v;
   const int32_t* b;
@@ -310,15 +310,15 @@ using BlockFunction = void (*)(const BlockArgs& args);
 
 // Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
 // the table they are in have values, and their blocks are as large.
-struct CodeTable {
+struct QuadTable {
   // Indexed like conv_block.
-  CodeBlockFunction code_block[kMaxRows][kMaxVecs];
+  QuadBlockFunction quad_block[kMaxRows][kMaxVecs];
   // Indexed [vecs - 1].
-  CodeListsFunction code_lists[kMaxVecs];
+  QuadListsFunction quad_lists[kMaxVecs];
   // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
   RankBlockFunction rank_block[kWordRanks][kMaxVecs];
   // False where a value is NaN, for which there is no code.
-  bool (*pack_codes)(const PackArgs& args);
+  bool (*pack_quads)(const PackArgs& args);
   // Likewise.
   bool (*code_rows)(const CodeRowsArgs& args);
   void (*rank_words)(const RankWordsArgs& args);
@@ -394,16 +394,16 @@ struct KernelTable {
   void (*pair_row_squares)(const uint32_t* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
                            ptrdiff_t count);
 
-  const CodeTable* codes;  // null where there are none
+  const QuadTable* quads;  // null where there are none
 
   BlockFunction PairConvBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
-    return (codes == nullptr ? pair_conv_block : codes->pair_conv_block)[rows - 1][vecs - 1];
+    return (quads == nullptr ? pair_conv_block : quads->pair_conv_block)[rows - 1][vecs - 1];
   }
   auto PairConvPartialVector() const -> void (*)(const PartialVectorArgs& args) {
-    return codes == nullptr ? pair_conv_partial_vector : codes->pair_conv_partial_vector;
+    return quads == nullptr ? pair_conv_partial_vector : quads->pair_conv_partial_vector;
   }
   BlockFunction PairMatMulBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
-    return (codes == nullptr ? pair_matmul_block : codes->pair_matmul_block)[rows - 1][vecs - 1];
+    return (quads == nullptr ? pair_matmul_block : quads->pair_matmul_block)[rows - 1][vecs - 1];
   }
 };
 
@@ -413,8 +413,8 @@ extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
 extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F and BW
 #endif
 #ifdef RIMC_HAVE_VNNI_KERNELS
-extern const CodeTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
-extern const CodeTable rimc_kernels_i8_avx512vnni;  // AVX-512F, BW and VNNI
+extern const QuadTable rimc_kernels_i8_avx2vnni;    // AVX2, FMA and AVX-VNNI
+extern const QuadTable rimc_kernels_i8_avx512vnni;  // AVX-512F, BW and VNNI
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
 extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has

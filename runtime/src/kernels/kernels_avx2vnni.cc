@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/codes.h"
+#include "kernels/quads.h"
 #include "kernels/simd_avx2.h"
 
 namespace rimc::kernels {
@@ -20,7 +20,7 @@ struct Avx2Vnni : Avx2 {
   static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
   static Sums DotPairs(Sums sums, Int a, Int b) { return _mm256_dpwssd_avx_epi32(sums, a, b); }
   static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
-  static int32_t SumWords(Words v) {
+  static int32_t SumQuads(Words v) {
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
@@ -54,6 +54,6 @@ struct Avx2Vnni : Avx2 {
 
 }  // namespace
 
-const CodeTable rimc_kernels_i8_avx2vnni = MakeCodeTable<Avx2Vnni>();
+const QuadTable rimc_kernels_i8_avx2vnni = MakeQuadTable<Avx2Vnni>();
 
 }  // namespace rimc::kernels

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/codes.h"
+#include "kernels/quads.h"
 #include "kernels/simd_avx512.h"
 
 namespace rimc::kernels {
@@ -33,7 +33,7 @@ struct Avx512Vnni : Avx512 {
   static Words ToWords(Vec v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  static int32_t SumWords(Words v) { return _mm512_reduce_add_epi32(v); }
+  static int32_t SumQuads(Words v) { return _mm512_reduce_add_epi32(v); }
   static Words Saturate(const Words* v, bool* is_beyond) {
     const Words low = _mm512_packs_epi32(v[0], v[1]);
     const Words high = _mm512_packs_epi32(v[2], v[3]);
@@ -56,6 +56,6 @@ struct Avx512Vnni : Avx512 {
 
 }  // namespace
 
-const CodeTable rimc_kernels_i8_avx512vnni = MakeCodeTable<Avx512Vnni>();
+const QuadTable rimc_kernels_i8_avx512vnni = MakeQuadTable<Avx512Vnni>();
 
 }  // namespace rimc::kernels

@@ -151,7 +151,7 @@ void DoraMatMul::ComputeRun(const Context& context, const Run& run, Index rows) 
                                                   : 1;
   const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
                                      std::min(kMaxTasks, CeilDiv(rows, least_rows)));
-  if (kernels_.codes != nullptr && !silent && RunWords(context, run, rows, num_tasks)) return;
+  if (kernels_.quads != nullptr && !silent && RunQuads(context, run, rows, num_tasks)) return;
   RunFloats(context, run, rows, num_tasks);
 }
 

@@ -60,7 +60,7 @@ class DoraMatMul {
     Index row_words = 0;              // of the codes of a row
     std::vector<std::uint32_t> a;     // [R, row_words]
     std::vector<std::int32_t> start;  // [R] -128 times the sum of a
-    ConvWords cells;
+    QuadMatrix cells;
     std::vector<std::int32_t> offsets;  // of the words of `cells` in turned codes
   };
   struct Run;
@@ -73,12 +73,12 @@ class DoraMatMul {
   // Codes of the ranks u [rows, R] of a constant adapter without cells.
   void ComputeBranch(const Context& context, const Tensor& x, float* u) const;
   void ComputeRun(const Context& context, const Run& run, Index rows) const;
-  bool RunWords(const Context& context, const Run& run, Index rows, Index num_tasks) const;
-  bool RunWordTask(const Run& run, Range rows, float* memory) const noexcept;
+  bool RunQuads(const Context& context, const Run& run, Index rows, Index num_tasks) const;
+  bool RunQuadTask(const Run& run, Range rows, float* memory) const noexcept;
   // X S of a chunk of rows, to y. `sums`: memory [N, chunk_rows], or of a vector of columns where
   // cells are lists.
-  void SumWordLists(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
-  void SumWordBlocks(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
+  void SumQuadLists(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
+  void SumQuadBlocks(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
   void RunFloats(const Context& context, const Run& run, Index rows, Index num_tasks) const;
   Index NumPanels(const Layout& layout) const {
     return CeilDiv(layout.b_row / kernels_.lanes, kernels_.panel_vecs);

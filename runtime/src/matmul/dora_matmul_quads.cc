@@ -18,17 +18,17 @@ constexpr Index kChunkRows = 16;
 
 DoraMatMul::Words DoraMatMul::PackWords(const DoraTensors& adapter, const Layout& layout) const {
   Words words;
-  if (kernels_.codes == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
   const Index lanes = kernels_.lanes;
-  words.row_words = RoundUp(CeilDiv(layout.depth, kWordChannels), lanes);
+  words.row_words = RoundUp(CeilDiv(layout.depth, kQuadChannels), lanes);
   if (layout.active_rank > 0) {
     words.a.resize(static_cast<std::size_t>(layout.rank * words.row_words));
     words.start.resize(static_cast<std::size_t>(layout.rank));
     const std::int8_t* a = adapter[kLoraA].Int8s();
     for (Index k = 0; k < layout.depth; ++k) {
       for (Index r = 0; r < layout.rank; ++r, ++a) {
-        words.a[static_cast<std::size_t>(r * words.row_words + k / kWordChannels)] |=
-            std::uint32_t{static_cast<std::uint8_t>(*a)} << (8 * (k % kWordChannels));
+        words.a[static_cast<std::size_t>(r * words.row_words + k / kQuadChannels)] |=
+            std::uint32_t{static_cast<std::uint8_t>(*a)} << (8 * (k % kQuadChannels));
         words.start[static_cast<std::size_t>(r)] -= 128 * *a;
       }
     }
@@ -36,7 +36,7 @@ DoraMatMul::Words DoraMatMul::PackWords(const DoraTensors& adapter, const Layout
   if (layout.num_cells == 0) return words;
   // A chunk is as wide as a panel of as many vectors.
   const Index most = kernels_.PanelRows(layout.chunk_rows / lanes);
-  words.cells = ConvWords(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
+  words.cells = QuadMatrix(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
   const bool lists = words.cells.is_lists();
   const Index count = lists ? words.cells.max_group_words() : words.cells.steps();
   for (Index i = 0; i < count; ++i) {
@@ -46,7 +46,7 @@ DoraMatMul::Words DoraMatMul::PackWords(const DoraTensors& adapter, const Layout
   return words;
 }
 
-bool DoraMatMul::RunWords(const Context& context, const Run& run, Index rows,
+bool DoraMatMul::RunQuads(const Context& context, const Run& run, Index rows,
                           Index num_tasks) const {
   const Layout& layout = run.layout;
   const Words& words = run.words;
@@ -61,14 +61,14 @@ bool DoraMatMul::RunWords(const Context& context, const Run& run, Index rows,
   std::atomic<bool> complete{true};
   context.ParallelFor(num_tasks, [&](Index task) {
     const Range part = Part(rows, num_tasks, task);
-    if (!RunWordTask(run, part, scratch.data() + task * task_floats)) {
+    if (!RunQuadTask(run, part, scratch.data() + task * task_floats)) {
       complete.store(false, std::memory_order_relaxed);
     }
   });
   return complete.load(std::memory_order_relaxed);
 }
 
-bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const noexcept {
+bool DoraMatMul::RunQuadTask(const Run& run, Range rows, float* memory) const noexcept {
   const Layout& layout = run.layout;
   const Words& words = run.words;
   const bool has_cells = layout.num_cells > 0;
@@ -82,13 +82,13 @@ bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const no
   float* const u = sums + (has_cells ? chunk_rows * sum_columns : 0);
   for (Index row = rows.begin; row < rows.end; row += chunk_rows) {
     const Range chunk{row, std::min(row + chunk_rows, rows.end)};
-    if (!kernels_.codes->code_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
+    if (!kernels_.quads->code_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
                                     reinterpret_cast<std::uint8_t*>(codes),
-                                    row_words * kWordChannels, run.x_scale})) {
+                                    row_words * kQuadChannels, run.x_scale})) {
       return false;
     }
     if (rank > 0) {
-      kernels_.codes->rank_words({reinterpret_cast<const std::uint32_t*>(codes), words.a.data(),
+      kernels_.quads->rank_words({reinterpret_cast<const std::uint32_t*>(codes), words.a.data(),
                                   row_words, chunk.size(), rank, words.start.data(),
                                   run.packed + layout.rank_step(),
                                   run.u == nullptr ? u : run.u + row * rank});
@@ -99,9 +99,9 @@ bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const no
       std::fill(codes + chunk.size() * row_words, codes + whole * row_words, 0.0f);
       kernels_.transpose({codes, row_words, turned, chunk_rows, whole, row_words});
       if (words.cells.is_lists()) {
-        SumWordLists(run, chunk, turned, sums);
+        SumQuadLists(run, chunk, turned, sums);
       } else {
-        SumWordBlocks(run, chunk, turned, sums);
+        SumQuadBlocks(run, chunk, turned, sums);
       }
     }
     if (run.y != nullptr) Merge(run, chunk, u);
@@ -109,13 +109,13 @@ bool DoraMatMul::RunWordTask(const Run& run, Range rows, float* memory) const no
   return true;
 }
 
-void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
+void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
                               float* sums) const noexcept {
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
-  const CodeLists lists = run.words.cells.Lists();
-  kernels::CodeListsArgs args{};
+  const QuadLists lists = run.words.cells.Lists();
+  kernels::QuadListsArgs args{};
   for (Index v = 0; v < num_vecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
   }
@@ -133,18 +133,18 @@ void DoraMatMul::SumWordLists(const Run& run, Range rows, const float* turned,
     args.b_offset = run.words.offsets.data() + *args.starts;
     args.start = lists.start + n0;
     args.rows = n1 - n0;
-    kernels_.codes->code_lists[num_vecs - 1](args);
+    kernels_.quads->quad_lists[num_vecs - 1](args);
     kernels_.transpose({sums, layout.chunk_rows, to, layout.columns, n1 - n0, rows.size()});
   }
 }
 
-void DoraMatMul::SumWordBlocks(const Run& run, Range rows, const float* turned,
+void DoraMatMul::SumQuadBlocks(const Run& run, Range rows, const float* turned,
                                float* sums) const noexcept {
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
-  const CodeCells cells = run.words.cells.Blocks(0);
-  kernels::CodeBlockArgs args{};
+  const QuadCells cells = run.words.cells.Blocks(0);
+  kernels::QuadBlockArgs args{};
   args.b_offset = run.words.offsets.data();
   args.depth = run.words.cells.steps();
   args.c_row = layout.chunk_rows;
@@ -159,7 +159,7 @@ void DoraMatMul::SumWordBlocks(const Run& run, Range rows, const float* turned,
     for (Index v = 0; v < num_vecs; ++v) {
       args.c[v] = sums + columns.begin * layout.chunk_rows + v * lanes;
     }
-    kernels_.codes->code_block[columns.size() - 1][num_vecs - 1](args);
+    kernels_.quads->quad_block[columns.size() - 1][num_vecs - 1](args);
   }
   kernels_.transpose({sums, layout.chunk_rows, run.y + rows.begin * layout.columns, layout.columns,
                       layout.columns, rows.size()});

@@ -47,8 +47,8 @@ Dims FusedConv::OutputDims(const Dims& x) const {
 FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
-  const bool words = crossbar_.kernels_.codes != nullptr;
-  const ConvPlan codes = crossbar.plan.WithDepth(words ? CeilDiv(depth, kWordChannels) : depth);
+  const bool words = crossbar_.kernels_.quads != nullptr;
+  const ConvPlan codes = crossbar.plan.WithDepth(words ? CeilDiv(depth, kQuadChannels) : depth);
   return {crossbar, codes, CellOffsets(codes)};
 }
 
@@ -56,12 +56,12 @@ FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
 std::vector<std::int32_t> FusedConv::CellOffsets(const ConvPlan& codes) const {
   if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
   const DoraConv::Layout& layout = adapter_->layout_;
-  const ConvWords& words = adapter_->words_.cells;
+  const QuadMatrix& words = adapter_->words_.cells;
   const std::int32_t* steps = nullptr;
   Index count = layout.num_cells;
-  if (crossbar_.kernels_.codes != nullptr) {
+  if (crossbar_.kernels_.quads != nullptr) {
     if (!words.is_lists()) return {};
-    const CodeLists lists = words.Lists();
+    const QuadLists lists = words.Lists();
     steps = lists.steps;
     count = lists.starts[layout.columns];
   } else if (layout.dense) {
@@ -82,7 +82,7 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
   const DoraTensors tensors = *ConstantAdapter(adapter);
   const Index columns = layout.GroupColumns();
   const Index max_rows = crossbar_.kernels_.max_rows;
-  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const bool has_words = crossbar_.kernels_.quads != nullptr;
   const Index most = kernels::kWordRanks;
   const Index ranks =
       has_words && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
@@ -103,8 +103,8 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
                      CeilDiv(columns, max_rows), b_.data());
     return;
   }
-  a_words_ = ConvWords(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
-  b_words_ = ConvWords(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
+  a_words_ = QuadMatrix(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
+  b_words_ = QuadMatrix(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
 }
 
 // What a task has for its branch: the offsets of B, u, v and sums.
@@ -127,7 +127,7 @@ bool FusedConv::ComputeFused(const Context& context, const Shaped& shaped, const
   const float* const x = run.x.Floats();
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
-  const bool words = kernels.codes != nullptr;
+  const bool words = kernels.quads != nullptr;
   const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
   std::optional<ConvEngine> codes;
   if (has_branch && words) {
@@ -180,7 +180,7 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
   const DoraConv::Layout& layout = adapter_->layout_;
   const DoraConv::Words& words = adapter_->words_;
   const float* const packed = adapter_->packed_.data();
-  const bool has_words = crossbar_.kernels_.codes != nullptr;
+  const bool has_words = crossbar_.kernels_.quads != nullptr;
   const Index columns = plan.columns();
   const Index column0 = place.group * columns;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
@@ -196,8 +196,8 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
       b_offsets[r] = static_cast<std::int32_t>(r * branch->u_row);
     }
     if (has_words) {
-      const CodeCells a = a_words_.Blocks(place.group);
-      const CodeCells b = b_words_.Blocks(place.group);
+      const QuadCells a = a_words_.Blocks(place.group);
+      const QuadCells b = b_words_.Blocks(place.group);
       branch->a = {a.columns, a.num_blocks, a_words_.steps(), nullptr,
                    a.packed,  a.start,      nullptr,          place.code_offsets};
       branch->b = {columns,  plan.num_blocks(), b_words_.steps(), nullptr,
@@ -220,12 +220,12 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
   cells.num_blocks = plan.num_blocks();
   cells.offsets = place.code_offsets;
   if (has_words && !words.cells.is_lists()) {
-    const CodeCells dense = words.cells.Blocks(place.group);
+    const QuadCells dense = words.cells.Blocks(place.group);
     cells.depth = words.cells.steps();
     cells.words = dense.packed;
     cells.start = dense.start;
   } else if (has_words) {
-    const CodeLists lists = words.cells.Lists();
+    const QuadLists lists = words.cells.Lists();
     cells.lists = lists.starts + column0;
     cells.words = lists.words + *cells.lists;
     cells.start = lists.start + column0;

@@ -42,7 +42,7 @@ class FusedConv {
   // Rows of the codes of the ranks: words of four, or one each.
   Index RankRows() const {
     const Index rank = adapter_->layout_.rank;
-    return crossbar_.kernels_.codes != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
+    return crossbar_.kernels_.quads != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
   }
   Index ExtraFloats(const ConvPlan& plan) const;
   Index SumBlocks(const ConvPlan& plan) const;
@@ -61,8 +61,8 @@ class FusedConv {
   // B in blocks of columns, of the kernels of floats or of words; A of the latter in blocks of
   // kWordRanks, the last of which may be padded.
   AlignedFloats b_;
-  ConvWords b_words_;
-  ConvWords a_words_;
+  QuadMatrix b_words_;
+  QuadMatrix a_words_;
   std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
   std::vector<float> bias_;
   PostOps post_ops_;

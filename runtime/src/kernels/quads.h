@@ -4,7 +4,7 @@
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
 //   Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the signed ones of a, exact),
-//   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumWords,
+//   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumQuads,
 //   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in any order; whether
 //   one may be the lowest int32), BytesInOrder(bytes) (plus 128, and those of a lane of the four as
 //   the bytes of its word),
@@ -12,16 +12,16 @@
 //   CutAbove(v, high) (the lesser one; a NaN stays).
 #pragma once
 
-#include "kernels/code_rows.h"
 #include "kernels/kernels.h"
 #include "kernels/microkernel.h"
+#include "kernels/quad_rows.h"
 #include "kernels/unroll.h"
 
 namespace rimc::kernels {
 
-// Sums of CodeBlockArgs, or of RankBlockArgs, in registers.
+// Sums of QuadBlockArgs, or of RankBlockArgs, in registers.
 template <class S, class Args, int kRows, int kVecs>
-RIMC_INLINE void SumWords(const Args& args, typename S::Words (&acc)[kRows][kVecs]) {
+RIMC_INLINE void SumQuads(const Args& args, typename S::Words (&acc)[kRows][kVecs]) {
   using Words = typename S::Words;
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
@@ -47,9 +47,9 @@ RIMC_INLINE void SumWords(const Args& args, typename S::Words (&acc)[kRows][kVec
 
 // Sums of a block to memory, [rows, vecs * lanes].
 template <class S, class Args, int kRows, int kVecs>
-RIMC_INLINE void SumWordsToMemory(const Args& args, int32_t* sums) {
+RIMC_INLINE void SumQuadsToMemory(const Args& args, int32_t* sums) {
   typename S::Words in_registers[kRows][kVecs];
-  SumWords<S>(args, in_registers);
+  SumQuads<S>(args, in_registers);
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
@@ -62,7 +62,7 @@ RIMC_INLINE void SumWordsToMemory(const Args& args, int32_t* sums) {
 
 // Outputs of a block of sums.
 template <class S>
-RIMC_NOINLINE void StoreCodeBlock(const CodeBlockArgs& args, BlockShape shape,
+RIMC_NOINLINE void StoreQuadBlock(const QuadBlockArgs& args, BlockShape shape,
                                   const int32_t* sums) {
   const auto* words = reinterpret_cast<const uint32_t*>(sums);
   const typename S::Vec high = S::Set1(127.0f);
@@ -79,16 +79,16 @@ RIMC_NOINLINE void StoreCodeBlock(const CodeBlockArgs& args, BlockShape shape,
 }
 
 template <class S, int kRows, int kVecs>
-void CodeBlock(const CodeBlockArgs& args) {
+void QuadBlock(const QuadBlockArgs& args) {
   alignas(64) int32_t sums[kRows * kVecs * S::kLanes];
-  SumWordsToMemory<S, CodeBlockArgs, kRows, kVecs>(args, sums);
-  StoreCodeBlock<S>(args, {kRows, kVecs}, sums);
+  SumQuadsToMemory<S, QuadBlockArgs, kRows, kVecs>(args, sums);
+  StoreQuadBlock<S>(args, {kRows, kVecs}, sums);
 }
 
 // Sums of few vectors would wait for the latency of a product: even and odd words are then added up
 // apart.
 template <class S, int kVecs>
-void CodeLists(const CodeListsArgs& args) {
+void QuadLists(const QuadListsArgs& args) {
   using Words = typename S::Words;
   constexpr int kTurns = kVecs <= 4 ? 2 : 1;
   const uint32_t* b[kVecs];
@@ -169,7 +169,7 @@ RIMC_NOINLINE void StoreRankBlock(const RankBlockArgs& args, BlockShape shape,
 template <class S, int kRanks, int kVecs>
 void RankBlock(const RankBlockArgs& args) {
   alignas(64) int32_t sums[kRanks * kVecs * S::kLanes];
-  SumWordsToMemory<S, RankBlockArgs, kRanks, kVecs>(args, sums);
+  SumQuadsToMemory<S, RankBlockArgs, kRanks, kVecs>(args, sums);
   StoreRankBlock<S>(args, {kRanks, kVecs}, sums);
 }
 
@@ -218,7 +218,7 @@ RIMC_INLINE typename S::Words PackVec(const float* const* from, ptrdiff_t stride
 
 // `rows` rows of `width` values; false where one is a NaN.
 template <class S, int kStride, bool kDivides>
-bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
+bool PackQuadsOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
   const Divisor divisor = args.divisor;
   const float* from[4];
   RIMC_UNROLL
@@ -259,22 +259,22 @@ bool PackCodesOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
 }
 
 template <class S, bool kDivides>
-bool PackCodesStride(const PackArgs& args) {
+bool PackQuadsStride(const PackArgs& args) {
   ptrdiff_t rows = args.rows;
   ptrdiff_t width = args.width;
   if (args.stride == 1 && args.from_row == width && args.to_row == width) {
     width *= rows;
     rows = 1;
   }
-  if (args.stride == 1) return PackCodesOf<S, 1, kDivides>(args, rows, width);
-  if (args.stride == 2) return PackCodesOf<S, 2, kDivides>(args, rows, width);
-  return PackCodesOf<S, 0, kDivides>(args, rows, width);
+  if (args.stride == 1) return PackQuadsOf<S, 1, kDivides>(args, rows, width);
+  if (args.stride == 2) return PackQuadsOf<S, 2, kDivides>(args, rows, width);
+  return PackQuadsOf<S, 0, kDivides>(args, rows, width);
 }
 
 template <class S>
-bool PackCodes(const PackArgs& args) {
-  return args.divisor.rest < 0.0f ? PackCodesStride<S, true>(args)
-                                  : PackCodesStride<S, false>(args);
+bool PackQuads(const PackArgs& args) {
+  return args.divisor.rest < 0.0f ? PackQuadsStride<S, true>(args)
+                                  : PackQuadsStride<S, false>(args);
 }
 
 template <class S, int kRanks, int kVecs>
@@ -294,29 +294,29 @@ constexpr RankBlockFunction PickRankBlock() {
   }
 
 template <class S, int kRows, int kVecs>
-constexpr CodeBlockFunction PickCodeBlock() {
+constexpr QuadBlockFunction PickQuadBlock() {
   if constexpr (kRows <= S::kMaxRows && kRows * kVecs <= S::kMaxAccumulators) {
-    return &CodeBlock<S, kRows, kVecs>;
+    return &QuadBlock<S, kRows, kVecs>;
   } else {
     return nullptr;
   }
 }
 
-#define RIMC_CODE_ROW(S, rows)                                                               \
+#define RIMC_QUAD_ROW(S, rows)                                                               \
   {                                                                                          \
-      PickCodeBlock<S, rows, 1>(), PickCodeBlock<S, rows, 2>(), PickCodeBlock<S, rows, 3>(), \
-      PickCodeBlock<S, rows, 4>(), PickCodeBlock<S, rows, 5>(), PickCodeBlock<S, rows, 6>(), \
-      PickCodeBlock<S, rows, 7>(), PickCodeBlock<S, rows, 8>(),                              \
+      PickQuadBlock<S, rows, 1>(), PickQuadBlock<S, rows, 2>(), PickQuadBlock<S, rows, 3>(), \
+      PickQuadBlock<S, rows, 4>(), PickQuadBlock<S, rows, 5>(), PickQuadBlock<S, rows, 6>(), \
+      PickQuadBlock<S, rows, 7>(), PickQuadBlock<S, rows, 8>(),                              \
   }
 
 template <class S>
-constexpr CodeTable MakeCodeTable() {
-  return {{RIMC_CODE_ROW(S, 1), RIMC_CODE_ROW(S, 2), RIMC_CODE_ROW(S, 3), RIMC_CODE_ROW(S, 4),
-           RIMC_CODE_ROW(S, 5), RIMC_CODE_ROW(S, 6), RIMC_CODE_ROW(S, 7), RIMC_CODE_ROW(S, 8)},
-          {&CodeLists<S, 1>, &CodeLists<S, 2>, &CodeLists<S, 3>, &CodeLists<S, 4>, &CodeLists<S, 5>,
-           &CodeLists<S, 6>, &CodeLists<S, 7>, &CodeLists<S, 8>},
+constexpr QuadTable MakeQuadTable() {
+  return {{RIMC_QUAD_ROW(S, 1), RIMC_QUAD_ROW(S, 2), RIMC_QUAD_ROW(S, 3), RIMC_QUAD_ROW(S, 4),
+           RIMC_QUAD_ROW(S, 5), RIMC_QUAD_ROW(S, 6), RIMC_QUAD_ROW(S, 7), RIMC_QUAD_ROW(S, 8)},
+          {&QuadLists<S, 1>, &QuadLists<S, 2>, &QuadLists<S, 3>, &QuadLists<S, 4>, &QuadLists<S, 5>,
+           &QuadLists<S, 6>, &QuadLists<S, 7>, &QuadLists<S, 8>},
           {RIMC_RANK_ROW(S, 1), RIMC_RANK_ROW(S, 2), RIMC_RANK_ROW(S, 3), RIMC_RANK_ROW(S, 4)},
-          &PackCodes<S>,
+          &PackQuads<S>,
           &CodeRows<S>,
           &RankWords<S>,
           RIMC_BLOCK_TABLE(S, true, false),

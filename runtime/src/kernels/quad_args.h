@@ -37,7 +37,7 @@ struct PackArgs {
 //   c[i, v] = sum, or clip(rint(sum / rank_step[i]), -127, 127) where rank_step is not null
 // b[k, v] = b[v] + b_offset[k]; c and lanes as in BlockArgs.
 // Pre: |sum| is below 2^24. start[i] takes the 128 of b away: -128 times the sum of a.
-struct CodeBlockArgs {
+struct QuadBlockArgs {
   const int32_t* a;
   const int32_t* start;
   const uint32_t* b[kMaxVecs];
@@ -53,8 +53,8 @@ struct CodeBlockArgs {
 //   c[i, v] = start[i] + sum over k in [starts[i], starts[i + 1]) of the four products of a[k] and
 //             b[v] + b_offset[k]
 // where a and b_offset begin with starts[0]. c[i, v] is at c + i * c_row + v * lanes, whole
-// vectors. Words and start as in CodeBlockArgs.
-struct CodeListsArgs {
+// vectors. Words and start as in QuadBlockArgs.
+struct QuadListsArgs {
   const int32_t* starts;  // [rows + 1]
   const int32_t* a;
   const int32_t* b_offset;
@@ -67,7 +67,7 @@ struct CodeListsArgs {
 
 // Codes of up to four ranks as words: u[v] = sum over i of
 // (clip(rint(sum[i, v] / rank_step[i]), -127, 127) + 128) << 8 i, and 128 in place of the other
-// bytes. sum, a, start, b and depth as in CodeBlockArgs; whole vectors of u are written.
+// bytes. sum, a, start, b and depth as in QuadBlockArgs; whole vectors of u are written.
 struct RankBlockArgs {
   const int32_t* a;
   const int32_t* start;
@@ -92,7 +92,7 @@ struct CodeRowsArgs {
 
 // u[i, r] = clip(rint((start[r] + sum over k < row_words of the four products of x[i, k] and
 // a[r, k]) / rank_step[r]), -127, 127); words of x hold codes plus 128, those of a codes.
-// Pre: as in CodeBlockArgs; row_words is a multiple of the table's lanes.
+// Pre: as in QuadBlockArgs; row_words is a multiple of the table's lanes.
 struct RankWordsArgs {
   const uint32_t* x;  // [rows, row_words]
   const uint32_t* a;  // [rank, row_words]
@@ -104,8 +104,8 @@ struct RankWordsArgs {
   float* u;  // [rows, rank]
 };
 
-using CodeBlockFunction = void (*)(const CodeBlockArgs& args);
-using CodeListsFunction = void (*)(const CodeListsArgs& args);
+using QuadBlockFunction = void (*)(const QuadBlockArgs& args);
+using QuadListsFunction = void (*)(const QuadListsArgs& args);
 using RankBlockFunction = void (*)(const RankBlockArgs& args);
 
 }  // namespace rimc::kernels

@@ -51,7 +51,7 @@ void RankWordsOf(const RankWordsArgs& args, ptrdiff_t rank0) {
     }
     RIMC_UNROLL
     for (int r = 0; r < kRank; ++r) {
-      const int32_t sum = S::SumWords(sums[r]) + args.start[rank0 + r];
+      const int32_t sum = S::SumQuads(sums[r]) + args.start[rank0 + r];
       const typename S::Vec ratio =
           S::Div(S::Set1(static_cast<float>(sum)), S::Set1(args.rank_step[rank0 + r]));
       S::StoreN(args.u + i * args.rank + rank0 + r, 1,
