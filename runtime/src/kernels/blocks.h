@@ -86,14 +86,15 @@ RIMC_INLINE void BlockInRegisters(const BlockArgs& args) {
   Epilogue<S, kRows, kVecs, kConv>{args, {0, 0, kVecs}}.Run(values);
 }
 
-// Shapes whose epilogue is unrolled: of a convolution all rows and several vectors, of a product
-// whole panels and as many rows as they have, or as one counter of draws.
+// Shapes whose epilogue is unrolled: of a convolution all rows and several vectors; of a product
+// whole panels and as many rows as they have, or one less, since rows are cut into even parts, or
+// as many as one counter of draws has.
 template <class S>
 constexpr bool IsUnrolled(int rows, int vecs, bool is_conv) {
   if (!S::kUnrolls) return false;
   if (is_conv) return rows == S::kMaxRows && vecs > 1;
   const int most = S::kMaxAccumulators / vecs;
-  if (vecs == S::kPanelVecs) return rows == (most < S::kMaxRows ? most : S::kMaxRows);
+  if (vecs == S::kPanelVecs) return rows + 1 >= (most < S::kMaxRows ? most : S::kMaxRows);
   return rows == kDrawRows && most == kDrawRows;
 }
 
