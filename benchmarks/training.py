@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training for the device on ResNet-20 / CIFAR-100: accuracy, and what a step costs.
+"""Training for the device on ResNet-20 / CIFAR-100 or digits: accuracy, and what a step costs.
 
-    python -m benchmarks.training [--data TRAIN.npz] [--steps 300] [--recipes none clip penalty]
-        [--device wan2022-aihwkit] [--time 1d] [--seeds 2] [--images 1000]
+    python -m benchmarks.training [--network digits] [--data TRAIN.npz] [--steps 300]
+        [--recipes none clip penalty] [--device wan2022-aihwkit] [--time 1d] [--seeds 2]
+        [--images 1000]
     python -m benchmarks.training --cost
 
 A row per recipe: the trained network as it is, on devices that are not calibrated, calibrated as a
 black box from 10 samples, and with the arrays read out; SRAM as for rank 2. ``none`` trains
-nothing, ``convert-clip`` clips in the conversion. Without ``--data`` the 256 training images of the
-shared data are trained on; a file of more has arrays ``input`` and ``labels``. ``--cost`` times a
-step with deviations drawn, and one with the penalty, over a plain step of the same module.
+nothing, ``convert-clip`` clips in the conversion. Without ``--data`` ResNet-20 is trained on the
+256 training images of the shared data, digits on all of its 1,297; a file of more has arrays
+``input`` and ``labels``. ``--cost`` times a step with deviations drawn, and one with the penalty,
+over a plain step of the same module.
 """
 
 from __future__ import annotations
@@ -17,23 +19,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import rimc_onnx
-from benchmarks.datasets import DATA, cifar100_test
+from benchmarks.datasets import DATA, cifar100_calibration, cifar100_test
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.device import get_preset, parse_time
 from rimc_onnx.jobs.finetune import finetune
 from rimc_onnx.training.config import FinetuneConfig
 
-_CALIBRATION = "benchmarks.datasets:cifar100_calibration"
 _TEACHER = DATA / "resnet20_cifar100" / "resnet20.onnx"
+_DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
+
+Arrays = dict[str, np.ndarray[Any, Any]]
 RECIPES: dict[str, dict[str, Any]] = {
     "clip": {"penalty": 0.0},
     "penalty": {},
@@ -44,10 +48,54 @@ RECIPES: dict[str, dict[str, Any]] = {
 """What a recipe changes of the default."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    """A teacher and its data."""
+
+    model: Path
+    train: Arrays | str
+    calibration: Arrays
+    test: Arrays
+
+
+def _resnet20() -> _Network:
+    calibration = _joined(cifar100_calibration())
+    return _Network(
+        model=_TEACHER,
+        train=calibration,
+        calibration=calibration,
+        test=_joined(cifar100_test()),
+    )
+
+
+def _digits() -> _Network:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.images))[500:]  # as in docs/training.md
+    images = (digits.images[order, None] / 16).astype(np.float32)
+    calibration, test = (dict(np.load(_DIGITS / f"{n}.npz")) for n in ("calibration", "test"))
+    return _Network(
+        model=_DIGITS / "model.onnx",
+        train={"input": images, "labels": digits.target[order].astype(np.int64)},
+        calibration=calibration,
+        test=test,
+    )
+
+
+def _joined(chunks: Iterable[Arrays]) -> Arrays:
+    found = list(chunks)
+    return {n: np.concatenate([c[n] for c in found]) for n in found[0]}
+
+
+_NETWORKS = {"resnet20": _resnet20, "digits": _digits}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=_CALIBRATION)
+    parser.add_argument("--network", choices=_NETWORKS, default="resnet20")
+    parser.add_argument("--data")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--recipes", nargs="+", default=["none", "clip", "penalty", "injection"])
@@ -63,16 +111,25 @@ def main() -> None:
     device = get_preset(arguments.device)
     time_s = None if device.time_law is None else parse_time(arguments.time)
     config = ConvertConfig(device=device, time_s=time_s, rank=2)
+    network = _NETWORKS[arguments.network]()
+    if arguments.data:
+        network = replace(network, train=arguments.data)
     print("recipe              clean  uncalibrated  black box  read-out  seconds", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for recipe in arguments.recipes:
-            _row(recipe, Path(folder), config, arguments)
+            _row(recipe, network, Path(folder), config, arguments)
 
 
-def _row(recipe: str, folder: Path, config: ConvertConfig, arguments: argparse.Namespace) -> None:
-    start, model = time.perf_counter(), _TEACHER
+def _row(
+    recipe: str,
+    network: _Network,
+    folder: Path,
+    config: ConvertConfig,
+    arguments: argparse.Namespace,
+) -> None:
+    start, model = time.perf_counter(), network.model
     if recipe == "convert-clip":
-        config = replace(config, device=replace(config.device, weight_clip_sigma=2.5))
+        config = replace(config, device=replace(config.device, clip_sigma=2.5))
     elif recipe != "none":
         model = folder / f"{recipe}.onnx"
         job = FinetuneConfig(
@@ -81,11 +138,11 @@ def _row(recipe: str, folder: Path, config: ConvertConfig, arguments: argparse.N
             learning_rate=arguments.learning_rate,
             **RECIPES[recipe],
         )
-        report = finetune(model=_TEACHER, output=model, data=arguments.data, config=job)
+        report = finetune(network.model, model, data=network.train, config=job)
         for v in report.validations:
             print(f"    {v}", flush=True)
     seconds = time.perf_counter() - start
-    test = _test(arguments.images)
+    test = _drawn(network.test, arguments.images)
     clean = _top1(model, test, native=False)
     found = []
     for seed in range(arguments.seeds):
@@ -97,7 +154,7 @@ def _row(recipe: str, folder: Path, config: ConvertConfig, arguments: argparse.N
             rimc_onnx.calibrate(
                 target,
                 calibrated,
-                data=_CALIBRATION,
+                data=network.calibration,
                 teacher=model,
                 config=CalibrateConfig(read_out=read_out),
                 force=True,
@@ -112,11 +169,9 @@ def _row(recipe: str, folder: Path, config: ConvertConfig, arguments: argparse.N
     )
 
 
-def _test(images: int) -> dict[str, np.ndarray[Any, Any]]:
-    chunks = list(cifar100_test())
-    whole = {n: np.concatenate([c[n] for c in chunks]) for n in chunks[0]}
-    chosen = np.random.default_rng(0).permutation(len(whole["labels"]))[:images]
-    return {n: a[chosen] for n, a in whole.items()}
+def _drawn(test: Arrays, images: int) -> Arrays:
+    chosen = np.random.default_rng(0).permutation(len(test["labels"]))[:images]
+    return {n: a[chosen] for n, a in test.items()}
 
 
 def _top1(model: Path, test: dict[str, Any], *, native: bool = True) -> float:
