@@ -103,7 +103,7 @@ def run(
     if ending.startswith("SIG"):
         time.sleep(delay_s)
         process.send_signal(signal.Signals[ending])
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     return process.returncode, stderr
 
 
@@ -139,6 +139,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", type=int, default=200)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     given = arguments.parse_args()
     origin = Path(tempfile.mkdtemp(prefix="rimc-kill-"))
     prepare(origin)
@@ -154,7 +155,10 @@ def main() -> int:
         shutil.rmtree(folder)
     random = np.random.default_rng(given.seed)
     counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    begin = time.monotonic()
     for index in range(given.runs):
+        if time.monotonic() - begin > given.seconds:
+            break
         job = str(random.choice(list(JOBS)))
         ending = str(random.choice(["SIGINT", "SIGTERM", "SIGKILL", "disk full"]))
         want, seconds = undisturbed[job]
