@@ -2,8 +2,8 @@
 """Clean, drifted and calibrated accuracy of ResNet-20 / CIFAR-100 on all 5,000 test images.
 
     python -m benchmarks.accuracy [--seeds 5] [--samples 10] [--rank 2] [--budget 5%] [--drift 0.2]
-        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node] [--native]
-        [--fp32-adapters]
+        [--solver adam] [--read-out] [--device gaussian-relative] [--scaling node]
+        [--clip-sigma none] [--native] [--fp32-adapters]
 
 One row per drift seed, with the native library and in stock ONNX Runtime, which ``--native`` leaves
 out. ``error`` is the calibration's own figure of the outputs, on its samples. ``--read-out`` brings
@@ -15,6 +15,7 @@ not rounded either: as dense fp32 weights, so without converters and noise.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import math
 import tempfile
@@ -27,17 +28,16 @@ import onnx
 from onnx import numpy_helper
 
 import rimc_onnx
-from benchmarks.datasets import DATA
+from benchmarks.datasets import DATA, cifar100_calibration
 from rimc_onnx import passes
 from rimc_onnx.calibration import fit
 from rimc_onnx.calibration.config import CalibrateConfig, Solver, parse_budget
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.device import Scaling, get_preset
+from rimc_onnx.device import Scaling, get_preset, read_clip_sigma
 from rimc_onnx.io.model_files import load_model, save_model
 
-_DATA = "benchmarks.datasets:cifar100_calibration"
 _TEST = "benchmarks.datasets:cifar100_test"
 _FIGURES = "{:7.2f} {:8.2f}  {:10.2f} {:8.2f}  {:7.3f} {:7.2f}"
 _FP32 = "  {:7.2f}"
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--native", action="store_true", help="not in stock ONNX Runtime, too")
     parser.add_argument("--drift", type=float, default=0.2)
     parser.add_argument("--device", default="gaussian-relative")
-    parser.add_argument("--scaling", choices=[s.value for s in Scaling], default="node")
+    parser.add_argument("--scaling", choices=[s.value for s in Scaling], help="default: auto")
+    parser.add_argument("--clip-sigma", default="auto", help="a number, auto or none")
     parser.add_argument("--solver", nargs="+", default=["closed-form"], help="one or more")
     parser.add_argument("--read-out", action="store_true", help="with a statistics file")
     parser.add_argument("--fp32-adapters", action="store_true", help="before rounding, too")
@@ -70,7 +71,7 @@ def main() -> None:
         known = None
         if arguments.read_out:
             known = Path(folder) / "statistics.npz"
-            rimc_onnx.write_statistics(teacher, known, data=_DATA)
+            rimc_onnx.write_statistics(teacher, known, data=_images())
         for seed in range(arguments.seeds):
             target = Path(folder) / f"{seed}.rimc.onnx"
             converted = _convert(teacher, target, seed, arguments)
@@ -82,10 +83,19 @@ def main() -> None:
         print(f"{solver:12s} mean  {form.format(*np.mean(found, axis=0))}")
 
 
+@functools.cache
+def _images() -> dict[str, Any]:
+    """All calibration images as one array, so that several are run at once."""
+    return {"input": np.concatenate([feed["input"] for feed in cifar100_calibration()])}
+
+
 def _convert(teacher: Path, target: Path, seed: int, arguments: argparse.Namespace) -> str:
     config = ConvertConfig(
         device=get_preset(
-            arguments.device, drift_frac=arguments.drift, scaling=Scaling(arguments.scaling)
+            arguments.device,
+            drift_frac=arguments.drift,
+            scaling=None if arguments.scaling is None else Scaling(arguments.scaling),
+            clip_sigma=read_clip_sigma(arguments.clip_sigma),
         ),
         seed=seed,
         rank=arguments.rank,
@@ -126,7 +136,7 @@ def _calibrate(
     in_bytes, frac = (None, None) if arguments.budget is None else parse_budget(arguments.budget)
     return rimc_onnx.calibrate(
         converted,
-        data=_DATA,
+        data=_images(),
         teacher=teacher,
         statistics=known,
         force=True,

@@ -30,23 +30,24 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def _cifar100(name: str) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+def _cifar100(name: str, *, run: int) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    """``run`` images a dict; calibration takes a dict for one sample."""
     with np.load(DATA / "resnet20_cifar100" / name) as file:
         images, labels = file["x"], file["y"]
-    for start in range(0, len(images), 256):
-        part = images[start : start + 256].astype(np.float32) / 255
+    for start in range(0, len(images), run):
+        part = images[start : start + run].astype(np.float32) / 255
         x = np.ascontiguousarray(((part - _MEAN) / _STD).transpose(0, 3, 1, 2))
-        yield {"input": x, "labels": labels[start : start + 256]}
+        yield {"input": x, "labels": labels[start : start + run]}
 
 
 def cifar100_test() -> Iterator[dict[str, npt.NDArray[np.generic]]]:
     """All 5,000 test images."""
-    return _cifar100("test.npz")
+    return _cifar100("test.npz", run=256)
 
 
 def cifar100_calibration() -> Iterator[dict[str, npt.NDArray[np.generic]]]:
     """256 training images."""
-    return _cifar100("calibration.npz")
+    return _cifar100("calibration.npz", run=1)
 
 
 def sts14_calibration() -> Iterator[dict[str, npt.NDArray[np.generic]]]:

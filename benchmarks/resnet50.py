@@ -107,8 +107,8 @@ def images() -> Iterator[dict[str, Array]]:
     """32 images of noise, smooth as photographs are: random waves of falling power."""
     random = np.random.default_rng(0)
     power = 1 / np.maximum(1, np.hypot(np.fft.fftfreq(224)[:, None], np.fft.rfftfreq(224)) * 224)
-    for _ in range(4):
-        waves = np.fft.rfft2(random.standard_normal((8, 3, 224, 224))) * power
+    for _ in range(32):
+        waves = np.fft.rfft2(random.standard_normal((1, 3, 224, 224))) * power
         x = np.fft.irfft2(waves, s=(224, 224))
         yield {"input": (x / x.std(axis=(2, 3), keepdims=True)).astype(np.float32)}
 
@@ -120,19 +120,20 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--budget", help="bytes or share (5%%) of SRAM, in place of the rank")
     arguments = parser.parse_args()
-    data = ["--data", "benchmarks.resnet50:images"]
     sram = ["--rank", str(arguments.rank)]
     if arguments.budget is not None:
         sram = ["--sram-budget", arguments.budget]
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model.onnx"
+        model, data = Path(folder) / "model.onnx", Path(folder) / "images.npz"
+        np.savez(data, input=np.concatenate([feed["input"] for feed in images()]))
         make_model(model)
         found = _run("convert", model, "--rank", arguments.rank)
         print(f"convert: {found['rram_weights']} weights, {found['seconds']:.1f} s")
         found = _run(
             "calibrate",
             model.with_suffix(".rimc.onnx"),
-            *data,
+            "--data",
+            data,
             *sram,
             "--samples",
             arguments.samples,
