@@ -69,7 +69,7 @@ class CalibrateConfig:
     sram_budget_bytes: int | None = None
     sram_budget_frac: float | None = None
     """The budget, in bytes or as a share of the bytes of the mapped weights, one each. Neither is
-    :data:`DEFAULT_BUDGET_FRAC`."""
+    :data:`DEFAULT_BUDGET_FRAC`, and a byte for every bit line at least."""
     solver: Solver = Solver.CLOSED_FORM
     propagate: Propagate = Propagate.TEACHER
     read_out: bool = False

@@ -197,9 +197,11 @@ def _shares(drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
     magnitudes = sum(d.m.size for d in drafts) if config.kinds.magnitude else 0
     budget = config.sram_budget_bytes
     if budget is None:
-        frac = config.sram_budget_frac
-        frac = DEFAULT_BUDGET_FRAC if frac is None else frac
-        budget = int(frac * sum(d.need.size for d in drafts))
+        num_weights = sum(d.need.size for d in drafts)
+        if config.sram_budget_frac is None:
+            budget = max(int(DEFAULT_BUDGET_FRAC * num_weights), magnitudes)
+        else:
+            budget = int(config.sram_budget_frac * num_weights)
     if budget < magnitudes and not config.kinds.sparse:
         raise CalibrationError(
             f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "

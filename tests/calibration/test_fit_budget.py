@@ -6,12 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from sample_jobs import top1
 
-from rimc_onnx import calibrate, inspect
+from rimc_onnx import calibrate, convert, inspect
 from rimc_onnx.calibration.config import (
     CalibrateConfig,
     Propagate,
@@ -154,3 +155,27 @@ def test_adapters_and_budgets_are_read_as_they_are_written() -> None:
     )  # fmt: skip
     with pytest.raises(UsageError, match=r"'spars' is not known. Did you mean 'sparse'\?"):
         parse_adapter("dora+spars")
+
+
+def test_default_budget_holds_the_magnitudes_of_a_tiny_network(tmp_path: Path) -> None:
+    # 5 % of 48 weights are 2 bytes: "the budget does not hold the magnitudes" of a default.
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((6, 8)).astype(np.float32)
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")
+    graph = onnx.helper.make_graph(
+        [node],
+        "tiny",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 6])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 8])],
+        [onnx.numpy_helper.from_array(w, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "tiny.onnx")
+    convert(tmp_path / "tiny.onnx")
+    x = rng.standard_normal((12, 6)).astype(np.float32)
+    for adapter in (None, "dora"):
+        config = CalibrateConfig(adapter=adapter)
+        report = calibrate(tmp_path / "tiny.rimc.onnx", data={"x": x}, config=config, force=True)
+        assert report.nodes[0].error_after < report.nodes[0].error_before
+        assert 0 < report.nodes[0].sram_bytes <= 8 + 4
