@@ -161,8 +161,9 @@ def recovery_study(
     _check_seeds("draws", draws)
     config, calibrate = config or ConvertConfig(), calibrate or CalibrateConfig()
     source = Path(model)
+    samples = data  # a conversion gets what was given alone, as the command convert does
     if data is None and calibrate.num_samples and source.is_file():
-        data = data_beside(source, None)
+        samples = data_beside(source, None)
     judge = _Judge(
         *(source, test, labels, metric, device, batch_size, progress),
         1 + len(seeds) * (1 + len(draws)),
@@ -170,8 +171,9 @@ def recovery_study(
     runs: list[RecoveryRun] = []
     errors: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:
+        one = replace(config, seed=seed)
         for run, nodes in _runs_of_device(
-            source, data, replace(config, seed=seed), draws, calibrate, statistics, device, judge
+            source, data, samples, one, draws, calibrate, statistics, device, judge
         ):
             runs.append(run)
             for node in nodes:
@@ -199,6 +201,7 @@ def recovery_study(
 def _runs_of_device(
     source: Path,
     data: Data | None,
+    samples: Data | None,
     config: ConvertConfig,
     draws: Sequence[int],
     calibrate: CalibrateConfig,
@@ -214,7 +217,7 @@ def _runs_of_device(
         for draw in draws:
             report = api.calibrate(
                 converted,
-                data=data,
+                data=samples,
                 teacher=source,
                 statistics=statistics,
                 device=device,
