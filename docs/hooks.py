@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from click import Command, Group
 from typer.testing import CliRunner
 
 from rimc_onnx.cli.main import app
@@ -51,9 +50,10 @@ def _helps() -> Iterator[str]:
         yield "\n".join((f"## rimc-onnx {' '.join(path)}", "", "```text", *lines, "```", ""))
 
 
-def _paths(command: Command, *above: str) -> Iterator[list[str]]:
-    if isinstance(command, Group):
-        for name in sorted(command.commands):
-            yield from _paths(command.commands[name], *above, name)
-    else:
+def _paths(command: Any, *above: str) -> Iterator[list[str]]:
+    inside = getattr(command, "commands", None)  # of a group; typer may bring its own click
+    if inside is None:
         yield list(above)
+        return
+    for name in sorted(inside):
+        yield from _paths(inside[name], *above, name)
