@@ -16,15 +16,18 @@ As a black box, RRAM weights are never read.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from onnxscript import ir
 
 from rimc_onnx.calibration.config import CalibrateConfig, Propagate
 from rimc_onnx.calibration.fit import CalibratedNode, Fitted, fit_nodes, refit_on_student
+from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
 from rimc_onnx.calibration.job import CalibrationJob, Progress
 from rimc_onnx.calibration.output_error import OutputFigures, output_figures
 from rimc_onnx.calibration.problem import TeacherKnowledge
@@ -198,11 +201,21 @@ def _attempt(job: CalibrationJob) -> _Attempt:
             moments,
             trial.feeds,
             trial.device,
-            prior_samples=job.config.closed_form.bias_prior_samples,
+            gain_rule=_gain,
+            shift_rule=functools.partial(
+                bias_shift, prior_samples=job.config.closed_form.bias_prior_samples
+            ),
             progress=lambda done, total: job.progress("student", done, total),
         )
     nodes = [replace(node, adapter=settled[node.name]) for node in fitted.nodes]
     return _Attempt(fitted=fitted, nodes=nodes, figures=_figures(job, fitted, nodes))
+
+
+def _gain(
+    wanted: SampleMoments, answered: SampleMoments, adapter: QuantizedAdapter
+) -> npt.NDArray[np.float64]:
+    """Where an adapter has no magnitude, one digital scale for the node."""
+    return gain_change(wanted, answered, per_line=adapter.has_magnitude)
 
 
 def _with_less(job: CalibrationJob, first: _Attempt) -> Iterator[_Attempt]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnxscript import ir
 
-from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change, in_both
+from rimc_onnx.calibration.gains import SampleMoments, in_both
 from rimc_onnx.calibration.moments import Features, SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
@@ -30,8 +30,10 @@ from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 
 __all__ = [
+    "GainRule",
     "Pair",
     "Sessions",
+    "ShiftRule",
     "holding",
     "lockstep",
     "model_outputs",
@@ -47,6 +49,11 @@ Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Feeds = Sequence[Feed]
+GainRule = Callable[[SampleMoments, SampleMoments, QuantizedAdapter], F64]
+"""(teacher's outputs, student's, the node's adapter) -> factors of its bit lines, [m]."""
+ShiftRule = Callable[[F64, F64], F32]
+"""(what the mean output of each sample lacks [n, m], the teacher's standard deviations [m]) -> what
+to add to the bias, [m]."""
 
 _TOGETHER_BYTES = 32 << 20
 """Values of small nodes are held for several at once: a session takes longer than their run."""
@@ -285,14 +292,15 @@ def settle(
     feeds: Feeds,
     factory: SessionFactory,
     *,
-    prior_samples: float,
-    progress: Callable[[int, int], None],
+    gain_rule: GainRule,
+    shift_rule: ShiftRule,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, QuantizedAdapter]:
-    """Walk the calibrated student and move each node's gain and bias towards the teacher's output.
+    """Walk the student and move each node's gain and bias towards the teacher's output.
 
-    ``teacher`` are moments of the teacher's outputs on the same feeds, without bias. Where an
-    adapter has no magnitude, the gain is one digital scale for the node. Later nodes see the moved
-    outputs. Gives the adapter of every node, by name.
+    ``teacher`` are moments of the teacher's outputs on the same feeds, without bias; the rules say
+    how far a node is moved. Later nodes see the moved outputs. Gives the adapter of every node, by
+    name.
     """
     by_output = {pair.branch.dora.outputs[0].name or "": pair for pair in pairs}
     run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
@@ -303,10 +311,10 @@ def settle(
         adapter = pair.branch.adapter()
         answered = SampleMoments.of(chunks, feeds, geometry.channel_axis)
         wanted, answered = in_both(teacher[node], answered)
-        louder, gain = adapter.louder(gain_change(wanted, answered, per_line=adapter.has_magnitude))
+        louder, gain = adapter.louder(gain_rule(wanted, answered, adapter))
         lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain
         scale = np.sqrt(wanted.total_variance())
-        shift = bias_shift(lacking - adapter.bias, scale, prior_samples=prior_samples)
+        shift = shift_rule(lacking - adapter.bias, scale)
         found[node] = replace(louder, bias=adapter.bias + shift)
         factor = gain.astype(np.float32).reshape(geometry.channel_shape)
         moved = (shift + (1 - gain) * adapter.bias).reshape(geometry.channel_shape)
