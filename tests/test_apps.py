@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
+from browser import in_browser, node_packages
 from provider_models import HAS_PROVIDERS, needs_providers
 
 from rimc_onnx import evaluate, passes, runtime
@@ -210,22 +212,36 @@ def test_node_app_has_the_accuracy_of_evaluate(raw: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    where = subprocess.run(
-        [node, "-p", "require.resolve('onnxruntime-node/package.json')"],
-        cwd=APPS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if where.returncode != 0:
-        pytest.skip("onnxruntime-node is not installed (NODE_PATH names where it is)")
     # An import, unlike require, looks beside the program alone.
-    os.symlink(Path(where.stdout.strip()).parents[1], raw / "node_modules")
+    os.symlink(node_packages("onnxruntime-node"), raw / "node_modules")
     shutil.copy(APPS / "app.mjs", raw)
     command = [node, "app.mjs", MODEL, "images.f32", "labels.u8"]
     assert abs(right(run(*command, cwd=raw)) - expected(raw)) <= 1
     bare = subprocess.run([node, "app.mjs"], cwd=raw, capture_output=True, text=True, check=False)
     assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)  # no stack trace
+
+
+def test_browser_page_has_the_logits_of_python(raw: Path) -> None:
+    # A function body that onnxruntime-web inlines otherwise, or lacks an operator of; a page that
+    # waits for a file under another name.
+    os.symlink(node_packages("onnxruntime-web"), raw / "node_modules")
+    shutil.copy(APPS / "browser.html", raw)
+    found = in_browser(
+        raw,
+        "browser.html",
+        """const result = page.document.getElementById("result");
+        if (result.textContent.startsWith("running")) return undefined;
+        const logits = JSON.parse(result.dataset.logits ?? "null");
+        return { text: result.textContent, logits };""",
+    )
+    assert right(found["text"] + "\n") == expected(raw)
+    session = ort.InferenceSession(raw / MODEL, providers=["CPUExecutionProvider"])
+    with np.load(raw / "test.npz") as data:
+        (logits,) = session.run(None, {"input": data["input"]})
+    browsers = np.reshape(found["logits"], logits.shape)
+    np.testing.assert_array_equal(browsers.argmax(axis=1), logits.argmax(axis=1))
+    # Sums in another order move a code of the int8 branch at a tie.
+    assert np.abs(browsers - logits).max() < 1e-3 * np.abs(logits).max()
 
 
 def test_examples_of_the_deployment_page_run(

@@ -36,6 +36,10 @@ __all__ = ["quickstart", "study_recovery"]
 
 def quickstart(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("rimc-quickstart"),
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Write a page to play with: drift, time, arrays, digits."),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -44,13 +48,13 @@ def quickstart(
     Examples:
         rimc-onnx quickstart
 
-        rimc-onnx quickstart demo --force --json
+        rimc-onnx quickstart demo --page --force
     """
     from rimc_onnx.jobs import quickstart as job
 
     console = Console(as_json=as_json)
     with console.progress("quickstart") as progress:
-        report = job.quickstart(folder, force=force, progress=progress)
+        report = job.quickstart(folder, page=page, force=force, progress=progress)
 
     def render() -> None:
         console.table(
@@ -64,7 +68,7 @@ def quickstart(
             f"{report.samples} samples, {report.sram_bytes} bytes of SRAM "
             f"({100 * report.gamma:.1f} % of the weights); RRAM untouched"
         )
-        console.line(f"wrote {report.folder}")
+        console.line(f"wrote {report.page or report.folder}")
 
     console.result(report, render)
 
