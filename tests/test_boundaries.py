@@ -71,12 +71,14 @@ USERS = {
     "jinja2": ("rimc_onnx.calibration.report.page",),
     "markupsafe": ("rimc_onnx.calibration.report.page",),
     "matplotlib": ("rimc_onnx.calibration.report.plot",),
+    "pyarrow": ("rimc_onnx.studies.rows",),
+    "ray": ("rimc_onnx.studies.ray_engine",),
     "rich": ("rimc_onnx.cli.console",),  # two ideas of what a terminal is
     "threadpoolctl": ("rimc_onnx.execution.parallel",),
     "tomli": ("rimc_onnx.device.user_file",),  # the standard library has tomllib from 3.11 on
     "torch": ("rimc_onnx.calibration.solvers.adam", "rimc_onnx.training"),
 }
-FORBIDDEN_AT_TOP = {"jinja2", "markupsafe", "matplotlib", "torch"}
+FORBIDDEN_AT_TOP = {"jinja2", "markupsafe", "matplotlib", "pyarrow", "ray", "torch"}
 """Never imported when a module is: they are extras."""
 
 

@@ -16,13 +16,34 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["beside_each_other", "one_blas_thread"]
+__all__ = ["beside_each_other", "limit_threads", "one_blas_thread", "session_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST_WORKERS = 4
 """Each holds a node's matrices: a bound on memory."""
+
+
+class _Limit:
+    threads: int | None = None
+
+
+def limit_threads(count: int) -> None:
+    """From now on this process computes on ``count`` threads: for workers that share a machine.
+
+    It holds for sessions that are opened and pools that are started after it, and for libraries
+    that are loaded after it, too.
+    """
+    _Limit.threads = count
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
+    threadpool_limits(count)
+
+
+def session_threads() -> int | None:
+    """Threads of a session; None leaves it to ONNX Runtime."""
+    return _Limit.threads
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -56,6 +77,8 @@ def beside_each_other(
 
 
 def _cores() -> int:
+    if _Limit.threads is not None:
+        return _Limit.threads
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rimc_onnx import runtime
 from rimc_onnx.errors import ModelError, RimcError, one_line
+from rimc_onnx.execution.parallel import session_threads
 
 __all__ = [
     "Session",
@@ -49,7 +50,9 @@ def open_session(
         ModelError: ONNX Runtime can't load it.
     """
     try:
-        return runtime.make_session(model, native=native, options=options, quiet=True)
+        return runtime.make_session(
+            model, native=native, options=options, num_threads=session_threads(), quiet=True
+        )
     except ModelError:
         raise
     except Exception as error:

@@ -6,29 +6,27 @@ For every seed of the device and every draw of samples: convert, calibrate, eval
 
 from __future__ import annotations
 
-import tempfile
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev, variance
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import UsageError
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.io.feeds import data_beside
 from rimc_onnx.io.samples import Data
-from rimc_onnx.jobs.evaluate import EvaluationReport, Metric
+from rimc_onnx.jobs.figures import Metric
+from rimc_onnx.studies.runner import SameProcess, run
+from rimc_onnx.studies.trial import Row, Trial
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
 
-Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
 
 
@@ -159,175 +157,93 @@ def recovery_study(
     start = time.perf_counter()
     _check_seeds("seeds", seeds)
     _check_seeds("draws", draws)
-    config, calibrate = config or ConvertConfig(), calibrate or CalibrateConfig()
     source = Path(model)
-    samples = data  # a conversion gets what was given alone, as the command convert does
-    if data is None and calibrate.num_samples and source.is_file():
-        samples = data_beside(source, None)
-    judge = _Judge(
-        *(source, test, labels, metric, device, batch_size, progress),
-        1 + len(seeds) * (1 + len(draws)),
+    calibrate = calibrate or CalibrateConfig()
+    if calibrate.num_samples and source.is_file():
+        data_beside(source, data)
+    first = Trial(
+        model=source,
+        test=test,
+        data=data,
+        labels=labels,
+        metric=metric,
+        batch_size=batch_size,
+        convert=config or ConvertConfig(),
+        method=calibrate,
+        statistics=None if statistics is None else Path(statistics),
+        session=device,
     )
-    runs: list[RecoveryRun] = []
-    errors: dict[str, list[tuple[float, float]]] = {}
-    for seed in seeds:
-        one = replace(config, seed=seed)
-        for run, nodes in _runs_of_device(
-            source, data, samples, one, draws, calibrate, statistics, device, judge
-        ):
-            runs.append(run)
-            for node in nodes:
-                errors.setdefault(node.name, []).append((node.error_before, node.error_after))
-            on_run(run)
+    found: list[RecoveryRun] = []
+
+    def told(row: Row) -> None:
+        found.append(_run_of(row))
+        on_run(found[-1])
+
+    rows = run(
+        [
+            replace(
+                first,
+                convert=replace(first.convert, seed=seed),
+                method=replace(calibrate, sample_seed=draw),
+            )
+            for seed in seeds
+            for draw in draws
+        ],
+        engine=SameProcess(),
+        progress=progress,
+        on_row=told,
+    )
+    runs = [_run_of(row) for row in rows]
     before = Spread.of(list({run.seed: run.uncalibrated for run in runs}.values()))
     after = Spread.of([r.calibrated for r in runs])
+    clean = rows[0]["clean"]
+    lost = clean - before.mean
+    # A metric does not say whether more is better.
+    nothing_lost = lost == 0 or (metric is None and lost < 0)
     return RecoveryReport(
         model=str(source),
-        figure=judge.figure,
-        clean=judge.clean,
+        figure=rows[0]["figure"],
+        clean=clean,
         uncalibrated=before,
         calibrated=after,
         draws_std=_pooled_std(runs),
-        restored_frac=_restored(judge, before.mean, after.mean),
+        restored_frac=None if nothing_lost else (after.mean - before.mean) / lost,
         samples=calibrate.num_samples,
-        test_samples=judge.test_samples,
-        device=config.device.preset,
-        nodes=_worst_first(errors),
+        test_samples=rows[0]["test_samples"],
+        device=first.convert.device.preset,
+        nodes=_worst_first(rows),
         runs=runs,
         seconds=time.perf_counter() - start,
     )
 
 
-def _runs_of_device(
-    source: Path,
-    data: Data | None,
-    samples: Data | None,
-    config: ConvertConfig,
-    draws: Sequence[int],
-    calibrate: CalibrateConfig,
-    statistics: str | Path | None,
-    device: SessionFactory | None,
-    judge: _Judge,
-) -> Iterator[tuple[RecoveryRun, list[api.CalibratedNodeReport]]]:
-    """One conversion, and a calibration for every draw; its files are gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="rimc-recovery-") as folder:
-        converted = Path(folder) / "model.rimc.onnx"
-        api.convert(source, converted, config=config, data=data)
-        uncalibrated = judge(converted)
-        for draw in draws:
-            report = api.calibrate(
-                converted,
-                data=samples,
-                teacher=source,
-                statistics=statistics,
-                device=device,
-                config=replace(calibrate, sample_seed=draw),
-                force=True,
-            )
-            run = RecoveryRun(
-                seed=config.seed,
-                draw=draw,
-                uncalibrated=uncalibrated,
-                calibrated=judge(Path(report.output)),
-                sram_bytes=report.sram_bytes,
-                gamma=report.gamma,
-                seconds=report.seconds,
-            )
-            yield run, report.nodes
-
-
-class _Judge:
-    """The one figure by which models are compared; the clean model is the first."""
-
-    def __init__(
-        self,
-        model: Path,
-        test: Data,
-        labels: str | None,
-        metric: str | Metric | None,
-        device: SessionFactory | None,
-        batch_size: int,
-        progress: Progress,
-        total: int,
-    ) -> None:
-        self._test, self._labels, self._metric = test, labels, metric
-        self._device = device
-        self._batch_size, self._progress, self._total = batch_size, progress, total
-        self._done = 0
-        # The clean model is the teacher where nothing else judges.
-        self._teacher = model if labels is None and metric is None else None
-        first = self._evaluate(model, clean=True)
-        self.figure = _name_of_figure(first, has_metric=metric is not None)
-        self.test_samples = first.samples
-        self.clean = self._value(first)
-        if self.figure == "top1":
-            self._teacher = None
-
-    @property
-    def higher_is_better(self) -> bool | None:
-        """``None``: a metric does not say."""
-        return True if self._metric is None else None
-
-    def __call__(self, model: Path) -> float:
-        return self._value(self._evaluate(model, clean=False))
-
-    def _evaluate(self, model: Path, *, clean: bool) -> EvaluationReport:
-        report = api.evaluate(
-            model,
-            data=self._test,
-            labels=self._labels,
-            teacher=self._teacher,
-            metric=self._metric,
-            native=not clean,
-            device=None if clean else self._device,
-            batch_size=self._batch_size,
-        )
-        self._done += 1
-        self._progress(self._done, self._total)
-        return report
-
-    def _value(self, report: EvaluationReport) -> float:
-        if self._metric is not None:
-            return report.metrics[self.figure]
-        return float(getattr(report, self.figure))
-
-
-def _name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:
-    if has_metric:
-        if len(report.metrics) != 1:
-            raise UsageError(
-                f"a study needs one figure, the metric gives {len(report.metrics)}: "
-                f"{', '.join(report.metrics)}. Give a metric that returns one number."
-            )
-        return next(iter(report.metrics))
-    if report.top1 is not None:
-        return "top1"
-    if report.agreement is None:
-        raise UsageError(
-            f"{report.model}: its outputs are numbers without classes, so models can't agree on "
-            "one. Give `metric`."
-        )
-    return "agreement"
-
-
-def _restored(judge: _Judge, before: float, after: float) -> float | None:
-    lost = judge.clean - before
-    if lost == 0 or (judge.higher_is_better and lost < 0):
-        return None
-    return (after - before) / lost
+def _run_of(row: Row) -> RecoveryRun:
+    return RecoveryRun(
+        seed=row["seed"],
+        draw=row["draw"],
+        uncalibrated=row["uncalibrated"],
+        calibrated=row["calibrated"],
+        sram_bytes=row["sram_bytes"],
+        gamma=row["gamma"],
+        seconds=row["calibration_seconds"],
+    )
 
 
 def _pooled_std(runs: Sequence[RecoveryRun]) -> float | None:
     by_seed: dict[int, list[float]] = {}
-    for run in runs:
-        by_seed.setdefault(run.seed, []).append(run.calibrated)
+    for one in runs:
+        by_seed.setdefault(one.seed, []).append(one.calibrated)
     # As many draws for every seed, so the pooled variance is the mean of the variances.
     if any(len(values) < 2 for values in by_seed.values()):
         return None
     return float(np.sqrt(fmean(variance(v) for v in by_seed.values())))
 
 
-def _worst_first(errors: Mapping[str, Sequence[tuple[float, float]]]) -> list[RecoveryNode]:
+def _worst_first(rows: Sequence[Row]) -> list[RecoveryNode]:
+    errors: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, before, after in json.loads(row["nodes"]):
+            errors.setdefault(name, []).append((before, after))
     nodes = [
         RecoveryNode(
             name=name,
