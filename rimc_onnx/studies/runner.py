@@ -60,7 +60,7 @@ class SameProcess:
 
     def folder(self, beside: Path | None) -> Path:
         """Beside the rows, or a temporary one."""
-        return local_folder(beside)
+        return _local_folder(beside)
 
 
 class _AtOnce(Executor):
@@ -98,10 +98,10 @@ class Processes:
 
     def folder(self, beside: Path | None) -> Path:
         """Beside the rows, or a temporary one."""
-        return local_folder(beside)
+        return _local_folder(beside)
 
 
-def local_folder(beside: Path | None) -> Path:
+def _local_folder(beside: Path | None) -> Path:
     """The folder of results of one machine: a study that goes on finds it again."""
     if beside is None:
         return Path(tempfile.mkdtemp(prefix="rimc-study-"))
@@ -124,7 +124,7 @@ def _end_with_parent() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class _Step:
     """A step of a trial as a worker is given it."""
 
     trial: Trial
@@ -139,7 +139,7 @@ class Step:
         return self.keys.trial if self.prefix is None else names[self.prefix]
 
 
-def perform(step: Step, folder: Path, dropped: Sequence[str]) -> Row | RimcError | None:
+def _perform(step: _Step, folder: Path, dropped: Sequence[str]) -> Row | RimcError | None:
     """In a worker: the row, None of a step before it, or what is wrong with the trial."""
     stages = Stages(folder)
     stages.drop(dropped)
@@ -225,7 +225,7 @@ class _Work:
     ) -> None:
         self._engine, self._keep, self._progress = engine, keep, progress
         self._stops_at_error = stops_at_error
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, _Step] = {}
         self._order: dict[str, tuple[int, int]] = {}
         self._users: Counter[str] = Counter()
         """Rows still to come that need a result."""
@@ -242,12 +242,12 @@ class _Work:
         before = []
         for name, key, needs in keys.prefixes:
             if key not in self._steps:
-                self._put(key, Step(trial=trial, keys=keys, prefix=name), needs)
+                self._put(key, _Step(trial=trial, keys=keys, prefix=name), needs)
             self._users[key] += 1
             before.append(key)
-        self._put(keys.trial, Step(trial=trial, keys=keys, prefix=None), before)
+        self._put(keys.trial, _Step(trial=trial, keys=keys, prefix=None), before)
 
-    def _put(self, key: str, step: Step, needs: Sequence[str]) -> None:
+    def _put(self, key: str, step: _Step, needs: Sequence[str]) -> None:
         self._steps[key] = step
         self._graph.add(key, *needs)
         # Rows of a conversion that is there go before the next conversion.
@@ -292,7 +292,7 @@ class _Work:
                     break  # what follows from it may be ready now
                 try:
                     future = executor.submit(
-                        perform, self._steps[key], folder, tuple(self._dropped[-_MOST_DROPPED:])
+                        _perform, self._steps[key], folder, tuple(self._dropped[-_MOST_DROPPED:])
                     )
                 except BrokenExecutor:
                     self._again([*running.values(), key], ready)

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.errors import DataError, UsageError, suggest
+from rimc_onnx.errors import UsageError, suggest
 from rimc_onnx.io.feeds import data_beside, graph_inputs
 from rimc_onnx.io.model_files import load_model
 from rimc_onnx.io.samples import Data, load_samples
@@ -131,17 +129,18 @@ class Stages:
                 f"baseline {method.name!r} is not known. {suggest(method.name, BASELINES)}"
             )
         teacher = self._source(trial, keys)
-        data = _drawn(teacher, data_beside(trial.model, trial.data), method)
-        labels = trial.labels or ("labels" if "labels" in data else None)
+        data = data_beside(trial.model, trial.data)
+        labels = trial.labels or "labels"
+        samples = load_samples(data, graph_inputs(load_model(teacher)))
         result = BASELINES[method.name](
             BaselineProblem(
                 teacher=teacher,
                 converted=self._folder / keys.converted / "model.rimc.onnx",
                 data=data,
-                labels=labels if labels in data else None,
+                labels=labels if labels in samples.extras else None,
                 out=target,
                 seed=method.sample_seed,
-                options=method.options,
+                options={"num_samples": method.num_samples, **method.options},
             )
         )
         return {
@@ -268,25 +267,6 @@ def _beside(trial: Trial) -> Data | None:
     if isinstance(trial.method, CalibrateConfig) and not trial.method.num_samples:
         return None
     return data_beside(trial.model, trial.data)
-
-
-def _drawn(model: Path, source: Data, method: BaselineMethod) -> dict[str, Any]:
-    """The samples of a baseline as arrays, drawn as a calibration draws them."""
-    samples = load_samples(source, graph_inputs(load_model(model)))
-    drawn = samples.draw(method.num_samples, seed=method.sample_seed)
-    batches = list(drawn.batches(method.num_samples))
-    names = [*batches[0].feeds, *sorted(drawn.extras)]
-    found = {}
-    for name in names:
-        parts = [np.asarray({**b.feeds, **b.extras}[name]) for b in batches]
-        try:
-            found[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        except ValueError as error:
-            raise DataError(
-                f"array {name!r} of the reader has other shapes from sample to sample; a baseline "
-                "needs arrays of one. Give an .npz."
-            ) from error
-    return found
 
 
 def _name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:

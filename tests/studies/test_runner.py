@@ -343,3 +343,15 @@ class _Nothing(_Deadly):
         step = args[0]
         future.set_result(None if step.prefix else {"key": step.keys.trial, "error": None})
         return future
+
+
+def test_baseline_is_one_of_the_registry(digits: Path, tmp_path: Path) -> None:
+    # Samples, seed or options that don't reach it; costs that don't reach the row.
+    good = few_trials(digits, tmp_path, seeds=1, ranks=[1])[0]
+    (row,) = run(
+        [replace(good, method=BaselineMethod(name="bias", num_samples=4, sample_seed=3))],
+        engine=SameProcess(),
+    )
+    assert (row["method"], row["samples"], row["draw"]) == ("bias", 4, 3)
+    assert row["calibrated"] != row["uncalibrated"]
+    assert row["rram_writes"] == 0
