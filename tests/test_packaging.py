@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from rimc_onnx import runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +23,32 @@ def test_module_is_the_command() -> None:
         [sys.executable, "-m", "rimc_onnx", "--help"], capture_output=True, text=True, check=True
     )
     assert "calibrate" in shown.stdout
+
+
+def test_class_variables_name_their_type() -> None:
+    # Python 3.10 refuses a bare ClassVar where hints are read: no command started there.
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in ("rimc_onnx", "passes", "runtime")
+        for path in (ROOT / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(r":\s*ClassVar\s*(=|$)", line)
+    ]
+    assert bare == []
+
+
+def test_version_is_the_same_everywhere() -> None:
+    # A release whose library, citation or changelog names another one.
+    stated = re.search(r'(?m)^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert stated is not None
+    version = stated[1]
+    assert importlib.metadata.version("rimc-onnx") == version
+    assert runtime.build_info()["version"] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(
+        rf"## \[{re.escape(version)}\]|Will be {re.escape(version)}",
+        (ROOT / "CHANGELOG.md").read_text("utf-8"),
+    )
 
 
 def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:

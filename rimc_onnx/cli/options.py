@@ -214,7 +214,7 @@ _READS = {"panel": "Reads"}
 class DeviceParameters:
     """How weights are put on a device model, and how old it is."""
 
-    panel: ClassVar = "Device"
+    panel: ClassVar[str] = "Device"
 
     drift: Drift = None
     time: Time = None
@@ -282,7 +282,7 @@ PRESET = DeviceOptions()
 class MappingOptions:
     """Which nodes go to RRAM."""
 
-    panel: ClassVar = "Nodes"
+    panel: ClassVar[str] = "Nodes"
 
     keep_digital: KeepDigital = None
     map_shared: MapShared = False
@@ -295,7 +295,7 @@ EVERY_NODE = MappingOptions()
 class PeripheryOptions:
     """What surrounds the arrays, as typed; the defaults are those of ``PeripheryConfig``."""
 
-    panel: ClassVar = "Arrays and converters"
+    panel: ClassVar[str] = "Arrays and converters"
 
     tile_rows: TileRows = "none"
     dac_bits: DacBits = "none"
@@ -354,7 +354,7 @@ def parse_option_time(text: str | None) -> float | None:
 class FitOptions:
     """How many samples a calibration takes, what it fits and what it may know."""
 
-    panel: ClassVar = "Calibration"
+    panel: ClassVar[str] = "Calibration"
 
     samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
     adapter: Annotated[

@@ -38,7 +38,7 @@ ProviderLibrary = Annotated[
 class ProviderOptions:
     """Which execution provider runs the arrays."""
 
-    panel: ClassVar = "Execution provider"
+    panel: ClassVar[str] = "Execution provider"
 
     provider: Provider = None
     provider_option: ProviderOption = None

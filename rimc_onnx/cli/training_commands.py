@@ -44,7 +44,7 @@ __all__ = ["RECIPE", "RecipeOptions", "finetune"]
 class RecipeOptions:
     """What is minimised, how long and how fast; the defaults are those of ``FinetuneConfig``."""
 
-    panel: ClassVar = "Training"
+    panel: ClassVar[str] = "Training"
 
     loss: Annotated[
         str,
