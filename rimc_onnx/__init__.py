@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         convert,
         evaluate,
         finetune,
+        inference_cost,
         inspect,
         write_statistics,
     )
@@ -36,6 +37,7 @@ __all__ = [
     "convert",
     "evaluate",
     "finetune",
+    "inference_cost",
     "inspect",
     "write_statistics",
 ]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
+    from rimc_onnx.cost.model_cost import CostReport
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
     from rimc_onnx.jobs.advise import AdviceOption, AdviseReport, advise
     from rimc_onnx.jobs.age import age
     from rimc_onnx.jobs.calibrate import calibrate
     from rimc_onnx.jobs.convert import convert
+    from rimc_onnx.jobs.cost import inference_cost
     from rimc_onnx.jobs.evaluate import EvaluationReport, evaluate
     from rimc_onnx.jobs.finetune import finetune
     from rimc_onnx.jobs.inspect import inspect
@@ -43,6 +45,7 @@ __all__ = [
     "CalibratedNodeReport",
     "ConvertConfig",
     "ConvertReport",
+    "CostReport",
     "EvaluationReport",
     "FinetuneConfig",
     "FinetuneReport",
@@ -59,6 +62,7 @@ __all__ = [
     "convert",
     "evaluate",
     "finetune",
+    "inference_cost",
     "inspect",
     "write_statistics",
 ]
@@ -72,6 +76,7 @@ _HOMES = {
     "CalibratedNodeReport": "rimc_onnx.jobs.reports",
     "ConvertConfig": "rimc_onnx.crossbar.config",
     "ConvertReport": "rimc_onnx.jobs.reports",
+    "CostReport": "rimc_onnx.cost.model_cost",
     "EvaluationReport": "rimc_onnx.jobs.evaluate",
     "FinetuneConfig": "rimc_onnx.training.config",
     "FinetuneReport": "rimc_onnx.jobs.reports",
@@ -88,6 +93,7 @@ _HOMES = {
     "convert": "rimc_onnx.jobs.convert",
     "evaluate": "rimc_onnx.jobs.evaluate",
     "finetune": "rimc_onnx.jobs.finetune",
+    "inference_cost": "rimc_onnx.jobs.cost",
     "inspect": "rimc_onnx.jobs.inspect",
     "write_statistics": "rimc_onnx.jobs.statistics",
 }

@@ -41,8 +41,9 @@ RUNTIME = PASSES | {"onnxruntime", "rimc_onnx.runtime"}
 EXECUTION = RUNTIME | {"rimc_onnx.execution"}
 CALIBRATION = (PASSES | EXECUTION | {"scipy", "rimc_onnx.calibration"}) - {"onnxruntime"}
 IO = PASSES | EXECUTION | {"rimc_onnx.calibration", "rimc_onnx.io"}
+COST = (PASSES | EXECUTION | {"rimc_onnx.cost"}) - {"onnxruntime"}
 TRAINING = (PASSES | EXECUTION | {"rimc_onnx.io", "rimc_onnx.training"}) - {"onnxruntime"}
-JOBS = CALIBRATION | IO | {"rimc_onnx.jobs", "rimc_onnx.training"}
+JOBS = CALIBRATION | COST | IO | {"rimc_onnx.jobs", "rimc_onnx.training"}
 CONFIGS = {"rimc_onnx.calibration.config", "rimc_onnx.training.config"}
 CLI = CROSSBAR | CONFIGS | {"rimc_onnx.api", "rimc_onnx.cli"}
 
@@ -57,6 +58,7 @@ ALLOWED = {
     "rimc_onnx.runtime": RUNTIME,
     "rimc_onnx.execution": EXECUTION,
     "rimc_onnx.calibration": CALIBRATION,
+    "rimc_onnx.cost": COST,
     "rimc_onnx.io": IO,
     "rimc_onnx.training": TRAINING,
     "rimc_onnx.jobs": JOBS,
@@ -75,7 +77,7 @@ USERS = {
     "ray": ("rimc_onnx.studies.ray_engine",),
     "rich": ("rimc_onnx.cli.console",),  # two ideas of what a terminal is
     "threadpoolctl": ("rimc_onnx.execution.parallel",),
-    "tomli": ("rimc_onnx.device.user_file",),  # the standard library has tomllib from 3.11 on
+    "tomli": ("rimc_onnx.device.toml_file",),  # the standard library has tomllib from 3.11 on
     "torch": ("rimc_onnx.calibration.solvers.adam", "rimc_onnx.training"),
 }
 FORBIDDEN_AT_TOP = {"jinja2", "markupsafe", "matplotlib", "pyarrow", "ray", "torch"}

@@ -60,6 +60,7 @@ def test_package_exposes_the_jobs() -> None:
         "convert",
         "evaluate",
         "finetune",
+        "inference_cost",
         "inspect",
         "write_statistics",
     ]

@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from rimc_onnx.cli import (
     training_commands,
 )
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.cost_options import NO_COST, CostOptions
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.entry import INTERRUPTED, INTERRUPTED_CODE
 from rimc_onnx.cli.field_options import in_options
@@ -404,21 +405,32 @@ def inspect(
     model: Model,
     tile_rows: TileRows = "none",
     mapping: MappingOptions = EVERY_NODE,
+    cost: CostOptions = NO_COST,
+    batch_axis: BatchAxis = None,
     as_json: Json = False,
 ) -> None:
-    """Show which nodes are, or would be, in RRAM, and why the others are not.
+    """Show which nodes are, or would be, in RRAM, why the others are not, and what it costs.
 
     Examples:
         rimc-onnx inspect model.onnx
 
-        rimc-onnx inspect model.rimc.onnx --json
+        rimc-onnx inspect model.rimc.onnx --cost --json
     """
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
     periphery = PeripheryOptions(tile_rows=tile_rows)
     config = convert_config(mapping=mapping, periphery=periphery)
+    cost.check()
     report = api.inspect(model, config=config)
+    if cost.cost:
+        found = api.inference_cost(
+            model,
+            data=sample_source(cost.data, batch_axis),
+            constants=cost.constants,
+            explain=cost.explain,
+        )
+        report = replace(report, cost=found)
     console.result(report, lambda: show_inspection(console, report))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rimc_onnx.cli.cost_tables import show_cost
 from rimc_onnx.cli.field_options import in_options
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def show_inspection(console: Console, report: InspectReport) -> None:
             f"fitted{swappable}"
         )
         console.line(f"  teacher sha256 = {report.teacher_sha256}")
+    if report.cost is not None:
+        show_cost(console, report.cost)
 
 
 def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:

@@ -24,6 +24,7 @@ from rimc_onnx.device.random.read_draws import read_key, read_normals
 from rimc_onnx.device.read_noise_curve import ReadNoiseCurve
 from rimc_onnx.device.read_noise_knots import ReadNoiseTable, read_noise_table
 from rimc_onnx.device.table_file import table_file
+from rimc_onnx.device.toml_file import read_toml
 from rimc_onnx.device.user_file import (
     DeviceDescription,
     describe_device,
@@ -65,6 +66,7 @@ __all__ = [
     "read_noise_table",
     "read_normals",
     "read_scaling",
+    "read_toml",
     "sinh",
     "sinh_curve",
     "standard_normals",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,10 @@ from rimc_onnx.device.config import DeviceConfig
 from rimc_onnx.device.presets.registry import get_preset, list_presets
 from rimc_onnx.device.read_noise_knots import read_noise_table
 from rimc_onnx.device.serialization import check_keys
+from rimc_onnx.device.toml_file import read_toml
 from rimc_onnx.errors import ConfigError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["DeviceDescription", "describe_device", "list_devices", "load_device"]
-
-_MOST_BYTES = 1 << 20
-"""Of a device's file; the curves of all presets together have less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +52,7 @@ def load_device(path: Path, **overrides: Any) -> DeviceConfig:
         ConfigError: no such file, not TOML, a key that is not known or has another unit, or a value
             out of range; with the name of the file.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path}: is no regular file. Give a TOML file.")
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: has more than {_MOST_BYTES} bytes. Give a TOML file.")
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(f"{path}: can't be read ({reason}). Give a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({error}).") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: its arrays or tables are nested too deeply.") from error
+    values = read_toml(path)
     try:
         return replace(_device(values, path.stem), **overrides)
     except ConfigError as error:

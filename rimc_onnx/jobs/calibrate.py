@@ -27,6 +27,8 @@ from rimc_onnx.calibration.report.record import (
     peak_rss_bytes,
 )
 from rimc_onnx.calibration.walk import Sessions
+from rimc_onnx.cost.constants import default_constants
+from rimc_onnx.cost.model_cost import CostReport
 from rimc_onnx.errors import ModelError, UsageError
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory, digital_session, native_session
@@ -37,6 +39,7 @@ from rimc_onnx.io.outputs import Outputs, check_output, check_outputs, output_of
 from rimc_onnx.io.report_files import put_report, require_page_modules
 from rimc_onnx.io.samples import Data, files_of_data, load_samples
 from rimc_onnx.io.statistics_file import read_statistics
+from rimc_onnx.jobs.cost import cost_of
 from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport, OutputsReport
 from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
 
@@ -136,6 +139,7 @@ def calibrate(
         taken_back=calibration.taken_back,
         is_identity=calibration.is_identity,
         warning=calibration.warning,
+        cost=_cost(student, used, device or native_session),
         nodes=[_node_report(n) for n in nodes],
     )
     # Made before anything is written: it refuses errors that are NaN.
@@ -223,6 +227,16 @@ def _drawn_feeds(
     samples = load_samples(data_beside(source, data), graph_inputs(student))
     drawn = samples.draw(config.num_samples, seed=config.sample_seed)
     return feeds_of(drawn)
+
+
+def _cost(student: ir.Model, data: Data | None, device: SessionFactory) -> CostReport | None:
+    """Of the calibrated model; a sample is run only where shapes can't be inferred."""
+    try:
+        return cost_of(student, default_constants())
+    except ModelError:
+        if data is None:
+            return None
+        return cost_of(student, default_constants(), data=data, device=device)
 
 
 def _outputs_report(figures: OutputFigures | None) -> OutputsReport | None:

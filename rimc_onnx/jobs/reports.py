@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rimc_onnx.cost.model_cost import CostReport
+
 __all__ = [
     "AgeReport",
     "CalibrateReport",
@@ -105,6 +107,9 @@ class InspectReport:
     """Adapters that do something, a bias apart; 0 in a file as ``convert`` writes it."""
     swappable: bool | None = None
     """Whether a session can be given other adapters."""
+    cost: CostReport | None = None
+    """Energy, latency and area, where the command line was asked for them; in Python
+    :func:`rimc_onnx.inference_cost` gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +184,9 @@ class CalibrateReport:
     """True where no step helped: the adapters do nothing."""
     warning: str | None
     """Where the outputs are far from the teacher's all the same."""
+    cost: CostReport | None = None
+    """Energy, latency and area of an inference; ``None`` where no shape and no sample tells how
+    often its arrays are used."""
     nodes: list[CalibratedNodeReport]
 
 

@@ -87,6 +87,7 @@ def _cards(record: CalibrationRecord) -> list[tuple[str, str, str]]:
         ("New parameters", f"{100 * result['gamma']:.2f} %", "of the weights (gamma, eq. 7)"),
         ("SRAM", f"{sram:,}", f"bytes, for {weights:,} weights in RRAM"),
         *_output_cards(record),
+        *_cost_cards(record),
         ("Time", f"{result['seconds']:.1f} s", "of the calibration"),
         (
             "Peak memory",
@@ -94,6 +95,32 @@ def _cards(record: CalibrationRecord) -> list[tuple[str, str, str]]:
             "of the process",
         ),
     ]
+
+
+def _cost_cards(record: CalibrationRecord) -> list[tuple[str, str, str]]:
+    """Energy and latency of an inference, where shapes or a sample told."""
+    cost = record.result.get("cost")
+    if cost is None:
+        return []
+    low, high = (cost[f"energy_{end}_nj"] / 1e3 for end in ("low", "high"))
+    tang = f"of the weights' bytes; Tang et al. have {100 * cost['tang_sram_frac']:g} %"
+    return [
+        ("Energy", f"{cost['energy_nj'] / 1e3:.3g} uJ", f"an inference; {low:.3g} to {high:.3g}"),
+        ("int8 digital", f"{cost['int8_nj'] / 1e3:.3g} uJ", "the same model, weights in SRAM"),
+        ("Latency", f"{cost['latency_us']:.3g} us", f"area {cost['area_mm2']:.3g} mm\u00b2"),
+        ("SRAM share", f"{100 * cost['sram_frac']:.2f} %", tang),
+    ]
+
+
+def _cost_table(record: CalibrationRecord) -> list[tuple[str, Mapping[str, Any]]]:
+    cost = record.result.get("cost")
+    if cost is None:
+        return []
+    parts = {
+        p["name"]: f"{p['energy_nj']:.3g} nJ ({100 * p['energy_nj'] / cost['energy_nj']:.1f} %)"
+        for p in cost["parts"]
+    }
+    return [("Energy of an inference", parts)]
 
 
 def _tables(record: CalibrationRecord) -> list[tuple[str, dict[str, Any]]]:
@@ -110,6 +137,7 @@ def _tables(record: CalibrationRecord) -> list[tuple[str, dict[str, Any]]]:
         ("Calibration", record.config),
         ("Device", {**device, "runs on": record.runs_on}),
         ("Periphery", {k: "ideal" if v is None else v for k, v in record.periphery.items()}),
+        *_cost_table(record),
         ("Seeds", seeds),
         ("Versions", record.versions),
         ("Files", files),

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cost of an inference as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rimc_onnx.api import CostReport
+    from rimc_onnx.cli.console import Console
+
+__all__ = ["show_cost"]
+
+
+def show_cost(console: Console, cost: CostReport) -> None:
+    """Energy by part with its range, then latency, area, SRAM and int8 beside it."""
+    console.table(
+        ["part", "energy, nJ", "share", "lowest", "highest", "area, mm^2"],
+        [
+            [
+                *(p.name, f"{p.energy_nj:.4g}", f"{100 * p.energy_nj / cost.energy_nj:.1f} %"),
+                *(f"{p.energy_low_nj:.4g}", f"{p.energy_high_nj:.4g}"),
+                f"{p.area_mm2:.4g}" if p.area_mm2 else "",
+            ]
+            for p in cost.parts
+        ],
+    )
+    console.line(
+        f"one inference: {_energy(cost.energy_nj)} ({_energy(cost.energy_low_nj)} .. "
+        f"{_energy(cost.energy_high_nj)} by published constants), {cost.tops_per_w:.3g} TOPS/W, "
+        f"{cost.macs:,} MACs in arrays"
+    )
+    console.line(
+        f"latency {_time(cost.latency_us)} ({_time(cost.latency_low_us)} .. "
+        f"{_time(cost.latency_high_us)}), {_time(cost.interval_us)} from one to the next; area "
+        f"{cost.area_mm2:.3g} mm^2 ({cost.area_low_mm2:.3g} .. {cost.area_high_mm2:.3g})"
+    )
+    console.line(
+        f"SRAM: {cost.sram_bytes} bytes, {100 * cost.sram_frac:.2f} % of the weights' "
+        f"(Tang et al. 2025: {100 * cost.tang_sram_frac:g} %)"
+    )
+    console.line(
+        f"int8 digital: {_energy(cost.int8_nj)} with weights in SRAM "
+        f"({cost.int8_nj / cost.energy_nj:.2f} times), {_energy(cost.int8_dram_nj)} with weights "
+        f"from DRAM ({cost.int8_dram_nj / cost.energy_nj:.2f} times)"
+    )
+    if cost.assumed:
+        given = ", ".join(f"{name} {value:g}" for name, value in cost.assumed.items())
+        console.line(f"counted as, where the file says ideal: {given}")
+    if cost.not_counted:
+        console.line(f"bodies not counted: {', '.join(cost.not_counted)}")
+    for c in cost.constants or []:
+        span = "" if c.low == c.high else f" ({c.low:g} .. {c.high:g})"
+        facts = [f"{c.node_nm:g} nm"] if c.node_nm else []
+        facts += [str(c.year)] if c.year else []
+        console.line(f"{c.name} = {c.value:g}{span}{', ' * bool(facts)}{', '.join(facts)}")
+        console.line(f"    {c.source}")
+
+
+def _energy(nj: float) -> str:
+    return f"{nj / 1e3:.3g} uJ" if nj >= 1e3 else f"{nj:.3g} nJ"
+
+
+def _time(us: float) -> str:
+    return f"{us / 1e3:.3g} ms" if us >= 1e3 else f"{us:.3g} us"
