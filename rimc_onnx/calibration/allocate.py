@@ -165,7 +165,7 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
         # Beyond this rank the branch costs more than the matrix.
         most = min(depth, columns, max(1, depth * columns // (depth + columns)))
         most = max(0, min(most, budget_bytes // cost, MAX_RANK))
-        return node.rank_gains(s, most) if most else np.zeros(0)
+        return node.without_products().rank_gains(s, most) if most else np.zeros(0)
 
     gains = list(beside_each_other(gains_of, zip(drafts, cells, costs, strict=True)))
     ranks = [0] * len(drafts)

@@ -115,7 +115,13 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
             moments[pair.branch.node] = found
         drafted = _draft(job, problem, exact=job.exact)
         share = given.get(pair.branch.node)
-        return drafted if share is None else _finished(job, pair, drafted, share, features)
+        if share is None:
+            return drafted.without_products()
+        return _finished(job, pair, drafted, share, features)
+
+    def finished(item: tuple[Pair, Draft, Share]) -> CalibratedNode:
+        pair, drafted, share = item
+        return _finished(job, pair, drafted.without_products(), share)
 
     walk = beside_each_other(study, _walk(job, outputs), workers=_workers(job))
     drafts, nodes = [], []
@@ -128,9 +134,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
     if drafts:
         shares = _shares(drafts, job.config)
         drafted = zip(job.pairs, drafts, shares, strict=True)
-        nodes = list(
-            beside_each_other(lambda item: _finished(job, *item), drafted, workers=_workers(job))
-        )
+        nodes = list(beside_each_other(finished, drafted, workers=_workers(job)))
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     return Fitted(nodes=nodes, shares=shares, moments=moments, outputs=outputs)

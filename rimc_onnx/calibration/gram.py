@@ -83,8 +83,8 @@ class Gram:
         return replace(self, rows=rows)
 
     def with_ridge(self, ridge: Array) -> Gram:
-        """With ridge [G] on the diagonal; all else is shared."""
-        return replace(self, ridge=ridge)
+        """With ridge [G] added to the diagonal; all else is shared."""
+        return replace(self, ridge=ridge if self.ridge is None else self.ridge + ridge)
 
     def centred(self, mean: Array, count: int) -> Gram:
         """The covariance of ``count`` rows with this sum of products and ``mean`` [G, d]."""
@@ -97,33 +97,47 @@ class Gram:
         return Gram(matrix=matrix.astype(np.float32))
 
     def over(self, unit: float) -> Gram:
-        """Divided by ``unit``, in float64."""
+        """Divided by ``unit``, in float32."""
+        by = np.float64(unit)
         return Gram(
-            matrix=None if self.matrix is None else self.matrix / np.float64(unit),
-            rows=None if self.rows is None else self.rows / np.sqrt(np.float64(unit)),
-            ridge=None if self.ridge is None else self.ridge / np.float64(unit),
+            matrix=None if self.matrix is None else _quotient(self.matrix, by),
+            rows=None if self.rows is None else _quotient(self.rows, np.sqrt(by)),
+            ridge=None if self.ridge is None else _quotient(self.ridge, by),
         )
 
-    def inverse(self, ridge: F64) -> Callable[[F64], F64]:
-        """What gives (C + diag(ridge))^-1 F for F [d, n], ridge [d] > 0; for one group in float64.
+    def inverse(self, ridge: F64) -> Callable[[F32], F32]:
+        """What gives (C + diag(ridge))^-1 F for F [d, n], ridge [d] > 0; for one group.
 
-        With few rows by Woodbury's identity: L^-1 - L^-1 R' (I + R L^-1 R')^-1 R L^-1.
+        Factored in float64, solved in float32. With few rows by Woodbury's identity:
+        L^-1 - L^-1 R' (I + R L^-1 R')^-1 R L^-1.
         """
         import scipy.linalg  # here, since commands that fit nothing must not wait for it
 
         if self.matrix is not None or self.rows is None:
-            matrix = self.dense()[0]
+            matrix = self.dense()[0].astype(np.float64, copy=False)
             np.fill_diagonal(matrix, matrix.diagonal() + ridge)
-            # Transposed, as LAPACK takes it without a copy.
-            factor = scipy.linalg.cho_factor(matrix.T, overwrite_a=True, check_finite=False)
+            factor = _factor(matrix)
             return lambda f: scipy.linalg.cho_solve(factor, f, check_finite=False)
-        rows = self.rows[0]
+        rows = self.rows[0].astype(np.float64, copy=False)
         over = rows / ridge
-        inner = np.eye(len(rows)) + over @ rows.T
-        factor = scipy.linalg.cho_factor(inner, overwrite_a=True, check_finite=False)
+        factor = _factor(np.eye(len(over)) + over @ rows.T)
+        over, line = over.astype(np.float32), ridge.astype(np.float32)[:, None]
 
-        def solve(f: F64) -> F64:
+        def solve(f: F32) -> F32:
             seen = scipy.linalg.cho_solve(factor, over @ f, check_finite=False)
-            return f / ridge[:, None] - over.T @ seen
+            return f / line - over.T @ seen
 
         return solve
+
+
+def _factor(matrix: F64) -> tuple[F32, bool]:
+    """Cholesky's factor of a symmetric matrix, which is overwritten."""
+    import scipy.linalg
+
+    # Transposed, as LAPACK takes it without a copy.
+    factor, lower = scipy.linalg.cho_factor(matrix.T, overwrite_a=True, check_finite=False)
+    return factor.astype(np.float32), lower
+
+
+def _quotient(values: Array, by: np.float64) -> F32:
+    return np.asarray(values / by, np.float32)

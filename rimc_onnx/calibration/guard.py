@@ -195,7 +195,7 @@ def _attempt(job: CalibrationJob) -> _Attempt:
         moments = fitted.moments or sample_moments(
             job.teacher, job.units, trial.feeds, trial.device, outputs=fitted.outputs
         )
-        settled = settle(
+        settled, outputs = settle(
             job.student,
             job.pairs,
             moments,
@@ -208,7 +208,7 @@ def _attempt(job: CalibrationJob) -> _Attempt:
             progress=lambda done, total: job.progress("student", done, total),
         )
     nodes = [replace(node, adapter=settled[node.name]) for node in fitted.nodes]
-    return _Attempt(fitted=fitted, nodes=nodes, figures=_figures(job, fitted, nodes))
+    return _Attempt(fitted=fitted, nodes=nodes, figures=output_figures(fitted.outputs, outputs))
 
 
 def _gain(

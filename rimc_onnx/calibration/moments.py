@@ -85,21 +85,27 @@ class SecondMoments:
         Without ``h`` only the teacher's moments are kept.
         """
         for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
-            x_rows, y_rows, *h_rows = finite_rows(rows)
-            self.num_left_out += len(rows[0]) - len(x_rows)
+            x_rows, y_rows, *h_rows = rows
+            # What the array lacks: Y - H.
+            e_rows = y_rows - h_rows[0] if h_rows else None
+            x_sum = x_rows.sum(axis=0, dtype=np.float64)
+            parts = (x_sum, y_rows) if e_rows is None else (x_sum, y_rows, e_rows)
+            # Sums of float32 in float64 do not overflow: mostly none has to be made again.
+            if not all(np.isfinite(part.sum(dtype=np.float64)) for part in parts):
+                x_rows, y_rows, *h_rows = finite_rows(rows)
+                self.num_left_out += len(rows[0]) - len(x_rows)
+                e_rows = y_rows - h_rows[0] if h_rows else None
+                x_sum = x_rows.sum(axis=0, dtype=np.float64)
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)
-            self.x_abs_max = max(self.x_abs_max, float(np.abs(x_rows).max()))
-            x_g, y_g = (np.moveaxis(a, 1, 0) for a in (x_rows, y_rows))
-            x_t = x_g.transpose(0, 2, 1)
+            self.x_abs_max = max(self.x_abs_max, float(x_rows.max()), -float(x_rows.min()))
             self._add(x_rows)
-            self.x += x_rows.sum(axis=0, dtype=np.float64)
+            self.x += x_sum
             self.y += y_rows.sum(axis=0, dtype=np.float64)
             self.y_y += np.square(y_rows, dtype=np.float64).sum(axis=0)
-            if h_rows:
-                # What the array lacks: Y - H.
-                self.x_e += x_t @ (y_g - np.moveaxis(h_rows[0], 1, 0))
+            if e_rows is not None:
+                self.x_e += np.moveaxis(x_rows, 1, 0).transpose(0, 2, 1) @ np.moveaxis(e_rows, 1, 0)
 
     @property
     def gram(self) -> Gram:

@@ -12,7 +12,7 @@ QERA, EoRA and DFQ).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,9 +43,9 @@ _MOST_OPERATIONS = 1e9
 """Largest columns * d^2 for which every bit line has a prior of its own in the regression."""
 _MOST_STEPS = 16
 """Steps of that regression; most nodes need three to six."""
-_TOLERANCE = 1e-3
+_TOLERANCE = 3e-3
 """Where the regression ends: what is left of X'E, in the norm of the preconditioner, as a share."""
-_TINY = np.finfo(np.float64).tiny
+_TINY = np.float32(np.finfo(np.float32).tiny)
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
 
@@ -123,7 +123,12 @@ class NodeProblem:
     @cached_property
     def metric(self) -> Gram:
         """The moment and some uncorrelated power, as few samples see few directions."""
-        return self.moment.with_ridge(_SHRINK_FRAC * self.moment.diagonal().mean(axis=1))
+        return self.moment.with_ridge(self.ridge)
+
+    @cached_property
+    def ridge(self) -> F64:
+        """That power, [G]."""
+        return np.asarray(_SHRINK_FRAC * self.moment.diagonal().mean(axis=1), np.float64)
 
     @cached_property
     def loud_target(self) -> F32:
@@ -131,9 +136,13 @@ class NodeProblem:
         return self.metric @ self.target
 
     @cached_property
-    def target_power(self) -> F64:
-        """Power of the teacher's feature in the metric, per bit line, [G, m]."""
-        return (self.target * self.loud_target).sum(axis=1, dtype=np.float64)
+    def loud_error(self) -> F32:
+        """The error in the metric, C' E, [G, d, m]."""
+        return self.metric @ self.error
+
+    def without_products(self) -> NodeProblem:
+        """The same, with nothing of what :attr:`loud_target` and :attr:`loud_error` hold."""
+        return replace(self)
 
     @property
     def loss_per_power(self) -> float:
@@ -172,8 +181,7 @@ def problem_from_device(
     spread = target if measured is None else np.float32(noise_frac) * measured
     error, grams = known.copy(), moments.gram
     for g in range(moments.geometry.group if spread.any() else 0):
-        gram = grams[g]
-        error[g] += _regress(gram, moments.x_e[g] - gram @ known[g].astype("f8"), spread[g])
+        error[g] += _regress(grams[g], moments.x_e[g], known[g], spread[g])
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
@@ -201,44 +209,59 @@ def _lost_share(moments: SecondMoments, target: F32) -> np.float32:
     return np.float32(float((target * moments.x_e).sum()) / power if power > 0 else 0.0)
 
 
-def _regress(x_x: Gram, x_e: F64, spread: F32) -> F64:
-    """Posterior mean of E [d, m] in X E = X_E, for cells of prior variance spread^2 + floor.
+def _regress(x_x: Gram, x_e: F64, known: F32, spread: F32) -> F32:
+    """Posterior mean of E - known [d, m] in X E = X_E, for cells of variance spread^2 + floor.
 
     Each bit line j has a prior of its own, so a system of its own: (X'X + L_j) e_j = X'E_j with L_j
     diagonal. They differ by little, so a few steps of conjugate gradients, preconditioned by the
     inverse for the mean prior, solve all of them at once. Large nodes have the mean prior for all.
+
+    In float32 but for the inverse: the sums come from products of float32 rows, too.
     """
     depth, columns = spread.shape
-    variance = np.square(spread, dtype=np.float64)
-    variance += _FLOOR_FRAC * variance.mean() + np.finfo(np.float32).tiny
+    variance = np.square(spread)
+    variance += np.float32(
+        _FLOOR_FRAC * variance.mean(dtype=np.float64) + np.finfo(np.float32).tiny
+    )
     loudness = x_x.diagonal()[0].astype(np.float64)
     unit = loudness.mean()
     if unit == 0:
-        return np.zeros(spread.shape)
-    gram, seen = x_x.over(unit), x_e / unit
+        return np.zeros_like(spread)
     power = (loudness / unit) @ variance / depth
-    solve = gram.inverse(_PRIOR_FRAC * power.mean() / variance.mean(axis=1))
+    gram = x_x.over(unit)
+    solve = gram.inverse(_PRIOR_FRAC * power.mean() / variance.mean(axis=1, dtype=np.float64))
+    seen = (x_e / unit).astype(np.float32) - gram @ known
     rank = depth if gram.rows is None else gram.rows.shape[1]
     if columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS:
         return solve(seen)
-    return _conjugate_gradients(gram, _PRIOR_FRAC * power / variance, seen, solve)
+    ridge = np.divide((_PRIOR_FRAC * power).astype(np.float32), variance, out=variance)
+    return _conjugate_gradients(gram, ridge, seen, solve)
 
 
-def _conjugate_gradients(gram: Gram, ridge: F64, seen: F64, solve: Callable[[F64], F64]) -> F64:
+def _conjugate_gradients(gram: Gram, ridge: F32, seen: F32, solve: Callable[[F32], F32]) -> F32:
     """Columns e_j of (G + diag(ridge_j)) e_j = seen_j, preconditioned by ``solve``, [d, m]."""
     x = np.zeros_like(seen)
-    r = seen.copy()  # residual; z preconditioned, p search direction, as in Golub and Van Loan
-    z = p = solve(r)
-    rho = (r * z).sum(axis=0)
-    enough = _TOLERANCE**2 * rho.sum()
+    r = seen  # residual; z preconditioned, p search direction, as in Golub and Van Loan
+    z = solve(r)
+    p = z.copy()
+    rho = _dots(r, z)
+    enough = _TOLERANCE**2 * rho.sum(dtype=np.float64)
     for _ in range(_MOST_STEPS):
-        a_p = gram @ p + ridge * p
-        alpha = rho / np.maximum((p * a_p).sum(axis=0), _TINY)
+        a_p = gram @ p
+        a_p += ridge * p
+        alpha = rho / np.maximum(_dots(p, a_p), _TINY)
         x += alpha * p
-        r -= alpha * a_p
+        a_p *= alpha
+        r -= a_p
         z = solve(r)
-        rho_before, rho = rho, (r * z).sum(axis=0)
-        if rho.sum() <= enough:
+        rho_before, rho = rho, _dots(r, z)
+        if rho.sum(dtype=np.float64) <= enough:
             break
-        p = z + rho / np.maximum(rho_before, _TINY) * p
+        p *= rho / np.maximum(rho_before, _TINY)
+        p += z
     return x
+
+
+def _dots(a: F32, b: F32) -> F32:
+    """The scalar product of every column of a and b [d, m]."""
+    return np.einsum("dm,dm->m", a, b)

@@ -19,7 +19,7 @@ from onnxscript import ir
 
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.execution.feed import Feed
-from rimc_onnx.execution.sessions import SessionFactory
+from rimc_onnx.execution.sessions import Session, SessionFactory
 from rimc_onnx.execution.taps import changed_runs
 from rimc_onnx.passes import RramUnit
 
@@ -52,10 +52,18 @@ def measure_sensitivities(
     by_output = {unit.y.name or "": unit for unit in units}
     inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
     rows: dict[str, int] = {}
+    products: dict[bytes, Session] = {}
+
+    def product(unit: RramUnit) -> Session:
+        """Nodes of the same attributes share one."""
+        content = _product(unit)
+        if content not in products:
+            products[content] = factory(content)
+        return products[content]
 
     def wrong(name: str, values: Mapping[str, Array]) -> Array:
         unit, y = by_output[name], values[name]
-        error = _error(unit, values[inputs[name]], factory, seed)
+        error = _error(unit, values[inputs[name]], product(unit), seed)
         rows[name] = len(y)
         node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
             len(y) * unit.geometry.columns / max(error.size, 1)
@@ -90,7 +98,7 @@ def _few(feeds: Sequence[Feed], samples: int) -> list[Feed]:
     return picked
 
 
-def _error(unit: RramUnit, x: Array, factory: SessionFactory, seed: int) -> Array:
+def _error(unit: RramUnit, x: Array, product: Session, seed: int) -> Array:
     """What the node gets wrong if its weights are off, mean error taken away."""
     weight = unit.weight.float32()
     z = standard_normals(
@@ -102,8 +110,7 @@ def _error(unit: RramUnit, x: Array, factory: SessionFactory, seed: int) -> Arra
         count=weight.size,
     )
     off = (weight * (_ERROR_FRAC * z.reshape(weight.shape))).astype(np.float32)
-    session = factory(_product(unit))
-    error = session.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
+    error = product.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
     error = np.where(np.isfinite(error), error, np.float32(0))
     channel = unit.geometry.channel_axis % error.ndim
     axes = tuple(axis for axis in range(error.ndim) if axis != channel)

@@ -295,18 +295,24 @@ def settle(
     gain_rule: GainRule,
     shift_rule: ShiftRule,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> dict[str, QuantizedAdapter]:
+) -> tuple[dict[str, QuantizedAdapter], dict[str, Chunks]]:
     """Walk the student and move each node's gain and bias towards the teacher's output.
 
     ``teacher`` are moments of the teacher's outputs on the same feeds, without bias; the rules say
     how far a node is moved. Later nodes see the moved outputs. Gives the adapter of every node, by
-    name.
+    name, and the outputs of the model that has them.
     """
     by_output = {pair.branch.dora.outputs[0].name or "": pair for pair in pairs}
-    run = StagedRun(student, [dict(f) for f in feeds], list(by_output), factory)
+    ends = set(_made_outputs(student))
+    stops = list(dict.fromkeys([*by_output, *ends]))
+    run = StagedRun(student, [dict(f) for f in feeds], stops, factory)
     found: dict[str, QuantizedAdapter] = {}
+    outputs: dict[str, Chunks] = {}
     for name, chunks in run:
-        pair = by_output[name]
+        pair = by_output.get(name)
+        if pair is None:
+            outputs[name] = chunks
+            continue
         node, geometry = pair.branch.node, pair.geometry
         adapter = pair.branch.adapter()
         answered = SampleMoments.of(chunks, feeds, geometry.channel_axis)
@@ -319,5 +325,7 @@ def settle(
         factor = gain.astype(np.float32).reshape(geometry.channel_shape)
         moved = (shift + (1 - gain) * adapter.bias).reshape(geometry.channel_shape)
         run.values[name] = [(c * factor + moved).astype(c.dtype, copy=False) for c in chunks]
+        if name in ends:
+            outputs[name] = run.values[name]
         progress(len(found), len(pairs))
-    return found
+    return found, outputs

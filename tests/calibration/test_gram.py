@@ -43,7 +43,8 @@ def test_every_question_has_the_answer_of_the_matrix(name: str) -> None:
     v = normals(3, 2, 12)
     more = whole + v[:, :, None] * v[:, None, :]
     np.testing.assert_allclose(gram.plus(v).dense(), more, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(gram.over(4.0).dense(), whole / 4, rtol=1e-12, atol=1e-12)
+    # In float32: 4 K eps of sums of K = 26 products that are at most 20.
+    np.testing.assert_allclose(gram.over(4.0).dense(), whole / 4, rtol=0, atol=1.2e-4)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -51,8 +52,9 @@ def test_inverse_undoes_the_product(name: str) -> None:
     # Woodbury's identity with a sign or a transpose wrong; a ridge that is not the same for all.
     gram, whole = PARTS[name]
     ridge, f = np.linspace(0.1, 3, 12), normals(4, 12, 3)
-    found = gram[1].inverse(ridge)(f)
-    np.testing.assert_allclose((whole[1] + np.diag(ridge)) @ found, f, rtol=0, atol=1e-9)
+    found = gram[1].inverse(ridge)(f.astype(np.float32))
+    # Solved in float32, sums of K = 12 products of up to 100.
+    np.testing.assert_allclose((whole[1] + np.diag(ridge)) @ found, f, rtol=0, atol=2.4e-4)
 
 
 def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +74,9 @@ def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPa
     assert matrix.statistics.x_cov.rows is None
     # Rounded to float32 at another place: values up to 60.
     np.testing.assert_allclose(rows.metric.dense(), matrix.metric.dense(), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(rows.error, matrix.error, rtol=0, atol=1e-6)
+    # Solved in float32, in directions that the prior of 1e-3 damps and rounding does not: 1e3 *
+    # 2^-24 of the loudest direction, which is d = 40 times as loud as the mean.
+    np.testing.assert_allclose(rows.error, matrix.error, rtol=0, atol=2.4e-3)
 
 
 def test_rows_that_become_many_become_a_matrix() -> None:

@@ -15,13 +15,17 @@ from sample_jobs import top1
 from typer.testing import CliRunner
 
 from rimc_onnx import calibrate
-from rimc_onnx.calibration import guard
+from rimc_onnx.calibration import guard, walk
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, Fitted
 from rimc_onnx.calibration.job import CalibrationJob
+from rimc_onnx.calibration.output_error import output_figures
 from rimc_onnx.cli.main import app
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.sessions import digital_session, native_session
+from rimc_onnx.io.feeds import data_beside, feeds_of, graph_inputs
 from rimc_onnx.io.model_files import load_model
+from rimc_onnx.io.samples import load_samples
 from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes import rram_branches
 
@@ -98,18 +102,30 @@ def test_the_part_that_harms_is_taken_back(
 
 def test_the_last_step_is_taken_back_too(digits_job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Biases that follow the noise of ten samples.
-    settle = guard.settle
-
-    def settle_badly(*args: Any, **kwargs: Any) -> dict[str, QuantizedAdapter]:
-        found = settle(*args, **kwargs)
-        return {
-            name: replace(a, bias=a.bias + 3 * np.abs(a.bias).max()) for name, a in found.items()
-        }
-
-    monkeypatch.setattr(guard, "settle", settle_badly)
+    shift = guard.bias_shift
+    monkeypatch.setattr(
+        guard,
+        "bias_shift",
+        lambda lacking, scale, **kw: shift(lacking, scale, **kw) + 3 * scale.max(),
+    )
     report = run(digits_job)
     assert report.taken_back == "gains and biases of the student's inputs"
     assert report.calibrated.error < 0.1
+
+
+def test_the_figures_are_those_of_a_run(digits_job: Path) -> None:
+    # Outputs of the walk that moves gains and biases, without the gains' rounding to int8, or with
+    # a bias that was scaled with them.
+    report = run(digits_job)
+    new = load_model(digits_job / "new.onnx")
+    teacher = digital_session((digits_job / "model.onnx").read_bytes())
+    data = data_beside(digits_job / "model.rimc.onnx", None)
+    feeds = feeds_of(load_samples(data, graph_inputs(new)).draw(10, seed=0))
+    given = walk.model_outputs(new, feeds, native_session)
+    wanted = {name: [teacher.run([name], dict(feed))[0] for feed in feeds] for name in given}
+    figures = output_figures(wanted, given)
+    assert report.calibrated.error == pytest.approx(figures.error, rel=1e-4)
+    assert report.calibrated.agreement == figures.agreement
 
 
 def test_where_nothing_helps_nothing_is_written_unless_asked_for(

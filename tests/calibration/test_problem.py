@@ -154,7 +154,7 @@ def test_regression_goes_on_until_its_equations_hold() -> None:
     def power(columns: Array) -> float:
         return float((columns * (inverse @ columns)).sum())
 
-    assert power(rest) < 1e-6 * power(first)
+    assert power(rest) < 1e-5 * power(first)
 
 
 @pytest.mark.usefixtures("by_line")
@@ -167,9 +167,9 @@ def test_units_do_not_matter(scale: float) -> None:
     louder = asked(scale * x, target, error).error[0]
     larger = asked(x, scale * target, scale * error).error[0] / scale
     for found in (louder, larger):
-        # Answers are rounded to float32 once more, in directions that the prior of 1e-3 damps
-        # and rounding does not: 1e3 * 2^-24 and some.
-        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-3 * np.abs(plain).max())
+        # Answers are rounded to float32 once more, and their sums, in directions that the prior of
+        # 1e-3 damps and rounding does not: twice 1e3 * 2^-24, d = 24 as loud.
+        np.testing.assert_allclose(found, plain, rtol=0, atol=2.9e-3 * np.abs(plain).max())
 
 
 @pytest.mark.usefixtures("by_line")

@@ -88,6 +88,10 @@ class Draft:
         need = problem.target - (problem.target - problem.error)
         return Draft(problem=problem, m=np.ones_like(self.m), need=need, prior=None)
 
+    def without_products(self) -> Draft:
+        """The same node, which holds no products with the metric: many wait beside each other."""
+        return replace(self, problem=self.problem.without_products())
+
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
         loudness = self.problem.moment.diagonal()
@@ -98,14 +102,17 @@ class Draft:
         """Loss that each rank removes once ``s`` is kept, largest first, [most]."""
         values = np.zeros(most)
         for g in range(len(self.need)):
-            found, _ = _leading(self.remainder(s, g), self.problem.metric[g], most)
+            found, _ = _leading(*self.remainder(s, g), self.problem.metric[g], most)
             values += np.maximum(found[::-1], 0)
         return values * self.problem.loss_per_power
 
-    def remainder(self, s: F32 | None, g: int) -> F32:
-        """(D - S) o M of one group, [d, m]."""
-        rest = self.need[g] if s is None else self.need[g] - s[g]
-        return rest * self.m[g]
+    def remainder(self, s: F32 | None, g: int) -> tuple[F32, F32]:
+        """(D - S) o M of one group and its product with the metric, [d, m]."""
+        problem, m = self.problem, self.m[g]
+        rest, loud = self.need[g], problem.loud_error[g]
+        if s is not None:
+            rest, loud = rest - s[g], loud - problem.metric[g] @ s[g]
+        return rest * m, (1 - m) * problem.loud_target[g] + m * loud
 
 
 def draft(
@@ -120,7 +127,7 @@ def draft(
     m = np.ones(realised.shape[::2], np.float32)
     if magnitude:
         prior = config.prior_samples / num_samples if num_samples else 0.0
-        powers = _Powers.of(problem, realised)
+        powers = _Powers.of(problem)
         m = powers.magnitude(prior)
         gain = problem.loss_per_power * (powers.lost(powers.node_gain) - powers.lost(m))
     need = problem.target / m[:, None, :] - realised
@@ -139,12 +146,17 @@ class _Powers:
     """r'Cr"""
 
     @classmethod
-    def of(cls, problem: NodeProblem, weight: F32) -> _Powers:
-        """``weight`` is [G, d, m]."""
+    def of(cls, problem: NodeProblem, correction: _Correction | None = None) -> _Powers:
+        """Of the array, or of the array with a correction."""
+        target, loud_target = problem.target, problem.loud_target
+        given, loud = target - problem.error, loud_target - problem.loud_error
+        if correction is not None:
+            given += correction.held
+            loud += correction.loud
         return cls(
-            wanted=np.maximum(problem.target_power, 0.0),
-            along=(weight * problem.loud_target).sum(axis=1, dtype=np.float64),
-            given=(weight * (problem.metric @ weight)).sum(axis=1, dtype=np.float64),
+            wanted=np.maximum((target * loud_target).sum(axis=1, dtype=np.float64), 0.0),
+            along=(given * loud_target).sum(axis=1, dtype=np.float64),
+            given=(given * loud).sum(axis=1, dtype=np.float64),
         )
 
     @property
@@ -182,14 +194,11 @@ def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
     adapter = _branch(node, rank, s)
     if node.prior is None or (rank == 0 and s is None):
         return adapter
-    realised = node.problem.target - node.problem.error + adapter.a @ adapter.b
-    if s is not None:
-        realised = realised + s
+    problem = node.problem
+    powers = _Powers.of(problem, _Correction.of(problem, adapter))
     # A bit line whose own answer told nothing of its gain keeps it.
-    m = np.where(
-        node.m == 1, np.float32(1), _Powers.of(node.problem, realised).magnitude(node.prior)
-    )
-    need = node.problem.target / m[:, None, :] - (node.problem.target - node.problem.error)
+    m = np.where(node.m == 1, np.float32(1), powers.magnitude(node.prior))
+    need = problem.target / m[:, None, :] - (problem.target - problem.error)
     again = replace(node, m=m, need=need)
     return _branch(again, rank, None if s is None else np.where(s != 0, need, np.float32(0)))
 
@@ -200,29 +209,49 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
     a = np.zeros((group, depth, rank), np.float32)
     b = np.zeros((group, rank, columns), np.float32)
     for g in range(group if rank else 0):
-        rest = node.remainder(s, g)
-        _, vectors = _leading(rest, node.problem.metric[g], rank)
+        rest, loud = node.remainder(s, g)
+        _, vectors = _leading(rest, loud, node.problem.metric[g], rank)
         a[g] = rest @ vectors
         b[g] = vectors.T / node.m[g]
     return Adapter(a=a, b=b, m=node.m, s=s)
 
 
-def _leading(rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
-    """Largest eigenvalues of R' C R, ascending, and their vectors [m, count]; R [d, m]."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Correction:
+    """What an adapter adds to an array, [G, d, m]."""
+
+    held: F32
+    """A B + S"""
+    loud: F32
+    """The same in the metric, C' (A B + S)."""
+
+    @classmethod
+    def of(cls, problem: NodeProblem, adapter: Adapter) -> _Correction:
+        held, loud = adapter.a @ adapter.b, (problem.metric @ adapter.a) @ adapter.b
+        if adapter.s is not None:
+            held += adapter.s
+            loud += problem.metric @ adapter.s
+        return cls(held=held, loud=loud)
+
+
+def _leading(rest: F32, loud: F32, metric: Gram, count: int) -> tuple[F64, F64]:
+    """Largest eigenvalues of R' C R, ascending, and their vectors [m, count].
+
+    R and C R are [d, m].
+    """
     import scipy.linalg  # here, as in gram.py
 
     if rest.shape[1] <= rest.shape[0]:
-        return _eigen((rest.T @ (metric @ rest)).astype(np.float64), count)
-    # The smaller side: with C = Q D Q' and F = sqrt(D) Q', F R (F R)' has the same eigenvalues.
+        return _eigen((rest.T @ loud).astype(np.float64), count)
+    # The smaller side: with C = F F', the same eigenvalues are those of F' R R' F.
     power, directions = scipy.linalg.eigh(metric.dense()[0].astype("f8"), check_finite=False)
-    root = (np.sqrt(np.maximum(power, 0))[:, None] * directions.T) @ rest
-    values, left = _eigen(root @ root.T, count)
+    root = directions * np.sqrt(np.maximum(power, 0))
+    values, left = _eigen(root.T @ (rest @ rest.T) @ root, count)
     smallest = float(np.finfo(np.float32).tiny)
     floor = float(np.finfo(np.float32).eps) * max(float(values[-1]), smallest)
     # A direction without power corrects nothing: its vector is zero.
-    return values, root.T @ left * np.where(
-        values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0
-    )
+    scale = np.where(values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0)
+    return values, (rest.T @ (root @ left)) * scale
 
 
 def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
@@ -244,16 +273,14 @@ def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
     What the bias will take away is not counted.
     ``None`` is the array alone.
     """
-    total = 0.0
-    for g in range(len(problem.target)):
-        realised = problem.target[g] - problem.error[g]
-        rest = problem.error[g]
-        if adapter is not None:
-            correction = adapter.a[g] @ adapter.b[g]
-            if adapter.s is not None:
-                correction = correction + adapter.s[g]
-            rest = problem.target[g] - (realised + correction) * adapter.m[g]
-        total += float((rest * (problem.moment[g] @ rest)).sum(dtype=np.float64))
+    rest, loud = problem.error, problem.loud_error
+    if adapter is not None:
+        m, added = adapter.m[:, None, :], _Correction.of(problem, adapter)
+        rest = (1 - m) * problem.target + m * (rest - added.held)
+        loud = (1 - m) * problem.loud_target + m * (loud - added.loud)
+    total = float((rest * loud).sum(dtype=np.float64)) - float(
+        problem.ridge @ np.square(rest).sum(axis=(1, 2), dtype=np.float64)
+    )
     return max(total, 0.0) / problem.output_power
 
 

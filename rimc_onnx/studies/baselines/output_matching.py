@@ -121,9 +121,10 @@ def _matched(
     wanted = sample_moments(
         teacher, [pair.unit for pair in pairs], feeds, digital_session, outputs=outputs
     )
-    return settle(
+    adapters, _ = settle(
         student, pairs, wanted, feeds, native_session, gain_rule=gain_rule, shift_rule=_mean_shift
     )
+    return adapters
 
 
 def _spread_ratio(wanted: SampleMoments, answered: SampleMoments, _: QuantizedAdapter) -> F64:
