@@ -180,8 +180,9 @@ def _conductance_us(branch: RramBranch, config: DeviceConfig) -> float:
     """
     w_max = np.asarray(branch.rram.attributes["w_max"].as_floats(), np.float64)
     weight = np.abs(branch.weight())
-    shape = branch.geometry.channel_shape if branch.geometry.is_conv else (-1,)
-    share = weight / np.where(w_max > 0, w_max, 1.0).reshape(shape if w_max.size > 1 else (-1,))
+    if branch.geometry.is_conv:  # [1] or [M], against [M, C, *kernel]
+        w_max = w_max.reshape(-1, *[1] * (weight.ndim - 1))
+    share = weight / np.where(w_max > 0, w_max, 1.0)
     return float(config.g_max_us * share.sum() + 2 * config.g_min_us * weight.size)
 
 

@@ -20,7 +20,7 @@ from rimc_onnx.cost.constants import default_constants
 from rimc_onnx.cost.counts import array_counts, branch_counts
 from rimc_onnx.cost.shapes import inferred_shapes, seen_shapes
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.execution.sessions import native_session
 from rimc_onnx.io.model_files import load_model
@@ -93,6 +93,29 @@ def test_tiles_slices_and_serial_inputs_multiply_conversions(tmp_path: Path) -> 
     cost = energy.activation_pj(one, AT), energy.activation_pj(more, AT)
     assert cost[1]["ADC"] == pytest.approx(cost[0]["ADC"] * 3 * 2 * 4 * 6 / 8)
     assert cost[1]["DAC"] == pytest.approx(4 * cost[0]["DAC"])
+
+
+@pytest.mark.parametrize("is_conv", [True, False])
+def test_columns_with_a_w_max_of_their_own_fill_their_devices(
+    tmp_path: Path, matmul_model: Callable[..., Any], is_conv: bool
+) -> None:
+    # Weights of one column held against the W_max of another, or of a wrong axis.
+    rows = np.linspace(0.1, 1, 12)[:, None] * np.ones((12, 8))
+    weight = np.float32(rows * 10.0 ** np.arange(8))
+    model = matmul_model(weight)
+    if is_conv:
+        conv_model(tmp_path / "m.onnx")
+        model = onnx.load(tmp_path / "m.onnx")
+        kernels = np.broadcast_to(10.0 ** np.arange(20)[:, None, None, None], (20, 12, 3, 3))
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.float32(kernels), "w"))
+    onnx.save(model, tmp_path / "c.onnx")
+    device = get_preset("gaussian-relative", drift_frac=0.0, scaling=Scaling.COLUMN)
+    api.convert(tmp_path / "c.onnx", config=ConvertConfig(device=device))
+    (branch,) = rram_branches(load_model(tmp_path / "c.rimc.onnx"))
+    shapes = {branch.h.name or "": (1, branch.geometry.columns)}
+    found = array_counts(branch, shapes, AT)
+    share = 1.0 if is_conv else float(rows[:, 0].mean())
+    assert found.conductance_us == pytest.approx(40 * branch.geometry.num_weights * share)
 
 
 def test_groups_have_arrays_of_their_own(tmp_path: Path) -> None:
