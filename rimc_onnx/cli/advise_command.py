@@ -15,10 +15,12 @@ from rimc_onnx.cli.options import (
     IDEAL_PERIPHERY,
     PRESET,
     DeviceOptions,
+    Force,
     Json,
     MappingOptions,
     Model,
     PeripheryOptions,
+    Report,
     Seed,
     convert_config,
 )
@@ -54,6 +56,8 @@ def advise(
     seed: Seed = 0,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     mapping: MappingOptions = EVERY_NODE,
+    report: Report = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Expected error, devices and SRAM of ways to convert and calibrate; writes nothing.
@@ -66,7 +70,7 @@ def advise(
     from rimc_onnx import api
     from rimc_onnx.calibration.config import parse_budget
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, report=report, force=force)
     config = convert_config(device=device, mapping=mapping, periphery=periphery, seed=seed)
     shares = []
     for text in sram_budget or []:
@@ -76,7 +80,7 @@ def advise(
         shares.append(share)
     several = device.devices_per_weight is None
     with console.progress("advise") as progress:
-        report = api.advise(
+        found = api.advise(
             model,
             config=config,
             data=data,
@@ -86,10 +90,10 @@ def advise(
             progress=progress,
         )
     given = _given(device, seed)
-    found = asdict(report)
-    for option, shown in zip(report.options, found["options"], strict=True):
+    shown_report = asdict(found)
+    for option, shown in zip(found.options, shown_report["options"], strict=True):
         shown["commands"] = _commands(str(model), given, data, samples, option)
-    console.result(found, lambda: show_advice(console, report, found["options"]))
+    console.result(shown_report, lambda: show_advice(console, found, shown_report["options"]))
 
 
 def _given(device: DeviceOptions, seed: int) -> list[str]:

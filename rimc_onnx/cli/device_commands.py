@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rimc_onnx.cli import hints
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.options import (
     NO_PARAMETERS,
@@ -53,14 +54,16 @@ def age(
     from rimc_onnx import api
 
     console = Console(as_json=as_json)
-    report = api.age(
-        model,
-        output,
-        time_s=parse_option_time(time) or 0.0,
-        teacher=teacher,
-        force=force,
-    )
+    with console.progress("age"):
+        report = api.age(
+            model,
+            output,
+            time_s=parse_option_time(time) or 0.0,
+            teacher=teacher,
+            force=force,
+        )
     console.result(report, lambda: show_ageing(console, report))
+    console.suggest(hints.after_ageing(report.output))
 
 
 @with_options
@@ -113,6 +116,8 @@ def devices(
         console.result(
             {"devices": [asdict(d) for d in found]}, lambda: show_devices(console, found)
         )
+        console.suggest(hints.command("devices", "NAME"))
     else:
         device = describe_device(name)
         console.result(device, lambda: show_device(console, device))
+        console.suggest(hints.command("convert", "MODEL.onnx", "--device", name))

@@ -19,7 +19,9 @@ import typer
 
 from rimc_onnx.cli import (
     advise_command,
+    calibration_commands,
     device_commands,
+    hints,
     study_commands,
     training_commands,
 )
@@ -32,12 +34,10 @@ from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
     PRESET,
-    TEN_SAMPLES,
     BatchAxis,
     BatchSize,
     DataOption,
     DeviceOptions,
-    FitOptions,
     Force,
     Json,
     Labels,
@@ -46,8 +46,8 @@ from rimc_onnx.cli.options import (
     Output,
     PeripheryOptions,
     Rank,
+    Report,
     Seed,
-    Teacher,
     TileRows,
     Uncalibrated,
     convert_config,
@@ -55,7 +55,6 @@ from rimc_onnx.cli.options import (
 )
 from rimc_onnx.cli.provider_options import NATIVE_PROVIDER, ProviderOptions
 from rimc_onnx.cli.tables import (
-    show_calibration,
     show_conversion,
     show_evaluation,
     show_inspection,
@@ -72,8 +71,6 @@ app = typer.Typer(
     help="Put ONNX networks on RRAM crossbars: convert, calibrate from a few samples, evaluate.",
 )
 
-_NOT_CALIBRATED = 3
-"""A file was written as asked for, and calibration did not help."""
 _SILENT = logging.NullHandler()
 
 
@@ -214,6 +211,8 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
+    console.advise(hints.better_mapping(model, device))
+    console.suggest(hints.after_conversion(model, report))
 
 
 app.command("age")(_handled(device_commands.age))
@@ -221,118 +220,8 @@ app.command("advise")(_handled(with_options(advise_command.advise)))
 app.command("devices")(_handled(device_commands.devices))
 
 
-@app.command()
-@_handled
-@with_options
-def calibrate(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A converted model.", show_default="the only *.rimc.onnx in this folder"
-        ),
-    ] = None,
-    fit: FitOptions = TEN_SAMPLES,
-    data: DataOption = None,
-    batch_axis: BatchAxis = None,
-    teacher: Teacher = None,
-    statistics: Annotated[
-        Path | None,
-        typer.Option(help="The teacher's statistics file; --samples 0 needs no sample then."),
-    ] = None,
-    swappable: Annotated[
-        bool, typer.Option("--swappable", help="Adapters that a live session can change.")
-    ] = False,
-    adapter_file: Annotated[
-        Path | None, typer.Option(help="Write the adapters alone (.onnx_adapter).")
-    ] = None,
-    twin: Annotated[
-        Path | None, typer.Option(help="Write a plain fp32 model of the same function.")
-    ] = None,
-    runs_on: ProviderOptions = NATIVE_PROVIDER,
-    page: Annotated[
-        bool,
-        typer.Option("--page", help="Write the report as an HTML page with plots too."),
-    ] = False,
-    output: Output = None,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Fit the adapters from a few samples; writes MODEL.rimc.calibrated.onnx.
-
-    Examples:
-        rimc-onnx calibrate --samples 10
-
-        rimc-onnx calibrate model.rimc.onnx --data samples.npz --samples 10 --rank 2
-    """
-    from rimc_onnx import api
-
-    console = Console(as_json=as_json)
-    config, device = fit.config(), runs_on.device()
-    with console.progress("calibrate") as progress:
-        report = api.calibrate(
-            model or _only_converted_model(),
-            output,
-            data=sample_source(data, batch_axis),
-            teacher=teacher,
-            statistics=statistics,
-            swappable=swappable,
-            adapter_file=adapter_file,
-            twin=twin,
-            device=device,
-            config=config,
-            page=page,
-            force=force,
-            progress=lambda what, done, total: progress(
-                done + (total if what == "student" else 0), 2 * total
-            ),
-        )
-
-    console.result(report, lambda: show_calibration(console, report))
-    if report.warning is not None:
-        console.warn(report.warning)
-    if report.is_identity:
-        console.warn("the adapters do nothing: no step of the calibration helped.")
-        raise typer.Exit(_NOT_CALIBRATED)
-
-
-@app.command()
-@_handled
-def statistics(
-    model: Model,
-    output: Output = None,
-    data: DataOption = None,
-    batch_axis: BatchAxis = None,
-    keep_samples: Annotated[
-        int, typer.Option(help="Samples that the file holds, for calibrations without any.")
-    ] = 32,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Measure the teacher once, on unlabelled data; writes MODEL.statistics.npz.
-
-    Examples:
-        rimc-onnx statistics model.onnx --data unlabelled.npz
-
-        rimc-onnx calibrate --read-out --statistics model.statistics.npz --samples 0
-    """
-    from rimc_onnx import api
-
-    console = Console(as_json=as_json)
-    with console.progress("statistics") as progress:
-        report = api.write_statistics(
-            model,
-            output,
-            data=sample_source(data, batch_axis),
-            keep_samples=keep_samples,
-            force=force,
-            progress=progress,
-        )
-
-    def render() -> None:
-        console.line(f"{report.nodes} nodes, {report.samples} samples, {report.bytes} bytes")
-        console.line(f"wrote {report.output}")
-
-    console.result(report, render)
+app.command("calibrate")(_handled(with_options(calibration_commands.calibrate)))
+app.command("statistics")(_handled(calibration_commands.statistics))
 
 
 @app.command()
@@ -364,6 +253,8 @@ def evaluate(
         bool, typer.Option("--stock", help="Run the function bodies, not the native library.")
     ] = False,
     runs_on: ProviderOptions = NATIVE_PROVIDER,
+    report: Report = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy by labels or a metric, or agreement with the teacher.
@@ -375,14 +266,14 @@ def evaluate(
     """
     from rimc_onnx import api
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, report=report, force=force)
     if stock and runs_on.provider:
         raise UsageError(
             "--stock and --provider exclude each other: both say what runs the arrays."
         )
     device = runs_on.device()
     with console.progress("evaluate") as progress:
-        report = api.evaluate(
+        found = api.evaluate(
             model,
             data=sample_source(data, batch_axis) or data,
             labels=labels,
@@ -393,9 +284,10 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
-    figures = asdict(report)
+    figures = asdict(found)
     metrics = figures.pop("metrics")
-    console.result(figures | metrics, lambda: show_evaluation(console, report))
+    console.result(figures | metrics, lambda: show_evaluation(console, found))
+    console.suggest(hints.after_evaluation(model))
 
 
 @app.command()
@@ -422,16 +314,18 @@ def inspect(
     periphery = PeripheryOptions(tile_rows=tile_rows)
     config = convert_config(mapping=mapping, periphery=periphery)
     cost.check()
-    report = api.inspect(model, config=config)
-    if cost.cost:
-        found = api.inference_cost(
-            model,
-            data=sample_source(cost.data, batch_axis),
-            constants=cost.constants,
-            explain=cost.explain,
-        )
-        report = replace(report, cost=found)
+    with console.progress("inspect"):
+        report = api.inspect(model, config=config)
+        if cost.cost:
+            found = api.inference_cost(
+                model,
+                data=sample_source(cost.data, batch_axis),
+                constants=cost.constants,
+                explain=cost.explain,
+            )
+            report = replace(report, cost=found)
     console.result(report, lambda: show_inspection(console, report))
+    console.suggest(hints.after_inspection(report))
 
 
 app.command("finetune")(_handled(training_commands.finetune))
@@ -441,17 +335,6 @@ study = typer.Typer(
 )
 study.command("recovery")(_handled(study_commands.study_recovery))
 app.add_typer(study, name="study")
-
-
-def _only_converted_model() -> Path:
-    found = sorted(Path().glob("*.rimc.onnx"))
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(map(str, found)) or "none"
-    raise UsageError(
-        f"need one *.rimc.onnx in this folder, found {names}. "
-        "Name the model: rimc-onnx calibrate MODEL.rimc.onnx."
-    )
 
 
 def main() -> None:

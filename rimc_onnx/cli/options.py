@@ -41,6 +41,7 @@ __all__ = [
     "Output",
     "PeripheryOptions",
     "Rank",
+    "Report",
     "Seed",
     "Teacher",
     "TileRows",
@@ -91,6 +92,10 @@ Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write the JSON object to a file, too.", show_default=False),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DataOption = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rimc_onnx.cli import hints
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
@@ -25,6 +26,7 @@ from rimc_onnx.cli.options import (
     Model,
     PeripheryOptions,
     Rank,
+    Report,
     convert_config,
     with_options,
 )
@@ -71,6 +73,7 @@ def quickstart(
         console.line(f"wrote {report.page or report.folder}")
 
     console.result(report, render)
+    console.suggest(hints.command("convert", "MODEL.onnx"))
 
 
 @with_options
@@ -103,6 +106,8 @@ def study_recovery(
     ] = None,
     runs_on: ProviderOptions = NATIVE_PROVIDER,
     batch_size: BatchSize = 64,
+    report: Report = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """How much accuracy calibration gives back, over devices and draws of samples.
@@ -115,7 +120,7 @@ def study_recovery(
     from rimc_onnx.calibration.config import CalibrateConfig, parse_budget
     from rimc_onnx.studies.recovery import recovery_study
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, report=report, force=force)
     config = convert_config(device=device, mapping=mapping, periphery=periphery, rank=rank)
     budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
     calibration = CalibrateConfig(
@@ -126,7 +131,7 @@ def study_recovery(
     )
     device_sessions = runs_on.device()
     with console.progress("study") as progress:
-        report = recovery_study(
+        found = recovery_study(
             model,
             test=sample_source(test, batch_axis) or test,
             data=sample_source(data, batch_axis),
@@ -140,4 +145,4 @@ def study_recovery(
             batch_size=batch_size,
             progress=progress,
         )
-    console.result(report, lambda: show_recovery(console, report))
+    console.result(found, lambda: show_recovery(console, found))

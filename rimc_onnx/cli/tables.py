@@ -12,7 +12,7 @@ from rimc_onnx.cli.field_options import in_options
 if TYPE_CHECKING:
     from rimc_onnx.cli.console import Console
     from rimc_onnx.device import DeviceDescription
-    from rimc_onnx.jobs.advise import AdviseReport
+    from rimc_onnx.jobs.advise import AdviceOption, AdviseReport
     from rimc_onnx.jobs.evaluate import EvaluationReport
     from rimc_onnx.jobs.reports import (
         AgeReport,
@@ -173,10 +173,10 @@ def _time_range(device: DeviceDescription) -> str:
 def show_devices(console: Console, devices: list[DeviceDescription]) -> None:
     """One line a preset."""
     console.table(
-        ["preset", "time", "conductance", "reads", "what it is"],
+        ["preset", "time", "reads", "what it is"],
         [
             [
-                *(d.name, _time_range(d), _range(d.g_range_us, "uS")),
+                *(d.name, _time_range(d)),
                 _reads(d.read_noise_frac, d.read_noise_law, d.iv_curve) or "ideal",
                 d.summary,
             ]
@@ -239,19 +239,27 @@ def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:
         console.table(["node", "tiles", "inputs", "ADC ranges"], rows)
 
 
+def _mapping(option: AdviceOption) -> str:
+    """``auto``, ``node, clip 2.5``, ``auto, 4 pairs``: what is not said is the default."""
+    clip = "" if option.clip_sigma == option.scaling else f", clip {option.clip_sigma}"
+    pairs = option.devices_per_weight
+    slices = option.num_slices
+    return (
+        f"{option.scaling}{clip}"
+        f"{f', {pairs} pairs' if pairs > 1 else ''}{f', {slices} slices' if slices > 1 else ''}"
+    )
+
+
 def show_advice(
     console: Console, report: AdviseReport, options: Sequence[Mapping[str, Any]]
 ) -> None:
     """One line an option, the cheapest first, then the commands of each."""
     console.table(
-        [
-            *("", "scaling", "clip", "pairs a weight", "slices", "devices", "SRAM bytes"),
-            *("node error", "calibrated", "at the outputs"),
-        ],
+        ["", "mapping", "devices", "SRAM", "node error", "calibrated", "outputs"],
         [
             [
-                *(str(i), o.scaling, o.clip_sigma, str(o.devices_per_weight), str(o.num_slices)),
-                *(str(o.num_devices), f"{o.sram_bytes} ({100 * o.sram_frac:g} %)"),
+                *(str(i), _mapping(o), str(o.num_devices)),
+                f"{o.sram_bytes} ({100 * o.sram_frac:g} %)",
                 *(f"{o.node_error_uncalibrated:.4f}", f"{o.node_error:.4f}"),
                 "" if o.output_error is None else f"{o.output_error:.4f}",
             ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from rimc_onnx.cli import hints
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
@@ -206,3 +207,4 @@ def finetune(
             progress=progress,
         )
     console.result(report, lambda: show_finetuning(console, report))
+    console.suggest(hints.command("convert", report.output, *hints.named_device(device)))

@@ -60,7 +60,7 @@ def calibrate(
     adapter_file: str | Path | None = None,
     twin: str | Path | None = None,
     device: SessionFactory | None = None,
-    report: bool = True,
+    report: bool | str | Path = True,
     page: bool = False,
     force: bool = False,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
@@ -78,7 +78,8 @@ def calibrate(
         adapter_file: write the adapters alone there (``.onnx_adapter``).
         twin: write a plain fp32 model of the same function there, standard operators only.
         device: makes a session from the bytes of a model; default is the native simulator.
-        report: write ``<output>.report.json`` (``net.rimc.calibrated.report.json``).
+        report: write ``<output>.report.json`` (``net.rimc.calibrated.report.json``), or the file
+            that is named.
         page: write ``<output>.report.html`` too; needs jinja2 and matplotlib, the extra ``report``.
         force: replace an existing output, and accept a teacher with another sha256.
         progress: called with (pass, nodes done, nodes in all).
@@ -100,7 +101,7 @@ def calibrate(
     check_output(target, force=force)  # first: a folder may have no name to derive others from
     files = _Outputs(
         model=target,
-        report=target.with_suffix(".report.json") if report else None,
+        report=_report_path(target, report),
         page=target.with_suffix(".report.html") if page else None,
         adapters=None if adapter_file is None else Path(adapter_file),
         twin=None if twin is None else Path(twin),
@@ -159,6 +160,12 @@ def calibrate(
         passes.MakeAdaptersSwappablePass()(student)
     files.write(student, nodes, record, force=force)
     return result
+
+
+def _report_path(target: Path, report: bool | str | Path) -> Path | None:
+    if isinstance(report, bool):
+        return target.with_suffix(".report.json") if report else None
+    return Path(report)
 
 
 @dataclass(frozen=True, kw_only=True)

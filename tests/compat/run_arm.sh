@@ -17,12 +17,18 @@ prefix=${ARM_PREFIX:-/usr/aarch64-linux-gnu}
 compiler=${ARM_COMPILER:-aarch64-linux-gnu-g++}
 version=${ONNXRUNTIME:-1.25.1}
 
+# ARM_LIBRARY=FILE runs the library of a wheel in place of one that is built here.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cmake -S "$runtime" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
-  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER="$compiler" \
-  -DCMAKE_CXX_FLAGS=-Werror >"$work/cmake.log"
-cmake --build "$work/build" -j2 >"$work/build.log"
+if [ -n "${ARM_LIBRARY:-}" ]; then
+  library=$(realpath "$ARM_LIBRARY")
+else
+  library=$work/build/librimc_ops.so
+  cmake -S "$runtime" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER="$compiler" \
+    -DCMAKE_CXX_FLAGS=-Werror >"$work/cmake.log"
+  cmake --build "$work/build" -j2 >"$work/build.log"
+fi
 "$compiler" -std=c++17 -O2 -Wall -Wextra -Wconversion -Werror "-I$runtime/include" \
   "$here/run_models.cc" -o "$work/run_models" -ldl
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
@@ -36,6 +42,6 @@ export PYTHONPATH="$here/../helpers${PYTHONPATH:+:$PYTHONPATH}"
 "$python" "$here/arm_cases.py" write cases
 for isa in neon scalar; do
   RIMC_ISA=$isa qemu-aarch64 -L "$prefix" ./run_models wheel/onnxruntime/capi/libonnxruntime.so.* \
-    "$work/build/librimc_ops.so" cases "$isa"
+    "$library" cases "$isa"
 done
 "$python" "$here/arm_cases.py" compare cases neon scalar

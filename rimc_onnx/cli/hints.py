@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes next and what would be better: a line each for people, after a command's result."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rimc_onnx.cli.options import DeviceOptions, FitOptions
+    from rimc_onnx.jobs.reports import CalibrateReport, ConvertReport, InspectReport
+
+__all__ = [
+    "after_ageing",
+    "after_calibration",
+    "after_conversion",
+    "after_evaluation",
+    "after_inspection",
+    "better_calibration",
+    "better_mapping",
+    "command",
+    "named_device",
+]
+
+_LEAST_AGREEMENT = 0.9
+"""Below it a calibration is told of more SRAM and other mappings."""
+
+
+def command(*parts: object) -> str:
+    """A command line to copy."""
+    return shlex.join(["rimc-onnx", *map(str, parts)])
+
+
+def _beside(model: str | Path, name: str, stand_in: str) -> str:
+    """A file of samples beside the model, or the word that stands for one."""
+    path = Path(model).with_name(name)
+    return str(path) if path.is_file() else stand_in
+
+
+def after_conversion(model: Path, report: ConvertReport) -> str | None:
+    """Calibration, with the samples that lie beside the model."""
+    if report.output is None:
+        return command("convert", model)
+    if report.uncalibrated:
+        return _evaluate(report.output)
+    there = Path(report.output).with_name("calibration.npz").is_file()
+    data = [] if there else ["--data", "SAMPLES.npz"]
+    return command("calibrate", report.output, "--samples", 10, *data)
+
+
+def _evaluate(model: str) -> str:
+    return command("evaluate", model, "--data", _beside(model, "test.npz", "TEST.npz"))
+
+
+def after_calibration(report: CalibrateReport) -> str:
+    """What the calibrated file is worth on other samples."""
+    return _evaluate(report.output)
+
+
+def after_ageing(output: str) -> str:
+    """A new fit of the adapters to the arrays as they are now."""
+    there = Path(output).with_name("calibration.npz").is_file()
+    data = [] if there else ["--data", "SAMPLES.npz"]
+    return command("calibrate", output, "--samples", 10, *data)
+
+
+def after_inspection(report: InspectReport) -> str:
+    """The step that the file has not seen."""
+    if not report.converted:
+        return command("convert", report.model)
+    return _evaluate(report.model) if report.adapters else after_ageing(report.model)
+
+
+def after_evaluation(model: Path) -> str | None:
+    """Calibration of a file that is named as ``convert`` names it; nothing of others."""
+    return after_ageing(str(model)) if model.name.endswith(".rimc.onnx") else None
+
+
+def named_device(device: DeviceOptions) -> list[str]:
+    """The option that names the device and its age, where they are not the defaults."""
+    return [
+        part
+        for option, value, default in (
+            ("--device", device.device, "gaussian-relative"),
+            ("--drift", device.drift, None),
+            ("--time", device.time, None),
+        )
+        if value != default
+        for part in (option, str(value))
+    ]
+
+
+def better_mapping(model: Path, device: DeviceOptions) -> str | None:
+    """Where scaling or clipping was named: what the device's law would choose."""
+    if device.scaling == "auto" and device.clip_sigma == "auto":
+        return None
+    return (
+        "scaling and clipping that follow from the device's law (auto, the default) are mostly "
+        f"better; {command('advise', model, *named_device(device))} compares"
+    )
+
+
+def better_calibration(fit: FitOptions, report: CalibrateReport) -> str | None:
+    """One budget in place of a rank; more SRAM where outputs still differ from the teacher's."""
+    if fit.rank is not None and report.sram_bytes:
+        return (
+            "the same bytes as one budget of ranks, magnitudes and single cells mostly give more: "
+            f"--sram-budget {report.sram_bytes}"
+        )
+    agreement = report.calibrated and report.calibrated.agreement
+    if agreement is not None and agreement < _LEAST_AGREEMENT:
+        return (
+            f"the outputs agree with the teacher's on {100 * agreement:.0f} % of the samples; more "
+            "SRAM (--sram-budget 10%) or another mapping (rimc-onnx advise) may give more"
+        )
+    return None
