@@ -114,10 +114,10 @@ struct Data {
     residual = random->Reals(size(all_rows * c_row));
     u = random->Reals(size(rows * kRank));
     basis = random->Reals(size(kRank * width));
-    word_u = random->Words(size(width));
+    word_u = random->Quads(size(width));
     for (std::ptrdiff_t i = 0; i < all_rows; ++i) {
       word_b.push_back(static_cast<std::int32_t>(random->Next()));
-      word_start.push_back(static_cast<std::int32_t>(random->Whole(-999, 999)));
+      word_start.push_back(StartOf(word_b.back()));
     }
     if (o.draws) {
       draws.key = {{7, 8}, {9, 10}};

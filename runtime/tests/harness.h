@@ -67,10 +67,29 @@ class Random {
     for (auto& word : words) word = static_cast<std::uint32_t>(Next());
     return words;
   }
+  // int8 quads of inputs: bytes of codes plus 128.
+  std::vector<std::uint32_t> Quads(std::size_t count) {
+    std::vector<std::uint32_t> words(count);
+    for (auto& word : words) {
+      for (int byte = 0; byte < 4; ++byte) {
+        word |= static_cast<std::uint32_t>(Whole(1, 255)) << (8 * byte);
+      }
+    }
+    return words;
+  }
 
  private:
   std::uint64_t state_;
 };
+
+// What takes the 128 of the codes away from a sum of products with the bytes of `cell`.
+inline std::int32_t StartOf(std::int32_t cell) {
+  std::int32_t start = 0;
+  for (int byte = 0; byte < 4; ++byte) {
+    start -= 128 * static_cast<std::int8_t>(static_cast<std::uint32_t>(cell) >> (8 * byte) & 255);
+  }
+  return start;
+}
 
 inline std::uint32_t BitsOf(float value) {
   std::uint32_t bits;

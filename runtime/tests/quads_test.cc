@@ -44,9 +44,11 @@ struct Operands {
     for (std::ptrdiff_t i = 0; i < depth * rows; ++i) {
       a.push_back(static_cast<std::int32_t>(random->Next()));
     }
-    b = random->Words(static_cast<std::size_t>(width + 50));
-    for (int i = 0; i < rows; ++i)
-      start.push_back(static_cast<std::int32_t>(random->Whole(-999, 999)));
+    b = random->Quads(static_cast<std::size_t>(width + 50));
+    start.resize(static_cast<std::size_t>(rows));
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      start[k % static_cast<std::size_t>(rows)] += StartOf(a[k]);
+    }
     for (std::ptrdiff_t k = 0; k < depth + 1; ++k) {
       b_offset.push_back(static_cast<std::int32_t>(random->Whole(0, 50)));
     }
@@ -155,13 +157,14 @@ void TestQuadLists(const KernelTable& table, int vecs, Report* report) {
   std::vector<std::int32_t> starts{0}, a, b_offset, start;
   for (std::ptrdiff_t i = 0; i < rows; ++i) {
     starts.push_back(starts.back() + static_cast<std::int32_t>(random.Whole(0, 4)));
-    start.push_back(static_cast<std::int32_t>(random.Whole(-999, 999)));
+    start.push_back(0);
+    for (std::int32_t k = starts[static_cast<std::size_t>(i)]; k < starts.back(); ++k) {
+      a.push_back(static_cast<std::int32_t>(random.Next()));
+      b_offset.push_back(static_cast<std::int32_t>(random.Whole(0, 50)));
+      start.back() += StartOf(a.back());
+    }
   }
-  for (std::int32_t k = 0; k <= starts.back(); ++k) {
-    a.push_back(static_cast<std::int32_t>(random.Next()));
-    b_offset.push_back(static_cast<std::int32_t>(random.Whole(0, 50)));
-  }
-  const auto b = random.Words(static_cast<std::size_t>(width + 50));
+  const auto b = random.Quads(static_cast<std::size_t>(width + 50));
   std::vector<float> got(static_cast<std::size_t>(rows * width)), want = got;
   for (std::ptrdiff_t i = 0; i < rows; ++i) {
     for (std::ptrdiff_t at = 0; at < width; ++at) {
@@ -251,14 +254,18 @@ void TestRows(const KernelTable& table, Report* report) {
     ExpectSame(got, want, entry, report);
 
     const std::ptrdiff_t rank = random.Whole(1, 9);
-    const auto words = random.Words(static_cast<std::size_t>((rank + rows) * row_words));
-    const std::uint32_t* const a = words.data() + rows * row_words;
-    std::vector<std::int32_t> start(static_cast<std::size_t>(rank), 55);
+    const auto words = random.Quads(static_cast<std::size_t>(rows * row_words));
+    const auto cells = random.Words(static_cast<std::size_t>(rank * row_words));
+    const std::uint32_t* const a = cells.data();
+    std::vector<std::int32_t> start(static_cast<std::size_t>(rank));
+    for (std::size_t k = 0; k < cells.size(); ++k) {
+      start[k / static_cast<std::size_t>(row_words)] += StartOf(static_cast<std::int32_t>(cells[k]));
+    }
     const auto rank_step = random.Reals(static_cast<std::size_t>(rank), 900.0f, 9000.0f);
     std::vector<float> u(static_cast<std::size_t>(rows * rank)), want_u;
     for (std::ptrdiff_t i = 0; i < rows; ++i) {
       for (std::ptrdiff_t r = 0; r < rank; ++r) {
-        std::int32_t sum = 55;
+        std::int32_t sum = start[static_cast<std::size_t>(r)];
         for (std::ptrdiff_t k = 0; k < row_words; ++k) {
           sum += Dot(words[static_cast<std::size_t>(i * row_words + k)],
                      static_cast<std::int32_t>(a[r * row_words + k]));

@@ -107,7 +107,7 @@ constexpr Index kPartsTogether = 2;
 // Blocks of columns that are computed for one part of the positions after the other: their cells
 // stay in the L2 cache. So many have lists of cells whose sums are there at a time.
 constexpr Index kBlocksTogether = 8;
-Index PartsTogether(const ConvPlan& plan);
+Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels);
 
 class ConvEngine {
  public:
@@ -414,8 +414,9 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
       RoundUp(strips_ == nullptr ? plan_.scratch_floats() : strips_->scratch_floats(), 16);
   const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
-  const Index column_floats = plan_.by_rows() ? kernels_.partial_vector_positions
-                                              : 2 * PartsTogether(plan_) * plan_.panel_row();
+  const Index column_floats = plan_.by_rows()
+                                  ? kernels_.partial_vector_positions
+                                  : 2 * PartsTogether(plan_, kernels_) * plan_.panel_row();
   const Index local_floats = RoundUp(plan_.columns() * column_floats, 16);
   const Index task_floats = input_floats + code_floats + local_floats + RoundUp(extra_floats, 16);
   const Scratch scratch(context, num_tasks * task_floats);

@@ -42,10 +42,11 @@ bool DrawsByBlock(const ConvCells& cells) {
   return cells.num_blocks * kernels::kDrawRows == cells.columns;
 }
 
-// PartsTogether of whole vectors.
-Index FullParts(const ConvPlan& plan) {
+// PartsTogether of whole vectors; the few positions of a partial vector go with them.
+Index FullParts(const ConvPlan& plan, const kernels::KernelTable& kernels) {
   const Index positions = plan.images_per_item() * plan.MaxBandSize();
-  return positions <= kFewParts * plan.panel_row() ? kPartsTogether : 1;
+  const Index together = kFewParts * plan.panel_row() + kernels.partial_vector_positions;
+  return positions <= together ? kPartsTogether : 1;
 }
 
 // Whether the post-ops need sums of the adapter for each block of columns.
@@ -57,7 +58,9 @@ bool NeedsBranchByBlock(const ConvBranch& branch) {
 
 }  // namespace
 
-Index PartsTogether(const ConvPlan& plan) { return 1 + FullParts(plan); }
+Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels) {
+  return 1 + FullParts(plan, kernels);
+}
 
 std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
   const ConvPlan& plan = plan_;
@@ -74,7 +77,7 @@ std::vector<ConvPass> ConvEngine::PlanPasses(const ConvReadout& readout) const {
   // The epilogue of sums that the strips have stored.
   if (strips_ != nullptr) return {{{0, 0}, 0, true, true, true, true}};
   if (ReadsDirectly()) return {{{0, steps}, 0, false, true, true, true}};
-  const Index channel = ChannelFloats(plan, FullParts(plan) * plan.panel_row());
+  const Index channel = ChannelFloats(plan, FullParts(plan, kernels_) * plan.panel_row());
   const Index fits = std::max(kPassSteps, kPassFloats / channel * plan.conv().Window());
   const Index parts = CeilDiv(steps, fits);
   for (Index i = 0; i < parts; ++i) {
@@ -274,7 +277,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
   const Index block_vecs = plan_.block_vecs();
   const Index parts = CeilDiv(num_vecs, block_vecs);
   const Index all_parts = parts + (partial_positions > 0 ? 1 : 0);
-  const Index together = FullParts(plan_);
+  const Index together = FullParts(plan_, kernels_);
   const bool is_even = cells.columns % cells.num_blocks == 0;
   const Index block_rows = is_even ? cells.columns / cells.num_blocks : 0;
   Aim aims[kPartsTogether + 1];
@@ -379,7 +382,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
   kernels::BlockArgs& args = aim->args;
   const Index local_row = vecs * lanes;
   float* const local = aim->local + columns.begin * local_row;
-  float* const added = local + PartsTogether(plan_) * plan_.columns() * plan_.panel_row();
+  float* const added = local + PartsTogether(plan_, kernels_) * plan_.columns() * plan_.panel_row();
   float* c[kernels::kMaxVecs];  // of the first column
   for (Index v = 0; v < vecs; ++v) {
     c[v] = args.c[v];

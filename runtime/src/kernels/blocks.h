@@ -46,6 +46,18 @@ RIMC_NOINLINE void BlockInMemory(const BlockArgs& args, BlockShape shape, SumFun
   });
 }
 
+// Noise of a block whose sums are in memory, one vector after the other.
+template <class S, bool kConv>
+RIMC_NOINLINE void AddNoiseInMemory(const BlockArgs& args, BlockShape shape, float* sums) {
+  for (int i = 0; i < shape.rows; ++i) {
+    for (int v = 0; v < shape.vecs; ++v, sums += S::kLanes) {
+      typename S::Vec one[1][1] = {{S::Load(sums)}};
+      Epilogue<S, 1, 1, kConv>{args, {i, v, shape.vecs}}.AddNoise(one);
+      S::Store(sums, one[0][0]);
+    }
+  }
+}
+
 // A block whose sums stay in registers; only the last vectors of rows may be partial.
 template <class S, int kRows, int kVecs, bool kConv, bool kPairs>
 RIMC_INLINE void BlockInRegisters(const BlockArgs& args) {
@@ -83,7 +95,22 @@ RIMC_INLINE void BlockInRegisters(const BlockArgs& args) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) values[i][v] = Products::ToFloat(sums[i][v]);
   }
-  Epilogue<S, kRows, kVecs, kConv>{args, {0, 0, kVecs}}.Run(values);
+  const Epilogue<S, kRows, kVecs, kConv> epilogue{args, {0, 0, kVecs}};
+  if constexpr (!S::kHasFewRegisters) {
+    epilogue.Run(values);
+  } else {
+    if (args.z != nullptr) {
+      alignas(64) float in_memory[kRows * kVecs * S::kLanes];
+      epilogue.ForEach([&](int i, int v) {
+        S::Store(in_memory + (i * kVecs + v) * S::kLanes, values[i][v]);
+      });
+      AddNoiseInMemory<S, kConv>(args, {kRows, kVecs}, in_memory);
+      epilogue.ForEach([&](int i, int v) {
+        values[i][v] = S::Load(in_memory + (i * kVecs + v) * S::kLanes);
+      });
+    }
+    epilogue.Finish(values);
+  }
 }
 
 // Shapes whose epilogue is unrolled: of a convolution all rows and several vectors; of a product

@@ -49,7 +49,6 @@ std::uint64_t SavedState() {
 #endif
 }
 
-#ifdef RIMC_HAVE_VNNI_KERNELS
 // A table with integer kernels beside its own.
 kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* isa,
                                const kernels::QuadTable& quads) {
@@ -58,7 +57,6 @@ kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* is
   both.quads = &quads;
   return both;
 }
-#endif
 
 void AddX86(std::vector<const kernels::KernelTable*>& tables) {
   constexpr std::uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28, kFma = 1u << 12;
@@ -69,7 +67,9 @@ void AddX86(std::vector<const kernels::KernelTable*>& tables) {
   const Registers leaf7 = CpuId(7);
   const std::uint64_t saved = SavedState();
   if ((leaf7.ebx & kAvx2) == 0 || (saved & kYmmState) != kYmmState) return;
-  tables.push_back(&kernels::rimc_kernels_f32_avx2);
+  static const kernels::KernelTable avx2 =
+      WithQuads(kernels::rimc_kernels_f32_avx2, "avx2", kernels::rimc_kernels_i8_avx2);
+  tables.push_back(&avx2);
 #ifdef RIMC_HAVE_VNNI_KERNELS
   constexpr std::uint32_t kAvxVnni = 1u << 4;
   if (leaf7.eax >= 1 && (CpuId(7, 1).eax & kAvxVnni) != 0) {

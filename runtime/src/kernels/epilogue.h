@@ -12,7 +12,7 @@
 
 namespace rimc::kernels {
 
-// Whether a SIMD type has the integer operations of codes.h.
+// Whether a SIMD type has the integer operations of quads.h.
 template <class S, class = void>
 struct HasWords {
   static constexpr bool value = false;
@@ -135,10 +135,10 @@ struct Epilogue {
   RIMC_INLINE void AddWords(const PostOpArgs& post_ops, Sums& sums) const {
     typename S::Words u[kVecs];
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) u[v] = S::LoadWords(post_ops.u + (part.vec + v) * S::kLanes);
+    for (int v = 0; v < kVecs; ++v) u[v] = S::LoadCodes(post_ops.u + (part.vec + v) * S::kLanes);
     ForEach([&](int i, int v) {
       const int row = part.row + i;
-      const auto start = S::Set1Words(post_ops.b_start[row]);
+      const auto start = S::Set1Words(S::StartOf(post_ops.b_start[row]));
       const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(post_ops.b[row])));
       sums[i][v] = S::Add(sums[i][v], S::Mul(value, S::Set1(post_ops.scale[row])));
     });
@@ -177,6 +177,11 @@ struct Epilogue {
   // All of it, and the outputs.
   RIMC_INLINE void Run(Sums& sums) const {
     if (args.z != nullptr) AddNoise(sums);
+    Finish(sums);
+  }
+
+  // What comes after the noise.
+  RIMC_INLINE void Finish(Sums& sums) const {
     if (args.gain != nullptr) Convert(sums);
     if constexpr (kConv) {
       if (args.post_ops != nullptr) ApplyConvPostOps(sums);

@@ -410,6 +410,7 @@ struct KernelTable {
 extern const KernelTable rimc_kernels_f32_scalar;
 #ifdef RIMC_HAVE_X86_KERNELS
 extern const KernelTable rimc_kernels_f32_avx2;    // AVX2 and FMA
+extern const QuadTable rimc_kernels_i8_avx2;       // the same
 extern const KernelTable rimc_kernels_f32_avx512;  // AVX-512F and BW
 #endif
 #ifdef RIMC_HAVE_VNNI_KERNELS

@@ -7,9 +7,12 @@ namespace {
 
 struct Avx512Vnni : Avx512 {
   using Words = __m512i;
+  static constexpr int kMaxQuadSums = kMaxAccumulators;
   static constexpr int32_t kBias = static_cast<int32_t>(0x80808080u);
 
   static Words LoadWords(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static Words LoadCodes(const uint32_t* p) { return LoadWords(p); }
+  static int32_t StartOf(int32_t start) { return start; }
   static void StoreWords(uint32_t* p, int n, Words v) { _mm512_mask_storeu_epi32(p, Mask(n), v); }
   static Words Set1Words(int32_t x) { return _mm512_set1_epi32(x); }
   static Words AddWords(Words a, Words b) { return _mm512_add_epi32(a, b); }

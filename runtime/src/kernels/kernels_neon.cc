@@ -12,6 +12,7 @@ struct Neon {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kHasFewRegisters = false;
   static constexpr bool kUnrolls = true;
   static constexpr bool kHasLookup = false;
 

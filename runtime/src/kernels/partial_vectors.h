@@ -18,7 +18,7 @@ struct HasColumn {
 template <class S>
 struct HasColumn<S, decltype(static_cast<void>(sizeof(typename S::Column)))> {
   static constexpr bool value = true;
-  static constexpr int kPositions = 4;
+  static constexpr int kPositions = S::kColumnPositions;
 };
 
 // Sums of blocks at once, [positions, max_rows] of each, from or to where outputs are.
@@ -98,7 +98,8 @@ ptrdiff_t PartialVectorOf(const PartialVectorArgs& args, ptrdiff_t block) {
 template <class S, int kPositions, bool kPairs>
 void PartialVectorOf(const PartialVectorArgs& args) {
   ptrdiff_t block = 0;
-  if constexpr (kPositions < 3) block = PartialVectorOf<S, kPositions, 8, kPairs>(args, block);
+  if constexpr (kPositions < 3 && kPositions * 8 <= S::kMaxAccumulators)
+    block = PartialVectorOf<S, kPositions, 8, kPairs>(args, block);
   block = PartialVectorOf<S, kPositions, 4, kPairs>(args, block);
   block = PartialVectorOf<S, kPositions, 2, kPairs>(args, block);
   PartialVectorOf<S, kPositions, 1, kPairs>(args, block);
@@ -111,10 +112,11 @@ void PartialVector(const PartialVectorArgs& args) {
       return PartialVectorOf<S, 1, kPairs>(args);
     case 2:
       return PartialVectorOf<S, 2, kPairs>(args);
-    case 3:
-      return PartialVectorOf<S, 3, kPairs>(args);
     default:
-      return PartialVectorOf<S, 4, kPairs>(args);
+      if constexpr (S::kColumnPositions == 4) {
+        if (args.positions == 3) return PartialVectorOf<S, 3, kPairs>(args);
+        PartialVectorOf<S, 4, kPairs>(args);
+      }
   }
 }
 

@@ -36,7 +36,8 @@ struct PackArgs {
 //   sum = start[i] + sum over k < depth of the four products of a[k * rows + i] and b[k, v]
 //   c[i, v] = sum, or clip(rint(sum / rank_step[i]), -127, 127) where rank_step is not null
 // b[k, v] = b[v] + b_offset[k]; c and lanes as in BlockArgs.
-// Pre: |sum| is below 2^24. start[i] takes the 128 of b away: -128 times the sum of a.
+// Pre: |sum| is below 2^24. start[i] is -128 times the sum of a, which takes the 128 of b away;
+// bytes of b are 1 or more.
 struct QuadBlockArgs {
   const int32_t* a;
   const int32_t* start;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Integer kernels of matrices whose rows are inputs, over the SIMD type of codes.h.
+// Integer kernels of matrices whose rows are inputs, over the SIMD type of quads.h.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -43,7 +43,7 @@ void RankWordsOf(const RankWordsArgs& args, ptrdiff_t rank0) {
     RIMC_UNROLL
     for (int r = 0; r < kRank; ++r) sums[r] = S::Set1Words(0);
     for (ptrdiff_t k = 0; k < args.row_words; k += S::kLanes) {
-      const Words codes = S::LoadWords(x + k);
+      const Words codes = S::LoadCodes(x + k);
       RIMC_UNROLL
       for (int r = 0; r < kRank; ++r) {
         sums[r] = S::Dot(sums[r], codes, S::LoadWords(a + r * args.row_words + k));
@@ -51,7 +51,7 @@ void RankWordsOf(const RankWordsArgs& args, ptrdiff_t rank0) {
     }
     RIMC_UNROLL
     for (int r = 0; r < kRank; ++r) {
-      const int32_t sum = S::SumQuads(sums[r]) + args.start[rank0 + r];
+      const int32_t sum = S::SumQuads(sums[r]) + S::StartOf(args.start[rank0 + r]);
       const typename S::Vec ratio =
           S::Div(S::Set1(static_cast<float>(sum)), S::Set1(args.rank_step[rank0 + r]));
       S::StoreN(args.u + i * args.rank + rank0 + r, 1,

@@ -3,7 +3,9 @@
 // The integer kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
-//   Dot(sum, b, a) (sum + the products of the unsigned bytes of b and the signed ones of a, exact),
+//   LoadCodes (words of codes, as Dot takes them), Dot(sum, b, a) (sum + the products of the bytes of
+//   codes b and the signed ones of a, exact), StartOf(start) (where a sum starts: `start` of
+//   QuadBlockArgs if Dot takes codes plus 128, or 0), kMaxQuadSums (in registers at a time),
 //   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumQuads,
 //   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in any order; whether
 //   one may be the lowest int32), BytesInOrder(bytes) (plus 128, and those of a lane of the four as
@@ -19,44 +21,44 @@
 
 namespace rimc::kernels {
 
-// Sums of QuadBlockArgs, or of RankBlockArgs, in registers.
-template <class S, class Args, int kRows, int kVecs>
-RIMC_INLINE void SumQuads(const Args& args, typename S::Words (&acc)[kRows][kVecs]) {
+// Sums of QuadBlockArgs, or of RankBlockArgs, of the vectors from kFirst on, in registers and then
+// in memory, [rows, vecs * lanes].
+template <class S, class Args, int kRows, int kVecs, int kFirst>
+RIMC_INLINE void SumQuads(const Args& args, int32_t* sums) {
   using Words = typename S::Words;
+  constexpr int kMost = S::kMaxQuadSums / kRows > 0 ? S::kMaxQuadSums / kRows : 1;
+  constexpr int kCount = kVecs - kFirst < kMost ? kVecs - kFirst : kMost;
+  Words acc[kRows][kCount];
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Set1Words(args.start[i]);
+    for (int v = 0; v < kCount; ++v) acc[i][v] = S::Set1Words(S::StartOf(args.start[i]));
   }
-  const uint32_t* b[kVecs];
+  const uint32_t* b[kCount];
   RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) b[v] = args.b[v];
+  for (int v = 0; v < kCount; ++v) b[v] = args.b[kFirst + v];
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
     const ptrdiff_t b_at = args.b_offset[k];
-    Words b_k[kVecs];
+    Words b_k[kCount];
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) b_k[v] = S::LoadWords(b[v] + b_at);
+    for (int v = 0; v < kCount; ++v) b_k[v] = S::LoadCodes(b[v] + b_at);
     RIMC_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const Words a_k = S::Set1Words(args.a[k * kRows + i]);
       RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
+      for (int v = 0; v < kCount; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
     }
   }
-}
-
-// Sums of a block to memory, [rows, vecs * lanes].
-template <class S, class Args, int kRows, int kVecs>
-RIMC_INLINE void SumQuadsToMemory(const Args& args, int32_t* sums) {
-  typename S::Words in_registers[kRows][kVecs];
-  SumQuads<S>(args, in_registers);
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      S::StoreInt(reinterpret_cast<uint32_t*>(sums) + (i * kVecs + v) * S::kLanes,
-                  in_registers[i][v]);
+    for (int v = 0; v < kCount; ++v) {
+      S::StoreInt(reinterpret_cast<uint32_t*>(sums) + (i * kVecs + kFirst + v) * S::kLanes,
+                  acc[i][v]);
     }
+  }
+  if constexpr (kFirst + kCount < kVecs) {
+    SumQuads<S, Args, kRows, kVecs, kFirst + kCount>(args, sums);
   }
 }
 
@@ -81,7 +83,7 @@ RIMC_NOINLINE void StoreQuadBlock(const QuadBlockArgs& args, BlockShape shape,
 template <class S, int kRows, int kVecs>
 void QuadBlock(const QuadBlockArgs& args) {
   alignas(64) int32_t sums[kRows * kVecs * S::kLanes];
-  SumQuadsToMemory<S, QuadBlockArgs, kRows, kVecs>(args, sums);
+  SumQuads<S, QuadBlockArgs, kRows, kVecs, 0>(args, sums);
   StoreQuadBlock<S>(args, {kRows, kVecs}, sums);
 }
 
@@ -101,14 +103,14 @@ void QuadLists(const QuadListsArgs& args) {
     Words acc[kTurns][kVecs];
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      acc[0][v] = S::Set1Words(args.start[i]);
+      acc[0][v] = S::Set1Words(S::StartOf(args.start[i]));
       if (kTurns > 1) acc[kTurns - 1][v] = S::Set1Words(0);
     }
     const auto add = [&](ptrdiff_t k, Words(&sums)[kVecs]) {
       const Words a_k = S::Set1Words(a[k]);
       const ptrdiff_t at = b_offset[k];
       RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) sums[v] = S::Dot(sums[v], S::LoadWords(b[v] + at), a_k);
+      for (int v = 0; v < kVecs; ++v) sums[v] = S::Dot(sums[v], S::LoadCodes(b[v] + at), a_k);
     };
     const ptrdiff_t depth = args.starts[i + 1] - args.starts[i];
     ptrdiff_t k = 0;
@@ -169,7 +171,7 @@ RIMC_NOINLINE void StoreRankBlock(const RankBlockArgs& args, BlockShape shape,
 template <class S, int kRanks, int kVecs>
 void RankBlock(const RankBlockArgs& args) {
   alignas(64) int32_t sums[kRanks * kVecs * S::kLanes];
-  SumQuadsToMemory<S, RankBlockArgs, kRanks, kVecs>(args, sums);
+  SumQuads<S, RankBlockArgs, kRanks, kVecs, 0>(args, sums);
   StoreRankBlock<S>(args, {kRanks, kVecs}, sums);
 }
 

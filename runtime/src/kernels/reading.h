@@ -91,22 +91,43 @@ const float kReadNormals[4][16] = {
 #include "kernels/read_normals.inc"
 };
 
-template <class S>
-struct NormalsOf {
-  using Lookup = typename S::Lookup16;
-  Lookup power0{kReadNormals[0]}, power1{kReadNormals[1]}, power2{kReadNormals[2]},
+template <class S, class Table>
+struct NormalPowers {
+  Table power0{kReadNormals[0]}, power1{kReadNormals[1]}, power2{kReadNormals[2]},
       power3{kReadNormals[3]};
 
+  typename S::Vec operator()(typename S::Int index, typename S::Vec a) const {
+    typename S::Vec z = S::Fma(power3(index), a, power2(index));
+    z = S::Fma(z, a, power1(index));
+    return S::Fma(z, a, power0(index));
+  }
+};
+
+// Whether a SIMD type looks up half of a table in less time than all of it.
+template <class S, class = void>
+struct HasMiddle {
+  static constexpr bool value = false;
+};
+template <class S>
+struct HasMiddle<S, decltype(static_cast<void>(sizeof(typename S::Lookup16::Middle)))> {
+  static constexpr bool value = true;
+};
+
+template <class S>
+struct NormalsOf {
   // `draw`: 16 bits and 2^15.
   typename S::Vec operator()(typename S::Int draw) const {
     using Vec = typename S::Vec;
     const Vec number = S::ToFloat(draw);
     const auto index = S::template ShiftRight<23>(S::FloatBits(number));
     const Vec a = S::Abs(number);
-    Vec z = S::Fma(power3(index), a, power2(index));
-    z = S::Fma(z, a, power1(index));
-    z = S::Fma(z, a, power0(index));
-    return S::FlipSign(z, number);
+    if constexpr (HasMiddle<S>::value) {
+      // Of 256 draws 255 have an exponent of 23 .. 30, whose index is 6 .. 13.
+      if (S::AreAtLeast(a, 0x1p23f)) {
+        return S::FlipSign(NormalPowers<S, typename S::Lookup16::Middle>{}(index, a), number);
+      }
+    }
+    return S::FlipSign(NormalPowers<S, typename S::Lookup16>{}(index, a), number);
   }
 };
 

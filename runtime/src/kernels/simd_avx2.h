@@ -20,8 +20,9 @@ struct Avx2 {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 12;
   static constexpr int kPanelVecs = 3;
+  static constexpr bool kHasFewRegisters = true;
   static constexpr bool kUnrolls = true;
-  static constexpr bool kHasLookup = false;
+  static constexpr bool kHasLookup = true;
 
   static __m256i Mask(int n) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
@@ -93,6 +94,9 @@ struct Avx2 {
   }
   static Vec ToFloat(Int a) { return _mm256_cvtepi32_ps(a); }
   static Int FloatBits(Vec v) { return _mm256_castps_si256(v); }
+  static bool AreAtLeast(Vec v, float least) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, Set1(least), _CMP_LT_OQ)) == 0;
+  }
 
   static Int ToInt(Vec v) { return _mm256_cvtps_epi32(v); }
   static Int LoadInts(const uint32_t* p, int n) {
@@ -113,9 +117,43 @@ struct Avx2 {
     return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
   }
 
+  // One value after the other: a gather takes as long, or longer by far on processors whose
+  // microcode repairs it.
+  template <int kSize>
+  struct Lookup {
+    const float* table;
+    explicit Lookup(const float* from) : table(from) {}
+    Vec operator()(Vec magnitude) const {
+      uint32_t at[kLanes];
+      StoreInt(at, _mm256_min_epu32(ToInt(magnitude), SetInt(kSize - 1)));
+      const Vec found = _mm256_setr_ps(table[at[0]], table[at[1]], table[at[2]], table[at[3]],
+                                       table[at[4]], table[at[5]], table[at[6]], table[at[7]]);
+      return _mm256_blendv_ps(found, magnitude, _mm256_cmp_ps(magnitude, magnitude, _CMP_UNORD_Q));
+    }
+  };
+
+  // Of as many columns as a block has.
+  using Column = __m128;
+  static constexpr int kColumnPositions = 2;
+  static Column LoadColumn(const float* p) { return _mm_loadu_ps(p); }
+  static void StoreColumn(float* p, Column v) { _mm_storeu_ps(p, v); }
+  static Column SetColumn(float x) { return _mm_set1_ps(x); }
+  static Column FmaColumn(Column a, Column b, Column c) { return _mm_fmadd_ps(a, b, c); }
+  static Column DotColumn(Column a, Column b, Column sums) {
+    const __m128i products = _mm_madd_epi16(_mm_castps_si128(a), _mm_castps_si128(b));
+    return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(sums), products));
+  }
+
   struct Lookup16 {
     Vec low, high;
     explicit Lookup16(const float* from) : low(Load(from)), high(Load(from + 8)) {}
+    // Of indices 6 .. 13 alone.
+    struct Middle {
+      Vec table;
+      explicit Middle(const float* from)
+          : table(_mm256_blend_ps(Load(from + 8), Load(from), 0xc0)) {}
+      Vec operator()(Int index) const { return _mm256_permutevar8x32_ps(table, index); }
+    };
     Vec operator()(Int index) const {
       // A permutation looks at three bits, a blend at the sign.
       return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
@@ -169,6 +207,52 @@ struct Avx2 {
       v[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
       v[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
     }
+  }
+};
+
+// What quads.h asks for beside products.
+struct Avx2Words : Avx2 {
+  using Words = __m256i;
+  static constexpr int32_t kBias = static_cast<int32_t>(0x80808080u);
+
+  static Words LoadWords(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void StoreWords(uint32_t* p, int n, Words v) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), Mask(n), v);
+  }
+  static Words Set1Words(int32_t x) { return _mm256_set1_epi32(x); }
+  static Words AddWords(Words a, Words b) { return _mm256_add_epi32(a, b); }
+  static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
+  static int32_t SumQuads(Words v) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+  }
+  static Words Saturate(const Words* v, bool* is_beyond) {
+    const Words low = _mm256_packs_epi32(v[0], v[1]);
+    const Words high = _mm256_packs_epi32(v[2], v[3]);
+    const Words least = _mm256_min_epi16(low, high);
+    *is_beyond = _mm256_movemask_epi8(_mm256_cmpeq_epi16(least, _mm256_set1_epi16(-32768))) != 0;
+    return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
+  }
+  static Words BytesInOrder(Words v) {
+    // Within 128 bits, four bytes of each of the four vectors.
+    const Words order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm256_xor_si256(_mm256_shuffle_epi8(v, order), Set1Words(kBias));
+  }
+  static Vec CutAbove(Vec v, Vec high) { return _mm256_min_ps(high, v); }
+  static void StoreBytes(uint8_t* p, Words v) {
+    const __m256i lowest = _mm256_and_si256(v, _mm256_set1_epi32(255));
+    const __m256i halves = _mm256_packus_epi32(lowest, lowest);
+    const __m256i bytes = _mm256_packus_epi16(halves, halves);
+    _mm_storel_epi64(
+        reinterpret_cast<__m128i*>(p),
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
+  static unsigned Nans(Vec v) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
   }
 };
 

@@ -17,6 +17,7 @@ struct Avx512 {
   static constexpr int kMaxRows = 8;
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 4;
+  static constexpr bool kHasFewRegisters = false;
   static constexpr bool kUnrolls = true;
   static constexpr int kStripPositions = 14;
   static constexpr int kStripVecs = 2;
@@ -149,6 +150,7 @@ struct Avx512 {
   };
 
   using Column = __m256;
+  static constexpr int kColumnPositions = 4;
   static Column LoadColumn(const float* p) { return _mm256_loadu_ps(p); }
   static void StoreColumn(float* p, Column v) { _mm256_storeu_ps(p, v); }
   static Column SetColumn(float x) { return _mm256_set1_ps(x); }

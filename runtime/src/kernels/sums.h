@@ -63,13 +63,14 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
   for (int i = 0; i < kRows; ++i) a[i] = args.a + (kConv ? i : i * args.a_row);
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
-  const float* const ahead = kConv && args.ahead != nullptr ? args.ahead : args.a;
-  const float* const next_b = args.next_b == nullptr ? b[0] : args.next_b;
-  const int32_t* const next_offset = args.next_b == nullptr ? args.b_offset : args.next_offset;
+  const float* const ahead = args.ahead != nullptr ? args.ahead : args.a;
+  const float* const next_b = args.next_b;
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
     if (kConv) {
       RIMC_PREFETCH(ahead + k * kRows);
-      if (Products::kPrefetchesInputs) RIMC_PREFETCH(next_b + next_offset[k]);
+      if (Products::kPrefetchesInputs && next_b != nullptr) {
+        RIMC_PREFETCH(next_b + args.next_offset[k]);
+      }
     }
     const ptrdiff_t a_at = kConv ? k * kRows : k;
     const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
