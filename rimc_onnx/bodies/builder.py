@@ -9,14 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from rimc_onnx.bodies.uses import Uses
+from rimc_onnx.bodies.uses import VALUE, Uses
 
 __all__ = ["Body", "Term"]
 
 _Literal = float | int | list[int] | list[float]
 
+Known = npt.NDArray[np.generic]
+"""float32 or int64, of no axes or one."""
+_DRAWS = {"RandomNormalLike"}
+_CASTS: dict[object, type] = {1: np.float32, 7: np.int64}
+_FOLDED: dict[str, Callable[..., Known]] = {
+    "Add": lambda a, b: np.asarray(a + b),
+    "Sub": lambda a, b: np.asarray(a - b),
+    "Mul": lambda a, b: np.asarray(a * b),
+    "Div": lambda a, b: np.asarray(a / b),
+    "Neg": lambda a: np.asarray(-a),
+    "Pow": lambda a, b: np.asarray(a**b),
+}
+"""Exact or rounded once, so the same in numpy and in ONNX Runtime; powers are of 2."""
 _KINDS = {
     "int": ir.AttributeType.INT,
     "ints": ir.AttributeType.INTS,
@@ -27,11 +42,23 @@ _KINDS = {
 
 
 class Term:
-    """A value in a body; ``+ - * /`` write the operators."""
+    """A value in a body; ``+ - * /`` write the operators.
 
-    def __init__(self, body: Body, value: ir.Value) -> None:
+    A number that is known when the body is written has no node before something reads it.
+    """
+
+    def __init__(self, body: Body, value: ir.Value | None, known: Known | None = None) -> None:
         self._body = body
-        self.value = value
+        self._value = value
+        self.known = known
+
+    @property
+    def value(self) -> ir.Value:
+        """The value that nodes read."""
+        if self._value is None:
+            assert self.known is not None, "a term is a value or a number"
+            self._value = self._body.written(self.known)
+        return self._value
 
     def __add__(self, other: Term | _Literal) -> Term:
         return self._body.op("Add", self, other)
@@ -63,6 +90,7 @@ class Body:
         self._uses = uses
         self._constants: dict[object, ir.Node] = {}
         self._scopes: list[list[ir.Node]] = [[]]
+        self._made: list[dict[object, ir.Value]] = [{}]
         self._num_values = 0
 
     def input(self, name: str) -> Term:
@@ -72,6 +100,9 @@ class Body:
     def attribute(self, name: str) -> Term:
         """The value of an attribute of the operator: a scalar, or a vector."""
         kind = self._attributes[name]
+        common = self.uses(f"{VALUE}{name}")
+        if common is not None:
+            return Term(self, None, np.asarray(common, np.int64))
         reference = self.reference(f"value_{kind}", name)
         return self._constant(("attribute", name), reference)
 
@@ -94,14 +125,30 @@ class Body:
         *inputs: Term | _Literal | None,
         **attributes: int | list[int] | ir.Attr | ir.TensorProtocol,
     ) -> Term:
-        """A node with one output; numbers become constants, an ``int`` one of int64."""
-        values = [None if i is None else self._term(i).value for i in inputs]
+        """A node with one output; numbers become constants, an ``int`` one of int64.
+
+        Of numbers that are known it is what the operator gives, and no node.
+        """
+        terms = [None if i is None else self._term(i) for i in inputs]
+        known = [t.known for t in terms if t is not None and t.known is not None]
+        if terms and len(known) == len(terms) and (made := _folded(op_type, known, attributes)):
+            return Term(self, None, made[0])
+        if op_type in {"Mul", "Div"} and terms[0] is not None and _is_one(terms[1]):
+            return terms[0]
+        values = [None if t is None else t.value for t in terms]
         attrs = [
             a if isinstance(a, ir.Attr) else _attribute(name, a) for name, a in attributes.items()
         ]
-        node = ir.Node("", op_type, values, attrs, outputs=[self._value()])
-        self._scopes[-1].append(node)
-        return Term(self, node.outputs[0])
+        # One node for what is written twice: where both are, so that no branch reads another's.
+        key = (op_type, *values, *((a.name, str(a)) for a in attrs))
+        made_before = self._made[-1]
+        if op_type in _DRAWS or any(a.type == ir.AttributeType.GRAPH for a in attrs):
+            made_before = {}
+        if key not in made_before:
+            node = ir.Node("", op_type, values, attrs, outputs=[self._new_value()])
+            self._scopes[-1].append(node)
+            made_before[key] = node.outputs[0]
+        return Term(self, made_before[key])
 
     def choose(
         self,
@@ -138,11 +185,13 @@ class Body:
 
     def _branch(self, write: Callable[[], Term]) -> ir.Graph:
         self._scopes.append([])
+        self._made.append({})
         result = write()
         made = {output for node in self._scopes[-1] for output in node.outputs}
         if result.value not in made:
             result = self.op("Identity", result)
         nodes = self._scopes.pop()
+        self._made.pop()
         return ir.Graph(
             inputs=[], outputs=[result.value], nodes=_read(nodes, result.value), name="g"
         )
@@ -151,19 +200,50 @@ class Body:
         if isinstance(operand, Term):
             return operand
         numbers = operand if isinstance(operand, list) else [operand]
-        kind = "int" if all(isinstance(n, int) for n in numbers) else "float"
-        name = f"value_{kind}{'s' if isinstance(operand, list) else ''}"
-        return self._constant((name, tuple(numbers)), _attribute(name, operand))
+        is_whole = all(isinstance(n, int) for n in numbers)
+        return Term(self, None, np.asarray(operand, np.int64 if is_whole else np.float32))
+
+    def written(self, known: Known) -> ir.Value:
+        """The Constant of a number or a vector."""
+        kind = "int" if known.dtype == np.int64 else "float"
+        name = f"value_{kind}{'s' if known.ndim else ''}"
+        numbers = known.tolist()
+        key = (name, tuple(numbers) if known.ndim else numbers)
+        return self._constant(key, _attribute(name, numbers)).value
 
     def _constant(self, key: object, attribute: ir.Attr) -> Term:
         """One node for each, in front of all others, so that branches may read it too."""
         if key not in self._constants:
-            self._constants[key] = ir.Node("", "Constant", [], [attribute], outputs=[self._value()])
+            self._constants[key] = ir.Node(
+                "", "Constant", [], [attribute], outputs=[self._new_value()]
+            )
         return Term(self, self._constants[key].outputs[0])
 
-    def _value(self) -> ir.Value:
+    def _new_value(self) -> ir.Value:
         self._num_values += 1
         return ir.Value(name=f"v{self._num_values}")
+
+
+def _is_one(term: Term | None) -> bool:
+    """True of the count 1, a vector of one element as counts of shapes are."""
+    known = None if term is None else term.known
+    return known is not None and known.dtype == np.int64 and known.tolist() == [1]
+
+
+def _folded(
+    op_type: str, inputs: Sequence[Known], attributes: Mapping[str, object]
+) -> tuple[Known] | None:
+    """What an operator gives for numbers, in the arithmetic of ONNX; none for other operators."""
+    if op_type == "Cast" and attributes["to"] in _CASTS:
+        return (inputs[0].astype(_CASTS[attributes["to"]]),)
+    if op_type == "Concat" and all(i.ndim == 1 for i in inputs):
+        return (np.concatenate(inputs),)
+    if op_type == "Reshape":
+        shape = inputs[1].tolist()
+        return (inputs[0].reshape(shape),) if len(shape) <= 1 else None
+    if op_type == "Div" and inputs[0].dtype == np.int64:
+        return None  # it is rounded towards zero, and nobody needs it
+    return (_FOLDED[op_type](*inputs),) if op_type in _FOLDED else None
 
 
 def _read(nodes: Sequence[ir.Node], result: ir.Value) -> list[ir.Node]:

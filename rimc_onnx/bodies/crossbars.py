@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rimc_onnx.bodies.builder import Body, Term
+from rimc_onnx.bodies.uses import VALUE
 from rimc_onnx.bodies.word_lines import (
     adc_top,
     bit_lines,
@@ -65,6 +66,12 @@ def _tiles(b: Body) -> Term:
     return b.op("Reshape", b.attribute("num_tiles"), [1])
 
 
+def _rows(b: Body, depth: Term, tiles: Term) -> Term:
+    """Word lines, or input channels, of a tile."""
+    whole = b.uses("padded") is False
+    return (depth if whole else depth + (tiles - 1)) / tiles
+
+
 def _in_every_run(b: Body, lines: Term, w: Term) -> Term:
     """``w``, so that what is made of it is made in every run: at load it would cost memory."""
     return w * b.op("Cast", b.op("Size", lines) > -1, to=1)
@@ -99,7 +106,7 @@ class _MatMulRead:
         self.tiles = _tiles(b)
         w_shape = b.op("Shape", w)
         self.depth, self.columns = w_shape.part(0, 1), w_shape.part(1, 2)
-        self.rows = (self.depth + self.tiles - 1) / self.tiles
+        self.rows = _rows(b, self.depth, self.tiles)
         self.pad = self.rows * self.tiles - self.depth
         top, adc = adc_top(b), b.attribute("adc_range")
         self.gain = top / adc
@@ -202,7 +209,8 @@ class _ConvRead:
         self.columns, self.depth = w_shape.part(0, 1), w_shape.part(1, 2)
         self.kernel = w_shape.part(2)
         self.columns_g = self.columns / self.groups
-        self.rows = (self.depth + self.tiles - 1) / self.tiles
+        self.is_one_group = b.uses(f"{VALUE}group") == 1
+        self.rows = _rows(b, self.depth, self.tiles)
         self.pad = self.rows * self.tiles - self.depth
         self.by_column = b.op("Concat", [1], self.groups, [1], self.columns_g, [1], axis=0)
         top, adc = adc_top(b), self._by_bit_line(b.attribute("adc_range"))
@@ -224,6 +232,8 @@ class _ConvRead:
 
     def _by_bit_line(self, values: Term) -> Term:
         """One number, or one of every bit line, [1, G, 1, M / G, 1]."""
+        if self.is_one_group:
+            return self.b.op("Reshape", values, [1, 1, 1, -1, 1])
         return self.b.op("Reshape", self.b.op("Expand", values, self.columns), self.by_column)
 
     def _by_tile(self, name: str) -> Term:
@@ -242,9 +252,13 @@ class _ConvRead:
             w_rows = b.op("Reshape", w, b.op("Concat", self.columns, self.depth, [-1], axis=0))
             pads = b.op("Concat", [0, 0, 0, 0], self.pad, [0], axis=0)
             w = b.op("Pad", w_rows, pads)
-        split = b.op("Concat", self.groups, self.columns_g, self.tiles, [-1], axis=0)
-        by_tile = b.op("Transpose", b.op("Reshape", w, split), perm=[0, 2, 1, 3])
-        shape = b.op("Concat", self.columns * self.tiles, self.rows, self.kernel, axis=0)
+        shape = b.op("Concat", [-1], self.rows, self.kernel, axis=0)
+        if self.is_one_group:
+            split = b.op("Concat", [0], self.tiles, [-1], axis=0)
+            by_tile = b.op("Transpose", b.op("Reshape", w, split), perm=[1, 0, 2])
+        else:
+            split = b.op("Concat", self.groups, self.columns_g, self.tiles, [-1], axis=0)
+            by_tile = b.op("Transpose", b.op("Reshape", w, split), perm=[0, 2, 1, 3])
         return b.op("Reshape", by_tile, shape)
 
     def _limit(self, w_shape: Term) -> Term:
@@ -266,7 +280,7 @@ class _ConvRead:
         partial = self._sums(x_tiles)
         out_spatial = b.op("Shape", partial).part(2)
         volume = b.op("ReduceProd", out_spatial, keepdims=1)
-        by_tile = b.op("Concat", batch, self.groups, self.tiles, self.columns_g, volume, axis=0)
+        by_tile = b.op("Concat", [0], self.groups, self.tiles, self.columns_g, volume, axis=0)
         split = b.op("Reshape", partial, by_tile)
         of_rows = b.op("Concat", batch, self.groups, self.tiles, [1], volume, axis=0)
         sums = b.choose(

@@ -9,11 +9,15 @@ from typing import Any
 from rimc_onnx.crossbar import CODED_BITS
 from rimc_onnx.ops import schema
 
-__all__ = ["Uses", "common_uses", "uses_of"]
+__all__ = ["VALUE", "Uses", "common_uses", "uses_of"]
 
 Uses = Mapping[str, "bool | int | None"]
 """What nodes use, by name: the same for all of them, or ``None`` where they differ or where it
 isn't known before the file is run."""
+VALUE = "value of "
+"""Before the name of an attribute: its value."""
+_COMMON = ("dac_bits", "dac_signed", "dac_serial_bits", "adc_bits", "num_tiles", "group")
+"""Attributes that most files have the same value of, with which much can be computed before."""
 
 
 def uses_of(
@@ -61,6 +65,7 @@ def _crossbar(attributes: Mapping[str, Any], weight: Sequence[int] | None) -> Us
         "sums": adc or is_serial or noise or terms,
         "tiles": tiles > 1,
         "padded": padded,
+        **{f"{VALUE}{name}": attributes[name] for name in _COMMON if name in attributes},
     }
 
 
