@@ -15,6 +15,7 @@ from rimc_onnx.passes.canonicalize_conv_transpose import (
     is_transposed_product,
 )
 from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
+from rimc_onnx.passes.cast_half_products import CastHalfProductsPass
 from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
@@ -46,6 +47,7 @@ from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,
     find_units,
+    is_kept_digital,
     require_mapped,
     select_rram_nodes,
 )
@@ -56,6 +58,7 @@ __all__ = [
     "AttachAdaptersPass",
     "CanonicalizeConvTransposePass",
     "CanonicalizeMatMulPass",
+    "CastHalfProductsPass",
     "CheckOperatorsPass",
     "Constant",
     "DropInitializerInputsPass",
@@ -82,6 +85,7 @@ __all__ = [
     "find_units",
     "folded_weight",
     "is_converted",
+    "is_kept_digital",
     "is_swappable",
     "is_transposed_product",
     "node_ranges",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError
+from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError, RimcError, one_line
 from rimc_onnx.ops.schema import DOMAIN, has_rimc_node
 from rimc_onnx.runtime import (
     NativeLibraryError,
@@ -46,6 +46,10 @@ _OLDEST: Final = (1, 24)
 _MAX_REASONS: Final = 4
 _INLINED: Final = "_inlfunc_"
 """What ONNX Runtime puts before names of nodes that it inlines."""
+_FUSION: Final = "MatMulAddFusion"
+"""Makes a Gemm of a MatMul and an Add whose shapes need not be known to fit an array's bias."""
+_KEPT: Final = "kept digital by the pattern"
+_MOST_PROTOBUF_BYTES: Final = (1 << 31) - (1 << 20)
 _EXTERNAL_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 _registering = threading.Lock()
 
@@ -128,8 +132,9 @@ def provider_session(
     ``stuck_min_frac``, ``stuck_max_frac``, ``level_bits``, ``num_slices``,
     ``devices_per_weight``, ``device_reads`` (False leaves out read noise and I-V curve that the
     device model states), and ``periphery`` (JSON of attributes by node).
-    ``rimc_onnx.jobs.provider_options`` makes them as a conversion would. Nodes without a name, and
-    those of model-local functions, have the names that a conversion gives them.
+    ``rimc_onnx.jobs.provider_options`` makes them as a conversion would. Nodes are those that a
+    conversion maps, under its names: where ONNX Runtime shows the provider another form of one
+    (float16, ``transA``, ConvTranspose, no name), the model is opened in the form of a conversion.
 
     Args:
         model: path of the file, or the serialised model.
@@ -142,7 +147,7 @@ def provider_session(
             on it.
         ConfigError: an option is not known, or its value is bad.
         NodeMappingError: no node of the model runs on a crossbar.
-        ModelError: a weight has NaN or infinite values.
+        ModelError: a weight has NaN or infinite values, or ONNX Runtime can't load the model.
     """
     import onnxruntime
 
@@ -159,12 +164,13 @@ def provider_session(
     with compiled_options(texts) as native:
         # Naming the provider in `providers` would not bring its operators.
         session_options.add_provider_for_devices(register_provider(), native)
-        session = _session(source, session_options)
-        if "device" in native and any(_is_unnamed(m.name) for m in last_mapping()):
+        session = _session(source, session_options, name=_name(model))
+        again = _rewritten(model, native) if "device" in native else None
+        if again is not None:
             if not isinstance(model, bytes):
                 folder = str(Path(model).resolve().parent)
                 session_options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, folder)
-            session = _session(_named(model), session_options)
+            session = _session(again, session_options, name=_name(model), fuses=False)
     if kernels_created() == before:
         raise nothing_runs(model, texts)
     return session
@@ -180,14 +186,30 @@ def last_mapping() -> list[NodeMapping]:
     return [NodeMapping(**entry) for entry in json.loads(library.RimcLastMapping().decode())]
 
 
-def _session(source: Any, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _session(
+    source: Any, options: onnxruntime.SessionOptions, *, name: str, fuses: bool = True
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
+    disabled = [] if fuses else [_FUSION]
     try:
         # The fallback of the Python binding would run a refused model on the CPU provider instead.
-        return onnxruntime.InferenceSession(source, options, enable_fallback=0)
+        return onnxruntime.InferenceSession(
+            source, options, enable_fallback=0, disabled_optimizers=disabled
+        )
+    except MemoryError:
+        raise
     except Exception as error:
-        raise translated(error) from error
+        own = translated(error)
+        if isinstance(own, RimcError):
+            raise own from error
+        raise ModelError(
+            f"{name}: ONNX Runtime can't load it ({one_line(error)[:300].rstrip('.')})."
+        ) from error
+
+
+def _name(model: str | Path | bytes) -> str:
+    return "the model" if isinstance(model, bytes) else str(model)
 
 
 def _is_unnamed(name: str) -> bool:
@@ -195,21 +217,59 @@ def _is_unnamed(name: str) -> bool:
     return not name or name.startswith(_INLINED)
 
 
-def _named(model: str | Path | bytes) -> bytes:
-    """The model with the names that a conversion gives to nodes without one."""
+def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes | None:
+    """The model in the form in which a conversion maps it, where that has more on crossbars.
+
+    1. Nodes that stayed digital though a conversion maps them (float16, transposed operands,
+       ConvTranspose, axes of size 1): the graph that :func:`rimc_onnx.passes.prepare_pipeline`
+       makes, float16 products in float32.
+    2. Nodes without a name alone: the same graph with the names that a conversion gives.
+    3. Neither, or more weights than one protobuf holds: nothing.
+    """
+    shown = last_mapping()
+    kept = [pattern for pattern in options.get("keep_digital", "").split(";") if pattern]
+    is_unnamed = any(_is_unnamed(m.name) for m in shown)
+    if not is_unnamed and not _may_gain(model, shown):
+        return None
     import onnx
     from onnxscript import ir
 
     from rimc_onnx import passes
+    from rimc_onnx.crossbar import ConvertConfig
 
-    if isinstance(model, bytes):
-        proto = onnx.load_from_string(model)
-    else:
-        proto = onnx.load(str(model), load_external_data=False)
-    graph = ir.serde.deserialize_model(proto)
-    passes.InlineFunctionsPass()(graph)
-    passes.NameNodesPass()(graph)
-    return bytes(ir.serde.serialize_model(graph).SerializeToString())
+    def graph() -> ir.Model:
+        if isinstance(model, bytes):
+            return ir.serde.deserialize_model(onnx.load_from_string(model))
+        found = ir.serde.deserialize_model(onnx.load(str(model), load_external_data=False))
+        ir.external_data.set_base_dir(found.graph, Path(model).resolve().parent)
+        return found
+
+    prepared = graph()
+    try:
+        passes.prepare_pipeline(keep_digital=kept)(prepared)
+        decisions = passes.select_rram_nodes(prepared, ConvertConfig(map_shared=True))
+    except RimcError:  # a conversion refuses what ONNX Runtime runs
+        decisions = []
+    units = [d.unit for d in decisions if d.unit and passes.is_kept_digital(d.name, kept) is None]
+    mapped = {m.name for m in shown if m.reason is None}
+    more = any(unit.name not in mapped for unit in units)
+    tensors = [v.const_value for v in prepared.graph.initializers.values() if v.const_value]
+    if more and sum(t.nbytes for t in tensors) < _MOST_PROTOBUF_BYTES:
+        passes.CastHalfProductsPass(units)(prepared)
+        return bytes(ir.serde.serialize_model(prepared).SerializeToString())
+    if not is_unnamed:
+        return None
+    named = graph()
+    passes.InlineFunctionsPass()(named)
+    passes.NameNodesPass()(named)
+    return bytes(ir.serde.serialize_model(named).SerializeToString())
+
+
+def _may_gain(model: str | Path | bytes, shown: Sequence[NodeMapping]) -> bool:
+    """True where a conversion may map a node that the provider was not shown, or refused."""
+    if any(m.reason and not m.reason.startswith(_KEPT) for m in shown):
+        return True
+    return has_rimc_node(model if isinstance(model, bytes) else Path(model), ["ConvTranspose"])
 
 
 def _text(value: object) -> str:

@@ -2,6 +2,7 @@
 //
 // The execution provider: brings the operators of the domain to a session and, where a preset is
 // given, runs the Conv, Gemm and MatMul nodes of an ordinary model on crossbars.
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -134,7 +135,21 @@ class Provider : public abi::Ep {
       decisions.push_back(std::move(*decision));
     }
     AddFusedNodes(nodes, mapped, info);
-    last_mapping = ToJson(decisions);
+    Remember(std::move(decisions));
+    last_mapping = ToJson(decisions_);
+  }
+
+  // ONNX Runtime asks again once it has inlined functions: nodes that were claimed before are in
+  // the graph no more, all others are shown again.
+  void Remember(std::vector<Decision> shown) {
+    std::set<std::string> names;
+    for (const Decision& d : shown) names.insert(d.name);
+    const auto gone = [&](const Decision& d) { return !d.mapped || names.count(d.name) > 0; };
+    decisions_.erase(std::remove_if(decisions_.begin(), decisions_.end(), gone), decisions_.end());
+    for (Decision& d : shown) {
+      d.mapped = d.mapped ? std::optional<MappedNode>(MappedNode()) : std::nullopt;  // no weights
+      decisions_.push_back(std::move(d));
+    }
   }
 
   // Nodes that start a group: crossbars, or nodes that go to one.
@@ -239,6 +254,7 @@ class Provider : public abi::Ep {
   const abi::Api* api_;
   const abi::Logger* logger_;
   std::optional<DeviceOptions> device_;
+  std::vector<Decision> decisions_;
   bool converted_ = false;  // a preset was given for a converted model
 };
 
