@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,12 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+import rimc_onnx.jobs.evaluate as evaluate_job
 from rimc_onnx import convert, evaluate
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import DataError
+from rimc_onnx.execution.sessions import open_session
 from rimc_onnx.jobs.figures import Hits
 
 ALL_DRIFTED = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=1.0))
@@ -139,3 +144,35 @@ def test_axis_of_classes(shape: tuple[int, ...], labels: tuple[int, ...] | None,
     else:
         hits.add_labels(logits, best.reshape(labels))
         assert hits.top1 == hits.total == best.size
+
+
+@pytest.mark.parametrize("waiting_bytes", [1, 1 << 20])
+def test_large_models_are_open_one_at_a_time_with_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting_bytes: int
+) -> None:
+    # Two sessions of a model that just fits; batches that the other session never sees, or pairs
+    # with the outputs of another batch.
+    model = model_of(tmp_path, "g (float[N,6] x) => (float[N,5] y) { y = MatMul(x, w) }",
+                     w=normal(6, 5))  # fmt: skip
+    x = normal(70, 6)
+    given = {"data": {"x": x}, "teacher": tmp_path / "m.onnx", "batch_size": 16}
+    want = evaluate(model, **given)
+    opened = []
+    held: list[weakref.ref[object]] = []
+
+    def opener(path: Path, *, native: bool) -> object:
+        gc.collect()
+        assert all(session() is None for session in held), "two are open"
+        session = open_session(path, native=native)
+        opened.append(path.name)
+        held.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(evaluate_job, "open_session", opener)
+    monkeypatch.setattr(evaluate_job, "_BOTH_OPEN_BYTES", 0)
+    monkeypatch.setattr(evaluate_job, "_WAITING_BYTES", waiting_bytes)
+    done: list[int] = []
+    found = evaluate(model, **given, progress=lambda count, _all: done.append(count))
+    assert replace(found, seconds=0) == replace(want, seconds=0)
+    assert done == [16, 32, 48, 64, 70]
+    assert opened == ["m.onnx", "m.rimc.onnx"] * (5 if waiting_bytes == 1 else 1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,19 @@ from typing import Any
 from rimc_onnx.errors import DataError, UsageError
 from rimc_onnx.execution.sessions import Session, SessionFactory, open_session, run_session
 from rimc_onnx.io.feeds import graph_inputs
-from rimc_onnx.io.model_files import load_model, model_bytes
-from rimc_onnx.io.samples import Data, Samples, import_callable, load_samples
+from rimc_onnx.io.model_files import files_of, load_model, model_bytes
+from rimc_onnx.io.samples import Batch, Data, Samples, import_callable, load_samples
 from rimc_onnx.jobs.figures import Hits, Metric, Sqnr, apply_metric
 from rimc_onnx.jobs.teacher import TEACHER_PATH, teacher_of
 
 __all__ = ["EvaluationReport", "Metric", "evaluate", "evaluate_session"]
 
 _DEFAULT_LABELS = "labels"
+_BOTH_OPEN_BYTES = 256 << 20
+"""Weights up to here are held twice, the teacher's beside the model's; a session may take three
+times its weights."""
+_WAITING_BYTES = 256 << 20
+"""Outputs of a large teacher that wait for the model's turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +88,22 @@ def evaluate(
         teacher = teacher_of(graph, source, None, force=False)
     elif teacher is not None:
         load_model(Path(teacher))
-    return evaluate_session(
-        device(model_bytes(source)) if device else open_session(source, native=native),
+    compared = Path(teacher) if teacher else None
+    weight_bytes = sum(path.stat().st_size for path in files_of(source))
+    both = compared is None or weight_bytes <= _BOTH_OPEN_BYTES
+    return _evaluate(
+        _Turn(
+            lambda: device(model_bytes(source)) if device else open_session(source, native=native),
+            stays=both,
+        ),
         samples,
         outputs=[output.name or "" for output in graph.graph.outputs],
-        model=str(source),
+        name=str(source),
         labels=labels,
         strict=metric is None or asked is not None,
-        teacher=open_session(Path(teacher), native=False) if teacher else None,
+        teacher=None
+        if compared is None
+        else _Turn(lambda: open_session(compared, native=False), stays=both),
         metric=import_callable(metric) if isinstance(metric, str) else metric,
         batch_size=batch_size,
         progress=progress,
@@ -124,6 +137,86 @@ def evaluate_session(
         batch_size: samples a run.
         progress: called with (samples done, samples in all).
     """
+    return _evaluate(
+        _Turn(lambda: session, stays=True),
+        samples,
+        outputs=outputs,
+        name=model,
+        labels=labels,
+        strict=strict,
+        teacher=None if teacher is None else _Turn(lambda: teacher, stays=True),
+        metric=metric,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+class _Turn:
+    """A session that is opened when its turn comes, and let go after it where it is large."""
+
+    def __init__(self, opener: Callable[[], Session], *, stays: bool) -> None:
+        self._opener = opener
+        self.stays = stays
+        self._session: Session | None = opener() if stays else None
+
+    def session(self) -> Session:
+        if self._session is None:
+            self._session = self._opener()
+        return self._session
+
+    def end(self) -> None:
+        if not self.stays:
+            self._session = None
+
+
+def _runs(
+    model: _Turn, teacher: _Turn | None, batches: Iterable[Batch], outputs: Sequence[str], name: str
+) -> Iterator[tuple[Batch, list[Any], list[Any] | None, float]]:
+    """Every batch with the model's outputs, the teacher's and the seconds in the model.
+
+    Sessions of large models are never open at once: the teacher runs as many batches as the memory
+    holds outputs of, then it is the model's turn.
+    """
+    waiting: list[tuple[Batch, list[Any] | None]] = []
+
+    def answered() -> Iterator[tuple[Batch, list[Any], list[Any] | None, float]]:
+        for batch, expected in waiting:
+            session = model.session()
+            start = time.perf_counter()
+            values = run_session(session, outputs, batch.feeds, name)
+            yield batch, values, expected, time.perf_counter() - start
+        model.end()
+
+    held = 0
+    for batch in batches:
+        expected = None
+        if teacher is not None:
+            expected = run_session(teacher.session(), outputs, batch.feeds, "the teacher")
+        waiting.append((batch, expected))
+        held += sum(getattr(value, "nbytes", 0) for value in expected or [])
+        if teacher is None or teacher.stays or held > _WAITING_BYTES:
+            if teacher is not None:
+                teacher.end()
+            yield from answered()
+            waiting, held = [], 0
+    if teacher is not None:
+        teacher.end()
+    yield from answered()
+
+
+def _evaluate(
+    model: _Turn,
+    samples: Samples,
+    *,
+    outputs: Sequence[str],
+    name: str,
+    labels: str | None,
+    strict: bool,
+    teacher: _Turn | None,
+    metric: Metric | None,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> EvaluationReport:
     if labels is not None and labels not in samples.extras:
         raise DataError(
             f"the data has no array {labels!r} for the labels; beside the inputs it has "
@@ -134,13 +227,10 @@ def evaluate_session(
     kept: list[tuple[list[Any], dict[str, Any]]] = []
     done = 0
     seconds = 0.0
-    for batch in samples.batches(batch_size):
-        start = time.perf_counter()
-        values = run_session(session, outputs, batch.feeds, model)
-        seconds += time.perf_counter() - start
-        expected = None
-        if teacher is not None:
-            expected = run_session(teacher, outputs, batch.feeds, "the teacher")
+    runs = _runs(model, teacher, samples.batches(batch_size), outputs, name)
+    for batch, values, expected, run_seconds in runs:
+        seconds += run_seconds
+        if expected is not None:
             sqnr.add(expected, values)
         try:
             if hits is not None:
@@ -156,7 +246,7 @@ def evaluate_session(
     taken = {f.name for f in fields(EvaluationReport)}
     hits = hits or Hits(outputs[0])
     return EvaluationReport(
-        model=model,
+        model=name,
         samples=samples.num_samples,
         top1=hits.top1 / hits.total if hits.total else None,
         top5=hits.top5 / hits.total if hits.total else None,

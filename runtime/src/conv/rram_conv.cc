@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/pages.h"
 #include "kernels/dispatch.h"
 
 namespace rimc {
@@ -42,6 +43,7 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
            tile_group);
   }
   Pack(w->Floats());
+  ForgetPages(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
 }
 
 RramConv::RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery)

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/pages.h"
 #include "kernels/dispatch.h"
 #include "matmul/rram_matmul_work.h"
 
@@ -54,6 +55,7 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
   Pack(w->Floats());
+  ForgetPages(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
 }
 
 RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKernels()) {
