@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,19 @@ from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_RANK
 
-__all__ = ["Kinds", "Share", "allocate", "uniform"]
+__all__ = ["LARGE_NODE_WEIGHTS", "Kinds", "Share", "allocate", "uniform"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 _SPARSE_BYTES = 1.5
 """A code of 4 bits and an 8-bit relative index."""
+LARGE_NODE_WEIGHTS = 8 << 20
+"""Beyond this a node's matrices, some ten of its size, are not held beside another's."""
+_FIRST_RANKS = 32
+_MORE_RANKS = 4
+"""Gains of so many ranks of a node are found first, and so many times more where all are bought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +52,29 @@ class Share:
     """What one node was given."""
 
     rank: int
-    s: F32 | None
-    """Sparse cells (or all cells) of the correction, [G, d, m]."""
+    cells: Index | None
+    """Places of the sparse cells of the correction [G, d, m], in C order."""
     dense: bool = False
     """The correction is kept whole."""
     magnitude: bool = True
     """Bit lines may have gains of their own."""
 
+    def kept(self, need: F32) -> F32 | None:
+        """The cells of ``need`` [G, d, m] that SRAM holds, zero elsewhere; none at all is None."""
+        return need if self.dense else _kept(need, self.cells)
+
+
+def _kept(need: F32, cells: Index | None) -> F32 | None:
+    if cells is None:
+        return None
+    s = np.zeros_like(need)
+    s.reshape(-1)[cells] = need.reshape(-1)[cells]
+    return s
+
 
 def uniform(geometries: Iterable[NodeGeometry], rank: int) -> list[Share]:
     """One rank for all nodes, as the papers do; less where a matrix has less."""
-    return [Share(rank=geometry.clamp_rank(rank), s=None) for geometry in geometries]
+    return [Share(rank=geometry.clamp_rank(rank), cells=None) for geometry in geometries]
 
 
 def allocate(
@@ -63,20 +82,20 @@ def allocate(
 ) -> list[Share]:
     """Spend ``budget_bytes``; never more, where they hold the magnitudes that have to be."""
     own = _magnitudes(drafts, budget_bytes, kinds, sparse_frac)
-    drafts = [d if keep else d.without_magnitude() for d, keep in zip(drafts, own, strict=True)]
-    shares: list[Share | None] = [None] * len(drafts)
     left = budget_bytes - sum(d.m.size for d, keep in zip(drafts, own, strict=True) if keep)
+    chosen = _Chosen(drafts, [(i, keep) for i, keep in enumerate(own)])
+    shares: list[Share | None] = [None] * len(drafts)
     if kinds.dense:
-        shares, left = _dense(drafts, left, kinds)
+        shares, left = _dense(chosen, left, kinds)
     open_nodes = [i for i, share in enumerate(shares) if share is None]
-    rest = [drafts[i] for i in open_nodes]
-    cells: list[F32 | None] = [None] * len(rest)
+    rest = _Chosen(drafts, [(i, own[i]) for i in open_nodes])
+    cells: list[Index | None] = [None] * len(rest)
     if kinds.sparse:
         cells = _sparse_cells(rest, _num_cells(left, kinds, sparse_frac))
         left -= sum(_bytes_of(c) for c in cells)
     ranks = _ranks(rest, cells, left) if kinds.low_rank else [0] * len(rest)
-    for i, rank, s in zip(open_nodes, ranks, cells, strict=True):
-        shares[i] = Share(rank=rank, s=s)
+    for i, rank, found in zip(open_nodes, ranks, cells, strict=True):
+        shares[i] = Share(rank=rank, cells=found)
     return [
         replace(share, magnitude=keep)
         for share, keep in zip(shares, own, strict=True)
@@ -84,9 +103,31 @@ def allocate(
     ]
 
 
-def _bytes_of(cells: F32 | None) -> int:
+class _Chosen(Sequence[Draft]):
+    """Some of the drafts, with or without magnitudes of their own; none is held."""
+
+    def __init__(self, drafts: Sequence[Draft], chosen: Sequence[tuple[int, bool]]) -> None:
+        """``chosen`` are (index in ``drafts``, whether it has its magnitudes)."""
+        self._drafts = drafts
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Draft: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Chosen: ...
+    def __getitem__(self, index: int | slice) -> Draft | _Chosen:
+        if isinstance(index, slice):
+            return _Chosen(self._drafts, self._chosen[index])
+        at, keep = self._chosen[index]
+        return self._drafts[at] if keep else self._drafts[at].without_magnitude()
+
+
+def _bytes_of(cells: Index | None) -> int:
     """SRAM of one node's sparse cells: whole bytes."""
-    return 0 if cells is None else math.ceil(_SPARSE_BYTES * int(np.count_nonzero(cells)))
+    return 0 if cells is None else math.ceil(_SPARSE_BYTES * cells.size)
 
 
 def _num_cells(budget_bytes: int, kinds: Kinds, sparse_frac: float) -> int:
@@ -106,19 +147,19 @@ def _magnitudes(
     count = _num_cells(budget_bytes, kinds, sparse_frac)
     price = 0.0
     if count:
-        plain = [node.without_magnitude() for node in drafts]
-        best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in plain])
-        price = float(_largest(best, count).min()) / _SPARSE_BYTES
+        plain = _Chosen(drafts, [(i, False) for i in range(len(drafts))])
+        price = float(_best_gains(plain, count).min()) / _SPARSE_BYTES
     own = [False] * len(drafts)
-    for i in sorted(range(len(drafts)), key=lambda i: -drafts[i].magnitude_gain / drafts[i].m.size):
-        size, gain = drafts[i].m.size, drafts[i].magnitude_gain
+    gains = [(node.magnitude_gain, node.m.size) for node in drafts]
+    for i in sorted(range(len(drafts)), key=lambda i: -gains[i][0] / gains[i][1]):
+        gain, size = gains[i]
         if gain > price * size and size <= budget_bytes:
             own[i] = True
             budget_bytes -= size
     return own
 
 
-def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
+def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
     """The cells of all nodes that gain most, in the bytes of ``count``."""
     budget_bytes = _SPARSE_BYTES * count
     while count > 0 and drafts:
@@ -131,13 +172,11 @@ def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
     return [None] * len(drafts)
 
 
-def _best_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
-    # A node can't hold more of the best than there are: a bound keeps the list of gains short.
-    best = np.concatenate([_largest(node.cell_gains().ravel(), count) for node in drafts])
-    best = _largest(best, count)
+def _best_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
+    best = _best_gains(drafts, count)
     threshold = best.min()
     ties = int((best == threshold).sum()) if threshold > 0 else 0
-    cells: list[F32 | None] = []
+    cells: list[Index | None] = []
     for node in drafts:
         gains = node.cell_gains()
         kept = gains > threshold
@@ -145,9 +184,19 @@ def _best_cells(drafts: Sequence[Draft], count: int) -> list[F32 | None]:
         at = np.flatnonzero(gains == threshold)[:ties]
         kept.flat[at] = True
         ties -= len(at)
-        s = np.where(kept, node.need, np.float32(0))
-        cells.append(s if s.any() else None)
+        found = np.flatnonzero(kept & (node.need != 0))
+        cells.append(found if found.size else None)
     return cells
+
+
+def _best_gains(drafts: Sequence[Draft], count: int) -> F32:
+    """The ``count`` largest gains of all cells, in no order: of a few nodes at a time."""
+    best = np.zeros(0, np.float32)
+    for node in drafts:
+        # A node can't hold more of the best than there are.
+        gains = _largest(node.cell_gains().ravel(), count)
+        best = _largest(np.concatenate([best, gains]), count)
+    return best
 
 
 def _largest(values: F32, count: int) -> F32:
@@ -156,18 +205,23 @@ def _largest(values: F32, count: int) -> F32:
     return np.partition(values, values.size - count)[values.size - count :]
 
 
-def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: int) -> list[int]:
-    costs = [node.need.shape[0] * sum(node.need.shape[1:]) for node in drafts]
+def _ranks(drafts: Sequence[Draft], cells: Sequence[Index | None], budget_bytes: int) -> list[int]:
+    shapes = [node.problem.target.shape for node in drafts]
+    costs = [group * (depth + columns) for group, depth, columns in shapes]
+    # Beyond this rank the branch costs more than the matrix.
+    most = [min(d, m, max(1, d * m // (d + m)), MAX_RANK) for _, d, m in shapes]
+    most = [max(0, min(r, budget_bytes // cost)) for r, cost in zip(most, costs, strict=True)]
 
-    def gains_of(item: tuple[Draft, F32 | None, int]) -> F64:
-        node, s, cost = item
-        _, depth, columns = node.need.shape
-        # Beyond this rank the branch costs more than the matrix.
-        most = min(depth, columns, max(1, depth * columns // (depth + columns)))
-        most = max(0, min(most, budget_bytes // cost, MAX_RANK))
-        return node.without_products().rank_gains(s, most) if most else np.zeros(0)
+    def gains_of(item: tuple[int, int]) -> F64:
+        i, count = item
+        if not count:
+            return np.zeros(0)
+        node = drafts[i].without_products()
+        return node.rank_gains(_kept(node.need, cells[i]), count)
 
-    gains = list(beside_each_other(gains_of, zip(drafts, cells, costs, strict=True)))
+    first = [min(r, _FIRST_RANKS) for r in most]
+    large = max((math.prod(shape) for shape in shapes), default=0) > LARGE_NODE_WEIGHTS
+    gains = list(beside_each_other(gains_of, enumerate(first), workers=1 if large else None))
     ranks = [0] * len(drafts)
     heap = [(-g[0] / c, i) for i, (g, c) in enumerate(zip(gains, costs, strict=True)) if len(g)]
     heapq.heapify(heap)
@@ -177,6 +231,9 @@ def _ranks(drafts: Sequence[Draft], cells: Sequence[F32 | None], budget_bytes: i
             continue
         budget_bytes -= costs[i]
         ranks[i] += 1
+        if ranks[i] == len(gains[i]) < most[i]:
+            more = [(i, min(most[i], _MORE_RANKS * ranks[i]))]
+            (gains[i],) = beside_each_other(gains_of, more, workers=1)
         if ranks[i] < len(gains[i]):
             heapq.heappush(heap, (-gains[i][ranks[i]] / costs[i], i))
     return ranks
@@ -189,10 +246,10 @@ def _dense(
 
     A whole node needs no index, so its cells cost half of what they cost one by one.
     """
-    whole = [Share(rank=0, s=node.need, dense=True) for node in drafts]
+    whole = Share(rank=0, cells=None, dense=True)
     total = sum(node.need.size for node in drafts)
     if total <= budget_bytes:
-        return list(whole), budget_bytes - total
+        return [whole] * len(drafts), budget_bytes - total
     shares: list[Share | None] = [None] * len(drafts)
     gains = [node.cell_gains() for node in drafts]
     order = sorted(range(len(drafts)), key=lambda i: -float(gains[i].mean()))
@@ -200,7 +257,7 @@ def _dense(
         size = gains[i].size
         still_open = [j for j in range(len(drafts)) if shares[j] is None]
         if size <= budget_bytes and gains[i].sum() > _rival(drafts, gains, still_open, size, kinds):
-            shares[i] = whole[i]
+            shares[i] = whole
             budget_bytes -= size
     return shares, budget_bytes
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.allocate import Share, allocate, uniform
-from rimc_onnx.calibration.config import DEFAULT_BUDGET_FRAC, CalibrateConfig
+from rimc_onnx.calibration.allocate import LARGE_NODE_WEIGHTS, Share, allocate, uniform
+from rimc_onnx.calibration.config import DEFAULT_BUDGET_FRAC
 from rimc_onnx.calibration.gains import SampleMoments
 from rimc_onnx.calibration.job import CalibrationJob, problem_of, target_of
 from rimc_onnx.calibration.moments import Features
@@ -27,6 +27,7 @@ from rimc_onnx.calibration.problem import (
 )
 from rimc_onnx.calibration.quantize import quantize
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.shelf import Shelf
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     Draft,
@@ -46,10 +47,6 @@ __all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-
-
-_LARGE_NODE_BYTES = 32 << 20
-"""Weight of a node whose matrices, some ten times that, are not held beside another's."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,34 +104,33 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
     moments: dict[str, SampleMoments] = {}
     outputs: dict[str, Chunks] = {}
 
-    def study(item: tuple[Pair, Features | None]) -> Draft | CalibratedNode:
-        pair, features = item
-        problem = problem_of(job, sensitivities, pair, features)
-        if features is not None:
-            found = SampleMoments.of(features.y, job.feeds, pair.geometry.channel_axis)
-            moments[pair.branch.node] = found
-        drafted = _draft(job, problem, exact=job.exact)
-        share = given.get(pair.branch.node)
-        if share is None:
-            return drafted.without_products()
-        return _finished(job, pair, drafted, share, features)
+    with Shelf(job.pairs) as drafts:
 
-    def finished(item: tuple[Pair, Draft, Share]) -> CalibratedNode:
-        pair, drafted, share = item
-        return _finished(job, pair, drafted.without_products(), share)
+        def study(item: tuple[Pair, Features | None]) -> CalibratedNode | None:
+            pair, features = item
+            problem = problem_of(job, sensitivities, pair, features)
+            if features is not None:
+                found = SampleMoments.of(features.y, job.feeds, pair.geometry.channel_axis)
+                moments[pair.branch.node] = found
+            drafted = _draft(job, problem, exact=job.exact)
+            share = given.get(pair.branch.node)
+            if share is not None:
+                return _finished(job, pair, drafted, share, features)
+            drafts.put(pair, drafted.without_products())
+            return None
 
-    walk = beside_each_other(study, _walk(job, outputs), workers=_workers(job))
-    drafts, nodes = [], []
-    for done, found in enumerate(walk):
-        if isinstance(found, Draft):
-            drafts.append(found)
-        else:
-            nodes.append(found)
-        job.progress("teacher", done + 1, len(job.pairs))
-    if drafts:
-        shares = _shares(drafts, job.config)
-        drafted = zip(job.pairs, drafts, shares, strict=True)
-        nodes = list(beside_each_other(finished, drafted, workers=_workers(job)))
+        walk = beside_each_other(study, _walk(job, outputs), workers=_workers(job))
+        nodes = []
+        for done, node in enumerate(walk):
+            nodes += [] if node is None else [node]
+            job.progress("teacher", done + 1, len(job.pairs))
+        if not shares:
+            shares = _shares(drafts, job)
+
+            def finished(index: int) -> CalibratedNode:
+                return _finished(job, job.pairs[index], drafts[index], shares[index])
+
+            nodes = list(beside_each_other(finished, range(len(drafts)), workers=_workers(job)))
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     return Fitted(nodes=nodes, shares=shares, moments=moments, outputs=outputs)
@@ -142,8 +138,8 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
 
 def _workers(job: CalibrationJob) -> int | None:
     """One node at a time where one takes much memory, or where the solver wants that."""
-    largest = max((4 * pair.geometry.num_weights for pair in job.pairs), default=0)
-    return 1 if largest > _LARGE_NODE_BYTES else job.solver.num_workers
+    largest = max((pair.geometry.num_weights for pair in job.pairs), default=0)
+    return 1 if largest > LARGE_NODE_WEIGHTS else job.solver.num_workers
 
 
 def _draft(job: CalibrationJob, problem: NodeProblem, *, exact: bool) -> Draft:
@@ -197,11 +193,13 @@ def _ranks(job: CalibrationJob) -> list[Share]:
     return uniform([pair.geometry for pair in job.pairs], rank)
 
 
-def _shares(drafts: Sequence[Draft], config: CalibrateConfig) -> list[Share]:
-    magnitudes = sum(d.m.size for d in drafts) if config.kinds.magnitude else 0
+def _shares(drafts: Sequence[Draft], job: CalibrationJob) -> list[Share]:
+    config = job.config
+    columns = sum(pair.geometry.columns for pair in job.pairs)
+    magnitudes = columns if config.kinds.magnitude else 0
     budget = config.sram_budget_bytes
     if budget is None:
-        num_weights = sum(d.need.size for d in drafts)
+        num_weights = sum(pair.geometry.num_weights for pair in job.pairs)
         if config.sram_budget_frac is None:
             budget = max(int(DEFAULT_BUDGET_FRAC * num_weights), magnitudes)
         else:
@@ -247,8 +245,7 @@ def refit_on_student(job: CalibrationJob, shares: Sequence[Share]) -> list[Calib
         )
         node = _draft(job, problem, exact=False)
         share = by_name[pair.branch.node]
-        s = None if share.s is None else np.where(share.s != 0, node.need, np.float32(0))
-        nodes.append(_finished(job, pair, node, replace(share, s=s)))
+        nodes.append(_finished(job, pair, node, share))
         AttachAdaptersPass({nodes[-1].name: nodes[-1].adapter})(job.student)
 
     with one_blas_thread():

@@ -150,7 +150,7 @@ def forecast(
     found = []
     for node, (drafted, error), share in zip(nodes, studied, shares, strict=True):
         fitted = drafted if share.magnitude else drafted.without_magnitude()
-        adapter = finish(fitted, rank=share.rank, s=share.s)
+        adapter = finish(fitted, rank=share.rank, s=share.kept(fitted.need))
         judged = replace(drafted.problem, error=error, statistics=node.statistics)
         found.append(
             NodeForecast(

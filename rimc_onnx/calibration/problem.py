@@ -41,6 +41,8 @@ _FLOOR_FRAC = 0.05
 """Prior variance that every cell has, as a share of the mean squared weight."""
 _MOST_OPERATIONS = 1e9
 """Largest columns * d^2 for which every bit line has a prior of its own in the regression."""
+_MOST_CELLS = 1 << 20
+"""Cells whose systems are solved at once: their vectors stay in the processor's caches."""
 _MOST_STEPS = 16
 """Steps of that regression; most nodes need three to six."""
 _TOLERANCE = 3e-3
@@ -232,10 +234,16 @@ def _regress(x_x: Gram, x_e: F64, known: F32, spread: F32) -> F32:
     solve = gram.inverse(_PRIOR_FRAC * power.mean() / variance.mean(axis=1, dtype=np.float64))
     seen = (x_e / unit).astype(np.float32) - gram @ known
     rank = depth if gram.rows is None else gram.rows.shape[1]
-    if columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS:
-        return solve(seen)
+    is_large = columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS
     ridge = np.divide((_PRIOR_FRAC * power).astype(np.float32), variance, out=variance)
-    return _conjugate_gradients(gram, ridge, seen, solve)
+    together = max(1, _MOST_CELLS // depth)
+    for part in (np.s_[:, i : i + together] for i in range(0, columns, together)):
+        some = np.ascontiguousarray(seen[part])
+        if is_large:
+            seen[part] = solve(some)
+        else:
+            seen[part] = _conjugate_gradients(gram, ridge[part], some, solve)
+    return seen
 
 
 def _conjugate_gradients(gram: Gram, ridge: F32, seen: F32, solve: Callable[[F32], F32]) -> F32:

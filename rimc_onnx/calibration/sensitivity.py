@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 
 _ERROR_FRAC = 0.2
 """Error of the weights, as a share of themselves."""
+_DRAWN = 1 << 20
+"""Test errors drawn at once; what is drawn does not depend on it."""
 _NODE_RUNS = 128
 """Nodes * samples that are run to the end of the model."""
 
@@ -101,16 +103,21 @@ def _few(feeds: Sequence[Feed], samples: int) -> list[Feed]:
 def _error(unit: RramUnit, x: Array, product: Session, seed: int) -> Array:
     """What the node gets wrong if its weights are off, mean error taken away."""
     weight = unit.weight.float32()
-    z = standard_normals(
-        seed=seed,
-        node=unit.name,
-        device=0,
-        purpose=Purpose.SENSITIVITY,
-        start=0,
-        count=weight.size,
-    )
-    off = (weight * (_ERROR_FRAC * z.reshape(weight.shape))).astype(np.float32)
-    error = product.run(None, {"x": np.asarray(x, np.float32), "w": off})[0]
+    flat = weight.reshape(-1)
+    off = np.empty_like(flat)
+    for start in range(0, flat.size, _DRAWN):
+        part = np.s_[start : start + _DRAWN]
+        z = standard_normals(
+            seed=seed,
+            node=unit.name,
+            device=0,
+            purpose=Purpose.SENSITIVITY,
+            start=start,
+            count=flat[part].size,
+        )
+        off[part] = flat[part] * (_ERROR_FRAC * z)
+    given = {"x": np.asarray(x, np.float32), "w": off.reshape(weight.shape)}
+    error = product.run(None, given)[0]
     error = np.where(np.isfinite(error), error, np.float32(0))
     channel = unit.geometry.channel_axis % error.ndim
     axes = tuple(axis for axis in range(error.ndim) if axis != channel)

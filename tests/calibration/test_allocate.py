@@ -90,7 +90,7 @@ def bytes_of(drafts: Sequence[Draft], shares: Sequence[Share]) -> int:
     for given, share in zip(drafts, shares, strict=True):
         bias = np.zeros(given.m.size, np.float32)
         node = given if share.magnitude else given.without_magnitude()
-        adapter = finish(node, rank=share.rank, s=share.s)
+        adapter = finish(node, rank=share.rank, s=share.kept(node.need))
         codes, _ = quantize(adapter, given.problem, bias, dense=share.dense)
         total += codes.sram_bytes
     return total
@@ -98,7 +98,7 @@ def bytes_of(drafts: Sequence[Draft], shares: Sequence[Share]) -> int:
 
 def error_of(drafts: Sequence[Draft], shares: Sequence[Share]) -> float:
     return sum(
-        squared_error(n.problem, finish(n, rank=s.rank, s=s.s))
+        squared_error(n.problem, finish(n, rank=s.rank, s=s.kept(n.need)))
         for n, s in zip(drafts, shares, strict=True)
     )
 
@@ -125,11 +125,13 @@ def test_budget_is_never_exceeded(net: list[Draft], kinds: Kinds, sparse_frac: f
         for given, share in zip(net, shares, strict=True):
             assert 0 <= share.rank <= min(given.need.shape[1:])
             assert kinds.low_rank or share.rank == 0
-            assert kinds.sparse or share.dense or share.s is None
+            assert kinds.sparse or share.cells is None
             assert kinds.dense or not share.dense
-            if share.s is not None:
-                kept = share.s != 0
-                assert np.array_equal(share.s[kept], given.need[kept])
+            if share.cells is not None:
+                s = share.kept(given.need)
+                assert s is not None
+                assert np.array_equal(np.flatnonzero(s), share.cells)
+                assert np.array_equal(s[s != 0], given.need.ravel()[share.cells])
 
 
 @pytest.mark.parametrize("kinds", [LOW_RANK, SPARSE, BOTH], ids=["low rank", "sparse", "both"])
@@ -158,7 +160,7 @@ def test_sparse_cells_are_the_best_there_are() -> None:
         shares = allocate(drafts, budget, SPARSE, 0.5)
         kept = np.concatenate(
             [
-                np.zeros(d.need.size) if s.s is None else (s.s != 0).ravel()
+                np.isin(np.arange(d.need.size), [] if s.cells is None else s.cells)
                 for d, s in zip(drafts, shares, strict=True)
             ]
         )
@@ -200,11 +202,11 @@ def test_outliers_are_kept_sparse_and_the_rest_gets_ranks() -> None:
     # A rank spent on three cells that cost five bytes.
     given = node((24, 10), 3, size=0.1, outlier=4.0)
     (share,) = allocate([given], 80, BOTH, 0.15)
-    assert share.s is not None
-    assert np.count_nonzero(share.s) in {7, 8}
+    assert share.cells is not None
+    assert share.cells.size in {7, 8}
     assert share.rank == 2
     largest = np.argsort(given.cell_gains().ravel())[-3:]
-    assert (share.s.ravel()[largest] != 0).all()
+    assert np.isin(largest, share.cells).all()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,6 @@ def test_node_is_kept_whole_where_that_is_cheaper(name: str, size: int, budget: 
     (share,) = allocate([given], budget, KINDS[name], 0.5)
     assert share.dense
     assert share.rank == 0
-    assert share.s is not None
     assert bytes_of([given], [share]) == size
     assert error_of([given], [share]) < 1e-9
 
@@ -283,7 +284,7 @@ def test_gain_of_a_magnitude_is_what_the_error_falls_by() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 20])
 def test_budget_below_one_rank_gives_none(budget: int) -> None:
     (share,) = allocate([node((12, 9), 3)], budget, LOW_RANK, 0.5)
-    assert (share.rank, share.s, share.dense) == (0, None, False)
+    assert (share.rank, share.cells, share.dense) == (0, None, False)
 
 
 def test_nodes_without_error_take_nothing_of_it() -> None:
@@ -292,12 +293,12 @@ def test_nodes_without_error_take_nothing_of_it() -> None:
     for kinds in (SPARSE, LOW_RANK):
         first, second = allocate([silent, other], 84, kinds, 0.5)
         assert first.rank == 0
-        assert first.s is None
-        assert second.rank == 4 or second.s is not None
+        assert first.cells is None
+        assert second.rank == 4 or second.cells is not None
 
 
 def test_one_rank_for_all_is_what_a_group_has_at_most(net: list[Draft]) -> None:
     # A depthwise convolution has one bit line a group.
     shares = uniform([d.problem.geometry for d in net], 6)
     assert [s.rank for s in shares] == [6, 6, 4, 1, 6]
-    assert all(s.s is None and not s.dense for s in shares)
+    assert all(s.cells is None and not s.dense for s in shares)

@@ -84,9 +84,12 @@ class Draft:
         """The same node with M at 1."""
         if self.prior is None:
             return self
-        problem = self.problem
-        need = problem.target - (problem.target - problem.error)
-        return Draft(problem=problem, m=np.ones_like(self.m), need=need, prior=None)
+        plain = replace(self, m=np.ones_like(self.m), prior=None, magnitude_gain=0.0)
+        return replace(plain, need=plain.need_of(self.problem))
+
+    def need_of(self, problem: NodeProblem) -> F32:
+        """``need`` with this M."""
+        return problem.target / self.m[:, None, :] - (problem.target - problem.error)
 
     def without_products(self) -> Draft:
         """The same node, which holds no products with the metric: many wait beside each other."""

@@ -64,7 +64,7 @@ class _ClosedForm:
     num_workers = None
 
     def fit(self, task: NodeTask, share: Share) -> Adapter:
-        return finish(task.draft, rank=share.rank, s=share.s)
+        return finish(task.draft, rank=share.rank, s=share.kept(task.draft.need))
 
 
 class _Adam:
