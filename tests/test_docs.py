@@ -32,6 +32,7 @@ from rimc_onnx.jobs.evaluate import EvaluationReport
 from rimc_onnx.jobs.quickstart import QuickstartReport
 from rimc_onnx.ops import schema
 from rimc_onnx.runtime.device_options import COMPILED_OPTIONS
+from rimc_onnx.studies.lifetime import LifetimeReport
 from rimc_onnx.studies.recovery import RecoveryReport
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,6 +244,7 @@ _REPORTS = {
     "evaluate": EvaluationReport,
     "finetune": api.FinetuneReport,
     "inspect": api.InspectReport,
+    "lifetime": LifetimeReport,
     "quickstart": QuickstartReport,
     "study recovery": RecoveryReport,
 }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rimc_onnx.api import CostReport
     from rimc_onnx.cli.console import Console
+    from rimc_onnx.studies.lifetime import LifetimeReport
 
-__all__ = ["show_cost"]
+__all__ = ["show_cost", "show_lifetime"]
 
 
 def show_cost(console: Console, cost: CostReport) -> None:
@@ -57,9 +58,29 @@ def show_cost(console: Console, cost: CostReport) -> None:
         console.line(f"    {c.source}")
 
 
+def show_lifetime(console: Console, report: LifetimeReport) -> None:
+    """Checkpoints, policies, and what a calibration takes."""
+    from rimc_onnx.studies.lifetime_page import point_rows, policy_rows
+
+    console.table(*point_rows(report))
+    console.table(*policy_rows(report))
+    cost = report.costs
+    console.line(
+        f"clean {report.figure} {report.clean:.4f}; {report.device}, seed {report.seed}, "
+        f"{report.test_samples} test samples, {report.seconds:.1f} s"
+    )
+    console.line(
+        f"a calibration: {cost.device_uj:.3g} uJ on the device ({report.samples} samples), "
+        f"{cost.fit_uj:.3g} uJ of a fit in floating point, {cost.write_uj:.2g} uJ of writes; all "
+        f"arrays anew: {cost.rewrite_uj:.3g} uJ in {cost.rewrite_seconds:.2g} s"
+    )
+    if report.folder is not None:
+        console.line(f"wrote {report.folder}")
+
+
 def _energy(nj: float) -> str:
-    return f"{nj / 1e3:.3g} uJ" if nj >= 1e3 else f"{nj:.3g} nJ"
+    return f"{nj / 1e3:.3g} uJ" if nj >= 999.5 else f"{nj:.3g} nJ"
 
 
 def _time(us: float) -> str:
-    return f"{us / 1e3:.3g} ms" if us >= 1e3 else f"{us:.3g} us"
+    return f"{us / 1e3:.3g} ms" if us >= 999.5 else f"{us:.3g} us"

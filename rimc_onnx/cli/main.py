@@ -22,6 +22,7 @@ from rimc_onnx.cli import (
     calibration_commands,
     device_commands,
     hints,
+    lifetime_command,
     study_commands,
     training_commands,
 )
@@ -329,6 +330,7 @@ def inspect(
 
 
 app.command("finetune")(_handled(training_commands.finetune))
+app.command("lifetime")(_handled(lifetime_command.lifetime))
 app.command("quickstart")(_handled(study_commands.quickstart))
 study = typer.Typer(
     no_args_is_help=True, help="Studies: the main job many times over, with its spread."

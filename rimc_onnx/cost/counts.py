@@ -142,7 +142,8 @@ def array_counts(branch: RramBranch, shapes: Shapes, structure: Values) -> Array
     lines = geometry.group_columns * config.num_slices
     blocks = ceil(lines / structure["structure.columns"])
     in_array = min(lines, int(structure["structure.columns"]))
-    in_turn = min(in_array, int(structure["structure.columns_per_adc"]))
+    together = _groups_together(geometry, tiles, lines, structure)
+    in_turn = min(in_array * together, int(structure["structure.columns_per_adc"]))
     copies = config.num_slices * config.devices_per_weight
     # The sign goes with the code and takes no cycle (docs/periphery.md).
     magnitude_bits = input_bits - attributes["dac_signed"].as_int()
@@ -159,12 +160,23 @@ def array_counts(branch: RramBranch, shapes: Shapes, structure: Values) -> Array
         input_bits=input_bits,
         adc_bits=attributes["adc_bits"].as_int() or int(structure["structure.adc_bits"]),
         in_turn=in_turn,
-        adcs=geometry.group * tiles * blocks * ceil(in_array / in_turn),
+        adcs=ceil(geometry.group / together)
+        * (tiles * blocks * ceil(in_array * together / in_turn)),
         devices=2 * geometry.num_weights * copies,
         conductance_us=copies * _conductance_us(branch, config),
         row_tiles=tiles,
         weights=geometry.num_weights,
     )
+
+
+def _groups_together(geometry: NodeGeometry, tiles: int, lines: int, structure: Values) -> int:
+    """Groups whose matrices lie in one array, corner to corner, and share its ADCs."""
+    if tiles > 1:
+        return 1
+    fitting = min(
+        structure["structure.rows"] // geometry.depth, structure["structure.columns"] // lines
+    )
+    return max(1, min(int(fitting), geometry.group))
 
 
 def _row_tiles(geometry: NodeGeometry, tile_rows: int, structure: Values) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx
 from onnx import helper
 from onnxscript import ir
@@ -14,7 +15,7 @@ from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.execution.taps import StagedRun
 from rimc_onnx.ops import schema
 
-__all__ = ["Shapes", "inferred_shapes", "seen_shapes"]
+__all__ = ["Shapes", "inferred_shapes", "seen_shapes", "zero_feed"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """By value; those that are not known are not in it."""
@@ -58,7 +59,10 @@ def inferred_shapes(model: ir.Model) -> Shapes:
         for key, f in model.functions.items()
         if key[0] != schema.DOMAIN
     )
-    found = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    try:
+        found = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        found = proto.graph  # what it gets wrong, a sample tells
     shapes = dict(_stated_shapes(model, one))
     for info in (*found.input, *found.value_info, *found.output):
         tensor = info.type.tensor_type
@@ -80,6 +84,20 @@ def seen_shapes(model: ir.Model, feed: Feed, factory: SessionFactory) -> Shapes:
         if value.const_value is not None:
             shapes[name] = tuple(value.const_value.shape.numpy())
     return shapes
+
+
+def zero_feed(model: ir.Model) -> Feed | None:
+    """A sample of zeros; ``None`` where an axis of an input is free, the first one apart."""
+    one, feed = set(_batch_symbols(model)), {}
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        tensor = _input(value, one).type.tensor_type
+        sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if value.dtype is None or not tensor.HasField("shape") or None in sizes:
+            return None
+        feed[value.name or ""] = np.zeros([s or 0 for s in sizes], value.dtype.numpy())
+    return Feed(feed)
 
 
 def _batch_symbols(model: ir.Model) -> Iterator[str]:

@@ -106,8 +106,10 @@ class Samples(ABC):
     @abstractmethod
     def _chosen(self, indices: npt.NDArray[np.intp]) -> Samples: ...
 
-    def draw(self, num_samples: int, *, seed: int) -> Samples:
+    def draw(self, num_samples: int, *, seed: int, after: int = 0) -> Samples:
         """``num_samples`` of the samples, without repetition, keyed by ``seed``.
+
+        ``after`` leaves out those that a draw of so many with the same seed gives.
 
         Raises:
             DataError: there are fewer.
@@ -115,12 +117,14 @@ class Samples(ABC):
         """
         if seed < 0:
             raise UsageError(f"the seed of the samples must be 0 or more, got {seed}")
-        if num_samples > self.num_samples:
+        asked = after + num_samples
+        if asked > self.num_samples:
             raise DataError(
-                f"{num_samples} samples were asked for, the data has {self.num_samples}. "
-                f"Give `num_samples` {self.num_samples} or more data."
+                f"{asked} samples were asked for, the data has {self.num_samples}. "
+                f"Give `num_samples` {max(self.num_samples - after, 1)} or more data."
             )
-        return self._chosen(np.random.default_rng(seed).permutation(self.num_samples)[:num_samples])
+        order = np.random.default_rng(seed).permutation(self.num_samples)
+        return self._chosen(order[after:asked])
 
 
 class _Stacked(Samples):

@@ -239,7 +239,7 @@ def _drawn_feeds(
 def _cost(student: ir.Model, data: Data | None, device: SessionFactory) -> CostReport | None:
     """Of the calibrated model; a sample is run only where shapes can't be inferred."""
     try:
-        return cost_of(student, default_constants())
+        return cost_of(student, default_constants(), device=device)
     except ModelError:
         if data is None:
             return None

@@ -10,8 +10,8 @@ from onnxscript import ir
 from rimc_onnx import passes
 from rimc_onnx.cost.constants import Constants, load_constants
 from rimc_onnx.cost.model_cost import CostReport, model_cost
-from rimc_onnx.cost.shapes import inferred_shapes, seen_shapes
-from rimc_onnx.errors import DataError
+from rimc_onnx.cost.shapes import inferred_shapes, seen_shapes, zero_feed
+from rimc_onnx.errors import ModelError
 from rimc_onnx.execution.sessions import SessionFactory, native_session
 from rimc_onnx.io.feeds import graph_inputs
 from rimc_onnx.io.model_files import blame_model, load_model
@@ -59,9 +59,14 @@ def cost_of(
 ) -> CostReport:
     """The same of a model in memory; ``device`` runs the sample."""
     if data is None:
-        return model_cost(graph, inferred_shapes(graph), constants, explain=explain)
-    batch = next(load_samples(data, graph_inputs(graph)).draw(1, seed=0).batches(1), None)
-    if batch is None:
-        raise DataError("the data has no sample. Give one.")
-    shapes = seen_shapes(graph, batch.feeds, device)
+        try:
+            return model_cost(graph, inferred_shapes(graph), constants, explain=explain)
+        except ModelError:
+            feed = zero_feed(graph)
+            if feed is None:
+                raise
+    else:
+        batch = next(load_samples(data, graph_inputs(graph)).draw(1, seed=0).batches(1))
+        feed = batch.feeds
+    shapes = seen_shapes(graph, feed, device)
     return model_cost(graph, shapes, constants, complete=True, explain=explain)

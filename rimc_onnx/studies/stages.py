@@ -25,7 +25,7 @@ from rimc_onnx.jobs.evaluate import EvaluationReport
 from rimc_onnx.studies.trial import BaselineMethod, Keys, Row, Trial
 from rimc_onnx.training.config import FinetuneConfig
 
-__all__ = ["Stages", "failed_row"]
+__all__ = ["Stages", "failed_row", "figure_value", "name_of_figure"]
 
 _RESULT = "result.json"
 
@@ -164,8 +164,8 @@ class Stages:
                 native=False,
                 batch_size=trial.batch_size,
             )
-            figure = _name_of_figure(report, has_metric=trial.metric is not None)
-            value = _value(report, figure, has_metric=trial.metric is not None)
+            figure = name_of_figure(report, has_metric=trial.metric is not None)
+            value = figure_value(report, figure, has_metric=trial.metric is not None)
             return {"figure": figure, "clean": value, "test_samples": report.samples}
 
         return self._once(keys.clean, make)
@@ -232,7 +232,7 @@ class Stages:
             device=None if is_clean else trial.session,
             batch_size=trial.batch_size,
         )
-        return _value(report, figure, has_metric=trial.metric is not None)
+        return figure_value(report, figure, has_metric=trial.metric is not None)
 
     def _once(self, key: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """The result of ``key``: what lies there, or what ``make`` leaves in its folder."""
@@ -269,7 +269,12 @@ def _beside(trial: Trial) -> Data | None:
     return data_beside(trial.model, trial.data)
 
 
-def _name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:
+def name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:
+    """The one figure of a report that models are compared by.
+
+    Raises:
+        UsageError: there is none, or the metric gives several.
+    """
     if has_metric:
         if len(report.metrics) != 1:
             raise UsageError(
@@ -287,7 +292,8 @@ def _name_of_figure(report: EvaluationReport, *, has_metric: bool) -> str:
     return "agreement"
 
 
-def _value(report: EvaluationReport, figure: str, *, has_metric: bool) -> float:
+def figure_value(report: EvaluationReport, figure: str, *, has_metric: bool) -> float:
+    """The figure ``name_of_figure`` names."""
     return report.metrics[figure] if has_metric else float(getattr(report, figure))
 
 

@@ -123,7 +123,11 @@ def test_groups_have_arrays_of_their_own(tmp_path: Path) -> None:
     (branch,) = rram_branches(model)
     found = array_counts(branch, inferred_shapes(model), AT)
     assert found.macs == 40 * 20 * 27
-    assert (found.word_lines, found.bit_lines, found.adcs) == (4 * 27, 20, 4)
+    assert (found.word_lines, found.bit_lines) == (4 * 27, 20)
+    # 27 word lines and 5 bit lines each: the four lie in one array and share its ADC.
+    assert (found.adcs, found.in_turn) == (1, 20)
+    narrow = array_counts(branch, inferred_shapes(model), {**AT, "structure.rows": 60.0})
+    assert (narrow.adcs, narrow.in_turn) == (2, 10)
 
 
 def test_wide_nodes_drive_their_word_lines_once_for_every_block(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from rimc_onnx.calibration.report.record import CalibrationRecord, NodeRecord
 from rimc_onnx.device import format_time
 
 if TYPE_CHECKING:
+    import jinja2
     from markupsafe import Markup
 
-__all__ = ["render_page"]
+__all__ = ["markup", "page_environment", "page_style", "render_page"]
 
 
-def render_page(record: CalibrationRecord) -> str:
-    """The page as HTML; needs jinja2 and matplotlib."""
+def page_environment() -> jinja2.Environment:
+    """What templates of pages are filled by, with the filters that they share."""
     import jinja2
 
     page = jinja2.Environment(
@@ -32,19 +33,41 @@ def render_page(record: CalibrationRecord) -> str:
     )
     filters = (_breakable, _count, _error, _percent, _removed, _said)
     page.filters |= {found.__name__[1:]: found for found in filters}
+    return page
+
+
+def page_style() -> Markup:
+    """The style sheet of all pages; its colours are variables."""
+    return markup((resources.files(__package__) / "page.css").read_text("utf-8"))
+
+
+def markup(text: str) -> Markup:
+    """``text`` as a template puts it into a page without escaping it: never a user's."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def render_page(record: CalibrationRecord) -> str:
+    """The page as HTML; needs jinja2 and matplotlib."""
     text = (resources.files(__package__) / "page.html.jinja").read_text("utf-8")
     nodes = record.nodes
-    return page.from_string(text).render(
-        name=record.model.replace("\\", "/").rpartition("/")[2],
-        counts=_counts(record),
-        worst=max(nodes, key=lambda node: node.error_after),
-        cards=_cards(record),
-        plot=plot_nodes(nodes),
-        nodes=nodes,
-        worst_first=sorted(enumerate(nodes, start=1), key=lambda item: -item[1].error_after),
-        tables=_tables(record),
-        versions={"rimc-onnx": "", **record.versions},
-        output=record.result.get("output", ""),
+    return (
+        page_environment()
+        .from_string(text)
+        .render(
+            style=page_style(),
+            name=record.model.replace("\\", "/").rpartition("/")[2],
+            counts=_counts(record),
+            worst=max(nodes, key=lambda node: node.error_after),
+            cards=_cards(record),
+            plot=plot_nodes(nodes),
+            nodes=nodes,
+            worst_first=sorted(enumerate(nodes, start=1), key=lambda item: -item[1].error_after),
+            tables=_tables(record),
+            versions={"rimc-onnx": "", **record.versions},
+            output=record.result.get("output", ""),
+        )
     )
 
 

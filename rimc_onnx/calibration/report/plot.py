@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plot of a report's page: error and SRAM of every node."""
+"""Plots of pages; that of a report: error and SRAM of every node."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rimc_onnx.calibration.report.record import NodeRecord
 
-__all__ = ["plot_nodes"]
+__all__ = ["plot_nodes", "rendered"]
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _GREY, _BLUE, _ORANGE, _GREEN, _RED = "#8a8f98", "#0072b2", "#e69f00", "#009e73", "#d55e00"
@@ -26,6 +26,22 @@ _WIDTH_INCHES = 11.0
 
 def plot_nodes(nodes: Sequence[NodeRecord]) -> str:
     """Error and SRAM side by side, one row a node; a data URI of an SVG. Needs matplotlib."""
+    height = _FRAME_INCHES + _ROW_INCHES * max(len(nodes), 3)
+    svg = rendered(_WIDTH_INCHES, height, lambda figure: _plot(figure, nodes))
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+
+
+def rendered(
+    width_inches: float, height_inches: float, draw: Callable[[Any], None], **settings: Any
+) -> bytes:
+    """What ``draw`` puts on a figure of matplotlib, as an SVG; the same bytes every time.
+
+    Args:
+        width_inches: of the figure.
+        height_inches: of the figure.
+        draw: called with the figure.
+        settings: of ``savefig``, in place of those of an SVG.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -35,28 +51,31 @@ def plot_nodes(nodes: Sequence[NodeRecord]) -> str:
     ):
         # A node's name may hold letters that the plot's font lacks; the table shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        height = _FRAME_INCHES + _ROW_INCHES * max(len(nodes), 3)
-        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
-        panels = [_plot_errors]
-        if any(node.sram_bytes for node in nodes):
-            panels.append(_plot_sram)
-        found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        rows = range(len(nodes))
-        # No mathtext: a "$" in a name is a "$".
-        found[0].set_yticks(rows, _labels([node.name for node in nodes]), parse_math=False)
-        found[0].set_ylim(len(nodes) - 0.4, -0.6)
-        for panel, axes in zip(panels, found, strict=True):
-            panel(axes, nodes)
-            axes.tick_params(length=0)
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.set_axisbelow(True)
-            axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
-            for row in rows:
-                if row % 2:
-                    axes.axhspan(row - 0.5, row + 0.5, color="#f6f7f9", zorder=0)
+        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+        draw(figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        figure.savefig(buffer, **(settings or {"format": "svg", "metadata": {"Date": None}}))
+    return buffer.getvalue()
+
+
+def _plot(figure: Any, nodes: Sequence[NodeRecord]) -> None:
+    panels = [_plot_errors]
+    if any(node.sram_bytes for node in nodes):
+        panels.append(_plot_sram)
+    found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    rows = range(len(nodes))
+    # No mathtext: a "$" in a name is a "$".
+    found[0].set_yticks(rows, _labels([node.name for node in nodes]), parse_math=False)
+    found[0].set_ylim(len(nodes) - 0.4, -0.6)
+    for panel, axes in zip(panels, found, strict=True):
+        panel(axes, nodes)
+        axes.tick_params(length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", color="#e3e7ec", linewidth=0.8)
+        for row in rows:
+            if row % 2:
+                axes.axhspan(row - 0.5, row + 0.5, color="#f6f7f9", zorder=0)
 
 
 def _plot_errors(axes: Any, nodes: Sequence[NodeRecord]) -> None:
