@@ -63,8 +63,17 @@ def show_lifetime(console: Console, report: LifetimeReport) -> None:
     from rimc_onnx.studies.lifetime_page import point_rows, policy_rows
 
     console.table(*point_rows(report))
-    console.table(*policy_rows(report))
+    heads, rows = policy_rows(report)
+    # What is left of endurance is in the page and in the JSON.
+    shown = [
+        i for i, head in enumerate(heads) if not head.startswith("RRAM") and "left" not in head
+    ]
+    console.table([heads[i] for i in shown], [[row[i] for i in shown] for row in rows])
     cost = report.costs
+    console.line(
+        "RRAM is written at no time; endurance left of SRAM: "
+        f"{min(p.sram_endurance_left_frac for p in report.policies):.6f} or more"
+    )
     console.line(
         f"clean {report.figure} {report.clean:.4f}; {report.device}, seed {report.seed}, "
         f"{report.test_samples} test samples, {report.seconds:.1f} s"

@@ -40,13 +40,13 @@ __all__ = ["lifetime"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgingDeviceOptions(DeviceOptions):
+class _AgingDeviceOptions(DeviceOptions):
     """A device model with a time axis."""
 
     device: Device = "cmo-hfox-2025-2pct"
 
 
-_AGES = AgingDeviceOptions()
+_AGES = _AgingDeviceOptions()
 
 
 @with_options
@@ -72,7 +72,7 @@ def lifetime(
         ),
     ] = None,
     period: Annotated[str, typer.Option(metavar="TIME", help="Of the policy periodic.")] = "365d",
-    probe_samples: Annotated[int, typer.Option(help="Of the policy probe.")] = 64,
+    probe_samples: Annotated[int, typer.Option(help="Of the policy probe.")] = 32,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -89,7 +89,7 @@ def lifetime(
         str | None, typer.Option(help="Its training set.", show_default="as --data")
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
-    device: AgingDeviceOptions = _AGES,
+    device: _AgingDeviceOptions = _AGES,
     seed: Seed = 0,
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,

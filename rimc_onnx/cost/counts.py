@@ -253,18 +253,19 @@ def digital_counts(node: ir.Node, shapes: Shapes, *, complete: bool) -> DigitalC
 def _macs(node: ir.Node, outputs: int, shapes: Shapes, complete: bool) -> int:
     """Multiplications of a product: each output takes as many as its weight or input is deep."""
     second = node.inputs[1]
-    if second is None or second.name not in shapes:
+    name = (second.name if second is not None else None) or ""
+    if name not in shapes:
         if complete:
             return 0
-        raise _unknown_shape(node, (second.name if second else None) or "")
-    shape = shapes[second.name]
+        raise _unknown_shape(node, name)
+    shape = shapes[name]
     if node.op_type == "Conv":
         return outputs * prod(shape[1:])
     if node.op_type == "ConvTranspose":
         first = node.inputs[0]
         read = 0 if first is None else _elements(node, first, shapes, complete)
         return read * prod(shape[1:])
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     depth = shape[-1] if transposed else shape[-2 if len(shape) > 1 else 0]
     return outputs * depth
 

@@ -69,7 +69,7 @@ class LifetimeConfig:
     last_s: float | None = None
     """``None`` is ten years, or the last that the law knows."""
     period_s: float = _YEAR_S
-    probe_samples: int = 64
+    probe_samples: int = 32
     """Unlabelled samples that a device is asked now and then, the teacher's classes beside them."""
     threshold: float | None = None
     """Least agreement on them; ``None`` is 2 points less than right after the last calibration."""
@@ -151,6 +151,8 @@ class LifetimeReport:
     """Of one calibration."""
     probe_samples: int
     test_samples: int
+    schedule: str | None
+    """Baseline of the policy ``schedule``; ``None`` without it."""
     policies: list[LifetimePolicy]
     points: list[LifetimePoint]
     """Policy after policy, in the order of time."""
@@ -254,6 +256,7 @@ def lifetime(
         samples=calibrate.num_samples,
         probe_samples=life.probe_samples if asks else 0,
         test_samples=judge.test_samples,
+        schedule=life.schedule if Policy.SCHEDULE in life.policies else None,
         policies=policies,
         points=points,
         costs=cost,

@@ -214,6 +214,7 @@ def _tables(report: LifetimeReport) -> list[tuple[str, dict[str, Any]]]:
         "model": report.model,
         "device": report.device,
         "seed of the device": report.seed,
+        "schedule": report.schedule,
         "seconds taken": f"{report.seconds:.1f}",
     }
     numbers = {name: f"{value:.4g}" for name, value in asdict(report.costs).items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from rimc_onnx import api
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.errors import UsageError, suggest
+from rimc_onnx.errors import DataError, UsageError, suggest
 from rimc_onnx.execution.sessions import open_session
 from rimc_onnx.io.feeds import graph_inputs
 from rimc_onnx.io.model_files import load_model, save_model
@@ -83,6 +83,12 @@ class Probe:
         """Drawn apart from the samples of the calibrations."""
         graph = load_model(teacher)
         samples = load_samples(data, graph_inputs(graph))
+        if calibrate.num_samples + num_samples > samples.num_samples:
+            raise DataError(
+                f"{num_samples} probe samples were asked for beside the {calibrate.num_samples} "
+                f"of a calibration, the data has {samples.num_samples}. Give fewer `probe_samples` "
+                "or more data."
+            )
         self._samples = samples.draw(
             num_samples, seed=calibrate.sample_seed, after=calibrate.num_samples
         )

@@ -192,5 +192,7 @@ def test_command_line_names_its_options(digits_folder: Path, fails: Callable[...
     assert "--checkpoints must be" in fails(digits_folder, 2, *command, "--checkpoints", "1")
     line = fails(digits_folder, 2, *command, "--device", "gaussian-relative")
     assert "has no time axis" in line
+    line = fails(digits_folder, 1, *command, "--probe-samples", "64")
+    assert "Give fewer --probe-samples" in line
     (digits_folder / "life").write_text("no folder")
     assert "is no folder" in fails(digits_folder, 1, *command, "-o", "life")
