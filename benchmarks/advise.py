@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 import rimc_onnx
-from benchmarks.zoo import DEVICES, NETWORKS, Device, Network
+from benchmarks.zoo import NETWORKS, Network
 from rimc_onnx import passes
 from rimc_onnx.api import AdviceOption, advise
 from rimc_onnx.calibration.config import CalibrateConfig
@@ -28,7 +29,10 @@ from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import feeds_of, graph_inputs
 from rimc_onnx.io.model_files import load_model
 from rimc_onnx.io.samples import load_samples
+from rimc_onnx.studies.study_file import shipped_study
 
+DEVICES = {p.names["device"]: p.trial.convert for p in shipped_study("zoo", seeds=1).points}
+"""Device and time of the zoo's, by name."""
 _IDEAL_READS = PeripheryConfig(device_reads=False)
 _FORECAST_SEED = 100
 _JUDGED_ON = 32
@@ -49,12 +53,12 @@ def main() -> None:
 
 
 def _compare(
-    name: str, network: Network, device: Device, title: str, seeds: int, folder: Path
+    name: str, network: Network, device: ConvertConfig, title: str, seeds: int, folder: Path
 ) -> None:
     report = advise(
         network.model,
         config=ConvertConfig(
-            device=device.config(),
+            device=device.device,
             time_s=device.time_s,
             seed=_FORECAST_SEED,
             periphery=_IDEAL_READS,
@@ -93,7 +97,7 @@ def _teacher_nodes(network: Network) -> list[TeacherNode]:
 
 def _true(
     network: Network,
-    device: Device,
+    device: ConvertConfig,
     option: AdviceOption,
     seed: int,
     nodes: list[TeacherNode],
@@ -108,7 +112,7 @@ def _true(
         network.model,
         folder / "net.rimc.onnx",
         config=ConvertConfig(
-            device=device.config(**mapping),
+            device=replace(device.device, **mapping),
             time_s=device.time_s,
             seed=seed,
             periphery=_IDEAL_READS,

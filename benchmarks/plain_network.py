@@ -7,6 +7,7 @@ all the others. Needs torch and scikit-learn; some 20 seconds on one core.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,7 @@ def _graph(weights: dict[str, npt.NDArray[np.float32]]) -> onnx.ModelProto:
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+if __name__ == "__main__":
+    write_plain_network(Path(sys.argv[1]))

@@ -34,6 +34,7 @@ from rimc_onnx.ops import schema
 from rimc_onnx.runtime.device_options import COMPILED_OPTIONS
 from rimc_onnx.studies.lifetime import LifetimeReport
 from rimc_onnx.studies.recovery import RecoveryReport
+from rimc_onnx.studies.study import StudyReport
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -247,6 +248,7 @@ _REPORTS = {
     "lifetime": LifetimeReport,
     "quickstart": QuickstartReport,
     "study recovery": RecoveryReport,
+    "study run": StudyReport,
 }
 
 

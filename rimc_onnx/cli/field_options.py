@@ -74,6 +74,7 @@ OPTIONS: Final = {
     "weight_clip_sigma": "--weight-clip",
     "weight_decay": "--weight-decay",
     "wire_ohm": "--wire-ohm",
+    "workers": "--workers",
 }
 """Option by field or argument, or by both of a field and a value."""
 

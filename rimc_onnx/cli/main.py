@@ -333,8 +333,11 @@ app.command("finetune")(_handled(training_commands.finetune))
 app.command("lifetime")(_handled(lifetime_command.lifetime))
 app.command("quickstart")(_handled(study_commands.quickstart))
 study = typer.Typer(
-    no_args_is_help=True, help="Studies: the main job many times over, with its spread."
+    cls=study_commands.StudyGroup,
+    no_args_is_help=True,
+    help="Studies: the main job many times over, with its spread.",
 )
+study.command("run")(_handled(study_commands.study_run))
 study.command("recovery")(_handled(study_commands.study_recovery))
 app.add_typer(study, name="study")
 

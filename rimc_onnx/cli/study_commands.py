@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands ``quickstart`` and ``study recovery``: the main job once, and many times over."""
+"""The commands ``quickstart`` and ``study``: the main job once, and many times over."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rimc_onnx.cli import hints
 from rimc_onnx.cli.console import Console
@@ -31,9 +34,13 @@ from rimc_onnx.cli.options import (
     with_options,
 )
 from rimc_onnx.cli.provider_options import NATIVE_PROVIDER, ProviderOptions
-from rimc_onnx.cli.tables import show_recovery
+from rimc_onnx.cli.tables import show_recovery, show_study
+from rimc_onnx.errors import UsageError
 
-__all__ = ["quickstart", "study_recovery"]
+if TYPE_CHECKING:
+    from rimc_onnx.studies.runner import Engine
+
+__all__ = ["StudyGroup", "quickstart", "study_recovery", "study_run"]
 
 
 def quickstart(
@@ -146,3 +153,110 @@ def study_recovery(
             progress=progress,
         )
     console.result(found, lambda: show_recovery(console, found))
+
+
+class StudyGroup(TyperGroup):
+    """``study STUDY.toml`` is ``study run STUDY.toml``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the command where what comes first is none."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def study_run(
+    study: Annotated[
+        Path | None, typer.Argument(help="A study's .toml file.", show_default=False)
+    ] = None,
+    paper: Annotated[
+        str | None, typer.Option(help="A paper's figures: dong2025, tang2025 or lin2026.")
+    ] = None,
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="Networks, devices and kinds of knowledge.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder to write to; a study goes on where it was.",
+            show_default="the study's name",
+        ),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Model of all trials.")] = None,
+    data: Annotated[str | None, typer.Option(help="Samples to calibrate from.")] = None,
+    test: Annotated[str | None, typer.Option(help="Samples to evaluate on.")] = None,
+    networks: Annotated[
+        Path | None, typer.Option(help="A .toml file of networks, in place of the study's.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Devices: seeds 0, 1, ...", show_default="the study's", min=1)
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=PLACE", help="Places to run; may be given again."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A field of all trials; may be given again."
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="processes or ray.")] = "processes",
+    workers: Annotated[
+        int | None, typer.Option(help="Trials at a time.", show_default="one for each core")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study's trials and write rows, tables, plots and a page; ``run`` may be left out.
+
+    Examples:
+        rimc-onnx study study.toml -o study
+
+        rimc-onnx study --paper dong2025 --model net.onnx --data calibration.npz --test test.npz
+    """
+    from rimc_onnx.studies.study import run_study
+    from rimc_onnx.studies.study_file import load_study, parse_setting, shipped_study
+
+    console = Console(as_json=as_json)
+    if (study is not None) + (paper is not None) + zoo != 1:
+        raise UsageError("give one study: a .toml file, --paper or --zoo.")
+    fields = dict(parse_setting(text) for text in settings or ())
+    given = {"model": None if model is None else str(model), "data": data, "test": test}
+    fields |= {name: _from_here(text) for name, text in given.items() if text is not None}
+    overrides: dict[str, Any] = {"settings": fields, "seeds": seeds, "networks": networks}
+    overrides["only"] = [parse_setting(text) for text in only or ()]
+    name = "zoo" if zoo else str(paper)
+    found = load_study(study, **overrides) if study else shipped_study(name, **overrides)
+    target = folder or Path(study.stem if study else name)
+    runs_on = _engine(engine, workers)
+    with console.progress("study") as progress:
+        report = run_study(found, target, engine=runs_on, command=_command(), progress=progress)
+    console.result(report, lambda: show_study(console, report))
+    for line in report.left_out:
+        console.warn(f"left out: {line}")
+    if report.failed:
+        console.warn(f"{report.failed} of {report.trials} trials failed; their rows say why.")
+        raise typer.Exit(1)
+
+
+def _engine(name: str, workers: int | None) -> Engine:
+    from rimc_onnx.calibration.config import one_of
+    from rimc_onnx.studies.runner import Processes
+
+    if one_of("--engine", name, "processes", "ray") == "processes":
+        return Processes(count=workers)
+    from rimc_onnx.studies.ray_engine import RayCluster
+
+    return RayCluster(count=workers)
+
+
+def _from_here(text: str) -> str:
+    """A path as it is seen from the current folder; a reader's name as it is."""
+    is_reader = ":" in text and not Path(text).exists()
+    return text if is_reader else str(Path(text).absolute())
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

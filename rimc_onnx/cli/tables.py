@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         OutputsReport,
     )
     from rimc_onnx.studies.recovery import RecoveryReport, Spread
+    from rimc_onnx.studies.study import StudyReport
 
 __all__ = [
     "show_advice",
@@ -37,6 +38,7 @@ __all__ = [
     "show_finetuning",
     "show_inspection",
     "show_recovery",
+    "show_study",
 ]
 
 
@@ -370,3 +372,14 @@ def show_recovery(console: Console, report: RecoveryReport) -> None:
         f"{report.samples} samples a calibration, {report.test_samples} a test, "
         f"{report.device}, {report.seconds:.1f} s"
     )
+
+
+def show_study(console: Console, report: StudyReport) -> None:
+    """Its tables, and where everything lies."""
+    for table in report.tables:
+        console.line(table["title"])
+        console.table(table["header"], table["rows"])
+    if report.worse:
+        console.line(f"ours is worse than the paper at {report.worse} places")
+    console.line(f"{report.trials} trials, {report.measured} of them now, {report.seconds:.1f} s")
+    console.line(f"wrote {report.page}")

@@ -14,7 +14,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_toml"]
+__all__ = ["parse_toml", "read_toml"]
 
 _MOST_BYTES = 1 << 20
 """Of a file; the curves of all presets together have less."""
@@ -31,11 +31,22 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: is no regular file. Give a TOML file.")
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{path}: has more than {_MOST_BYTES} bytes. Give a TOML file.")
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"{path}: can't be read ({reason}). Give a TOML file.") from error
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """What TOML says; ``name`` is that of where it stands.
+
+    Raises:
+        ConfigError: it is no TOML; with the name.
+    """
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({error}).") from error
+        raise ConfigError(f"{name}: not TOML ({error}).") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: its arrays or tables are nested too deeply.") from error
+        raise ConfigError(f"{name}: its arrays or tables are nested too deeply.") from error

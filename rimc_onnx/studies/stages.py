@@ -74,6 +74,7 @@ class Stages:
             "uncalibrated": before,
         }
         found |= self._calibrated(trial, keys, before)
+        found["sram_frac"] = found["sram_bytes"] / converted["rram_weights"]
         lost = clean["clean"] - before
         higher_is_better = True if trial.metric is None else None
         nothing_lost = lost == 0 or (higher_is_better and lost < 0)
