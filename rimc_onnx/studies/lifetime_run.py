@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,30 +123,29 @@ class Device:
     data: Data
     calibrate: CalibrateConfig
     probe: Probe | None
-    _aged: dict[tuple[str, float], Path] = field(default_factory=dict)
     _fitted: dict[float, tuple[Path, int, float]] = field(default_factory=dict)
 
-    def aged(self, model: Path, time_s: float) -> Path:
-        """``model`` with its arrays at another age."""
-        key = (model.name, time_s)
-        if key not in self._aged:
-            target = self.folder / f"aged{len(self._aged)}.rimc.onnx"
+    @contextlib.contextmanager
+    def aged(self, model: Path, time_s: float) -> Iterator[Path]:
+        """``model`` with its arrays at another age; the file is gone at the end."""
+        with tempfile.TemporaryDirectory(prefix="aged-", dir=self.folder) as name:
+            target = Path(name) / "model.rimc.onnx"
             api.age(model, target, time_s=time_s, teacher=self.teacher)
-            self._aged[key] = target
-        return self._aged[key]
+            yield target
 
     def fitted(self, time_s: float) -> tuple[Path, int, float]:
         """Calibrated at an age: the file, its adapters' bytes, seconds of the fit."""
         if time_s not in self._fitted:
             target = self.folder / f"fitted{len(self._fitted)}.rimc.onnx"
-            report = api.calibrate(
-                self.aged(self.converted, time_s),
-                target,
-                data=self.data,
-                teacher=self.teacher,
-                config=replace(self.calibrate, allow_identity=True),
-                report=False,
-            )
+            with self.aged(self.converted, time_s) as aged:
+                report = api.calibrate(
+                    aged,
+                    target,
+                    data=self.data,
+                    teacher=self.teacher,
+                    config=replace(self.calibrate, allow_identity=True),
+                    report=False,
+                )
             self._fitted[time_s] = (target, report.sram_bytes, report.seconds)
         return self._fitted[time_s]
 
@@ -199,16 +199,17 @@ class Run:
         folder = self._device.folder
         for index, age_s in enumerate(ages):
             out = folder / f"level{index}.rimc.onnx"
-            result = BASELINES[name](
-                BaselineProblem(
-                    teacher=self._device.teacher,
-                    converted=self._device.aged(nominal, age_s),
-                    data=data,
-                    labels=labels,
-                    out=out,
-                    options=options,
+            with self._device.aged(nominal, age_s) as aged:
+                result = BASELINES[name](
+                    BaselineProblem(
+                        teacher=self._device.teacher,
+                        converted=aged,
+                        data=data,
+                        labels=labels,
+                        out=out,
+                        options=options,
+                    )
                 )
-            )
             if result.rram_writes:
                 raise UsageError(
                     f"baseline {name!r} writes arrays; a schedule changes adapters alone."
@@ -228,21 +229,21 @@ class Run:
     def point(self, time_s: float, judge: Judge) -> dict[str, Any]:
         """Age to ``time_s``, do what the policy says, evaluate; fields of a ``LifetimePoint``."""
         before, agreement = None, None
+        if self.policy == "periodic":
+            self._periodic(time_s)
         if self._levels:
-            model = self._switched(time_s)
+            with self._switched(time_s) as model:
+                value = judge(model)
         elif self._in_use is None:
-            model = self._fit(time_s)
+            value = judge(self._fit(time_s))
         else:
-            model = self._device.aged(self._in_use, time_s)
-            if self.policy == "periodic":
-                model = self._periodic(model, time_s)
-            elif self.policy == "probe":
-                assert self._device.probe is not None
-                agreement = self._device.probe(model)
-                if agreement < self._least:
-                    before = judge(model)
-                    model = self._fit(time_s)
-        value = judge(model)
+            with self._device.aged(self._in_use, time_s) as model:
+                value = judge(model)
+                if self.policy == "probe":
+                    assert self._device.probe is not None
+                    agreement = self._device.probe(model)
+            if agreement is not None and agreement < self._least:
+                before, value = value, judge(self._fit(time_s))
         return {
             "time_s": time_s,
             "value": value,
@@ -268,26 +269,26 @@ class Run:
         self.host_seconds += times * seconds
         self.sram_writes += times * self.sram_bytes
 
-    def _periodic(self, model: Path, time_s: float) -> Path:
+    def _periodic(self, time_s: float) -> None:
         """The last of the periods up to ``time_s`` is simulated; the others are counted."""
         periods = math.floor((time_s - self._since_s) / self._period_s)
-        if not periods:
-            return model
+        if self._in_use is None or not periods:
+            return
         self._since_s += periods * self._period_s
         self._in_use, self.sram_bytes, seconds = self._device.fitted(self._since_s)
         self._count(periods, seconds)
-        return self._device.aged(self._in_use, time_s)
 
-    def _switched(self, time_s: float) -> Path:
+    @contextlib.contextmanager
+    def _switched(self, time_s: float) -> Iterator[Path]:
         """The set whose age is nearest, on a logarithmic axis, on the arrays as they are."""
         level = min(self._levels, key=lambda found: abs(math.log(found.age_s / time_s)))
         if level is not self._level:
             self._level = level
             self.calibrations += 1
             self.sram_writes += level.sram_bytes
-        start = time.perf_counter()
-        model = load_model(self._device.aged(self._device.converted, time_s))
-        AttachAdaptersPass(level.adapters)(model)
-        target = self._device.folder / f"switched-{time_s:.6g}-{start:.0f}.rimc.onnx"
-        save_model(model, target, force=True)
-        return target
+        with self._device.aged(self._device.converted, time_s) as aged:
+            model = load_model(aged)
+            AttachAdaptersPass(level.adapters)(model)
+            switched = aged.with_name("switched.rimc.onnx")
+            save_model(model, switched, force=False)
+            yield switched
