@@ -37,6 +37,8 @@ class PaperPoint:
     value: float
     uncalibrated: float | None
     """The paper's before calibration; None where it does not say."""
+    restored: float | None = None
+    """Share of what drift took, where the paper states that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Paper:
         points = []
         for one in values.get("point", ()):
             known = ("figure", "what", "sweep", "at", "also", "value", "uncalibrated")
+            known += ("restored",)
             _check("paper.point", one, known, ("figure", "what", "sweep", "at", "value"))
             start = one.get("uncalibrated", values.get("uncalibrated"))
             also = tuple(one.get("also", ()))
@@ -93,8 +96,8 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
             ours = at(rows, {**point.at, **where}, point.sweep)
             if not ours:
                 continue
-            share = None
-            if point.uncalibrated is not None:
+            share = point.restored
+            if share is None and point.uncalibrated is not None:
                 share = (point.value - point.uncalibrated) / (paper.clean - point.uncalibrated)
             found.append(
                 Comparison(

@@ -186,7 +186,7 @@ class _Shown:
         cards = [
             ("Trials", f"{len(rows):,}", f"{failed} failed" if failed else "all without an error"),
             ("Devices", f"{len(seeds)}", "seeds of each kind"),
-            ("Time", f"{seconds / 60:.1f} min", "of one thread, rows alone"),
+            ("Time", _duration(seconds), "of one thread, rows alone"),
         ]
         tests = sorted({row["test_samples"] for row in good})
         if tests:
@@ -255,6 +255,10 @@ class _Shown:
             ),
             ("Versions", versions),
         ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _cell(value: Any) -> str:
