@@ -28,6 +28,9 @@ from rimc_onnx.training.config import FinetuneConfig
 __all__ = ["Stages", "failed_row", "figure_value", "name_of_figure"]
 
 _RESULT = "result.json"
+_OF_A_CALIBRATION = ("energy_nj", "latency_us", "area_mm2")
+_OF_A_CALIBRATION += ("gamma", "taken_back", "is_identity", "nodes")
+"""Columns that only this package's own calibration fills."""
 
 
 class Stages:
@@ -84,7 +87,7 @@ class Stages:
     def _calibrated(self, trial: Trial, keys: Keys, uncalibrated: float) -> Row:
         method = trial.method
         if method is None:
-            nothing = dict.fromkeys(("gamma", "taken_back", "is_identity", "nodes"))
+            nothing = dict.fromkeys(_OF_A_CALIBRATION)
             costs = {"sram_bytes": 0, "rram_writes": 0, "calibration_seconds": 0.0}
             return {"calibrated": uncalibrated, **costs, **nothing}
         with tempfile.TemporaryDirectory(prefix=".trial-", dir=self._folder) as folder:
@@ -111,11 +114,15 @@ class Stages:
             report=False,
         )
         nodes = [[n.name, n.error_before, n.error_after] for n in report.nodes]
+        cost = report.cost
         return {
             "model": report.output,
             "sram_bytes": report.sram_bytes,
             "rram_writes": 0,
             "calibration_seconds": report.seconds,
+            "energy_nj": None if cost is None else cost.energy_nj,
+            "latency_us": None if cost is None else cost.latency_us,
+            "area_mm2": None if cost is None else cost.area_mm2,
             "gamma": report.gamma,
             "taken_back": report.taken_back,
             "is_identity": report.is_identity,
@@ -149,7 +156,7 @@ class Stages:
             "sram_bytes": result.sram_bytes,
             "rram_writes": result.rram_writes,
             "calibration_seconds": result.seconds,
-            **dict.fromkeys(("gamma", "taken_back", "is_identity", "nodes")),
+            **dict.fromkeys(_OF_A_CALIBRATION),
         }
 
     def _clean(self, trial: Trial, keys: Keys) -> dict[str, Any]:
