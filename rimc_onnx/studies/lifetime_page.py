@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import resources
@@ -14,22 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rimc_onnx.calibration.report.page import markup, page_environment, page_style
-from rimc_onnx.calibration.report.plot import rendered
 from rimc_onnx.device import format_time
 from rimc_onnx.errors import OutputError
 from rimc_onnx.io.outputs import Outputs, check_outputs
 from rimc_onnx.io.report_files import require_page_modules
 from rimc_onnx.studies.lifetime import LifetimePoint, LifetimePolicy, LifetimeReport
+from rimc_onnx.studies.plots import COLORS, MARKERS, on_page, on_white
 
 __all__ = ["check_folder", "point_rows", "policy_rows", "write_lifetime"]
 
 _FILES = ("lifetime.json", "lifetime.png", "lifetime.html")
 _GOAL_FRAC = 0.98
-# Okabe and Ito's colours, which people with any colour vision tell apart, on light and on dark.
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00")
-_MARKERS = "osD^"
-_INK = "#123456"
-"""Stands for the colour of the page's text in an SVG."""
 _SIZE_INCHES = (10.0, 4.4)
 _HOUR_S, _DAY_S, _YEAR_S = 3600.0, 86400.0, 365.25 * 86400.0
 _TICKS = {
@@ -78,10 +72,14 @@ def write_lifetime(
     except OSError as error:
         raise OutputError(f"{folder}: can't be a folder ({error.strerror}).") from error
     report = replace(report, folder=str(folder))
+
+    def draw(figure: Any, ink: str) -> None:
+        _draw(figure, report, ink)
+
     contents = {
         "lifetime.json": (json.dumps(asdict(report), indent=1, allow_nan=False) + "\n").encode(),
-        "lifetime.png": _png(report),
-        "lifetime.html": _page(report, command).encode(),
+        "lifetime.png": on_white(_SIZE_INCHES, draw),
+        "lifetime.html": _page(report, command, on_page(_SIZE_INCHES, draw)).encode(),
     }
     with Outputs(force=force) as out:
         for name, content in contents.items():
@@ -151,7 +149,7 @@ def _age(time_s: float) -> str:
     return f"{time_s:.3g} s"
 
 
-def _page(report: LifetimeReport, command: str) -> str:
+def _page(report: LifetimeReport, command: str, plot: str) -> str:
     template = (resources.files(__package__) / "lifetime.html.jinja").read_text("utf-8")
     low = [p.lowest_frac < _GOAL_FRAC for p in report.policies]
     low_points = [p.frac_of_clean < _GOAL_FRAC for p in report.points]
@@ -168,7 +166,7 @@ def _page(report: LifetimeReport, command: str) -> str:
             last=format_time(max(ages)),
             verdict=_verdict(report),
             cards=_cards(report),
-            plot=markup(_svg(report)),
+            plot=markup(plot),
             policies=(policies[0], list(zip(policies[1], low, strict=True))),
             points=(points[0], list(zip(points[1], low_points, strict=True))),
             command=command,
@@ -221,33 +219,11 @@ def _tables(report: LifetimeReport) -> list[tuple[str, dict[str, Any]]]:
     return [("Device", of), ("Costs", numbers), ("Versions", versions)]
 
 
-def _svg(report: LifetimeReport) -> str:
-    """The plot as an ``<svg>`` element whose text has the colour of the page's."""
-    svg = rendered(*_SIZE_INCHES, lambda figure: _draw(figure, report, _INK)).decode("utf-8")
-    text = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # Width and height are the page's to say.
-    head, _, rest = text.partition(">")
-    return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
-
-
-def _png(report: LifetimeReport) -> bytes:
-    return rendered(
-        *_SIZE_INCHES,
-        lambda figure: _draw(figure, report, "#1c2430"),
-        format="png",
-        dpi=160,
-        metadata={"Software": None},
-    )
-
-
 def _draw(figure: Any, report: LifetimeReport, ink: str) -> None:
     axes = figure.subplots()
-    if ink == _INK:
-        figure.patch.set_alpha(0.0)
-        axes.patch.set_alpha(0.0)
     for index, policy in enumerate(report.policies):
         points = [p for p in report.points if p.policy == policy.policy]
-        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         times = [p.time_s for p in points]
         shares = [100 * p.frac_of_clean for p in points]
         axes.plot(times, shares, color=color, marker=marker, markersize=5, label=policy.policy)

@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rimc_onnx.calibration.report.plot import rendered
 from rimc_onnx.studies.tables import Curve, PlotSpec
 
-__all__ = ["PaperDots", "draw_png", "draw_svg"]
+__all__ = ["COLORS", "MARKERS", "PaperDots", "draw_png", "draw_svg", "on_page", "on_white"]
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, on light and on dark.
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8a8f98")
-_MARKERS = "osD^vPX"
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8a8f98")
+MARKERS = "osD^vPX"
 _INK = "#123456"
 """Stands for the colour of the page's text in an SVG."""
 _SIZE_INCHES = (5.6, 3.9)
@@ -24,8 +24,23 @@ PaperDots = Sequence[tuple[str, float, float]]
 
 
 def draw_svg(spec: PlotSpec, curves: Sequence[Curve], dots: PaperDots = ()) -> str:
-    """The plot as an ``<svg>`` element whose text has the colour of the page's."""
-    svg = rendered(*_SIZE_INCHES, lambda figure: _draw(figure, spec, curves, dots, _INK))
+    """The plot as :func:`on_page` gives it."""
+    return on_page(_SIZE_INCHES, lambda figure, ink: _draw(figure, spec, curves, dots, ink))
+
+
+def on_page(size_inches: tuple[float, float], draw: Callable[[Any, str], None]) -> str:
+    """An ``<svg>`` element whose text has the colour of the page's.
+
+    ``draw`` is called with the figure and the colour of its text.
+    """
+
+    def drawn(figure: Any) -> None:
+        figure.patch.set_alpha(0.0)
+        draw(figure, _INK)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0.0)
+
+    svg = rendered(*size_inches, drawn)
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     # Width and height are the page's to say.
@@ -35,9 +50,14 @@ def draw_svg(spec: PlotSpec, curves: Sequence[Curve], dots: PaperDots = ()) -> s
 
 def draw_png(spec: PlotSpec, curves: Sequence[Curve], dots: PaperDots = ()) -> bytes:
     """The same plot on white."""
+    return on_white(_SIZE_INCHES, lambda figure, ink: _draw(figure, spec, curves, dots, ink))
+
+
+def on_white(size_inches: tuple[float, float], draw: Callable[[Any, str], None]) -> bytes:
+    """A PNG; ``draw`` as of :func:`on_page`."""
     return rendered(
-        *_SIZE_INCHES,
-        lambda figure: _draw(figure, spec, curves, dots, "#1c2430"),
+        *size_inches,
+        lambda figure: draw(figure, "#1c2430"),
         format="png",
         dpi=160,
         metadata={"Software": None},
@@ -46,13 +66,10 @@ def draw_png(spec: PlotSpec, curves: Sequence[Curve], dots: PaperDots = ()) -> b
 
 def _draw(figure: Any, spec: PlotSpec, curves: Sequence[Curve], dots: PaperDots, ink: str) -> None:
     axes = figure.subplots()
-    if ink == _INK:
-        figure.patch.set_alpha(0.0)
-        axes.patch.set_alpha(0.0)
     for index, curve in enumerate(curves):
-        color = _COLORS[index % len(_COLORS)]
+        color = COLORS[index % len(COLORS)]
         x, y, spread = (list(values) for values in zip(*curve.points, strict=True))
-        marker = _MARKERS[index % len(_MARKERS)]
+        marker = MARKERS[index % len(MARKERS)]
         axes.errorbar(
             x, y, yerr=spread if any(spread) else None, color=color, marker=marker, markersize=4.5,
             linewidth=1.5, capsize=2.5, elinewidth=1.0, label=curve.name or None,
