@@ -32,7 +32,7 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.device import get_preset, parse_time
 from rimc_onnx.jobs.finetune import finetune
-from rimc_onnx.training.config import FinetuneConfig
+from rimc_onnx.training.config import FinetuneConfig, PenaltyWeight
 
 _TEACHER = DATA / "resnet20_cifar100" / "resnet20.onnx"
 _DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
@@ -43,6 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "penalty": {},
     "injection": {"penalty": 0.0, "noise_scale": 1.0},
     "penalty-no-clip": {"weight_clip_sigma": None},
+    "fisher": {"penalty_weight": PenaltyWeight.FISHER},
     "penalty-injection": {"noise_scale": 1.0},
 }
 """What a recipe changes of the default."""
@@ -88,13 +89,14 @@ def _joined(chunks: Iterable[Arrays]) -> Arrays:
     return {n: np.concatenate([c[n] for c in found]) for n in found[0]}
 
 
-_NETWORKS = {"resnet20": _resnet20, "digits": _digits}
+NETWORKS = {"resnet20": _resnet20, "digits": _digits}
+"""Teachers and their data, by name."""
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=_NETWORKS, default="resnet20")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
     parser.add_argument("--data")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
@@ -111,7 +113,7 @@ def main() -> None:
     device = get_preset(arguments.device)
     time_s = None if device.time_law is None else parse_time(arguments.time)
     config = ConvertConfig(device=device, time_s=time_s, rank=2)
-    network = _NETWORKS[arguments.network]()
+    network = NETWORKS[arguments.network]()
     if arguments.data:
         network = replace(network, train=arguments.data)
     print("recipe              clean  uncalibrated  black box  read-out  seconds", flush=True)
@@ -142,7 +144,7 @@ def _row(
         for v in report.validations:
             print(f"    {v}", flush=True)
     seconds = time.perf_counter() - start
-    test = _drawn(network.test, arguments.images)
+    test = drawn(network.test, arguments.images)
     clean = _top1(model, test, native=False)
     found = []
     for seed in range(arguments.seeds):
@@ -169,7 +171,8 @@ def _row(
     )
 
 
-def _drawn(test: Arrays, images: int) -> Arrays:
+def drawn(test: Arrays, images: int) -> Arrays:
+    """As many images, the same ones every time."""
     chosen = np.random.default_rng(0).permutation(len(test["labels"]))[:images]
     return {n: a[chosen] for n, a in test.items()}
 
@@ -190,12 +193,10 @@ def _cost() -> None:
     feeds = {"input": torch.randn(32, 3, 32, 32)}
     config = ConvertConfig(device=get_preset("wan2022-aihwkit"), time_s=86400.0)
     analog = AnalogModel(load_model(_TEACHER), config, {})
-    for layer in analog.layers.values():
-        layer.is_measuring = True
+    analog.start_measuring()
     with torch.no_grad():
         analog.module.run(feeds)
-    for name, layer in analog.layers.items():
-        layer.end_measuring(analog.file_weight(name))
+    analog.end_measuring()
     plain = load(_TEACHER)
 
     def step(module: Any, more: Callable[[], Any] = lambda: 0.0) -> float:
@@ -204,7 +205,7 @@ def _cost() -> None:
         loss.backward()
         return time.perf_counter() - start
 
-    def drawn() -> float:
+    def with_deviations() -> float:
         analog.set_draw(Draw(seed=0, step=0))
         return step(analog.module)
 
@@ -212,7 +213,7 @@ def _cost() -> None:
         analog.set_cells(Cells.IDEAL)
         return step(analog.module, analog.penalty)
 
-    turns = [(step(plain), drawn(), penalised()) for _ in range(9)]
+    turns = [(step(plain), with_deviations(), penalised()) for _ in range(9)]
     base, with_draws, with_penalty = np.median(turns, axis=0)
     print(f"plain step of 32 images {base * 1e3:.0f} ms")
     print(f"deviations drawn        {with_draws / base:.2f} times")

@@ -7,7 +7,7 @@ bend their inputs or take them bit by bit, the ADC's range is that of the sums t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,23 +38,29 @@ def measure_ranges(
     factory: SessionFactory,
     *,
     config: ConvertConfig,
+    input_ranges: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, NodeRanges]:
-    """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums."""
+    """Ranges of every unit, by node name; the ADC's is that of one tile's partial sums.
+
+    ``input_ranges`` are known ones, which inputs beyond saturate at.
+    """
     ranges: dict[str, NodeRanges] = {}
     for unit, x, _ in teacher_run(teacher, units, feeds, factory):
-        ranges[unit.name] = _unit_ranges(unit, x, config)
+        ranges[unit.name] = _unit_ranges(unit, x, config, (input_ranges or {}).get(unit.name))
         progress(len(ranges), len(units))
     return ranges
 
 
-def _unit_ranges(unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig) -> NodeRanges:
-    filled = [x for x in chunks if x.size]
+def _unit_ranges(
+    unit: RramUnit, chunks: Sequence[Array], config: ConvertConfig, known: float | None
+) -> NodeRanges:
+    filled = [x if known is None else np.clip(x, -known, known) for x in chunks if x.size]
     percentile = config.periphery.range_percentile
     dac = max((_percentile(x, percentile) for x in filled), default=0.0)
     lowest = min((float(np.min(x, where=np.isfinite(x), initial=0.0)) for x in filled), default=0.0)
     # A node that saw nothing but zeros gets any range: its outputs are zeros.
-    dac_range = float(np.float32(dac)) or 1.0
+    dac_range = float(np.float32(dac if known is None else known)) or 1.0
     lines = _lines(config, dac_range, lowest < 0)
     weight, geometry = unit.weight.float32(), unit.geometry
     w_max = largest_weight(weight, config.device_of(unit.name), geometry.column_axis)

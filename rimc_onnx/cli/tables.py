@@ -105,13 +105,16 @@ def show_finetuning(console: Console, report: FinetuneReport) -> None:
         ],
     )
     console.line(
-        f"{report.trained_weights} weights in {report.trained} initializers trained for "
+        f"{report.trained_weights} weights in {report.trained} "
+        f"{'initializers' if report.sram_bytes is None else 'parts of adapters'} trained for "
         f"{report.device}{_at(report.time_s)} on {report.samples} samples, "
         f"{report.validation_samples} held out; {report.steps} steps, {report.seconds:.1f} s on "
         f"{report.runs_on}{_peak(report.peak_rss_bytes)}"
     )
     if not report.changed:
         console.line("no state was better on devices than the file: its weights are unchanged")
+    if report.adapter_file is not None:
+        console.line(f"wrote {report.adapter_file}")
     console.line(f"wrote {report.output}")
 
 

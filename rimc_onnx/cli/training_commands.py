@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
@@ -26,7 +27,9 @@ from rimc_onnx.cli.options import (
     Model,
     Output,
     PeripheryOptions,
+    Rank,
     Seed,
+    Teacher,
     Uncalibrated,
     convert_config,
     with_options,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from rimc_onnx.crossbar import ConvertConfig
     from rimc_onnx.training.config import FinetuneConfig
 
-__all__ = ["RECIPE", "RecipeOptions", "finetune"]
+__all__ = ["OWN_WEIGHTS", "RECIPE", "AdapterOptions", "RecipeOptions", "finetune"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,13 @@ class RecipeOptions:
         float,
         typer.Option(help="Weight of the expected error of all nodes' outputs at --time."),
     ] = 1.0
+    penalty_weight: Annotated[
+        str, typer.Option(help="What a squared deviation costs in --penalty: power or fisher.")
+    ] = "power"
+    learn_ranges: Annotated[
+        bool,
+        typer.Option("--learn-ranges", help="Train input ranges of DACs and word lines, too."),
+    ] = False
     weight_clip: Annotated[
         str,
         typer.Option(
@@ -99,11 +109,20 @@ class RecipeOptions:
         typer.Option(help="Stop after so many tests without a better state.", show_default="never"),
     ] = None
 
-    def config(self, convert: ConvertConfig, seed: int) -> FinetuneConfig:
+    def config(
+        self, convert: ConvertConfig, seed: int, *, adapters_only: bool = False
+    ) -> FinetuneConfig:
         """The recipe that these options ask for."""
         from rimc_onnx.calibration.config import one_of
-        from rimc_onnx.training.config import FinetuneConfig, Loss, Optimizer, Schedule
+        from rimc_onnx.training.config import (
+            FinetuneConfig,
+            Loss,
+            Optimizer,
+            PenaltyWeight,
+            Schedule,
+        )
 
+        weights = [w.value for w in PenaltyWeight]
         known = [loss.value for loss in Loss if loss is not Loss.CUSTOM]
         loss = Loss.CUSTOM if ":" in self.loss else Loss(one_of("--loss", self.loss, *known))
         optimizer = one_of("--optimizer", self.optimizer, *(o.value for o in Optimizer))
@@ -116,7 +135,10 @@ class RecipeOptions:
             noise_ramp_frac=self.noise_ramp,
             life_s=_life(self.life),
             penalty=self.penalty,
+            penalty_weight=PenaltyWeight(one_of("--penalty-weight", self.penalty_weight, *weights)),
+            learn_input_ranges=self.learn_ranges,
             weight_clip_sigma=_sigmas(self.weight_clip),
+            adapters_only=adapters_only,
             optimizer=Optimizer(optimizer),
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
@@ -133,6 +155,32 @@ class RecipeOptions:
 
 
 RECIPE = RecipeOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """Training of adapters in place of weights."""
+
+    panel: ClassVar = "Adapters"
+
+    adapters_only: Annotated[
+        bool,
+        typer.Option(
+            "--adapters-only",
+            help="Train adapters beside frozen weights; writes the converted model.",
+        ),
+    ] = False
+    rank: Rank = 4
+    swappable: Annotated[
+        bool, typer.Option("--swappable", help="Adapters that a live session can change.")
+    ] = False
+    adapter_file: Annotated[
+        Path | None, typer.Option(help="Write the adapters alone (.onnx_adapter).")
+    ] = None
+    teacher: Teacher = None
+
+
+OWN_WEIGHTS = AdapterOptions()
 
 
 def _sigmas(text: str) -> float | None:
@@ -170,6 +218,7 @@ def finetune(
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     mapping: MappingOptions = EVERY_NODE,
     recipe: RecipeOptions = RECIPE,
+    adapters: AdapterOptions = OWN_WEIGHTS,
     uncalibrated: Uncalibrated = False,
     seed: Seed = 0,
     restart: Annotated[
@@ -180,19 +229,27 @@ def finetune(
 ) -> None:
     """Train a model for a device; writes MODEL.finetuned.onnx, the same file with other weights.
 
+    A converted model keeps its arrays: its adapters are trained on what these answer.
+
     Examples:
         rimc-onnx finetune model.onnx --device wan2022-aihwkit --time 1d --data train.npz
 
         rimc-onnx finetune model.onnx --data train.npz --loss task --noise-scale 1 --epochs 10
+
+        rimc-onnx finetune model.rimc.onnx --data train.npz --adapter-file a.onnx_adapter
     """
     from rimc_onnx import api
     from rimc_onnx.io.samples import import_callable
 
     console = Console(as_json=as_json)
     converted = convert_config(
-        device=device, mapping=mapping, periphery=periphery, uncalibrated=uncalibrated
+        device=device,
+        mapping=mapping,
+        periphery=periphery,
+        rank=adapters.rank,
+        uncalibrated=uncalibrated,
     )
-    config = recipe.config(converted, seed)
+    config = recipe.config(converted, seed, adapters_only=adapters.adapters_only)
     with console.progress("finetune") as progress:
         report = api.finetune(
             model,
@@ -202,6 +259,9 @@ def finetune(
             labels=labels,
             loss=import_callable(recipe.loss) if ":" in recipe.loss else None,
             config=config,
+            teacher=adapters.teacher,
+            swappable=adapters.swappable,
+            adapter_file=adapters.adapter_file,
             resume=not restart,
             force=force,
             progress=progress,

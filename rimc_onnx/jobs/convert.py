@@ -29,6 +29,7 @@ from rimc_onnx.io.model_files import (
 )
 from rimc_onnx.io.outputs import check_output, output_of
 from rimc_onnx.io.samples import Data, SampleArrays, files_of_data
+from rimc_onnx.jobs.input_ranges import recorded_ranges
 from rimc_onnx.jobs.reports import ConvertReport, NodeReport
 from rimc_onnx.jobs.teacher import (
     NODES,
@@ -104,7 +105,13 @@ def convert(
     if config.needs_ranges:
         with blame_model(source):
             ranges = measure_ranges(
-                graph, units, feeds, digital_session, config=config, progress=progress
+                graph,
+                units,
+                feeds,
+                digital_session,
+                config=config,
+                input_ranges=recorded_ranges(graph),
+                progress=progress,
             )
     with blame_model(source):
         passes.convert_pipeline(decisions, config, ranges, programmer=native_programmer())(graph)

@@ -22,6 +22,7 @@ from rimc_onnx.io.outputs import Outputs, check_outputs
 from rimc_onnx.io.samples import Data, files_of_data
 from rimc_onnx.jobs.convert import inputs_of, with_mapping
 from rimc_onnx.jobs.device_file import write_device_file
+from rimc_onnx.jobs.input_ranges import recorded_ranges
 from rimc_onnx.passes.rram_unit import unit_periphery
 
 __all__ = ["provider_options"]
@@ -152,7 +153,14 @@ def _periphery(
     """The attributes of every node's crossbar but its weight and device, as JSON."""
     ranges = {}
     if config.needs_ranges:
-        ranges = measure_ranges(graph, units, feeds, digital_session, config=config)
+        ranges = measure_ranges(
+            graph,
+            units,
+            feeds,
+            digital_session,
+            config=config,
+            input_ranges=recorded_ranges(graph),
+        )
     # A law of noise is the device's, which the library has too; without one none is stated.
     own = {"read_noise_curve"}
     if config.has_read_noise_curve:

@@ -242,3 +242,7 @@ class FinetuneReport:
     runs_on: str
     seconds: float
     peak_rss_bytes: int | None
+    adapter_file: str | None = None
+    """The adapters alone."""
+    sram_bytes: int | None = None
+    """Of the adapters, where these were trained; then ``changed`` counts them."""

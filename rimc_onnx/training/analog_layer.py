@@ -94,7 +94,15 @@ class AnalogLayer(nn.Module):
         self.reads = self._reads(config)
         self.run: int | None = None
         """Number of the run that read noise is drawn for; ``None``: not in a product's outputs."""
+        self.branch: nn.Module | None = None
+        """The adapter beside the arrays, where one is trained: (x, what they answer) -> output."""
+        self.log_range: nn.Parameter | None = None
+        """Logarithm of the input range over the measured one, where it is trained."""
         self.is_measuring = False
+        self.sees_slopes = False
+        """True while squared slopes of the weight are added up."""
+        self._seen: Tensor | None = None
+        self._squares: Tensor | None = None
         self._powers: list[Tensor] = []
         self._device_weight: Tensor | None = None
         self._device_w_max = torch.ones(1)
@@ -261,6 +269,21 @@ class AnalogLayer(nn.Module):
         self.power = power.to(w.device)
         self.start_power = max(float((w.square() * self.power).sum()), 1e-30)
 
+    def take_slopes(self, rows: int) -> None:
+        """Add what one batch's mean of ``rows`` likelihoods says of the Fisher information."""
+        if self._seen is None or self._seen.grad is None:
+            return
+        squares = self.weight.squares_to_arrays(self._seen.grad.square() * rows)
+        self._squares = squares if self._squares is None else self._squares + squares
+        self._seen = None
+
+    def end_slopes(self, num_batches: int) -> None:
+        """From now on the penalty is half the Fisher information times squared deviations."""
+        self.sees_slopes = False
+        if self._squares is not None:
+            self.power, self.start_power = self._squares / num_batches, 2.0
+        self._squares = None
+
     # --- running ------------------------------------------------------------------------------
 
     def _product(self, x: Tensor, w: Tensor, first: int, last: int) -> Tensor:
@@ -288,7 +311,11 @@ class AnalogLayer(nn.Module):
         x = x.t() if self.trans_a else x
         if self.is_measuring:
             self._measure(x)
+        if self.sees_slopes:
+            self._seen = w_file = w_file.detach().requires_grad_(True)
         y = self._converted(x, w_file)
+        if self.branch is not None:
+            y = self.branch(x, y)
         shift = self.weight.shift_of_outputs(w_file)
         if self.weight.columns is not None:
             scale = self.weight.columns
@@ -322,7 +349,24 @@ class AnalogLayer(nn.Module):
         if self.reads.is_ideal or (self.cells is not Cells.DEVICE and is_product):
             return self._product(x, w, 0, steps)
         run = self.run if self.cells is Cells.DEVICE else None
-        return self.reads.read_all(x, w, w_max, steps=steps, multiply=self._product, run=run)
+        # A range of s R is the range R for x / s: word lines see x over their range alone.
+        s = torch.ones(()) if self.log_range is None else self.log_range.exp()
+        y = self.reads.read_all(
+            x if self.log_range is None else x / s,
+            w,
+            w_max,
+            steps=steps,
+            multiply=self._product,
+            run=run,
+        )
+        return y if self.log_range is None else s * y
+
+    @property
+    def input_range(self) -> float | None:
+        """What it was trained to; ``None`` where it was not."""
+        if self.log_range is None:
+            return None
+        return self.reads.dac_range * float(self.log_range.detach().exp())
 
 
 def _channels(vector: Tensor, y: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from onnxscript import ir
-from torch import Tensor
+from torch import Tensor, nn
 
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges
 from rimc_onnx.device import CellProgrammer
@@ -24,6 +24,7 @@ from rimc_onnx.passes import (
     structure_pipeline,
     with_mapping,
 )
+from rimc_onnx.training.adapter_branch import AdapterBranch
 from rimc_onnx.training.analog_layer import AnalogLayer, Cells, Draw
 from rimc_onnx.training.graph_module import GraphModule, node_spec
 from rimc_onnx.training.mapped_weight import mapped_weight
@@ -71,6 +72,8 @@ class AnalogModel:
         self.layers: dict[str, AnalogLayer] = {}
         self.weights: dict[str, str] = {}
         """Node -> name of its weight's parameter."""
+        self.branches: dict[str, AdapterBranch] = {}
+        """Adapters, where these are trained."""
         nodes = {node.name: node for node in model.graph}
         overlaps = {node.name: node for node in prepared.graph}
         for unit in units:
@@ -124,6 +127,82 @@ class AnalogModel:
         if name is None:
             raise ValueError(f"node '{node}' has no weight")
         return self.module.value_of(name)
+
+    @property
+    def num_times(self) -> int:
+        """Ages that deviations are drawn for."""
+        return len(next(iter(self.layers.values())).means) if self.layers else 1
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Weights of mapped nodes, and vectors: biases and scales of normalisations, by name.
+
+        Folded batch normalisations stay as they are; so do embeddings. With branches these alone,
+        by ``<node>/<part>``.
+        """
+        module = self.module
+        found: dict[str, nn.Parameter] = {}
+        if self.branches:
+            module.requires_grad_(False)
+            for node, branch in self.branches.items():
+                parts = {n: p for n, p in branch.named_parameters() if n in branch.trained}
+                found.update({f"{node}/{n}": p for n, p in parts.items()})
+            for parameter in found.values():
+                parameter.requires_grad_(True)
+            return found
+        fixed = module.names_at("BatchNormalization", 1)
+        if any(layer.weight.shift is not None for layer in self.layers.values()):
+            fixed |= module.names_at("BatchNormalization", 2)
+        mapped = set(self.weights.values())
+        for name, parameter in module.own_parameters().items():
+            is_vector = parameter.ndim == 1 and name not in fixed
+            parameter.requires_grad_(name in mapped or is_vector)
+            if parameter.requires_grad:
+                found[name] = parameter
+        for node, layer in self.layers.items():
+            if layer.log_range is not None:
+                found[f"{node}/input range"] = layer.log_range
+        return found
+
+    def put_branch(self, node: str, branch: AdapterBranch) -> None:
+        """An adapter beside the arrays of ``node``, whose bias comes on top of the node's own."""
+        self.branches[node] = branch
+        self.layers[node].branch = branch
+
+    def learn_ranges(self) -> None:
+        """Input ranges are trained, too, of nodes whose word lines have one."""
+        for layer in self.layers.values():
+            if layer.reads.dac_bits or layer.reads.bends:
+                layer.log_range = nn.Parameter(torch.zeros(()))
+
+    def input_ranges(self) -> dict[str, float]:
+        """Trained input ranges by node."""
+        found = {node: layer.input_range for node, layer in self.layers.items()}
+        return {node: r for node, r in found.items() if r is not None}
+
+    def start_slopes(self) -> None:
+        """Until :meth:`end_slopes` slopes of the weights are seen."""
+        for layer in self.layers.values():
+            layer.sees_slopes = True
+
+    def take_slopes(self, rows: int) -> None:
+        """Those of the last backward pass, of the mean of ``rows`` likelihoods."""
+        for layer in self.layers.values():
+            layer.take_slopes(rows)
+
+    def end_slopes(self, num_batches: int) -> None:
+        """Their squares are the penalty's weights."""
+        for layer in self.layers.values():
+            layer.end_slopes(num_batches)
+
+    def start_measuring(self) -> None:
+        """Until :meth:`end_measuring` the power of every word line is seen."""
+        for layer in self.layers.values():
+            layer.is_measuring = True
+
+    def end_measuring(self) -> None:
+        """Keep what was seen, with today's weights."""
+        for name, layer in self.layers.items():
+            layer.end_measuring(self.file_weight(name))
 
     # --- what the arrays hold -----------------------------------------------------------------
 

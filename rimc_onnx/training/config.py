@@ -9,7 +9,7 @@ from enum import Enum, unique
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.errors import ConfigError
 
-__all__ = ["FinetuneConfig", "Loss", "Optimizer", "Schedule"]
+__all__ = ["FinetuneConfig", "Loss", "Optimizer", "PenaltyWeight", "Schedule"]
 
 
 @unique
@@ -37,6 +37,17 @@ class Optimizer(Enum):
     ADAMW = "adamw"
     SGD = "sgd"
     """With momentum 0.9."""
+
+
+@unique
+class PenaltyWeight(Enum):
+    """What the squared deviation of a weight costs in the penalty."""
+
+    POWER = "power"
+    """The power of its input over that of the node's outputs: all nodes count alike."""
+    FISHER = "fisher"
+    """Half the Fisher information of the weight, on the held-out samples with the weights of the
+    start: what it adds to the divergence of the outputs, to second order."""
 
 
 @unique
@@ -68,8 +79,15 @@ class FinetuneConfig:
     penalty: float = 1.0
     """Weight of the expected squared error that deviations add to the nodes' outputs, relative to
     the outputs: their variance and mean shift in closed form, at the conversion's time."""
+    penalty_weight: PenaltyWeight = PenaltyWeight.POWER
+    learn_input_ranges: bool = False
+    """Train the input range of every node with a DAC or an I-V curve, too. The file that is written
+    records them, and a conversion takes them in place of measured ones."""
     weight_clip_sigma: float | None = 2.5
     """Weights are kept within so many standard deviations of their start; None: anywhere."""
+    adapters_only: bool = False
+    """Weights stay as they are, adapters of the conversion's rank are trained under deviations
+    (``noise_scale``, 1 where None). What is written is the converted model."""
     optimizer: Optimizer = Optimizer.ADAM
     learning_rate: float = 5e-4
     weight_decay: float = 0.0

@@ -9,10 +9,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from torch import Tensor
 from rimc_onnx.device import CellProgrammer
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.training.analog_layer import Cells, Draw
-from rimc_onnx.training.analog_model import AnalogModel
 from rimc_onnx.training.batches import Batches, Rows
-from rimc_onnx.training.config import FinetuneConfig, Optimizer, Schedule
+from rimc_onnx.training.config import FinetuneConfig, Optimizer, PenaltyWeight, Schedule
 from rimc_onnx.training.graph_module import GraphModule
 from rimc_onnx.training.losses import Objective
 
-__all__ = ["Trainer", "Validation"]
+__all__ = ["Trainable", "Trainer", "Validation"]
 
 _LEAST_RATE = 0.01
 """Of the first learning rate, at the end of a schedule."""
+_FISHER_BATCH = 4
+"""Samples whose slopes are squared together: every batch is one draw of them."""
 _TEACHER_BYTES = 256 << 20
 """Outputs of the teacher that are kept from one epoch to the next."""
 
@@ -68,12 +69,64 @@ class _State:
     since_best: int = 0
 
 
+class Trainable(Protocol):
+    """What a :class:`Trainer` needs of a model: of all layers together."""
+
+    module: GraphModule
+
+    @property
+    def num_times(self) -> int:
+        """Ages that deviations are drawn for; the last is the conversion's."""
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained, by name; everything else has no gradient."""
+
+    def start_measuring(self) -> None:
+        """From now on the power of inputs is measured."""
+
+    def end_measuring(self) -> None:
+        """The mean power counts."""
+
+    def start_slopes(self) -> None:
+        """From now on slopes of the weights are seen."""
+
+    def take_slopes(self, rows: int) -> None:
+        """Those of the last backward pass, of a mean of ``rows`` likelihoods."""
+
+    def end_slopes(self, num_batches: int) -> None:
+        """Their squares weight the penalty."""
+
+    def set_cells(self, cells: Cells) -> None:
+        """What the arrays hold."""
+
+    def set_draw(self, draw: Draw) -> None:
+        """Deviations from now on."""
+
+    def on_device(
+        self,
+        seed: int,
+        time_s: float | None,
+        programmer: CellProgrammer | None,
+        run: int | None = None,
+    ) -> AbstractContextManager[None]:
+        """One device while it lasts."""
+
+    def penalty(self, index: int = 0) -> Tensor:
+        """Of the deviations at time ``index``."""
+
+    def clip_limits(self, clip_sigma: float) -> dict[str, Tensor]:
+        """Largest weights, from today's."""
+
+    def clip(self, limits: Mapping[str, Tensor]) -> None:
+        """Cut the weights."""
+
+
 class Trainer:
-    """Trains the weights of an :class:`AnalogModel`."""
+    """Trains a model on devices."""
 
     def __init__(
         self,
-        model: AnalogModel,
+        model: Trainable,
         teacher: GraphModule,
         objective: Objective,
         data: Batches,
@@ -81,19 +134,19 @@ class Trainer:
         config: FinetuneConfig,
         *,
         programmer: CellProgrammer | None = None,
-        device: torch.device | None = None,
+        device: str | None = None,
     ) -> None:
         """``device`` is a GPU where there is one, else the CPU."""
         self.model, self.teacher, self.objective = model, teacher, objective
         self.data, self.held_out, self.config = data, held_out, config
         self._programmer = programmer
         found = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device or torch.device(found)
+        self.device = torch.device(device or found)
         self.model.module.to(self.device)
         self.teacher.to(self.device).requires_grad_(False)
         self._known_outputs: dict[tuple[int, int], dict[str, Tensor]] = {}
         self._known_bytes = 0
-        self.trained = self._choose()
+        self.trained = model.trained()
         self._limits = (
             model.clip_limits(config.weight_clip_sigma)
             if config.weight_clip_sigma is not None
@@ -102,28 +155,8 @@ class Trainer:
         self._optimizer = self._make_optimizer()
         self._per_epoch = len(data.epoch(config.batch_size, config.seed))
         self.num_steps = config.steps or config.epochs * self._per_epoch
-        self._times = max(len(next(iter(model.layers.values())).means), 1)
+        self._times = model.num_times
         self.state = _State()
-
-    # --- what is trained ----------------------------------------------------------------------
-
-    def _choose(self) -> dict[str, torch.nn.Parameter]:
-        """Weights of mapped nodes, and vectors: biases and scales of normalisations, by name.
-
-        Folded batch normalisations stay as they are; so do embeddings.
-        """
-        module = self.model.module
-        fixed = module.names_at("BatchNormalization", 1)
-        if any(layer.weight.shift is not None for layer in self.model.layers.values()):
-            fixed |= module.names_at("BatchNormalization", 2)
-        mapped = set(self.model.weights.values())
-        found = {}
-        for name, parameter in module.own_parameters().items():
-            is_vector = parameter.ndim == 1 and name not in fixed
-            parameter.requires_grad_(name in mapped or is_vector)
-            if parameter.requires_grad:
-                found[name] = parameter
-        return found
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, parameters = self.config, list(self.trained.values())
@@ -248,14 +281,28 @@ class Trainer:
 
     def _measure_powers(self) -> None:
         """Power of every node's inputs on the held-out samples, with the weights of the start."""
-        for layer in self.model.layers.values():
-            layer.is_measuring = True
+        self.model.start_measuring()
         self.model.set_cells(Cells.IDEAL)
         with torch.no_grad():
             for rows in self.held_out.epoch(self.config.batch_size):
                 self.model.module.run(self._batch(self.held_out, rows)[0])
-        for name, layer in self.model.layers.items():
-            layer.end_measuring(self.model.file_weight(name))
+        self.model.end_measuring()
+        if self.config.penalty and self.config.penalty_weight is PenaltyWeight.FISHER:
+            self._measure_fisher()
+
+    def _measure_fisher(self) -> None:
+        """Fisher information of every weight, of the model as it is, on the held-out samples."""
+        self.model.start_slopes()
+        self.model.set_cells(Cells.FILE)
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        batches = self.held_out.epoch(_FISHER_BATCH)
+        for rows in batches:
+            outputs = self.model.module.run(self._batch(self.held_out, rows)[0])
+            likelihood, count = self.objective.drawn_likelihood(outputs, generator)
+            torch.autograd.backward(likelihood)
+            self.model.take_slopes(count)
+        self.model.end_slopes(len(batches))
+        self._optimizer.zero_grad(set_to_none=True)
 
     # --- validation ---------------------------------------------------------------------------
 
@@ -279,11 +326,15 @@ class Trainer:
         )
         self.state.history.append(validation)
         best = self.state.best
-        if best is None or validation.loss < best.loss:
+        if best is None or self._score(validation) < self._score(best):
             self.state.best, self.state.since_best = validation, 0
             self.state.best_weights = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
         else:
             self.state.since_best += 1
+
+    def _score(self, state: Validation) -> float:
+        """What the best state has least of: adapters serve the device, not the clean weights."""
+        return state.device_loss if self.config.adapters_only else state.loss
 
     def _figures(self, cells: Cells) -> tuple[float, float | None]:
         """Mean loss and share of hits on the held-out samples."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,9 @@ _NO_WEIGHT = {
 }
 """Inputs that hold statistics, bounds or tables: what they are given is never trained."""
 
+Layer = tuple[nn.Module, Sequence[str | None]]
+"""What is called in the stead of a node, and the values that it is called with."""
+
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Nodes whose constant input 1 can go to RRAM."""
 
@@ -66,8 +69,15 @@ class GraphModule(nn.Module):
     them.
     """
 
-    def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        outputs: Sequence[str] | None = None,
+        layers: Mapping[str, Layer] | None = None,
+    ) -> None:
         """``model`` has been through ``structure_pipeline``; ``outputs`` are all where ``None``.
+
+        ``layers`` are called in the stead of nodes, by node name.
 
         Raises:
             ModelError: an operator that gradients have to pass is not in the table.
@@ -85,16 +95,16 @@ class GraphModule(nn.Module):
         self.output_names = tuple(outputs or known)
         self.dtypes: dict[str, np.dtype[Any]] = {}
         """Of every parameter, as the file has it."""
-        self._read(model)
-        self.layers = nn.ModuleList()
-        """What :meth:`replace` was given."""
+        self.layers = nn.ModuleList(layer for layer, _ in (layers or {}).values())
+        """What is called in the stead of nodes."""
+        self._read(model, layers or {})
 
     # --- reading ------------------------------------------------------------------------------
 
-    def _read(self, model: ir.Model) -> None:
+    def _read(self, model: ir.Model, layers: Mapping[str, Layer]) -> None:
         opset = model.opset_imports.get("", 0)
         nodes = _needed(model.graph, self.output_names)
-        behind_weights = _behind_weights(nodes)
+        behind_weights = _behind_weights(nodes, layers)
         steps: list[_Step] = []
         foreign: list[ir.Node] = []
         for node in nodes:
@@ -102,7 +112,12 @@ class GraphModule(nn.Module):
                 continue
             spec = node_spec(node, opset)
             make = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-            if make is not None:
+            given = layers.get(str(node.name))
+            operator: Operator
+            names: Sequence[str | None]
+            if given is not None:
+                operator, names = given
+            elif make is not None:
                 operator, names = (
                     make(spec),
                     [None if v is None else str(v.name) for v in node.inputs],
@@ -303,11 +318,13 @@ def _reads(node: ir.Node) -> list[ir.Value]:
     return found
 
 
-def _behind_weights(nodes: Sequence[ir.Node]) -> set[ir.Value]:
-    """Values that a weight which can go to RRAM takes part in."""
+def _behind_weights(nodes: Sequence[ir.Node], layers: Collection[str]) -> set[ir.Value]:
+    """Values that a weight which can go to RRAM takes part in, or a node among ``layers``."""
     found: set[ir.Value] = set()
     for node in nodes:
-        is_product = node.op_type in _PRODUCTS and find_constant(node.inputs[1]) is not None
+        is_product = node.name in layers or (
+            node.op_type in _PRODUCTS and find_constant(node.inputs[1]) is not None
+        )
         if is_product or any(v in found for v in _reads(node)):
             found.update(node.outputs)
     return found

@@ -129,6 +129,33 @@ class Objective:
             raise DataError("the model has no output of floats that a teacher could be met in.")
         return torch.stack(found).mean()
 
+    def drawn_likelihood(
+        self, outputs: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """Mean of minus the logarithm of the likelihood of outputs that the model itself draws.
+
+        Classes by their probabilities, other values with their own standard deviation. Slopes of it
+        have no mean, and their squares are the Fisher information. Also the number of rows.
+        """
+        losses, rows = [], 1
+        for name, kind in self.kinds.items():
+            y = outputs[name]
+            if not y.is_floating_point():
+                continue
+            if kind is OutputKind.VALUES:
+                rows = len(y) if y.ndim else 1
+                z = torch.randn(y.shape, generator=generator, device=y.device)
+                unit = (y - y.detach()) / y.detach().std(correction=0).clamp_min(1e-12)
+                losses.append(0.5 * (unit - z).square().sum() / rows)
+                continue
+            log_classes = _log_classes(y, kind, 1.0).flatten(0, -2)
+            rows = len(log_classes)
+            wanted = torch.multinomial(log_classes.detach().exp(), 1, generator=generator)
+            losses.append(functional.nll_loss(log_classes, wanted[:, 0]))
+        if not losses:
+            raise DataError("the model has no output of floats whose likelihood could be told.")
+        return torch.stack(losses).sum(), rows
+
     def _cross_entropy(self, logits: Tensor, name: str, labels: Tensor) -> Tensor:
         log_classes = _log_classes(logits, self.kinds[name], 1.0)
         if log_classes.shape[:-1] != labels.shape:

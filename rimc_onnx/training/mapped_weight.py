@@ -86,6 +86,15 @@ class MappedWeight(nn.Module):
         w = w if self.rows is None else w * self.rows
         return w if self.columns is None else w * self.columns
 
+    def squares_to_arrays(self, squares: Tensor) -> Tensor:
+        """Squared slopes over the file's weight as those over the arrays'."""
+        found = self.layout.to_arrays(squares)
+        for factor in (self.rows, self.columns):
+            if factor is not None:
+                square = factor.square()
+                found = torch.where(square > 0, found / square.clamp_min(1e-30), 0.0)
+        return found
+
     def limits_of_file(self, limit: Tensor) -> Tensor:
         """Largest |W| in the file's layout for the largest weight of the arrays, ``limit``."""
         scale = torch.ones(1, device=limit.device)

@@ -44,13 +44,19 @@ class _Place:
 
 
 def write_back(
-    model: str | Path, output: str | Path, weights: Mapping[str, Array], *, force: bool = False
+    model: str | Path,
+    output: str | Path,
+    weights: Mapping[str, Array],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
 ) -> list[str]:
     """Write ``output``: the file ``model`` with other weights. Gives the names that changed.
 
     ``weights`` are arrays by the names of initializers, or of outputs of Constant nodes, with
     their shapes and types. Graph, names and metadata stay byte for byte; where nothing changed, so
-    does the file. Weights in external files go to ``<output>.<their file>``.
+    does the file. ``metadata`` are entries to add or to replace. Weights in external files go to
+    ``<output>.<their file>``.
 
     Raises:
         ModelError: the model has no such tensor, or one of another shape or type, or one whose
@@ -91,8 +97,26 @@ def write_back(
         if data[place.start : place.stop] != new:
             data[place.start : place.stop] = new
             changed.append(name)
-    _write(source, target, bytes(data), external, force=force)
+    _write(source, target, _with_metadata(bytes(data), metadata or {}), external, force=force)
     return changed
+
+
+def _with_metadata(data: bytes, entries: Mapping[str, str]) -> bytes:
+    """Entries at the end of a model's bytes: repeated fields of two messages in a row are joined.
+
+    A model that has one of them is written anew, as an entry must not be there twice.
+    """
+    if not entries:
+        return data
+    model = onnx.ModelProto.FromString(data)
+    if any(entry.key in entries for entry in model.metadata_props):
+        kept = [(e.key, e.value) for e in model.metadata_props if e.key not in entries]
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, {**dict(kept), **entries})
+        return model.SerializeToString()
+    more = onnx.ModelProto()
+    onnx.helper.set_model_props(more, dict(entries))
+    return data + more.SerializeToString()
 
 
 def _tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from rimc_onnx.device import get_preset
 from rimc_onnx.errors import OutputError, UsageError
 from rimc_onnx.io.adapter_file import rram_digest
 from rimc_onnx.io.model_files import load_model
+from rimc_onnx.passes import rram_branches
 from rimc_onnx.studies.baselines import BASELINES, BaselineProblem, BaselineResult
 
+AGED = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.25, drift_mean_frac=-0.12))
 RELATIVE = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.4), seed=3)
 LOST = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.1, drift_mean_frac=-0.6))
 
@@ -24,7 +27,9 @@ def models(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Digits on arrays with independent errors, and on arrays that all lost conductance."""
     folder = tmp_path_factory.mktemp("baselines")
     found = {}
-    for name, config in (("relative", RELATIVE), ("lost", LOST)):
+    other = replace(AGED, seed=AGED.seed + 1)
+    configs = {"relative": RELATIVE, "lost": LOST, "aged": AGED, "aged_too": other}
+    for name, config in configs.items():
         found[name] = folder / f"{name}.rimc.onnx"
         api.convert(digits / "model.onnx", found[name], config=config)
     return found
@@ -127,3 +132,65 @@ def test_unknown_option_is_refused_and_an_output_kept(
     with pytest.raises(OutputError):
         run("drift-compensation", digits, models["lost"], kept)
     assert kept.read_bytes() == b"mine"
+
+
+def trained(
+    name: str, digits: Path, converted: Path, out: Path, **options: object
+) -> tuple[BaselineResult, float, float]:
+    """The result, and agreement before and after."""
+    pytest.importorskip("torch")
+    with np.load(digits / "test.npz") as file:
+        images = {n: file[n][200:] for n in file.files}
+    problem = replace(problem_of(digits, converted, out, **options), data=images)
+    result = BASELINES[name](problem)
+    return result, agreement(converted, digits), agreement(result.model, digits)
+
+
+def test_back_propagation_rewrites_the_arrays_and_gains_with_many_samples(
+    digits: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    # Weights that are trained and not written, or writes that nobody counts.
+    options = {"num_samples": 200, "epochs": 3, "batch_size": 16}
+    converted = models["relative"]
+    result, before, after = trained(
+        "back-propagation", digits, converted, tmp_path / "m.onnx", **options
+    )
+    assert after >= before + 0.03
+    student = load_model(converted)
+    weights = sum(b.geometry.num_weights for b in rram_branches(student))
+    assert result.rram_writes == 3 * 13 * weights
+    assert result.sram_bytes == 0
+    assert rram_digest(load_model(result.model)) != rram_digest(student)
+
+
+def test_vera_plus_helps_without_seeing_the_device(
+    digits: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    # Vectors of one device in place of the law's: another seed would not be helped.
+    options = {"steps": 80}
+    results = [
+        trained("vera-plus", digits, models[name], tmp_path / f"{name}.onnx", **options)
+        for name in ("aged", "aged_too")
+    ]
+    adapters = []
+    for name, (result, before, after) in zip(("aged", "aged_too"), results, strict=True):
+        assert after >= before + 0.05
+        assert result.rram_writes == 0
+        student = load_model(result.model)
+        assert rram_digest(load_model(models[name])) == rram_digest(student)
+        adapters.append([b.adapter().tensors() for b in rram_branches(student)])
+    for one, other in zip(*adapters, strict=True):
+        for key, array in one.items():
+            np.testing.assert_array_equal(array, other[key])
+
+
+def test_vera_plus_takes_the_vectors_of_the_nearest_age(digits: Path, tmp_path: Path) -> None:
+    # The age of the list, not the model's; a device without a time axis has none.
+    from rimc_onnx.studies.baselines.trained import _convert_config
+
+    converted = tmp_path / "wan.rimc.onnx"
+    config = ConvertConfig(device=get_preset("wan2022-aihwkit"), time_s=7200.0)
+    api.convert(digits / "model.onnx", converted, config=config)
+    found = _convert_config(load_model(converted), [1.0, 3600.0, 86400.0])
+    assert found.time_s == 3600.0
+    assert len(found.node_devices) == 11

@@ -60,7 +60,7 @@ def weights_of(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def run(folder: Path, name: str, config: FinetuneConfig, **arguments: Any) -> Any:
     return finetune(
-        folder / "model.onnx",
+        folder / arguments.pop("model", "model.onnx"),
         folder / name,
         data=arguments.pop("data", folder / "train.npz"),
         config=config,
@@ -257,3 +257,77 @@ def test_run_of_a_reader_is_a_batch_that_is_never_cut() -> None:
     data = Batches(load_samples(f"{__name__}:runs", inputs))
     found = sorted(data.read(b)[0]["x"].shape for b in data.epoch(1, 0, 0))
     assert found == [(2, 3), (2, 4), (2, 5)]
+
+
+def test_fisher_information_is_that_of_the_classes(
+    matmul_model: Callable[..., onnx.ModelProto], tmp_path: Path
+) -> None:
+    # Slopes of a mean that are not counted by its rows; a layout of the arrays that is not the
+    # file's. For one product and a Softmax it is E[x_i^2 p_j (1 - p_j)].
+    from rimc_onnx.training import load
+    from rimc_onnx.training.analog_model import AnalogModel
+    from rimc_onnx.training.config import PenaltyWeight
+    from rimc_onnx.training.finetune import Trainer
+    from rimc_onnx.training.losses import Objective, OutputKind
+
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((6, 5), np.float32)
+    onnx.save(matmul_model(w), tmp_path / "m.onnx")
+    x = rng.standard_normal((2048, 6), np.float32) * np.linspace(0.3, 2, 6, dtype=np.float32)
+    spec = InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 6), symbols=("N", None))
+    train, held = Batches(load_samples({"x": x}, [spec])).split(1536, 0)
+    config = FinetuneConfig(convert=WAN, steps=1, penalty_weight=PenaltyWeight.FISHER)
+    model = AnalogModel(load_model(tmp_path / "m.onnx"), WAN, {})
+    objective = Objective(Loss.DISTILL, {"y": OutputKind.LOGITS})
+    trainer = Trainer(model, load(tmp_path / "m.onnx"), objective, train, held, config)
+    trainer._measure_powers()
+    layer = model.layers["fc1"]
+    p = np.exp(x @ w)
+    p /= p.sum(1, keepdims=True)
+    wanted = (x**2).T @ (p * (1 - p)) / len(x)
+    found = layer.power.numpy()
+    # 384 draws of a square for every weight: a standard error of 7 %.
+    np.testing.assert_allclose(found, wanted, rtol=0.35)
+    np.testing.assert_allclose(found.sum(), wanted.sum(), rtol=0.07)
+    variance = layer.moments(torch.from_numpy(w), layer.largest(torch.from_numpy(w)), 0)
+    square = (variance[1] + variance[0].square()).numpy()
+    penalty = float(model.penalty().detach())
+    assert penalty == pytest.approx(0.5 * (found * square).sum(), rel=1e-5)
+
+
+def test_learned_ranges_are_in_the_file_and_in_the_conversion(folder: Path) -> None:
+    # Ranges that training moves and nobody reads, or that convert measures all the same.
+    from rimc_onnx import convert
+    from rimc_onnx.crossbar import PeripheryConfig
+    from rimc_onnx.jobs.input_ranges import recorded_ranges
+    from rimc_onnx.passes import rram_branches
+
+    periphery = PeripheryConfig(dac_bits=4, adc_bits=6, tile_rows=64)
+    config = recipe(
+        convert=ConvertConfig(device=WAN.device, time_s=86400.0, periphery=periphery),
+        learn_input_ranges=True,
+        learning_rate=1e-3,
+        steps=24,
+    )
+    run(folder, "trained.onnx", config)
+    onnx.checker.check_model(folder / "trained.onnx")
+    ranges = recorded_ranges(load_model(folder / "trained.onnx"))
+    assert len(ranges) == 11
+    held = {}
+    for name in ("model", "trained"):
+        target = folder / f"{name}.rimc.onnx"
+        convert(folder / f"{name}.onnx", target, config=config.convert, data=folder / "train.npz")
+        held[name] = {
+            b.node: b.rram.attributes["dac_range"].as_float()
+            for b in rram_branches(load_model(target))
+        }
+    assert held["trained"] == {n: float(np.float32(r)) for n, r in ranges.items()}
+    moved = [held["trained"][n] / held["model"][n] for n in ranges]
+    assert max(abs(m - 1) for m in moved) > 0.002
+    # Once more: it goes on from there, and the entry is replaced.
+    again = run(folder, "again.onnx", config, model="trained.onnx")
+    assert again.steps == 24
+    proto = onnx.load(folder / "again.onnx")
+    assert [e.key for e in proto.metadata_props].count("rimc.input_ranges") == 1
+    with pytest.raises(UsageError, match="dac_bits"):
+        run(folder, "none.onnx", recipe(learn_input_ranges=True))

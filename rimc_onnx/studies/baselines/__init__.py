@@ -25,15 +25,18 @@ from rimc_onnx.studies.baselines.output_matching import (
     drift_compensation,
     drift_compensation_column,
 )
+from rimc_onnx.studies.baselines.trained import back_propagation, vera_plus
 
 __all__ = ["BASELINES", "Baseline", "BaselineProblem", "BaselineResult"]
 
 BASELINES: Final[Mapping[str, Baseline]] = MappingProxyType(
     {
+        "back-propagation": back_propagation,
         "batch-norm": batch_norm,
         "bias": bias_correction,
         "drift-compensation": drift_compensation,
         "drift-compensation-column": drift_compensation_column,
+        "vera-plus": vera_plus,
         "magnitude": MAGNITUDE,
         "lora": LORA,
         "adam-dora": ADAM_DORA,
