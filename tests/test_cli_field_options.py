@@ -18,7 +18,9 @@ from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import DeviceConfig
 from rimc_onnx.io.samples import SampleArrays
 from rimc_onnx.runtime import any_provider
+from rimc_onnx.studies.lifetime import LifetimeConfig, lifetime
 from rimc_onnx.studies.recovery import recovery_study
+from rimc_onnx.studies.runner import Processes
 
 
 def options(command: Any) -> Iterator[str]:
@@ -32,9 +34,14 @@ def options(command: Any) -> Iterator[str]:
 def names() -> set[str]:
     """Fields of configurations and arguments of functions."""
     configs = (ConvertConfig, PeripheryConfig, CalibrateConfig, DeviceConfig, SampleArrays)
+    configs += (LifetimeConfig, Processes)
     found = {f.name for config in configs for f in dataclasses.fields(config)}
     functions = [getattr(api, name) for name in api.__all__]
-    functions += [recovery_study, *(getattr(any_provider, name) for name in any_provider.__all__)]
+    functions += [
+        recovery_study,
+        lifetime,
+        *(getattr(any_provider, name) for name in any_provider.__all__),
+    ]
     for function in functions:
         found |= set(inspect.signature(function).parameters)
     return found

@@ -280,7 +280,9 @@ class _ConvRead:
         partial = self._sums(x_tiles)
         out_spatial = b.op("Shape", partial).part(2)
         volume = b.op("ReduceProd", out_spatial, keepdims=1)
-        by_tile = b.op("Concat", [0], self.groups, self.tiles, self.columns_g, volume, axis=0)
+        # With [0] in place of the batch ONNX Runtime takes -1 for the volume, which a value without
+        # rows does not have.
+        by_tile = b.op("Concat", batch, self.groups, self.tiles, self.columns_g, volume, axis=0)
         split = b.op("Reshape", partial, by_tile)
         of_rows = b.op("Concat", batch, self.groups, self.tiles, [1], volume, axis=0)
         sums = b.choose(

@@ -87,7 +87,8 @@ class SecondMoments:
         for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
             x_rows, y_rows, *h_rows = rows
             # What the array lacks: Y - H.
-            e_rows = y_rows - h_rows[0] if h_rows else None
+            with np.errstate(invalid="ignore"):  # infinities of both: those rows go below
+                e_rows = y_rows - h_rows[0] if h_rows else None
             x_sum = x_rows.sum(axis=0, dtype=np.float64)
             parts = (x_sum, y_rows) if e_rows is None else (x_sum, y_rows, e_rows)
             # Sums of float32 in float64 do not overflow: mostly none has to be made again.

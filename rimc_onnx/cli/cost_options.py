@@ -18,7 +18,7 @@ __all__ = ["NO_COST", "CostOptions"]
 class CostOptions:
     """What an inference takes, and by which constants."""
 
-    panel: ClassVar = "Cost"
+    panel: ClassVar[str] = "Cost"
 
     cost: Annotated[
         bool, typer.Option("--cost", help="Energy, latency and area of one inference.")
