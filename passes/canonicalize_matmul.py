@@ -40,7 +40,8 @@ class CanonicalizeMatMulPass(ir.passes.InPlacePass):
        row where that alone reads the product.
     6. MatMul with a W of [1, ..., 1, K, N]: those axes go, and X gets as many as the product needs.
     7. A product whose matrix is no constant of float32 or float16, one inside a subgraph or kept
-       digital (``skip``), or a left-hand side of unknown rank: left alone.
+       digital (``skip``), a left-hand side of unknown rank, or a C of more than two axes:
+       left alone.
 
     The MatMul has the Gemm's name, the Add ``<name>/bias``; the output keeps its name.
     """
@@ -58,7 +59,7 @@ class CanonicalizeMatMulPass(ir.passes.InPlacePass):
         for node, weight in float_products(model, "MatMul", self._skip):
             modified |= rewrite.matmul(node, weight)
         for node, weight in float_products(model, "Gemm", self._skip):
-            if len(weight.shape) != 2:
+            if len(weight.shape) != 2 or rewrite.is_odd_addend(node):
                 continue
             rewrite.gemm(node, weight)
             modified = True
@@ -116,6 +117,12 @@ class _Rewrite:
             self._graph.insert_before(node, add)
         self._graph.remove(node, safe=True)
         remove_dead(inputs[1:])
+
+    def is_odd_addend(self, node: ir.Node) -> bool:
+        """Of a C with more axes than the output: ONNX Runtime refuses it, an Add would not."""
+        c = node.inputs[2] if len(node.inputs) > 2 else None
+        rank = None if c is None else self._shapes.rank(c)
+        return rank is not None and rank > 2
 
     def matmul(self, node: ir.Node, weight: Constant) -> bool:
         """Bring one MatMul to rows times a matrix; False where it is, or can't be."""

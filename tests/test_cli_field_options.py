@@ -20,7 +20,7 @@ from rimc_onnx.io.samples import SampleArrays
 from rimc_onnx.runtime import any_provider
 from rimc_onnx.studies.lifetime import LifetimeConfig, lifetime
 from rimc_onnx.studies.recovery import recovery_study
-from rimc_onnx.studies.runner import Processes
+from rimc_onnx.studies.runner import Engine
 
 
 def options(command: Any) -> Iterator[str]:
@@ -34,8 +34,9 @@ def options(command: Any) -> Iterator[str]:
 def names() -> set[str]:
     """Fields of configurations and arguments of functions."""
     configs = (ConvertConfig, PeripheryConfig, CalibrateConfig, DeviceConfig, SampleArrays)
-    configs += (LifetimeConfig, Processes)
+    configs += (LifetimeConfig,)
     found = {f.name for config in configs for f in dataclasses.fields(config)}
+    found |= {name for name in vars(Engine) if not name.startswith("_")}
     functions = [getattr(api, name) for name in api.__all__]
     functions += [
         recovery_study,
