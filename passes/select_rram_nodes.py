@@ -207,6 +207,8 @@ class _Look:
             name = getattr(node.inputs[1], "name", None)
             return f"weight '{name}' is no plain constant: store it in the file as one"
         if constant.dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
+            if node.op_type == "Gemm" and len(constant.shape) == 2 and 0 not in constant.shape:
+                return "its C has more than two axes, which no Gemm takes: give it one or two"
             return f"weight of shape {list(constant.shape)} has no kernel, or is empty"
         return (
             f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32, export it so"
