@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -232,7 +231,9 @@ def study_run(
     target = folder or Path(study.stem if study else name)
     runs_on = _engine(engine, workers)
     with console.progress("study") as progress:
-        report = run_study(found, target, engine=runs_on, command=_command(), progress=progress)
+        report = run_study(
+            found, target, engine=runs_on, command=hints.command(*sys.argv[1:]), progress=progress
+        )
     console.result(report, lambda: show_study(console, report))
     for line in report.left_out:
         console.warn(f"left out: {line}")
@@ -256,7 +257,3 @@ def _from_here(text: str) -> str:
     """A path as it is seen from the current folder; a reader's name as it is."""
     is_reader = ":" in text and not Path(text).exists()
     return text if is_reader else str(Path(text).absolute())
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
