@@ -10,7 +10,7 @@ from enum import Enum
 from rimc_onnx.calibration.allocate import Kinds
 from rimc_onnx.calibration.solvers.closed_form import ClosedFormConfig
 from rimc_onnx.calibration.solvers.registry import Solver, solver_of
-from rimc_onnx.errors import ConfigError, UsageError, suggest
+from rimc_onnx.errors import CalibrationError, ConfigError, UsageError, suggest
 from rimc_onnx.ops.schema import MAX_RANK
 
 __all__ = [
@@ -86,6 +86,26 @@ class CalibrateConfig:
         """Parts of the adapters."""
         default = "dora+sparse" if self.rank is None else "dora"
         return parse_adapter(default if self.adapter is None else self.adapter)
+
+    def budget_bytes(self, *, num_weights: int, num_lines: int) -> int:
+        """The SRAM budget of a model with so many mapped weights and bit lines.
+
+        Raises:
+            CalibrationError: it does not hold magnitudes that every bit line has to have.
+        """
+        magnitudes = num_lines if self.kinds.magnitude else 0
+        if self.sram_budget_bytes is not None:
+            budget = self.sram_budget_bytes
+        elif self.sram_budget_frac is not None:
+            budget = int(self.sram_budget_frac * num_weights)
+        else:
+            budget = max(int(DEFAULT_BUDGET_FRAC * num_weights), magnitudes)
+        if budget < magnitudes and not self.kinds.sparse:
+            raise CalibrationError(
+                f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
+                "magnitudes. Give a larger one, or `adapter` without a magnitude (sparse, lora)."
+            )
+        return budget
 
     def __post_init__(self) -> None:
         if self.num_samples < 0 or (self.num_samples == 0 and not self.read_out):

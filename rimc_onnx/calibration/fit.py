@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.allocate import LARGE_NODE_WEIGHTS, Share, allocate, uniform
-from rimc_onnx.calibration.config import DEFAULT_BUDGET_FRAC
 from rimc_onnx.calibration.gains import SampleMoments
-from rimc_onnx.calibration.job import CalibrationJob, problem_of, target_of
+from rimc_onnx.calibration.job import CalibrationJob, prior_of, problem_of, target_of
 from rimc_onnx.calibration.moments import Features
 from rimc_onnx.calibration.problem import (
     NodeProblem,
@@ -195,20 +194,10 @@ def _ranks(job: CalibrationJob) -> list[Share]:
 
 def _shares(drafts: Sequence[Draft], job: CalibrationJob) -> list[Share]:
     config = job.config
-    columns = sum(pair.geometry.columns for pair in job.pairs)
-    magnitudes = columns if config.kinds.magnitude else 0
-    budget = config.sram_budget_bytes
-    if budget is None:
-        num_weights = sum(pair.geometry.num_weights for pair in job.pairs)
-        if config.sram_budget_frac is None:
-            budget = max(int(DEFAULT_BUDGET_FRAC * num_weights), magnitudes)
-        else:
-            budget = int(config.sram_budget_frac * num_weights)
-    if budget < magnitudes and not config.kinds.sparse:
-        raise CalibrationError(
-            f"the SRAM budget of {budget} bytes does not hold the {magnitudes} bytes of the "
-            "magnitudes. Give a larger one, or `adapter` without a magnitude (sparse, lora)."
-        )
+    budget = config.budget_bytes(
+        num_weights=sum(pair.geometry.num_weights for pair in job.pairs),
+        num_lines=sum(pair.geometry.columns for pair in job.pairs),
+    )
     return allocate(drafts, budget, config.kinds, config.closed_form.sparse_frac)
 
 
@@ -242,6 +231,7 @@ def refit_on_student(job: CalibrationJob, shares: Sequence[Share]) -> list[Calib
             features.moments(pair.geometry),
             target_of(pair),
             bias_frac=job.bias_frac,
+            prior=prior_of(pair, job.config),
         )
         node = _draft(job, problem, exact=False)
         share = by_name[pair.branch.node]

@@ -20,7 +20,12 @@ from onnxscript import ir
 from rimc_onnx.calibration.allocate import Kinds, allocate
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
-from rimc_onnx.calibration.problem import NodeProblem, Statistics, problem_from_device
+from rimc_onnx.calibration.problem import (
+    CellPrior,
+    NodeProblem,
+    Statistics,
+    problem_from_device,
+)
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
@@ -32,9 +37,9 @@ from rimc_onnx.calibration.solvers.closed_form import (
 )
 from rimc_onnx.calibration.walk import Feeds, teacher_moments
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.crossbar.mapping_choice import read_variance
+from rimc_onnx.crossbar.read_noise import read_variance
 from rimc_onnx.device import CellProgrammer, largest_weight, program
-from rimc_onnx.device.pair_error import KNOTS
+from rimc_onnx.device.pair_error import KNOTS, expected_array
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.ops.geometry import NodeGeometry
@@ -140,7 +145,7 @@ def forecast(
 
     def study(node: TeacherNode) -> tuple[Draft, F32]:
         error = _array_error(node, config, programmer)
-        problem = _problem(node, error, num_samples, closed_form)
+        problem = _problem(node, config, error, num_samples, closed_form)
         count = num_samples if has_samples else 0
         return draft(problem, magnitude=True, num_samples=count, config=closed_form), error
 
@@ -210,7 +215,11 @@ def _array_error(
 
 
 def _problem(
-    node: TeacherNode, error: F32, num_samples: int, closed_form: ClosedFormConfig
+    node: TeacherNode,
+    config: ConvertConfig,
+    error: F32,
+    num_samples: int,
+    closed_form: ClosedFormConfig,
 ) -> NodeProblem:
     """What a calibration would know of the node."""
     target = node.matrices(node.unit.weight.float32())
@@ -223,6 +232,16 @@ def _problem(
             error=error,
             bias_frac=1.0,
         )
+    weight, device = node.unit.weight.float32(), config.device_of(node.unit.name)
+    axis = node.geometry.column_axis
+    expected = expected_array(
+        weight,
+        device,
+        device.resolve_time(config.time_s),
+        largest_weight(weight, device, axis),
+        axis,
+        read_variance(config),
+    )
     answered = copy.copy(node.moments)
     answered.x_e = node.moments.gram @ error.astype(np.float64)
     return problem_from_device(
@@ -230,6 +249,13 @@ def _problem(
         answered,
         target,
         bias_frac=_bias_frac(num_samples, closed_form),
+        prior=CellPrior(
+            error=node.matrices(expected.error),
+            variance=node.matrices(expected.variance),
+            read_variance=None
+            if expected.read_variance is None
+            else node.matrices(expected.read_variance),
+        ),
         sensitivity=node.statistics.sensitivity,
     )
 

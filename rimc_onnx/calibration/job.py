@@ -15,16 +15,20 @@ from rimc_onnx.calibration.array_read_out import read_out
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.moments import Features
 from rimc_onnx.calibration.problem import (
+    CellPrior,
     NodeProblem,
     TeacherKnowledge,
     problem_from_device,
 )
 from rimc_onnx.calibration.solvers.registry import NodeSolver, solver_of
 from rimc_onnx.calibration.walk import Feeds, Pair, Sessions, holding
+from rimc_onnx.crossbar.read_noise import variance_of_reads
+from rimc_onnx.device import DeviceConfig
+from rimc_onnx.device.pair_error import expected_array
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.passes import RramUnit
 
-__all__ = ["CalibrationJob", "Trial", "problem_of", "target_of"]
+__all__ = ["CalibrationJob", "Trial", "prior_of", "problem_of", "target_of"]
 
 F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -116,12 +120,45 @@ def problem_of(
         target_of(pair),
         bias_frac=job.bias_frac,
         sensitivity=sensitivities.get(name),
-        measured=_measured(pair, config) if config.read_out else None,
-        noise_frac=config.read_out_noise_frac,
+        prior=prior_of(pair, config),
+        has_common_loss=not config.read_out,
     )
     if job.known is not None:
         problem = replace(problem, statistics=job.known.statistics[name])
     return problem
+
+
+def prior_of(pair: Pair, config: CalibrateConfig) -> CellPrior:
+    """What is known of a node's cells: a measurement, or as a black box the law of its device.
+
+    The law says what a pair that holds a weight is expected to lack, how far that varies, and how
+    far reads do. Of the arrays themselves only what the conversion recorded is used: device, time,
+    W_max and read noise.
+    """
+    attributes = pair.branch.rram.attributes
+    expected = expected_array(
+        pair.unit.weight.float32(),
+        DeviceConfig.from_json(attributes["device_config"].as_string()),
+        attributes["time_s"].as_float(),
+        np.asarray(attributes["w_max"].as_floats(), np.float32),
+        pair.geometry.column_axis,
+        variance_of_reads(
+            read_noise=attributes["read_noise"].as_float(),
+            read_noise_relative=attributes["read_noise_relative"].as_int(),
+            read_noise_curve=attributes["read_noise_curve"].as_floats(),
+        ),
+    )
+    error, variance = _matrices(pair, expected.error), _matrices(pair, expected.variance)
+    if config.read_out:
+        measured = _measured(pair, config)
+        error = target_of(pair) - measured
+        variance = np.square(np.float32(config.read_out_noise_frac) * measured)
+    reads = expected.read_variance
+    return CellPrior(
+        error=error,
+        variance=variance,
+        read_variance=None if reads is None else _matrices(pair, reads),
+    )
 
 
 def target_of(pair: Pair) -> F32:

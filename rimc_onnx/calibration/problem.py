@@ -25,6 +25,7 @@ from rimc_onnx.execution.feed import Feed
 from rimc_onnx.ops.geometry import NodeGeometry
 
 __all__ = [
+    "CellPrior",
     "NodeProblem",
     "Statistics",
     "TeacherKnowledge",
@@ -158,32 +159,45 @@ class NodeProblem:
         return float(self.statistics.y_variance.sum(dtype=np.float64)) or 1.0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellPrior:
+    """What is known of the cells of a node before its device is asked, [G, d, m]."""
+
+    error: F32
+    """Mean of W_t - W_r."""
+    variance: F32
+    read_variance: F32 | None = None
+    """Of what the device answers with, from one answer to the next."""
+
+
 def problem_from_device(
     name: str,
     moments: SecondMoments,
     target: F32,
     *,
     bias_frac: float,
+    prior: CellPrior,
+    has_common_loss: bool = True,
     sensitivity: float | None = None,
-    measured: F32 | None = None,
-    noise_frac: float = 0.0,
 ) -> NodeProblem:
     """Bayesian regression of Y - H on X, where H is the device's answer.
 
-    As a black box a cell has a priori lost the share that the node's outputs have, and errs beside
-    that as much as it holds. Where W_r was ``measured`` (like ``target``), the error is that up to
-    ``noise_frac`` of the weight, and the answers refine it.
+    With ``has_common_loss`` all cells have lost, beside what is expected of them, the share of
+    themselves that the node's outputs have.
 
     Raises:
         CalibrationError: rows were seen, and none of them is finite.
     """
     if moments.num_left_out and not moments.num_rows:
         raise nothing_finite(name)
-    known = _lost_share(moments, target) * target if measured is None else target - measured
-    spread = target if measured is None else np.float32(noise_frac) * measured
-    error, grams = known.copy(), moments.gram
-    for g in range(moments.geometry.group if spread.any() else 0):
-        error[g] += _regress(grams[g], moments.x_e[g], known[g], spread[g])
+    error, grams = prior.error.copy(), moments.gram
+    for g in range(moments.geometry.group if prior.variance.any() else 0):
+        gram = grams[g]
+        noise = np.zeros(error.shape[2])
+        if prior.read_variance is not None:
+            noise = gram.diagonal()[0] @ prior.read_variance[g] / max(moments.num_rows, 1)
+        held = target[g] - error[g] if has_common_loss else None
+        error[g] = _regress(gram, moments.x_e[g], error[g], prior.variance[g], noise, held)
     return NodeProblem(
         name=name,
         geometry=moments.geometry,
@@ -202,17 +216,14 @@ def nothing_finite(node: str) -> CalibrationError:
     )
 
 
-def _lost_share(moments: SecondMoments, target: F32) -> np.float32:
-    """The share of Y that H lacks, by least squares over all rows and bit lines.
+def _regress(x_x: Gram, x_e: F64, known: F32, variance: F32, noise: F64, held: F32 | None) -> F32:
+    """Posterior mean of E [d, m] in X E = X_E, for cells of mean ``known`` and their variance.
 
-    Where conductances decay, all do; directions that no sample showed must not count as whole.
-    """
-    power = float(moments.y_y.sum())
-    return np.float32(float((target * moments.x_e).sum()) / power if power > 0 else 0.0)
+    Answers of bit line j vary by ``noise`` [m] from read to read.
 
-
-def _regress(x_x: Gram, x_e: F64, known: F32, spread: F32) -> F32:
-    """Posterior mean of E - known [d, m] in X E = X_E, for cells of variance spread^2 + floor.
+    Where arrays are expected to hold ``held``, they may have lost a share of that beside, all cells
+    alike: it is found by least squares first, since directions that no sample showed must not count
+    as whole.
 
     Each bit line j has a prior of its own, so a system of its own: (X'X + L_j) e_j = X'E_j with L_j
     diagonal. They differ by little, so a few steps of conjugate gradients, preconditioned by the
@@ -220,22 +231,29 @@ def _regress(x_x: Gram, x_e: F64, known: F32, spread: F32) -> F32:
 
     In float32 but for the inverse: the sums come from products of float32 rows, too.
     """
-    depth, columns = spread.shape
-    variance = np.square(spread)
-    variance += np.float32(
+    depth, columns = known.shape
+    variance = variance + np.float32(
         _FLOOR_FRAC * variance.mean(dtype=np.float64) + np.finfo(np.float32).tiny
     )
     loudness = x_x.diagonal()[0].astype(np.float64)
     unit = loudness.mean()
     if unit == 0:
-        return np.zeros_like(spread)
-    power = (loudness / unit) @ variance / depth
+        return known
+    power = _PRIOR_FRAC * ((loudness / unit) @ variance / depth) + noise / unit
     gram = x_x.over(unit)
-    solve = gram.inverse(_PRIOR_FRAC * power.mean() / variance.mean(axis=1, dtype=np.float64))
-    seen = (x_e / unit).astype(np.float32) - gram @ known
+    solve = gram.inverse(power.mean() / variance.mean(axis=1, dtype=np.float64))
+    seen = (x_e / unit).astype(np.float32)
+    if known.any():
+        seen -= gram @ known
+    if held is not None:
+        loud = gram @ held
+        whole = (held * loud).sum(dtype=np.float64)
+        share = np.float32((held * seen).sum(dtype=np.float64) / whole if whole > 0 else 0.0)
+        seen -= share * loud
+        known = known + share * held
     rank = depth if gram.rows is None else gram.rows.shape[1]
     is_large = columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS
-    ridge = np.divide((_PRIOR_FRAC * power).astype(np.float32), variance, out=variance)
+    ridge = np.divide(power.astype(np.float32), variance, out=variance)
     together = max(1, _MOST_CELLS // depth)
     for part in (np.s_[:, i : i + together] for i in range(0, columns, together)):
         some = np.ascontiguousarray(seen[part])
@@ -243,6 +261,7 @@ def _regress(x_x: Gram, x_e: F64, known: F32, spread: F32) -> F32:
             seen[part] = solve(some)
         else:
             seen[part] = _conjugate_gradients(gram, ridge[part], some, solve)
+    seen += known
     return seen
 
 

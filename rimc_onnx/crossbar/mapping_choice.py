@@ -25,13 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.crossbar.periphery import ReadNoiseLaw, pair_noise
+from rimc_onnx.crossbar.read_noise import read_variance
 from rimc_onnx.device import DeviceConfig, Scaling
 from rimc_onnx.device.mapping import clipped, weight_limits
 from rimc_onnx.device.pair_error import KNOTS, PairError, pair_error
-from rimc_onnx.ops.schema import NOISE_KNOTS
 
-__all__ = ["choose_mapping", "read_variance"]
+__all__ = ["choose_mapping"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -138,24 +137,6 @@ def _with_reads(config: ConvertConfig) -> PairError:
     table = pair_error(device, device.resolve_time(config.time_s))
     noise = read_variance(config)
     return table if noise is None else replace(table, variance=table.variance + noise)
-
-
-def read_variance(config: ConvertConfig) -> F64 | None:
-    """Variance of a weight from read to read in units of W_max^2, at |w| / W_max = i / 4096.
-
-    [KNOTS]; None without read noise.
-    """
-    curve, reads = config.read_noise_table(), config.reads
-    u = np.arange(KNOTS) / (KNOTS - 1.0)
-    if curve is not None:
-        knots = np.square(np.arange(NOISE_KNOTS) / (NOISE_KNOTS - 1.0))
-        return np.square(curve.read_noise * np.interp(u, knots, curve.knots))
-    if reads.read_noise_frac is None:
-        return None
-    # Absolute: both devices of a pair; relative: the one that is not at zero.
-    relative = reads.read_noise_law is ReadNoiseLaw.RELATIVE
-    noise = pair_noise(config.device, reads.read_noise_frac)
-    return noise * noise * (u * u if relative else np.full(KNOTS, 2.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,23 +8,14 @@ the execution provider and the arguments of the oracle are made from that class 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import Enum, unique
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rimc_onnx.device import (
-    DeviceConfig,
-    DriftLaw,
-    Purpose,
-    pair_shares,
-    read_key,
-    sinh,
-    standard_normals,
-)
+from rimc_onnx.crossbar.read_noise import ReadNoiseLaw, read_noise_attributes
+from rimc_onnx.device import Purpose, sinh, standard_normals
 from rimc_onnx.errors import ConfigError
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.geometry import NodeGeometry
@@ -40,7 +31,6 @@ __all__ = [
     "attribute_types",
     "ideal_attributes",
     "node_periphery",
-    "pair_noise",
     "reads_of_device",
 ]
 
@@ -66,16 +56,6 @@ def _check_share(name: str, value: float | None, most: float, *, least: float = 
     """Above ``least`` and at most ``most``; NaN is neither."""
     if value is not None and not least < value <= most:
         raise ConfigError(f"`{name}` must be above {least:g} and at most {most:g}, got {value}")
-
-
-@unique
-class ReadNoiseLaw(Enum):
-    """What the standard deviation of a device's read noise is a fraction of."""
-
-    ABSOLUTE = "absolute"
-    """G_max: the same for all devices, whatever they hold."""
-    RELATIVE = "relative"
-    """The device's own conductance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +356,7 @@ def reads_of_device(config: ConvertConfig) -> list[dict[str, Any]]:
     ``needs`` are attributes that a node states with them: a bent current needs a range.
     """
     found: list[dict[str, Any]] = []
-    if noise := _read_noise("", config):
+    if noise := read_noise_attributes("", config):
         names = ("read_noise", "read_noise_curve")
         attributes = {name: noise[name] for name in names if name in noise}
         found.append({"what": "read noise", "needs": [], "attributes": attributes})
@@ -452,7 +432,7 @@ def node_periphery(
         adc_range=adc_range,
         adc_gain=errors(Purpose.ADC_GAIN, 1.0, periphery.adc_gain_error_frac),
         adc_offset=errors(Purpose.ADC_OFFSET, 0.0, periphery.adc_offset_error_frac),
-        **_read_noise(node, config),
+        **read_noise_attributes(node, config),
     )
 
 
@@ -471,47 +451,3 @@ def _serial_bits(periphery: PeripheryConfig, ranges: NodeRanges) -> int:
         return 0
     # A signed DAC has one magnitude bit less; all of them at once are one plane.
     return min(periphery.dac_serial_bits, periphery.dac_bits - int(ranges.dac_signed))
-
-
-def _read_noise(node: str, config: ConvertConfig) -> dict[str, Any]:
-    """The attributes that are not neutral."""
-    periphery, device = config.reads, config.device
-    table = config.read_noise_table()
-    if table is None and periphery.read_noise_frac is None:
-        return {}
-    key = {"read_key": read_key(seed=config.seed, node=node)}
-    if table is not None:
-        return {"read_noise": table.read_noise, "read_noise_curve": table.knots, **key}
-    relative = periphery.read_noise_law is ReadNoiseLaw.RELATIVE
-    if relative and not _weight_tells_conductances(device):
-        raise ValueError(
-            f"relative read noise needs both conductances of a pair, and the weight tells them "
-            f"only with g_min_us 0, the law {DriftLaw.GAUSSIAN_RELATIVE.value}, one pair a weight "
-            f"and no faults; got g_min_us {device.g_min_us} and {device.law.value}. Use the law "
-            f"absolute."
-        )
-    noise = pair_noise(device, periphery.read_noise_frac or 0.0)
-    return {"read_noise": noise, "read_noise_relative": int(relative), **key}
-
-
-def pair_noise(device: DeviceConfig, read_noise_frac: float) -> float:
-    """Read noise of a weight whose devices have ``read_noise_frac``, as a fraction of G_max.
-
-    Pairs that share a weight add their variances: sum of share^2.
-    """
-    return read_noise_frac * math.sqrt(sum(share * share for share in pair_shares(device)))
-
-
-def _weight_tells_conductances(device: DeviceConfig) -> bool:
-    """True where sum x^2 (G+^2 + G-^2) is sum x^2 w^2: one device of every pair is at zero."""
-    return (
-        device.g_min_us == 0.0
-        and len(pair_shares(device)) == 1
-        and device.time_law is None
-        and device.programming_sigma_us is None
-        and not (device.stuck_min_frac or device.stuck_max_frac)
-        and (
-            device.law is DriftLaw.GAUSSIAN_RELATIVE
-            or (device.drift_frac == 0.0 and device.drift_mean_frac == 0.0)
-        )
-    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from rimc_onnx.device.conductance_table import make_table
 from rimc_onnx.device.config import DeviceConfig
@@ -20,7 +21,9 @@ from rimc_onnx.device.programming import Cells
 from rimc_onnx.device.random.keyed_draws import Purpose
 from rimc_onnx.device.random.normal import Float64Array, normal_from_words
 
-__all__ = ["KNOTS", "PairError", "pair_error"]
+Float32Array = npt.NDArray[np.float32]
+
+__all__ = ["KNOTS", "ExpectedArray", "PairError", "expected_array", "pair_error"]
 
 KNOTS = 4097
 """Values of a table, at |w| / W_max = i / 4096."""
@@ -44,6 +47,62 @@ class PairError:
     variance: Float64Array
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExpectedArray:
+    """What arrays are expected to lack of a weight, by the law of their device alone."""
+
+    error: Float32Array
+    """Mean of the target less the realised weight, of the weight's shape: what is clipped, and what
+    the law takes on the mean."""
+    variance: Float32Array
+    read_variance: Float32Array | None
+    """Of the weight from one read to the next; ``None`` without read noise."""
+
+
+def expected_array(
+    w: Float32Array,
+    config: DeviceConfig,
+    time_s: float,
+    w_max: Float32Array,
+    column_axis: int,
+    reads: Float64Array | None = None,
+) -> ExpectedArray:
+    """The expectation for a weight whose mapping is known.
+
+    Args:
+        w: [M, C / group, *kernel] or [K, N].
+        config: the device.
+        time_s: seconds since programming, as :meth:`DeviceConfig.resolve_time` gave them.
+        w_max: [1] or [columns]; what is above it is clipped.
+        column_axis: axis of the bit lines.
+        reads: variance from read to read in units of W_max^2, [KNOTS].
+    """
+    table = pair_error(replace(config, scaling=None, clip_sigma=None), time_s)
+    shape = [1] * w.ndim
+    shape[column_axis] = -1
+    c = w_max.astype(np.float32).reshape(shape if w_max.size > 1 else [1] * w.ndim)
+    size = np.abs(w)
+    u = np.divide(size, c, out=np.zeros_like(size), where=c > 0)
+    knot = np.rint(np.minimum(u, 1, out=u) * (KNOTS - 1), out=u).astype(np.int32)
+    held, variance = np.minimum(size, c), table.variance
+    if config.level_bits is not None:
+        # Which level a weight is rounded to is known.
+        cells, limits = (a.astype(np.float64).ravel() for a in np.broadcast_arrays(held, c))
+        held = slice_weight(cells, limits, config).w_mapped.astype(np.float32).reshape(w.shape)
+        variance = np.maximum(variance - _rounding_variance(config.level_bits, config), 0)
+    held = held + c * table.mean.astype(np.float32)[knot]
+    return ExpectedArray(
+        error=np.where(size > 0, w - np.copysign(1, w) * held, np.float32(0)),
+        variance=np.square(c) * variance.astype(np.float32)[knot],
+        read_variance=None if reads is None else np.square(c) * reads.astype(np.float32)[knot],
+    )
+
+
+def _rounding_variance(level_bits: int, config: DeviceConfig) -> float:
+    step = 1.0 / ((1 << (level_bits * config.num_slices)) - 1)
+    return step * step / 12.0
+
+
 @lru_cache(maxsize=64)
 def pair_error(config: DeviceConfig, time_s: float) -> PairError:
     """The expected error of a device at a time that :meth:`DeviceConfig.resolve_time` gave."""
@@ -57,8 +116,7 @@ def pair_error(config: DeviceConfig, time_s: float) -> PairError:
         mean += (device_mean - zero_mean) * share
         variance += (device_variance + zero_variance) * (share * share / config.devices_per_weight)
     if config.level_bits is not None:
-        step = 1.0 / ((1 << (config.level_bits * config.num_slices)) - 1)
-        variance += step * step / 12.0
+        variance += _rounding_variance(config.level_bits, config)
     at = np.arange(KNOTS) / (KNOTS - 1.0)
     return PairError(mean=np.interp(at, u, mean), variance=np.interp(at, u, variance))
 

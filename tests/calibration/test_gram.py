@@ -8,7 +8,7 @@ import pytest
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
-from rimc_onnx.calibration.problem import problem_from_device
+from rimc_onnx.calibration.problem import CellPrior, problem_from_device
 from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
@@ -68,7 +68,8 @@ def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPa
         moments = SecondMoments(NodeGeometry(weight_shape=(40, 6)))
         for part in (x[:3], x[3:]):
             moments.update(part, part @ target[0], part @ (target - 0.1 * error)[0])
-        found.append(problem_from_device("fc", moments, target, bias_frac=0.4))
+        prior = CellPrior(error=np.zeros_like(target), variance=np.square(target))
+        found.append(problem_from_device("fc", moments, target, bias_frac=0.4, prior=prior))
     rows, matrix = found
     assert rows.statistics.x_cov.matrix is None
     assert matrix.statistics.x_cov.rows is None

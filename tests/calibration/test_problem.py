@@ -10,6 +10,7 @@ from rimc_onnx.calibration import problem as module
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import (
+    CellPrior,
     NodeProblem,
     Statistics,
     problem_from_device,
@@ -28,7 +29,12 @@ def asked(x: Array, target: Array, error: Array) -> NodeProblem:
     x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
     moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     moments.update(x, x @ target, x @ (target - error))
-    return problem_from_device("fc", moments, target[None], bias_frac=0.5)
+    return problem_from_device("fc", moments, target[None], bias_frac=0.5, prior=relative(target))
+
+
+def relative(target: Array) -> CellPrior:
+    """Cells err as much as they hold, and nothing is lost on the mean."""
+    return CellPrior(error=np.zeros_like(target)[None], variance=np.square(target)[None])
 
 
 @pytest.fixture(params=[True, False], ids=["prior per bit line", "one prior"])
@@ -106,17 +112,69 @@ def test_answers_make_the_error_of_a_read_out_smaller() -> None:
     x, target = np.float32(x), np.float32(target)
     moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     moments.update(x, x @ target, x @ realised)
-    found = problem_from_device(
-        "fc", moments, target[None], bias_frac=0.5, measured=measured[None], noise_frac=0.02
-    )
+
+    def read_out(weight: Array, noise_frac: float) -> NodeProblem:
+        prior = CellPrior(
+            error=(target - weight)[None], variance=np.square(noise_frac * weight)[None]
+        )
+        return problem_from_device(
+            "fc", moments, target[None], bias_frac=0.5, prior=prior, has_common_loss=False
+        )
+
+    found = read_out(measured, 0.02)
     off, before = found.error[0] - (target - realised), measured - realised
     # 10 of 24 directions are seen, so about 14 / 24 of the power of the noise stay.
     assert np.square(off).sum() < 0.75 * np.square(before).sum()
     assert np.linalg.norm(x @ off) < 0.1 * np.linalg.norm(x @ before)
-    exact = problem_from_device(
-        "fc", moments, target[None], bias_frac=0.5, measured=realised[None], noise_frac=0.0
-    )
+    exact = read_out(realised, 0.0)
     assert np.array_equal(exact.error[0], target - realised)
+
+
+@pytest.mark.usefixtures("by_line")
+def test_what_the_law_expects_needs_no_sample() -> None:
+    # Clipped remainders that samples are spent on, or that are taken for the loss of all cells:
+    # word lines that no sample drove must keep what is expected of them.
+    x = np.zeros((3, 24), np.float32)
+    x[:, :5] = rng(1).standard_normal((3, 5))
+    target = rng(2).standard_normal((24, 10)).astype(np.float32)
+    clipped = target - np.clip(target, -0.8, 0.8)
+    moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
+    moments.update(x, x @ target, x @ (target - clipped))
+    prior = CellPrior(error=clipped[None], variance=np.full_like(target, 0.01)[None])
+    found = problem_from_device("fc", moments, target[None], bias_frac=0.5, prior=prior)
+    # float32 of the answers, over the ridge of 1e-3, in directions up to 8 times as loud.
+    np.testing.assert_allclose(found.error[0], clipped, rtol=0, atol=5e-4)
+
+
+@pytest.mark.usefixtures("by_line")
+def test_read_noise_is_not_taken_for_an_error_of_cells() -> None:
+    # Answers that vary as much as the arrays err, believed to the last digit; and a noise that is
+    # counted for all rows together, so that many samples tell no more than few.
+    d, m, rows = 24, 10, (30, 3000)
+    target = rng(2).standard_normal((d, m)).astype(np.float32)
+    error = (0.1 * rng(3).standard_normal((d, m))).astype(np.float32)
+    rest = []
+    for count, given in ((rows[0], None), (rows[0], 0.04), (rows[1], 0.04)):
+        x = rng(1).standard_normal((count, d)).astype(np.float32)
+        noise = (
+            0.2
+            * np.sqrt(np.square(x).sum(axis=1, keepdims=True))
+            * rng(4).standard_normal((count, m))
+        )
+        moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
+        moments.update(x, x @ target, (x @ (target - error) + noise).astype(np.float32))
+        prior = CellPrior(
+            error=np.zeros_like(target)[None],
+            variance=np.full_like(target, 0.01)[None],
+            read_variance=None if given is None else np.full_like(target, given)[None],
+        )
+        found = problem_from_device("fc", moments, target[None], bias_frac=0.5, prior=prior)
+        rest.append(np.square(found.error[0] - error).mean())
+    # Believed: noise 0.04 d over 30 - 24 rows is 0.16 a cell. Known: below the prior's 0.01. With
+    # 3,000 rows 0.04 d / 3000 = 0.0003.
+    assert rest[0] > 0.05
+    assert rest[1] < 0.01
+    assert rest[2] < 0.0006
 
 
 def test_a_bit_line_has_a_prior_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +197,9 @@ def test_regression_goes_on_until_its_equations_hold() -> None:
     moments = SecondMoments(NodeGeometry(weight_shape=target.shape))
     x, target, error = (np.asarray(a, np.float32) for a in (x, target, error))
     moments.update(x, x @ target, x @ (target - error))
-    found = problem_from_device("fc", moments, target[None], bias_frac=0.5).error[0]
+    found = problem_from_device(
+        "fc", moments, target[None], bias_frac=0.5, prior=relative(target)
+    ).error[0]
     gram, x_e = moments.gram.dense()[0], moments.x_e[0]
     share = (target * x_e).sum() / moments.y_y.sum()
     variance = np.square(target, dtype="f8")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rimc_onnx.device import get_preset, program
-from rimc_onnx.device.pair_error import KNOTS, pair_error
+from rimc_onnx.device import Scaling, get_preset, largest_weight, program
+from rimc_onnx.device.pair_error import KNOTS, expected_array, pair_error
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,32 @@ def test_levels_and_slices_are_in_the_variance(drift_frac: float) -> None:
     found = np.square(error - table.mean[knots]).mean()
     # 40,000 draws: 0.7 % is a standard error; digits change between the weights of the table.
     assert abs(found / table.variance[knots].mean() - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("preset", "time_s", "options"),
+    [
+        ("wan2022-aihwkit", 86400.0, {}),
+        ("pcm-natcomm2020", 3600.0, {}),
+        ("gaussian-absolute", None, {"drift_frac": 0.02, "level_bits": 3}),
+    ],
+)
+@pytest.mark.parametrize("scaling", list(Scaling))
+def test_an_array_is_what_is_expected_of_it(
+    preset: str, time_s: float | None, options: dict[str, Any], scaling: Scaling
+) -> None:
+    # The clipped remainder, the loss of the law or the level left out; a sign; W_max of another bit
+    # line; a variance in units of W_max.
+    config = get_preset(preset, scaling=scaling, clip_sigma=1.5, **options)
+    sizes = np.geomspace(0.1, 10, 8)[:, None]
+    w = (sizes * np.random.default_rng(0).standard_normal((8, 5000))).astype(np.float32)
+    found = expected_array(
+        w, config, config.resolve_time(time_s), largest_weight(w, config, 0), column_axis=0
+    )
+    got = program(w, node="n", seed=1, config=config, column_axis=0, time_s=time_s).w_realised
+    off = (w - got - found.error) / np.sqrt(found.variance)
+    # 40,000 cells; the table is closest where most weights are.
+    assert abs(off.mean()) < 4.5 / w.size**0.5 + 0.02
+    assert abs(off.std() - 1) < 0.05
+    large = np.abs(w) > largest_weight(w, config, 0).reshape(-1, 1)
+    assert abs((off * np.sign(w))[large].mean()) < 4.5 / large.sum() ** 0.5 + 0.02
