@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.errors import ConfigError, ModelError, UsageError
+from rimc_onnx.errors import ModelError, UsageError
 from rimc_onnx.ops import schema
 from rimc_onnx.runtime.device_options import compiled_options
 from rimc_onnx.runtime.provider import (
     PROVIDER_NAME,
     devices_of,
     has_plugins,
+    mapped_session,
     nothing_runs,
     register_plugin,
     register_provider,
-    translated,
 )
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _open(
     if name == PROVIDER_NAME:
         with compiled_options(options) as native:
             session_options.add_provider_for_devices(devices, native)
-            return _session(model, name, session_options, chosen)
+            return mapped_session(model, session_options, native)
     if devices:
         session_options.add_provider_for_devices(devices, dict(options))
     else:
@@ -195,9 +195,6 @@ def _session(
         # The fallback of the Python binding would run a refused model on the CPU provider instead.
         return onnxruntime.InferenceSession(model, session_options, enable_fallback=0, **chosen)
     except Exception as error:
-        own = translated(error)
-        if isinstance(own, ConfigError | ModelError):
-            raise own from error
         raise ModelError(f"{name} can't load the model ({_brief(error)}).") from error
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "devices_of",
     "has_plugins",
     "last_mapping",
+    "mapped_session",
     "nothing_runs",
     "provider_session",
     "register_plugin",
@@ -48,7 +49,13 @@ _INLINED: Final = "_inlfunc_"
 """What ONNX Runtime puts before names of nodes that it inlines."""
 _FUSION: Final = "MatMulAddFusion"
 """Makes a Gemm of a MatMul and an Add whose shapes need not be known to fit an array's bias."""
-_KEPT: Final = "kept digital by the pattern"
+_FINAL: Final = (
+    "kept digital by the pattern",
+    "the weight is no constant initializer",
+    "both operands are constants",
+    "nothing reads its output",
+)
+"""How reasons begin that hold in a conversion, too: ONNX Runtime has folded constants before."""
 _MOST_PROTOBUF_BYTES: Final = (1 << 31) - (1 << 20)
 _EXTERNAL_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 _registering = threading.Lock()
@@ -159,21 +166,35 @@ def provider_session(
         session_options.intra_op_num_threads = num_threads
     for key, value in (options or {}).items():
         session_options.add_session_config_entry(key, value)
-    source: Any = model if isinstance(model, bytes) else str(model)
     before = kernels_created()
     with compiled_options(texts) as native:
         # Naming the provider in `providers` would not bring its operators.
         session_options.add_provider_for_devices(register_provider(), native)
-        session = _session(source, session_options, name=_name(model))
-        again = _rewritten(model, native) if "device" in native else None
-        if again is not None:
-            if not isinstance(model, bytes):
-                folder = str(Path(model).resolve().parent)
-                session_options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, folder)
-            session = _session(again, session_options, name=_name(model), fuses=False)
+        session = mapped_session(model, session_options, native)
     if kernels_created() == before:
         raise nothing_runs(model, texts)
     return session
+
+
+def mapped_session(
+    model: str | Path | bytes,
+    session_options: onnxruntime.SessionOptions,
+    native: Mapping[str, str],
+) -> onnxruntime.InferenceSession:
+    """A session with the provider among ``session_options``; ``native`` are its options.
+
+    Raises:
+        RimcError: see :func:`provider_session`.
+    """
+    source: Any = model if isinstance(model, bytes) else str(model)
+    session = _session(source, session_options, name=_name(model))
+    again = _rewritten(model, native) if "device" in native else None
+    if again is None:
+        return session
+    if not isinstance(model, bytes):
+        folder = str(Path(model).resolve().parent)
+        session_options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, folder)
+    return _session(again, session_options, name=_name(model), fuses=False)
 
 
 def last_mapping() -> list[NodeMapping]:
@@ -267,7 +288,7 @@ def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes |
 
 def _may_gain(model: str | Path | bytes, shown: Sequence[NodeMapping]) -> bool:
     """True where a conversion may map a node that the provider was not shown, or refused."""
-    if any(m.reason and not m.reason.startswith(_KEPT) for m in shown):
+    if any(m.reason and not m.reason.startswith(_FINAL) for m in shown):
         return True
     return has_rimc_node(model if isinstance(model, bytes) else Path(model), ["ConvTranspose"])
 

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from provider_models import needs_providers
 
 from rimc_onnx import convert, runtime
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
+from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 Array = np.ndarray[Any, Any]
 
@@ -107,3 +110,22 @@ def test_minilm_at_drift_0_has_the_teachers_embeddings(tmp_path: Path) -> None:
         (got,) = runtime.make_session(tmp_path / "m.onnx", native=native).run(None, feeds)
         # unit vectors of 384 values, near 0.05 each
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@needs_providers
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"resnet20_cifar100/{name}" for name in RESNET),
+        "imagenet/efficientnet_lite0.onnx",
+        "imagenet/squeezenet_fp16.onnx",
+        "minilm_sts/minilm_l6.onnx",
+    ],
+)
+def test_provider_maps_the_nodes_of_a_conversion(name: str) -> None:
+    # float16, nodes without names, batch norms, embeddings: an accuracy for each way of one file.
+    model = need(name)
+    provider_session(model, provider_options={"preset": "gaussian-relative"})
+    in_provider = {m.name for m in last_mapping() if m.reason is None}
+    decisions = convert(model, config=replace(DRIFT_0, map_shared=True), dry_run=True).nodes
+    assert in_provider == {node.name for node in decisions if node.mapped}

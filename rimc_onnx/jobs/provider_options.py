@@ -72,11 +72,12 @@ def provider_options(
         decisions = passes.select_rram_nodes(graph, config)
     passes.require_mapped(decisions)
     for decision in decisions:
-        if decision.unit is not None and passes.is_transposed_product(decision.unit.node):
+        is_transposed = decision.unit and passes.is_transposed_product(decision.unit.node)
+        if is_transposed and device_file is not None:
             raise UsageError(
-                f"node '{decision.name}' (ConvTranspose): the provider leaves it to ONNX Runtime, "
-                f"a conversion doesn't. Convert the model, or use `keep_digital` "
-                f"'{decision.name}'."
+                f"node '{decision.name}' (ConvTranspose): without this package the provider leaves "
+                f"it to ONNX Runtime, a conversion doesn't. Convert the model, or use "
+                f"`keep_digital` '{decision.name}'."
             )
     units = [d.unit for d in decisions if d.unit]
     feeds = inputs_of(graph, source, data, config)

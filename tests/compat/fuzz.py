@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -222,6 +225,20 @@ def prepare(folder: Path) -> None:
     np.savez(folder / "data.npz", x=x, input=images, gain=np.float32(2), flag=np.array(True))
 
 
+def load_everything() -> None:
+    """What commands import when they need it, once, before the forks: a second of every case."""
+    import onnxruntime  # noqa: F401
+    import scipy.linalg
+    import scipy.sparse.linalg  # noqa: F401
+
+    import rimc_onnx
+
+    for module in pkgutil.walk_packages(rimc_onnx.__path__, "rimc_onnx."):
+        if not module.name.startswith(("rimc_onnx.training", "rimc_onnx.studies")):
+            with contextlib.suppress(ImportError):  # of an extra
+                importlib.import_module(module.name)
+
+
 def listing(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Files with what the system knows of them: who writes into one, or replaces it, changes it."""
     found = {}
@@ -343,10 +360,7 @@ def main() -> int:
     names = ("model.rimc.onnx", "model.rimc.calibrated.onnx")
     converted = [onnx.load(origin / "sample" / name) for name in names]
     base = {"ordinary": models(), "converted": converted}
-    import onnxruntime  # noqa: F401 - loaded once, before the forks
-
-    import rimc_onnx.api
-    import rimc_onnx.cli.main  # noqa: F401 - loaded once, before the forks
+    load_everything()
 
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     start = time.monotonic()

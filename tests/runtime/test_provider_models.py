@@ -402,8 +402,13 @@ def test_transposed_convolution_is_refused_when_options_are_made(tmp_path: Path)
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(UsageError, match=r"'up' \(ConvTranspose\): the provider leaves it to ONNX"):
-        provider_options(tmp_path / "model.onnx", config=ConvertConfig())
+    with pytest.raises(UsageError, match=r"'up' \(ConvTranspose\): without this package the prov"):
+        provider_options(
+            tmp_path / "model.onnx", config=ConvertConfig(), device_file=tmp_path / "d.rimcdev"
+        )
+    options = provider_options(tmp_path / "model.onnx", config=ConvertConfig())
+    provider_session(tmp_path / "model.onnx", provider_options=options)
+    assert {m.name: m.reason for m in last_mapping()} == {"up": None, "out": None}
     options = provider_options(tmp_path / "model.onnx", config=ConvertConfig(keep_digital=("up",)))
     provider_session(tmp_path / "model.onnx", provider_options=options)
     assert {m.name: m.reason for m in last_mapping()} == {"out": None}
