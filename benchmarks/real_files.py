@@ -65,8 +65,25 @@ def _image(name: str, *shape: int) -> Callable[[Random], Feed]:
     return feed
 
 
+def _text(name: str, *shape: int) -> Callable[[Random], Feed]:
+    """Dark marks in lines on white, normalised to -1..1."""
+
+    def feed(random: Random) -> Feed:
+        page = np.ones(shape, np.float32)
+        for top in range(12, shape[-2] - 28, 40):
+            for left in range(10, shape[-1] - 14, 11):
+                height, width = random.integers(10, 24), random.integers(3, 9)
+                page[..., top : top + height, left : left + width] = -1
+        return {name: page}
+
+    return feed
+
+
 def _graph(random: Random, nodes: int, edges: int) -> Array:
-    return random.integers(0, nodes, (2, edges)).astype(np.int64)
+    """Edges from one node to another."""
+    start = random.integers(0, nodes, edges)
+    end = (start + random.integers(1, nodes, edges)) % nodes
+    return np.stack([start, end]).astype(np.int64)
 
 
 def _protein(random: Random) -> Feed:
@@ -113,19 +130,19 @@ FILES = {
         what="text detector, FPN",
         wheel="rapidocr",
         member="det_infer.onnx",
-        feed=_image("x", 1, 3, 160, 160),
+        feed=_text("x", 1, 3, 160, 160),
     ),
     "ocr-recogniser": File(
         what="text recogniser, CTC",
         wheel="rapidocr",
         member="rec_infer.onnx",
-        feed=_image("x", 1, 3, 48, 160),
+        feed=_text("x", 1, 3, 48, 160),
     ),
     "ocr-angle": File(
         what="classifier, MobileNet",
         wheel="rapidocr",
         member="cls_infer.onnx",
-        feed=_image("x", 1, 3, 48, 192),
+        feed=_text("x", 1, 3, 48, 192),
     ),
     "centerface": File(
         what="face detector, batch of 10 fixed",

@@ -290,6 +290,8 @@ def _may_gain(model: str | Path | bytes, shown: Sequence[NodeMapping]) -> bool:
     """True where a conversion may map a node that the provider was not shown, or refused."""
     if any(m.reason and not m.reason.startswith(_FINAL) for m in shown):
         return True
+    if shown and all(m.reason for m in shown):  # initializers that an exporter lists as inputs
+        return True
     return has_rimc_node(model if isinstance(model, bytes) else Path(model), ["ConvTranspose"])
 
 

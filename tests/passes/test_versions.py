@@ -149,6 +149,28 @@ def test_initializers_of_ir_3_are_no_inputs_afterwards(build, run):
     assert not DropInitializerInputsPass()(model).modified
 
 
+@pytest.mark.parametrize(("count", "listed"), [(8, 8), (8, 7), (7, 7)])
+def test_a_list_of_all_initializers_is_an_exporters_habit(count, listed):
+    # A detector of 2020 with none of its 63 weights in RRAM; or a weight that a caller feeds, which
+    # becomes a constant.
+    names = [f"w{i}" for i in range(count)]
+    inputs = ", ".join(["float[N,2] x", *(f"float[2,2] {n}" for n in names[:listed])])
+    steps = " ".join(f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(count))
+    model = ir.serde.deserialize_model(
+        onnx.parser.parse_model(
+            f"""<ir_version: 6, opset_import: ["" : 11]>
+            g ({inputs}) => (float[N,2] y)
+            <{", ".join(f"float[2,2] {n} = {{1, 0, 0, 1}}" for n in names)}>
+            {{ h0 = Identity(x) {steps} y = Identity(h{count}) }}"""
+        )
+    )
+    is_habit = (count, listed) == (8, 8)
+    assert DropInitializerInputsPass()(model).modified == is_habit
+    assert len(model.graph.inputs) == (1 if is_habit else 1 + listed)
+    assert model.ir_version == 6
+    assert not DropInitializerInputsPass()(model).modified
+
+
 def test_overridable_initializers_of_ir_4_stay_inputs(build):
     model = build("g (float[2,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }",
                   w=_normal(6, 5), ir_version=4, opset=13)  # fmt: skip
