@@ -45,8 +45,8 @@ PROVIDER_NAME: Final = "RimcExecutionProvider"
 
 _OLDEST: Final = (1, 24)
 _MAX_REASONS: Final = 4
-_INLINED: Final = "_inlfunc_"
-"""What ONNX Runtime puts before names of nodes that it inlines."""
+_MADE_NAMES: Final = ("_inlfunc_", "MatMulBnFusion_")
+"""How names begin that ONNX Runtime makes: of what it inlines, of a MatMul and a batch norm."""
 _FUSION: Final = "MatMulAddFusion"
 """Makes a Gemm of a MatMul and an Add whose shapes need not be known to fit an array's bias."""
 _FINAL: Final = (
@@ -234,8 +234,8 @@ def _name(model: str | Path | bytes) -> str:
 
 
 def _is_unnamed(name: str) -> bool:
-    """True of a node without a name, or with one that ONNX Runtime made when it inlined it."""
-    return not name or name.startswith(_INLINED)
+    """True of a node without a name, or with one that ONNX Runtime made."""
+    return not name or name.startswith(_MADE_NAMES)
 
 
 def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes | None:
