@@ -57,8 +57,7 @@ Options RandomOptions(bool is_conv, bool pairs, bool words, int rows, Random* ra
   o.words = words && o.post_ops;
   o.partial = random->Once(2);
   o.has_nan = !pairs && random->Once(4);
-  const bool one_block = !is_conv || (o.noise && !o.draws);
-  o.more_blocks = one_block ? 0 : static_cast<int>(random->Whole(0, 2));
+  o.more_blocks = is_conv ? static_cast<int>(random->Whole(0, 2)) : 0;
   return o;
 }
 

@@ -123,5 +123,7 @@ void TestOthers(const kernels::KernelTable& table, const kernels::KernelTable& s
                 Report* report);
 void TestPhilox(const kernels::KernelTable& table, Report* report);
 void TestPlans(const kernels::KernelTable& table, Report* report);
+// `folder`: of the compiled presets.
+void TestCompiledDevices(const std::string& folder, Report* report);
 
 }  // namespace rimc::tests

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every entry of the kernel tables that this machine can run against the scalar one, the draws
-// against published ones, and the plans of convolutions. Needs no ONNX Runtime.
+// against published ones, the plans of convolutions, and the reader of compiled devices. Needs no
+// ONNX Runtime.
 #include <cstdio>
 
 #include "harness.h"
@@ -38,6 +39,7 @@ int main() {
     tests::TestPlanted(*table, &report);
     std::printf("%s: %d entries\n", table->isa, report.entries - before);
   }
+  tests::TestCompiledDevices(RIMC_PRESETS, &report);
   for (const std::string& failure : report.first) std::printf("FAILED %s\n", failure.c_str());
   std::printf("%d entries, %d failures\n", report.entries, report.failures);
   return report.failures == 0 ? 0 : 1;

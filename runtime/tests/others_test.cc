@@ -74,7 +74,7 @@ void TestLines(const KernelTable& table, const KernelTable& scalar, Report* repo
     ExpectSame(got, want, std::string(table.isa) + " copy_rows", report);
 
     Quantizer whole{0.03f, -127.0f, 127.0f, 1.0f};
-    kernels::PairArgs pairs{};
+    kernels::PairPackArgs pairs{};
     pairs.from[0] = x.data();
     pairs.from[1] = random.Once(3) ? nullptr : x.data() + rows * from_row;
     pairs.from_row = from_row;

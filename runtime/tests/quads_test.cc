@@ -198,7 +198,7 @@ void TestPackQuads(const KernelTable& table, Report* report) {
     const std::ptrdiff_t from_row = width * stride + random.Whole(0, 2),
                          to_row = width + random.Whole(0, 2);
     const auto x = random.Reals(static_cast<std::size_t>(5 * rows * from_row), -3.0f, 3.0f);
-    kernels::PackArgs args{};
+    kernels::QuadPackArgs args{};
     args.from_row = from_row;
     args.stride = stride;
     args.to_row = to_row;
@@ -248,9 +248,10 @@ void TestRows(const KernelTable& table, Report* report) {
             static_cast<std::uint8_t>(Byte(x[static_cast<std::size_t>(r * width + k)], step));
       }
     }
-    const std::string entry = std::string(table.isa) + " quads->code_rows";
-    report->Expect(table.quads->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
-                   entry + ": a NaN where there is none");
+    const std::string entry = std::string(table.isa) + " quads->pack_quad_rows";
+    report->Expect(
+        table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+        entry + ": a NaN where there is none");
     ExpectSame(got, want, entry, report);
 
     const std::ptrdiff_t rank = random.Whole(1, 9);
@@ -259,7 +260,8 @@ void TestRows(const KernelTable& table, Report* report) {
     const std::uint32_t* const a = cells.data();
     std::vector<std::int32_t> start(static_cast<std::size_t>(rank));
     for (std::size_t k = 0; k < cells.size(); ++k) {
-      start[k / static_cast<std::size_t>(row_words)] += StartOf(static_cast<std::int32_t>(cells[k]));
+      const std::size_t r = k / static_cast<std::size_t>(row_words);
+      start[r] += StartOf(static_cast<std::int32_t>(cells[k]));
     }
     const auto rank_step = random.Reals(static_cast<std::size_t>(rank), 900.0f, 9000.0f);
     std::vector<float> u(static_cast<std::size_t>(rows * rank)), want_u;
@@ -273,12 +275,12 @@ void TestRows(const KernelTable& table, Report* report) {
         want_u.push_back(Code(static_cast<float>(sum), rank_step[static_cast<std::size_t>(r)]));
       }
     }
-    table.quads->rank_words(
+    table.quads->quad_ranks(
         {words.data(), a, row_words, rows, rank, start.data(), rank_step.data(), u.data()});
-    ExpectSame(u, want_u, std::string(table.isa) + " quads->rank_words", report);
+    ExpectSame(u, want_u, std::string(table.isa) + " quads->quad_ranks", report);
     x[0] = NAN;
     report->Expect(
-        !table.quads->code_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+        !table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
         entry + ": NaN is not noticed");
   }
 }
@@ -288,7 +290,7 @@ void TestRows(const KernelTable& table, Report* report) {
 void TestQuads(const KernelTable& table, Report* report) {
   for (int vecs = 1; vecs <= kernels::kMaxVecs; ++vecs) {
     for (int rows = 1; rows <= kernels::kMaxRows; ++rows) TestQuadBlock(table, rows, vecs, report);
-    for (int ranks = 1; ranks <= kernels::kWordRanks; ++ranks) {
+    for (int ranks = 1; ranks <= kernels::kQuadRanks; ++ranks) {
       TestRankBlock(table, ranks, vecs, report);
     }
     TestQuadLists(table, vecs, report);

@@ -43,6 +43,22 @@ std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node);
 // The adapter inputs of a run.
 DoraTensors CurrentAdapter(const Context& context);
 
+// What an operator keeps of adapter inputs that are constants: checked and packed once, by its
+// Check, Pack and PackWords, into its own members.
+struct ConstantAdapterOf {
+  template <class Operator>
+  static void Pack(const NodeInfo& node, Operator* op) {
+    const auto adapter = ConstantAdapter(node);
+    if (!adapter) return;
+    op->is_constant_ = true;
+    op->layout_ = op->Check(*adapter);
+    op->packed_ = AlignedFloats(op->layout_.size());
+    op->Pack(*adapter, op->layout_, op->packed_.data());
+    op->quads_ = op->PackQuads(*adapter, op->layout_);
+    op->x_scale_ = (*adapter)[kXScale].Floats()[0];
+  }
+};
+
 // Throws unless the input has `size` values, or one where `or_one`.
 void CheckVector(const DoraTensors& adapter, DoraInput input, Index size, bool or_one);
 

@@ -9,48 +9,6 @@
 
 namespace rimc {
 
-// Words of codes from the copy of a group's `depth` channels, whose zeros have the code 0, too.
-void ConvEngine::PackInput(const Place& place, Range words, Index depth,
-                           const Sources& sources) const noexcept {
-  const Index channel = plan_.images_per_item() * plan_.plane();
-  const Index word_phase = plan_.conv().depth * channel;
-  const auto pack = [&](Index phase, Range part, Index channels) {
-    kernels::PackArgs args{};
-    const float* const from = place.input + (phase * depth + part.begin * kQuadChannels) * channel;
-    for (Index j = 0; j < channels; ++j) args.from[j] = from + j * channel;
-    args.from_row = kQuadChannels * channel;
-    args.stride = 1;
-    args.to =
-        reinterpret_cast<std::uint32_t*>(place.codes + phase * word_phase) + part.begin * channel;
-    args.to_row = channel;
-    args.rows = part.size();
-    args.width = channel;
-    args.divisor = code_divisor_;
-    if (part.size() > 0 && !kernels_.quads->pack_quads(args)) {
-      has_nan_.store(true, std::memory_order_relaxed);
-    }
-  };
-  const auto num_phases = plan_.phases(2).size();
-  const Index full = std::min(words.end, depth / kQuadChannels);
-  const auto rows = static_cast<Index>(plan_.phases(0).size() * plan_.phases(1).size());
-  for (Index row = 0; row < rows; ++row) {
-    const Index phase0 = row * static_cast<Index>(num_phases);
-    for (std::size_t i = 0; i < num_phases; ++i) {
-      if (sources.Of(i) != i) continue;
-      const Index phase = phase0 + static_cast<Index>(i);
-      pack(phase, {words.begin, full}, kQuadChannels);
-      if (full < words.end) pack(phase, {full, words.end}, depth % kQuadChannels);
-    }
-    float* const memory = place.codes + phase0 * word_phase;
-    for (std::size_t i = 0; i < sources.count; ++i) {
-      const std::size_t source = sources.of[i];
-      if (source == i) continue;
-      ShiftPhase(memory + static_cast<Index>(source) * word_phase, sources.inside[source], words,
-                 sources.inside[i], memory + static_cast<Index>(i) * word_phase);
-    }
-  }
-}
-
 // Columns of a matrix of the branch, from the vectors b on, to `to`.
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
@@ -115,7 +73,7 @@ void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& bran
     return;
   }
   const Index panel = plan_.block_vecs();
-  const Index panel_floats = branch.engine->plan_.conv().depth * panel * lanes;
+  const Index panel_floats = branch.inputs->plan().conv().depth * panel * lanes;
   for (Index v = vecs.begin; v < vecs.end; ++v) {
     *codes++ = branch.codes + v / panel * panel_floats + v % panel * lanes;
   }
@@ -133,7 +91,7 @@ void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
     const Range vecs{vec, std::min(vec + most, all.end)};
     AimCodes(place, vecs, branch, codes);
     if (a.words != nullptr) {
-      ComputeRankWords(branch, codes, vecs);
+      ComputeQuadRanks(branch, codes, vecs);
       continue;
     }
     float* const u = branch.u + vec * lanes;
@@ -151,7 +109,7 @@ void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
 }
 
 // The words of vectors `vecs`, whose input is at `codes`.
-void ConvEngine::ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+void ConvEngine::ComputeQuadRanks(const ConvBranch& branch, const float* const* codes,
                                   Range vecs) const noexcept {
   const BranchCells& a = branch.a;
   kernels::RankBlockArgs args;

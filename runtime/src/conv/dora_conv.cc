@@ -34,7 +34,7 @@ std::vector<std::int8_t> FullMatrix(const DoraTensors& adapter, const CellGrid& 
 struct DoraConv::Run {
   const Layout& layout;
   const float* packed;
-  const Words& words;
+  const Quads& quads;
   float x_scale;
   ConvShape shape;
   Dims x_dims;
@@ -44,14 +44,7 @@ struct DoraConv::Run {
 };
 
 DoraConv::DoraConv(const NodeInfo& node) : kernels_(ActiveKernels()), node_(ReadConvNode(node)) {
-  const auto adapter = ConstantAdapter(node);
-  if (!adapter) return;
-  is_constant_ = true;
-  layout_ = Check(*adapter);
-  packed_ = AlignedFloats(layout_.size());
-  Pack(*adapter, layout_, packed_.data());
-  words_ = PackWords(*adapter, layout_);
-  x_scale_ = (*adapter)[kXScale].Floats()[0];
+  ConstantAdapterOf::Pack(node, this);
 }
 
 DoraConv::Layout DoraConv::Check(const DoraTensors& adapter) const {
@@ -101,48 +94,48 @@ void DoraConv::Pack(const DoraTensors& adapter, const Layout& layout, float* mem
   }
 }
 
-DoraConv::Words DoraConv::PackWords(const DoraTensors& adapter, const Layout& layout) const {
-  Words words;
-  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+DoraConv::Quads DoraConv::PackQuads(const DoraTensors& adapter, const Layout& layout) const {
+  Quads quads;
+  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return quads;
   const ConvAttributes& conv = layout.conv;
   const Index window = conv.Window();
-  words.x_divisor = DivisorOf(adapter[kXScale].Floats()[0]);
+  quads.x_divisor = DivisorOf(adapter[kXScale].Floats()[0]);
   if (layout.active_rank > 0) {
-    words.a = QuadMatrix(adapter[kLoraA].Int8s(),
+    quads.a = QuadMatrix(adapter[kLoraA].Int8s(),
                          {conv.group, layout.rank, conv.depth, window, kernels_.max_rows});
   }
   if (layout.num_cells > 0) {
-    words.cells =
+    quads.cells =
         QuadMatrix(adapter, layout.Grid(),
                    {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows});
   }
   const Index steps = CeilDiv(conv.depth, kQuadChannels) * window;
-  const Index cells = words.cells.is_lists() ? CeilDiv(words.cells.max_group_words(), steps)
+  const Index cells = quads.cells.is_lists() ? CeilDiv(quads.cells.max_group_words(), steps)
                       : layout.num_cells > 0 ? layout.GroupColumns()
                                              : 0;
   const Index passes = CeilDiv(kPassWork * (conv.depth + layout.GroupColumns()), steps);
-  words.sum_columns = conv.group * (layout.active_rank + cells);
-  words.other_columns = conv.group * passes;
-  return words;
+  quads.sum_columns = conv.group * (layout.active_rank + cells);
+  quads.other_columns = conv.group * passes;
+  return quads;
 }
 
 void DoraConv::Compute(const Context& context) const {
   const Tensor x = context.Input(kDoraX);
   const Tensor h = context.Input(kDoraH);
   if (is_constant_) {
-    ComputeWith(context, x, h, layout_, packed_.data(), words_, x_scale_);
+    ComputeWith(context, x, h, layout_, packed_.data(), quads_, x_scale_);
     return;
   }
   const DoraTensors adapter = CurrentAdapter(context);
   const Layout layout = Check(adapter);
   const Scratch packed(context, layout.size());
   Pack(adapter, layout, packed.data());
-  ComputeWith(context, x, h, layout, packed.data(), PackWords(adapter, layout),
+  ComputeWith(context, x, h, layout, packed.data(), PackQuads(adapter, layout),
               adapter[kXScale].Floats()[0]);
 }
 
 void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor& h,
-                           const Layout& layout, const float* packed, const Words& words,
+                           const Layout& layout, const float* packed, const Quads& quads,
                            float x_scale) const {
   Dims y_dims;
   const ConvShape shape = ShapeOf(layout.conv, x, &y_dims);
@@ -150,10 +143,10 @@ void DoraConv::ComputeWith(const Context& context, const Tensor& x, const Tensor
   CheckDims("h", h, y_dims);
   float* const y = context.Output(0, y_dims);
   if (shape.batch == 0) return;
-  const Run run{layout, packed, words, x_scale, shape, x.dims, x.Floats(), h.Floats(), y};
+  const Run run{layout, packed, quads, x_scale, shape, x.dims, x.Floats(), h.Floats(), y};
   if (layout.active_rank == 0 && layout.num_cells == 0) {
     MergeOnly(context, run);
-  } else if (kernels_.quads == nullptr || !AddWords(context, run)) {
+  } else if (kernels_.quads == nullptr || !AddQuadBranch(context, run)) {
     AddBranch(context, run);
   }
 }
@@ -185,29 +178,30 @@ void DoraConv::MergeOnly(const Context& context, const Run& run) const {
   });
 }
 
-bool DoraConv::AddWords(const Context& context, const Run& run) const {
+bool DoraConv::AddQuadBranch(const Context& context, const Run& run) const {
   const Layout& layout = run.layout;
-  const Words& words = run.words;
+  const Quads& quads = run.quads;
   const auto make = [&] {
     ConvAttributes conv = layout.conv;
     conv.depth = CeilDiv(conv.depth, kQuadChannels);
-    conv.columns = words.sum_columns;
-    return ConvPlan(conv, run.shape, false, kernels_, words.other_columns, words.cells.is_lists());
+    conv.columns = quads.sum_columns;
+    return ConvPlan(conv, run.shape, false, kernels_, quads.other_columns, quads.cells.is_lists());
   };
   // An adapter that is not constant may have another size in the next run.
   const auto kept =
       is_constant_ ? plans_.For(run.x_dims, make) : std::make_shared<const ConvPlan>(make());
   const ConvPlan& plan = *kept;
-  const ConvEngine engine(plan, kernels_, layout.conv.depth, words.x_divisor, run.x);
+  const QuadInputs inputs(plan, kernels_, layout.conv.depth, quads.x_divisor, run.x);
+  const ConvEngine engine(plan, kernels_, inputs);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;
   engine.Run(
-      context, u_floats + words.cells.max_group_words(), [&](const ConvEngine::Place& place) {
+      context, u_floats + quads.cells.max_group_words(), [&](const ConvEngine::Place& place) {
         float* const u = place.extra;
         if (rank > 0) {
           const float* const rank_step = run.packed + layout.rank_step();
-          engine.ComputeCodes(place, words.a.Blocks(place.group), rank_step + place.group * rank,
+          engine.ComputeQuads(place, quads.a.Blocks(place.group), rank_step + place.group * rank,
                               {u, u_row, plan.BandSize(place.item)});
         }
         if (layout.num_cells > 0) {
@@ -215,15 +209,15 @@ bool DoraConv::AddWords(const Context& context, const Run& run) const {
         }
         MergeGroup(run, plan, place.item, place.group, u, u_row);
       });
-  return !engine.has_nan();
+  return !inputs.has_nan();
 }
 
 void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                         const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
-  const QuadMatrix& cells = run.words.cells;
+  const QuadMatrix& cells = run.quads.cells;
   const ConvOutput output = OutputOf(run, plan, place);
   if (!cells.is_lists()) {
-    engine.ComputeCodes(place, cells.Blocks(place.group), nullptr, output);
+    engine.ComputeQuads(place, cells.Blocks(place.group), nullptr, output);
     return;
   }
   const Index columns = run.layout.GroupColumns();
@@ -231,7 +225,7 @@ void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& 
   const Range group{place.group * columns, (place.group + 1) * columns};
   std::transform(lists.steps + lists.starts[group.begin], lists.steps + lists.starts[group.end],
                  offsets, [&](std::int32_t step) { return place.offsets[step]; });
-  engine.ComputeCodeLists(place, lists, group, offsets, output);
+  engine.ComputeQuadLists(place, lists, group, offsets, output);
 }
 
 // Where the columns of a group of an item are in y.
@@ -248,7 +242,8 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
   const Layout& layout = run.layout;
   const ConvPlan plan(layout.conv, run.shape, false, kernels_);
   const kernels::Quantizer x_codes{run.x_scale, -127.0f, 127.0f, 1.0f};
-  const ConvEngine engine(plan, kernels_, &x_codes, run.x);
+  const FloatInputs inputs(plan, kernels_, &x_codes, run.x);
+  const ConvEngine engine(plan, kernels_, inputs);
   const Index steps = layout.Steps();
   const Index rank = layout.active_rank;
   const ConvReadout sums{{{{0, steps}, true, true}}};

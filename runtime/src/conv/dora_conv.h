@@ -27,6 +27,7 @@ class DoraConv {
 
  private:
   friend class FusedConv;
+  friend struct ConstantAdapterOf;
   // Sizes of an adapter.
   struct Layout {
     ConvAttributes conv;  // columns: as many as cost as much as the branch
@@ -53,7 +54,7 @@ class DoraConv {
     }
   };
   // Both matrices once more, for the integer kernels of processors that have them.
-  struct Words {
+  struct Quads {
     QuadMatrix a;
     QuadMatrix cells;
     kernels::Divisor x_divisor{1.0f, 1.0f, 0.0f};
@@ -65,11 +66,11 @@ class DoraConv {
 
   Layout Check(const DoraTensors& adapter) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
-  Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
+  Quads PackQuads(const DoraTensors& adapter, const Layout& layout) const;
   void ComputeWith(const Context& context, const Tensor& x, const Tensor& h, const Layout& layout,
-                   const float* packed, const Words& words, float x_scale) const;
+                   const float* packed, const Quads& quads, float x_scale) const;
   // Whether x has codes; without (a NaN) y is not complete.
-  bool AddWords(const Context& context, const Run& run) const;
+  bool AddQuadBranch(const Context& context, const Run& run) const;
   void SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
                 const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
   void AddBranch(const Context& context, const Run& run) const;
@@ -92,7 +93,7 @@ class DoraConv {
   Layout layout_{};
   float x_scale_ = 1.0f;
   AlignedFloats packed_;
-  Words words_;
+  Quads quads_;
   PlanCache<ConvPlan> plans_;
 };
 

@@ -4,6 +4,89 @@
 #include <algorithm>
 
 namespace rimc {
+namespace {
+
+// Positions of an item from which on its channels are packed one by one.
+constexpr Index kLongRow = 512;
+// Copied inputs of which codes are made at a time: half of an L1 cache, with what they come from.
+constexpr Index kPackFloats = 4096;
+
+}  // namespace
+
+bool ConvEngine::ReadsDirectly() const noexcept {
+  const Index floats = plan_.conv().depth * plan_.shape().OutVolume();
+  return plan_.is_panels() && plan_.images_per_item() == 1 && inputs_.is_plain() &&
+         !copies_always_ && floats < kMaxSteps;
+}
+
+// Whether ComputeFused makes the codes of each part of the positions just before it reads them.
+// Items that share their input share its codes too.
+bool ConvEngine::CopiesCodesByPart() const noexcept {
+  return ReadsDirectly() && plan_.sharers() == 1;
+}
+
+// The input of a group, and the codes of the branch.
+void ConvEngine::PackInputs(const Place& place, const ConvInputs* branch) const noexcept {
+  if (plan_.is_panels()) {
+    PackPanels(place, branch);
+    return;
+  }
+  const ConvItem& item = place.item;
+  const Index g = place.group;
+  const Index depth = plan_.conv().depth;
+  const Index codes = branch == nullptr ? 0 : branch->plan().conv().depth;
+  if (strips_ == nullptr && inputs_.is_plain() && branch != nullptr && branch->packs_copies()) {
+    // Codes are made of the copy, while it is in the cache.
+    const ConvInputs::Sources sources = inputs_.FindSources(item);
+    const Index step =
+        std::max<Index>(1, kPackFloats / (kQuadChannels * plan_.scratch_floats() / depth));
+    for (Index word = 0; word < codes; word += step) {
+      const Range part{word, std::min(word + step, codes)};
+      const Range channels{part.begin * kQuadChannels, std::min(part.end * kQuadChannels, depth)};
+      inputs_.Copy(item, g, channels, sources, place.input);
+      branch->PackCopied(place.input, part, sources, place.codes);
+    }
+    return;
+  }
+  if (strips_ != nullptr) {
+    strip_inputs_->CopyStrips(*strips_, item, g, place.input);
+  } else {
+    inputs_.Copy(item, g, {0, depth}, place.input);
+  }
+  if (branch != nullptr) branch->Copy(item, g, {0, codes}, place.codes);
+}
+
+void ConvEngine::PackPanels(const Place& place, const ConvInputs* branch) const noexcept {
+  const Index depth = plan_.conv().depth;
+  const Index positions = place.item.images.size() * place.item.band.size();
+  const Index panel = plan_.panel_row();
+  const bool copies = !ReadsDirectly();
+  if (!copies && positions % kernels_.lanes != 0) {
+    const Range last{(positions - 1) / panel * panel, positions};
+    inputs_.CopyPanels(place.item, place.group, {0, depth}, last, place.input);
+  }
+  if (!copies && (branch == nullptr || CopiesCodesByPart())) return;
+  if (positions < kLongRow || place.item.images.size() > 1) {
+    // Whole panels, whose rows are near each other in the input.
+    for (Index p = 0; p < positions; p += panel) {
+      const Range part{p, std::min(p + panel, positions)};
+      if (copies) inputs_.CopyPanels(place.item, place.group, {0, depth}, part, place.input);
+      if (branch == nullptr) continue;
+      branch->CopyPanels(place.item, place.group, {0, branch->plan().conv().depth}, part,
+                         place.codes);
+    }
+    return;
+  }
+  // Few channels at a time, of which the codes are made while they are in the cache.
+  const Index parts = branch == nullptr ? 1 : branch->plan().conv().depth;
+  for (Index i = 0; i < parts; ++i) {
+    if (copies)
+      inputs_.CopyPanels(place.item, place.group, Part(depth, parts, i), {0, positions},
+                         place.input);
+    if (branch != nullptr)
+      branch->CopyPanels(place.item, place.group, {i, i + 1}, {0, positions}, place.codes);
+  }
+}
 
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   const Axes& out = plan_.shape().out;
@@ -188,7 +271,7 @@ kernels::QuadBlockArgs WordsAt(const kernels::BlockArgs& aim) {
 
 }  // namespace
 
-void ConvEngine::ComputeCodes(const Place& place, const QuadCells& cells, const float* rank_step,
+void ConvEngine::ComputeQuads(const Place& place, const QuadCells& cells, const float* rank_step,
                               const ConvOutput& output) const noexcept {
   const Index depth = plan_.num_offsets();
   const auto body = [&](const Block& block, const kernels::BlockArgs& aim) {
@@ -204,7 +287,7 @@ void ConvEngine::ComputeCodes(const Place& place, const QuadCells& cells, const 
   ForBlocks(place, cells.columns, cells.num_blocks, {0, cells.num_blocks}, output, body);
 }
 
-void ConvEngine::ComputeCodeLists(const Place& place, const QuadLists& cells, Range columns,
+void ConvEngine::ComputeQuadLists(const Place& place, const QuadLists& cells, Range columns,
                                   const std::int32_t* cell_offsets,
                                   const ConvOutput& output) const noexcept {
   const Index cell0 = cells.starts[columns.begin];

@@ -1,161 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Runs the tasks of a ConvPlan: copies a group's input into scratch memory and computes blocks of
-// columns from it. Used for the crossbar, and for the first factor and the sparse cells of an
-// adapter.
+// Runs the tasks of a ConvPlan: has a group's input packed (inputs.h), and computes blocks of
+// columns from it with their epilogue (work.h). Used for the crossbar, and for the first factor and
+// the sparse cells of an adapter.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
 #include "adapter/quads.h"
 #include "adapter/sparse.h"
 #include "base/slot_pool.h"
+#include "conv/inputs.h"
 #include "conv/plan.h"
 #include "conv/strips.h"
+#include "conv/work.h"
 #include "crossbar/column_blocks.h"
-#include "crossbar/integer_cells.h"
 #include "kernels/kernels.h"
 #include "ort/ort.h"
 
 namespace rimc {
 
-// Word lines [k.begin, k.end) of a tile, k = (channel, kernel position).
-struct ConvTile {
-  Range k;
-  bool first;
-  bool last;
-};
-
-// Converter of the sums of a group's columns. Without ADC (gain null) there is one tile.
-struct ConvReadout {
-  std::vector<ConvTile> tiles;
-  float top = 0.0f;
-  const float* gain = nullptr;    // [M], or [tiles, M]
-  const float* offset = nullptr;  // the same; null where all are 0
-  const float* back = nullptr;    // [M]
-  Index tile_columns = 0;         // M where every tile has a gain and offset of its own, else 0
-};
-
-// Where the columns of one group go: column m, image n of the item and position p are at
-// data + m * column + n * image + p.
-struct ConvOutput {
-  float* data;
-  Index column;
-  Index image;
-};
-
-// The cells of a group, as PackColumnBlocks leaves them.
-struct ConvCells {
-  const float* packed;
-  Index columns;
-  Index num_blocks;
-};
-
-// A matrix of an adapter for one group: words where there are integer kernels, floats elsewhere; in
-// blocks of columns, or in lists.
-struct BranchCells {
-  Index columns = 0;
-  Index num_blocks = 0;
-  Index depth = 0;                        // of a column; of a list, its own
-  const float* floats = nullptr;          // PackColumnBlocks, or the values of lists
-  const std::int32_t* words = nullptr;    // the same
-  const std::int32_t* start = nullptr;    // [columns] of words
-  const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
-  const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
-
-  bool is_quad_lists() const { return lists != nullptr && words != nullptr; }
-};
-
-// The adapter's part of one group of an item (DoraConv): its matrices, and memory.
-struct ConvBranch {
-  const class ConvEngine* engine = nullptr;  // copies the codes; its plan is of the same tasks
-  float* codes = nullptr;                    // of the input
-  BranchCells a;                             // of `columns` ranks, 0 for none
-  BranchCells b;                             // over the codes of the ranks
-  const kernels::Divisor* rank_step = nullptr;
-  BranchCells cells;      // S, of 0 columns for none
-  float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
-  Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
-  float* v = nullptr;     // one block of outputs
-  float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of words
-};
-
-// Post-ops of the sums of a group's columns: PostOpArgs, whose pointers are those of the group's
-// first column. The residual lies as the output does.
-struct ConvPostOps {
-  ConvBranch branch;
-  kernels::PostOpArgs args{};
-  const float* residual = nullptr;
-};
-
-// Word lines that one pass over a group's columns takes.
-struct ConvPass {
-  Range k;
-  Index tile;
-  bool resume;  // sums continue those of the pass before
-  bool reads;   // sums are those of a tile
-  bool first;   // tile
-  bool last;
-};
-// Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
-// a last vector, which go with them.
-constexpr Index kPartsTogether = 2;
-// Blocks of columns that are computed for one part of the positions after the other: their cells
-// stay in the L2 cache. So many have lists of cells whose sums are there at a time.
-constexpr Index kBlocksTogether = 8;
-Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels);
-
 class ConvEngine {
  public:
-  // `quantizer`: what is done with the input while it is copied, or null. `x` is the input of the
-  // node. All arguments have to outlive the engine.
-  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels,
-             const kernels::Quantizer* quantizer, const float* x)
-      : plan_(plan),
-        kernels_(kernels),
-        quantizer_(quantizer),
-        x_(x),
-        channels_(plan.conv().depth) {}
-
-  // One that packs the `channels` of a group into words of codes, of which the plan's convolution
-  // has its depth. For ComputeCodes and ComputeCodeLists; the kernels must have a QuadTable.
-  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,
-             const kernels::Divisor& code_divisor, const float* x)
-      : plan_(plan),
-        kernels_(kernels),
-        quantizer_(nullptr),
-        x_(x),
-        channels_(channels),
-        word_channels_(kWordCodes),
-        code_divisor_(code_divisor) {}
-
-  // One whose sums are integers: `quantizer` gives numbers, which go two to a word. The plan's
-  // convolution has a depth of so many words. For ComputeFused.
-  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, const PairSteps& pairs,
-             const kernels::Quantizer& quantizer, const float* x)
-      : plan_(plan),
-        kernels_(kernels),
-        quantizer_(&quantizer),
-        x_(x),
-        channels_(pairs.steps),
-        word_channels_(2),
-        pairs_(pairs) {}
+  // `inputs`: of the same plan. `has_pairs`: they are int16 pairs, and sums are integers (for
+  // ComputeFused). All arguments have to outlive the engine.
+  ConvEngine(const ConvPlan& plan, const kernels::KernelTable& kernels, const ConvInputs& inputs,
+             bool has_pairs = false)
+      : plan_(plan), kernels_(kernels), inputs_(inputs), has_pairs_(has_pairs) {}
 
   // Passes that find the inputs they need in the L1 cache.
   std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
 
-  // For a plan for strips, which have their own of its tasks.
-  void TakeStrips(const StripPlan& strips) { strips_ = &strips; }
+  // For a plan for strips, which have their own of its tasks. `inputs`: those of the engine.
+  void TakeStrips(const StripPlan& strips, const FloatInputs& inputs) {
+    strips_ = &strips;
+    strip_inputs_ = &inputs;
+  }
 
   // Has RunFused copy all inputs, for a caller that reads place.input.
   void CopyAlways() { copies_always_ = true; }
 
-  // True after a run of an engine of words that met a NaN: its results are then of no use.
-  bool has_nan() const { return has_nan_.load(); }
+  const ConvInputs& inputs() const { return inputs_; }
 
   // Memory and place of a task while it works on a group of an item.
   struct Place {
@@ -195,11 +83,6 @@ class ConvEngine {
   template <class Body>
   void Run(const Context& context, Index extra_floats, const Body& body) const;
 
-  // Fills place.input anew, through another quantizer. Not where items share their input.
-  void Refill(const Place& place, const kernels::Quantizer* quantizer) const noexcept {
-    CopyInput(place.item, place.group, {0, plan_.conv().depth}, quantizer, place.input);
-  }
-
   // Computes `blocks` of the columns of a group. `column0`: index of its first column in
   // readout.gain.
   void Compute(const Place& place, const ConvCells& cells, Range blocks, const ConvReadout& readout,
@@ -212,10 +95,10 @@ class ConvEngine {
                     const ConvPostOps* post_ops, const Noise* noise = nullptr) const noexcept;
 
   // Runs body(place) for every group of every item of the plan, as Run, for ComputeFused: the input
-  // of a group is copied once for consecutive items that share it. `branch`: an engine of the
-  // adapter's codes, or null.
+  // of a group is packed once for consecutive items that share it. `branch`: the adapter's
+  // codes, or null.
   template <class Body>
-  void RunFused(const Context& context, Index extra_floats, const ConvEngine* branch,
+  void RunFused(const Context& context, Index extra_floats, const ConvInputs* branch,
                 const Body& body) const;
 
   // Computes the columns of a group from lists of cells, without an ADC. `columns`: which of
@@ -225,9 +108,9 @@ class ConvEngine {
                      const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
   // Compute and ComputeSparse of words. `rank_step`: of the columns of the group, or null.
-  void ComputeCodes(const Place& place, const QuadCells& cells, const float* rank_step,
+  void ComputeQuads(const Place& place, const QuadCells& cells, const float* rank_step,
                     const ConvOutput& output) const noexcept;
-  void ComputeCodeLists(const Place& place, const QuadLists& cells, Range columns,
+  void ComputeQuadLists(const Place& place, const QuadLists& cells, Range columns,
                         const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
  private:
@@ -238,34 +121,20 @@ class ConvEngine {
   };
   struct Aim;
   struct Job;
-  // The channels that go to one plane of scratch memory: one, two of numbers, or four of codes.
-  static constexpr Index kWordCodes = 4;
-  struct Channels {
-    const float* from[kWordCodes];
-  };
-  bool is_codes() const { return word_channels_ == kWordCodes; }
-  bool is_pairs() const { return word_channels_ == 2; }
-  // Those of plane `c`, whose channels are `row` apart from `first` on.
-  Channels ChannelsOf(Index c, const float* first, Index row) const noexcept;
-  Index EvenRun(Index c) const noexcept;
-
   // Whether ComputeFused reads x itself, but for the last positions of a channel that don't fill a
   // vector.
   bool ReadsDirectly() const noexcept;
   bool CopiesCodesByPart() const noexcept;
-  const float* ChannelAt(const Place& place, Index image) const noexcept;
   Index PartialVectorPositions(const Place& place, const ConvCells& cells,
                                const Noise* noise) const noexcept;
-  void CopyInputs(const Place& place, const ConvEngine* branch) const noexcept;
-  void CopyStrips(const Place& place) const noexcept;
+  void PackInputs(const Place& place, const ConvInputs* branch) const noexcept;
   void SumStrips(const Place& place, const ConvCells& cells,
                  const ConvOutput& output) const noexcept;
-  void CopyPanels(const Place& place, const ConvEngine* branch) const noexcept;
-  void CopyPanelRows(const Place& place, Range channels, Range positions, float* to) const noexcept;
+  void PackPanels(const Place& place, const ConvInputs* branch) const noexcept;
   void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
                 const float** codes) const noexcept;
   void ComputeRanks(const Place& place, const ConvBranch& branch, Range all) const noexcept;
-  void ComputeRankWords(const ConvBranch& branch, const float* const* codes,
+  void ComputeQuadRanks(const ConvBranch& branch, const float* const* codes,
                         Range vecs) const noexcept;
   void ComputeBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
                      float* to, Index to_row) const noexcept;
@@ -287,47 +156,6 @@ class ConvEngine {
   Index NumVecs(const ConvItem& item) const noexcept;
   void AimAt(const Place& place, Range vecs, const ConvOutput& output,
              kernels::BlockArgs* args) const noexcept;
-  void CopyInput(const ConvItem& item, Index g, Range channels, const kernels::Quantizer* quantizer,
-                 float* memory) const noexcept;
-  // Indices [low, high) of a phase along an axis that lie inside the input, at `at` and on.
-  struct Inside {
-    Index low, high, at;
-    Index size() const { return high - low; }
-  };
-  using PhaseParts = std::array<Inside, kAxes>;
-
-  Inside FindInside(const ConvItem& item, std::size_t axis, Index phase) const noexcept;
-  // Of the phases of the last axis: which one each is made from (itself beyond kMaxSources), and
-  // what is inside.
-  static constexpr std::size_t kMaxSources = 32;
-  struct Sources {
-    std::array<std::size_t, kMaxSources> of;
-    std::array<Inside, kMaxSources> inside;
-    std::size_t count;
-    std::size_t Of(std::size_t phase) const { return phase < count ? of[phase] : phase; }
-  };
-  void CopyInTurn(const ConvItem& item, Index g, Range channels,
-                  const kernels::Quantizer* quantizer, const Sources& sources,
-                  float* memory) const noexcept;
-  void CopyPhases(const ConvItem& item, Index g, Range channels,
-                  const kernels::Quantizer* quantizer, const Sources& sources,
-                  float* memory) const noexcept;
-  void PackInput(const Place& place, Range words, Index depth,
-                 const Sources& sources) const noexcept;
-  Sources FindSources(const ConvItem& item) const noexcept;
-  std::size_t SourceOf(const Sources& sources, std::size_t i) const noexcept;
-  void ShiftPhase(const float* source, const Inside& w, Range channels, const Inside& own,
-                  float* to) const noexcept;
-  void ClearPlanes(float* to, Index floats) const noexcept;
-  void CopyPhase(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
-                 const kernels::Quantizer* quantizer, float* memory) const noexcept;
-  void CopyChannels(const ConvItem& item, Index g, Range channels, const PhaseParts& parts,
-                    const kernels::Quantizer* quantizer, float* to) const noexcept;
-  void CopyPlane(const PhaseParts& parts, const Channels& channels,
-                 const kernels::Quantizer* quantizer, float* to) const noexcept;
-  void PrefetchRows(const PhaseParts& parts, const float* channel) const noexcept;
-  void CopyRows(const Channels& channels, Index at, const kernels::Quantizer* quantizer,
-                const kernels::CopyArgs& rows) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
                     kernels::BlockArgs* args) const noexcept;
@@ -352,15 +180,11 @@ class ConvEngine {
 
   const ConvPlan& plan_;
   const kernels::KernelTable& kernels_;
-  const kernels::Quantizer* quantizer_;
-  const float* x_;
-  Index channels_;           // of a group
-  Index word_channels_ = 1;  // of a plane of scratch memory
-  PairSteps pairs_;
-  kernels::Divisor code_divisor_{1.0f, 1.0f, 0.0f};
+  const ConvInputs& inputs_;
+  const bool has_pairs_;
   bool copies_always_ = false;
   const StripPlan* strips_ = nullptr;
-  mutable std::atomic<bool> has_nan_{false};
+  const FloatInputs* strip_inputs_ = nullptr;
 };
 
 template <class Body>
@@ -383,8 +207,8 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
     const Index parts = std::min(depth, CeilDiv(input_floats, 1 << 14));
     context.ParallelFor(num_inputs * parts, [&](Index task) {
       const ConvItem item = plan_.Item(task / parts * plan_.sharers());
-      CopyInput(item, item.groups.begin, Part(depth, parts, task % parts), quantizer_,
-                inputs + task / parts * input_floats);
+      inputs_.Copy(item, item.groups.begin, Part(depth, parts, task % parts),
+                   inputs + task / parts * input_floats);
     });
   }
   SlotPool slots;
@@ -397,7 +221,7 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
                   local + local_floats, nullptr, nullptr, nullptr};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
-        if (!shared) CopyInput(place.item, g, {0, depth}, quantizer_, input);
+        if (!shared) inputs_.Copy(place.item, g, {0, depth}, input);
         body(place);
       }
     }
@@ -406,13 +230,13 @@ void ConvEngine::Run(const Context& context, Index extra_floats, const Body& bod
 }
 
 template <class Body>
-void ConvEngine::RunFused(const Context& context, Index extra_floats, const ConvEngine* branch,
+void ConvEngine::RunFused(const Context& context, Index extra_floats, const ConvInputs* branch,
                           const Body& body) const {
   constexpr Index kMaxTasks = 64;
   const Index num_tasks = std::min(plan_.num_items(), kMaxTasks);
   const Index input_floats =
       RoundUp(strips_ == nullptr ? plan_.scratch_floats() : strips_->scratch_floats(), 16);
-  const Index code_floats = branch == nullptr ? 0 : branch->plan_.scratch_floats();
+  const Index code_floats = branch == nullptr ? 0 : branch->plan().scratch_floats();
   // Sums that go on over rows, and the residual that is added to them; or those of a tail.
   const Index column_floats = plan_.by_rows()
                                   ? kernels_.partial_vector_positions
@@ -438,14 +262,14 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
                   local,
                   local + local_floats,
                   input + input_floats,
-                  branch == nullptr ? nullptr : branch->plan_.offsets(),
+                  branch == nullptr ? nullptr : branch->plan().offsets(),
                   plan_.direct_offsets()};
       for (Index g = place.item.groups.begin; g < place.item.groups.end; ++g) {
         place.group = g;
         const Index wanted = i / plan_.sharers() * plan_.conv().group + g;
         Index& has = copied[static_cast<std::size_t>(slot)];
         place.is_new = has != wanted;
-        if (place.is_new) CopyInputs(place, branch);
+        if (place.is_new) PackInputs(place, branch);
         has = wanted;
         body(place);
       }

@@ -163,16 +163,17 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
   if (plan_.is_panels()) {
     const Index panel = vecs.begin / plan_.block_vecs() * plan_.panel_row();
     const Index in_panel = vecs.begin % plan_.block_vecs() * lanes;
-    const float* const b = direct ? ChannelAt(place, 0) + vecs.begin * lanes
-                                  : place.input + panel * plan_.conv().depth + in_panel;
+    const float* const b = direct
+                               ? inputs_.ChannelAt(place.item, place.group, 0) + vecs.begin * lanes
+                               : place.input + panel * plan_.conv().depth + in_panel;
     for (Index v = 0; v < vecs.size(); ++v) aim->args.b[v] = b + v * lanes;
   }
   if (aim->post_ops == nullptr) return;
   const ConvBranch& branch = aim->post_ops->branch;
-  if (branch.engine != nullptr && CopiesCodesByPart()) {
+  if (branch.inputs != nullptr && CopiesCodesByPart()) {
     const Index end = std::min(vecs.end * lanes, plan_.BandSize(place.item));
-    branch.engine->CopyPanelRows(place, {0, branch.engine->plan_.conv().depth},
-                                 {vecs.begin * lanes, end}, place.codes);
+    branch.inputs->CopyPanels(place.item, place.group, {0, branch.inputs->plan().conv().depth},
+                              {vecs.begin * lanes, end}, place.codes);
     if (branch.a.columns > 0) ComputeRanks(place, branch, vecs);
   }
   if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
@@ -318,12 +319,18 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
   const ConvPass& next = job.passes[ends ? 0 : number + 1];
   const Noise* const noise = pass.reads ? job.noise : nullptr;
   const bool has_post_ops = ends && job.post_ops != nullptr;
-  const bool by_block = (job.noise != nullptr && !DrawsByBlock(cells)) || job.block_rows == 0 ||
-                        (has_post_ops && NeedsBranchByBlock(job.post_ops->branch));
+  const bool by_block =
+      job.block_rows == 0 || (has_post_ops && NeedsBranchByBlock(job.post_ops->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
   const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_quad_lists());
-  const Index step = by_block ? 1 : together ? kBlocksTogether : blocks.size();
+  // Blocks that share draws, which are made before them.
+  const Index drawn_blocks = by_block ? 1 : std::max<Index>(kernels::kDrawRows / job.block_rows, 1);
+  const bool shares_draws = job.noise != nullptr && !DrawsByBlock(cells);
+  const Index step = by_block       ? 1
+                     : shares_draws ? drawn_blocks
+                     : together     ? kBlocksTogether
+                                    : blocks.size();
   Range drawn{0, 0};  // columns
   for (Index b = blocks.begin; b < blocks.end; b += step) {
     const Index end = std::min(b + step, blocks.end);
@@ -389,7 +396,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     args.c[v] = plan_.by_rows() ? c[v] + columns.begin * output.column : local + v * lanes;
   }
   kernels::PostOpArgs post_ops;
-  bool has_words = false;
+  bool has_quads = false;
   args.post_ops = nullptr;
   args.more_blocks = num_blocks - 1;
   if (has_post_ops) {
@@ -404,7 +411,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
       post_ops.residual[v] =
           plan_.by_rows() ? residual + (args.c[v] - output.data) : added + v * lanes;
     }
-    has_words = post_ops.b != nullptr;
+    has_quads = post_ops.b != nullptr;
     args.post_ops = &post_ops;
   }
   args.partial_vector_sums = nullptr;
@@ -412,15 +419,15 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     args.partial_vector_row = kernels_.partial_vector_positions;
     float* const sums = place.local + columns.begin * args.partial_vector_row;
     const auto sum_partial_vector =
-        is_pairs() ? kernels_.PairConvPartialVector() : kernels_.conv_partial_vector;
+        has_pairs_ ? kernels_.PairConvPartialVector() : kernels_.conv_partial_vector;
     sum_partial_vector({args.a, args.b[0], args.b_offset, args.depth, sums, args.partial_vector_row,
                         aim->partial_positions, num_blocks, args.a_block, args.resume});
     args.partial_vector_sums = sums;
     args.depth = 0;
     args.resume = false;
   }
-  const auto kernel = is_pairs()  ? kernels_.PairConvBlock(rows, vecs)
-                      : has_words ? kernels_.quads->conv_block[rows - 1][vecs - 1]
+  const auto kernel = has_pairs_  ? kernels_.PairConvBlock(rows, vecs)
+                      : has_quads ? kernels_.quads->conv_block[rows - 1][vecs - 1]
                                   : kernels_.conv_block[rows - 1][vecs - 1];
   if (aim->partial_positions == 0 || pass.reads) kernel(args);
   if (pass.reads && pass.last && !plan_.by_rows()) {

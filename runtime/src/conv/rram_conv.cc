@@ -61,7 +61,7 @@ void RramConv::PackCells(const float* w, AlignedFloats* packed) const {
 }
 
 void RramConv::Pack(const float* w) {
-  if (PackNumbers(w)) return;
+  if (PackPairs(w)) return;
   PackCells(w, &packed_);
   const Index steps = conv_.depth * conv_.Window();
   const Index tile = CeilDiv(conv_.depth, periphery_.num_reads()) * conv_.Window();
@@ -99,13 +99,14 @@ void RramConv::PackReadout() {
 }
 
 // Whether the sums are integers, and then packs words.
-bool RramConv::PackNumbers(const float* w) {
+bool RramConv::PackPairs(const float* w) {
   if (!ReadsAtOnce() || !periphery_.has_adc) return false;
   const Index window = conv_.Window();
   const Index steps = conv_.depth * window;
   pairs_ = {conv_.depth, CeilDiv(conv_.depth, periphery_.num_reads())};
-  numbers_ = FindIntegers(periphery_, w, conv_.columns, steps, pairs_.tile * window, {steps, 1});
-  if (!numbers_) return false;
+  integer_cells_ =
+      FindIntegers(periphery_, w, conv_.columns, steps, pairs_.tile * window, {steps, 1});
+  if (!integer_cells_) return false;
   const Index words = pairs_.NumWords();
   std::vector<std::uint32_t> cells(static_cast<std::size_t>(conv_.columns * words * window));
   for (Index m = 0; m < conv_.columns; ++m) {
@@ -115,7 +116,7 @@ bool RramConv::PackNumbers(const float* w) {
       const Index second = m * steps + pair.second * window;
       std::uint32_t* const to = cells.data() + (m * words + word) * window;
       for (Index q = 0; q < window; ++q) {
-        to[q] = numbers_->Word(first + q, pair.second < 0 ? -1 : second + q);
+        to[q] = integer_cells_->Word(first + q, pair.second < 0 ? -1 : second + q);
       }
     }
   }
@@ -129,16 +130,16 @@ bool RramConv::PackNumbers(const float* w) {
         {{part.begin * window, part.end * window}, t == 0, t + 1 == pairs_.NumTiles()});
   }
   PackReadout();
-  number_gain_ = numbers_->Scaled(periphery_.adc_gain, periphery_.number_unit);
-  readout_.gain = number_gain_.data();
-  number_deviation_ = numbers_->Unscaled(periphery_.noise.deviation);
+  pair_gain_ = integer_cells_->Scaled(periphery_.adc_gain, periphery_.pair_unit);
+  readout_.gain = pair_gain_.data();
+  pair_deviation_ = integer_cells_->Unscaled(periphery_.noise.deviation);
   return true;
 }
 
 const RramConv& RramConv::Floats() const {
   std::call_once(floats_once_, [&] {
     const Index steps = conv_.depth * conv_.Window();
-    const std::vector<float> w = numbers_->Weights(conv_.columns, {steps, 1});
+    const std::vector<float> w = integer_cells_->Weights(conv_.columns, {steps, 1});
     Periphery periphery = periphery_;
     periphery.most_number = 0.0f;
     floats_.reset(new RramConv(conv_, w.data(), std::move(periphery)));
@@ -156,7 +157,7 @@ RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   ConvShape shape = ShapeOf(conv_, x, &y_dims);
   shape.batch = std::max<Index>(shape.batch, 1);  // there is no plan of no image
   ConvAttributes conv = conv_;
-  if (numbers_) conv.depth = pairs_.NumWords();
+  if (integer_cells_) conv.depth = pairs_.NumWords();
   const bool strips = ReadsAtOnce() && !periphery_.has_adc && !periphery_.noise.on;
   Shaped shaped{y_dims, ConvPlan(conv, shape, true, kernels_, 0, false, true, strips), {}};
   if (shaped.plan.is_strips()) shaped.strips.emplace(shaped.plan);
@@ -183,7 +184,7 @@ Output RramConv::ComputeRun(const Context& context, const ReadRun& read) const {
     engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
       ComputeGroup(engine, plan, place, passes, y, nullptr, read, place.extra);
     });
-    has_nan = engine.has_nan();
+    has_nan = engine.inputs().has_nan();
   });
   return has_nan ? Floats().ComputeRun(context, read) : Output{y, y_dims};
 }
@@ -210,7 +211,7 @@ ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& pl
   }
   kernels_.root(memory, memory, num_tiles * row);
   const Index column0 = place.group * plan.columns();
-  const auto& deviation = numbers_ ? number_deviation_ : periphery_.noise.deviation;
+  const auto& deviation = integer_cells_ ? pair_deviation_ : periphery_.noise.deviation;
   return {
       memory, row, places, deviation.data() + column0, column0, periphery_.Draws(read.number, 0, 0),
       z};
@@ -218,7 +219,7 @@ ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& pl
 
 void RramConv::SquareColumns(const float* x, Index x_row, Index rows, float* y,
                              Index count) const noexcept {
-  if (numbers_) {
+  if (integer_cells_) {
     kernels_.pair_column_squares(reinterpret_cast<const std::uint32_t*>(x), x_row, rows, y, count);
   } else {
     kernels_.column_squares(x, x_row, rows, y, count);
@@ -286,7 +287,8 @@ Index RramConv::TaskFloats(const ConvPlan& plan) const {
 void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
                              const ReadRun& read) const {
   const kernels::Quantizer line = periphery_.Line(0);
-  const ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  const FloatInputs inputs(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  const ConvEngine engine(plan, kernels_, inputs);
   const Run run{plan, engine, y, read};
   engine.Run(context, TaskFloats(plan),
              [&](const ConvEngine::Place& place) { StoreTask(run, place); });
@@ -317,7 +319,10 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
   const Index band = plan.BandSize(place.item);
   for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
     const kernels::Quantizer line = periphery_.Line(plane);
-    if (plane > 0) run.engine.Refill(place, &line);
+    if (plane > 0) {
+      const FloatInputs digits(plan, kernels_, &line, run.engine.inputs().x());
+      digits.Copy(place.item, place.group, {0, plan.conv().depth}, place.input);
+    }
     if (relative) kernels_.square(place.input, memory.squares, plan.scratch_floats());
     if (periphery_.iv.on) {
       periphery_.DriveTerms(plane, place.input, plan.scratch_floats(), memory.terms[0],

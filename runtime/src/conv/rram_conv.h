@@ -56,7 +56,7 @@ class RramConv {
 
   void Pack(const float* w);
   void PackCells(const float* w, AlignedFloats* packed) const;
-  bool PackNumbers(const float* w);
+  bool PackPairs(const float* w);
   void PackReadout();
   // The same crossbar without integers: for inputs that are no numbers.
   const RramConv& Floats() const;
@@ -105,9 +105,9 @@ class RramConv {
   ConvReadout readout_;
   AlignedFloats packed_;  // of words where there are numbers
   PairSteps pairs_;
-  std::optional<IntegerCells> numbers_;
-  std::vector<float> number_gain_;       // of sums of numbers
-  std::vector<float> number_deviation_;  // likewise
+  std::optional<IntegerCells> integer_cells_;
+  std::vector<float> pair_gain_;       // of sums of numbers
+  std::vector<float> pair_deviation_;  // likewise
   mutable std::once_flag floats_once_;
   mutable std::unique_ptr<RramConv> floats_;
   std::vector<ConvReadout> sums_;  // of one tile each, unread; where sums are stored
@@ -122,13 +122,15 @@ class RramConv {
 template <class Body>
 void RramConv::WithEngine(const Shaped& shaped, const float* x, const Body& run) const {
   const ConvPlan& plan = shaped.plan;
-  const kernels::Quantizer line = numbers_ ? periphery_.Numbers() : periphery_.Line(0);
-  if (numbers_) {
-    run(ConvEngine(plan, kernels_, pairs_, line, x));
+  const kernels::Quantizer line = integer_cells_ ? periphery_.PairQuantizer() : periphery_.Line(0);
+  if (integer_cells_) {
+    const PairInputs inputs(plan, kernels_, pairs_, line, x);
+    run(ConvEngine(plan, kernels_, inputs, true));
     return;
   }
-  ConvEngine engine(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
-  if (shaped.strips) engine.TakeStrips(*shaped.strips);
+  const FloatInputs inputs(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
+  ConvEngine engine(plan, kernels_, inputs);
+  if (shaped.strips) engine.TakeStrips(*shaped.strips, inputs);
   if (periphery_.noise.on) engine.CopyAlways();
   run(engine);
 }

@@ -72,43 +72,6 @@ Index StripPlan::RowAt(const ConvItem& item, Index row) const {
   return at;
 }
 
-// The input of a group of an item, with its padding.
-void ConvEngine::CopyStrips(const Place& place) const noexcept {
-  const ConvAttributes& conv = plan_.conv();
-  const Axes& in = plan_.shape().in;
-  const Axes& extent = strips_->extent();
-  std::array<Inside, kAxes> inside;
-  for (std::size_t axis = 0; axis < kAxes; ++axis) {
-    const bool is_band = axis == static_cast<std::size_t>(plan_.band_axis());
-    const Index origin =
-        (is_band ? place.item.band.begin * conv.strides[axis] : 0) - conv.pads_begin[axis];
-    const Index low = std::clamp<Index>(-origin, 0, extent[axis]);
-    inside[axis] = {low, std::clamp(in[axis] - origin, low, extent[axis]), origin + low};
-  }
-  const auto& [d, h, w] = inside;
-  const Index channel = (place.item.images.begin * conv.group + place.group) * conv.depth;
-  kernels::CopyArgs args{};
-  args.from_row = in[2];
-  args.stride = 1;
-  args.to_row = extent[2];
-  args.width = w.size();
-  args.quantizer = quantizer_;
-  args.planes = conv.depth;
-  args.from_plane = in[0] * in[1] * in[2];
-  args.to_plane = strips_->plane();
-  args.before = h.low * extent[2] + w.low;
-  args.size = extent[1] * extent[2];
-  for (Index i = 0; i < extent[0]; ++i) {
-    const bool is_inside = d.low <= i && i < d.high;
-    const Index in_d = d.at + i - d.low;
-    args.rows = is_inside ? h.size() : 0;
-    args.from = x_ + channel * args.from_plane;
-    if (is_inside && h.size() > 0) args.from += (in_d * in[1] + h.at) * in[2] + w.at;
-    args.to = place.input + i * args.size;
-    kernels_.copy_rows(args);
-  }
-}
-
 // The sums of an item's columns, without what follows them.
 void ConvEngine::SumStrips(const Place& place, const ConvCells& cells,
                            const ConvOutput& output) const noexcept {

@@ -172,8 +172,8 @@ void ReadNumbers(Periphery* p) {
   if (!p->is_coded || p->serial_bits > 0 || p->iv.on) return;
   const bool bends = !p->curve.empty();
   p->most_number = bends ? kCurveSteps : p->line.high;
-  p->number_unit = bends ? p->line.unit : p->line.step;
-  p->number_table = TabulateCurve(*p, p->Numbers());
+  p->pair_unit = bends ? p->line.unit : p->line.step;
+  p->pair_table = TabulateCurve(*p, p->PairQuantizer());
 }
 
 // One value, or one per tile and bit line.
@@ -338,11 +338,11 @@ kernels::Quantizer Periphery::Line(Index plane) const {
   return q;
 }
 
-kernels::Quantizer Periphery::Numbers() const {
+kernels::Quantizer Periphery::PairQuantizer() const {
   kernels::Quantizer q = Line(0);
   q.unit = 1.0f;
   if (curve.empty()) q.out = 1.0f;
-  q.table = number_table.empty() ? nullptr : number_table.data();
+  q.table = pair_table.empty() ? nullptr : pair_table.data();
   return q;
 }
 

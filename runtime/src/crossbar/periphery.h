@@ -57,10 +57,10 @@ struct Periphery {
   kernels::Quantizer line{};           // of all bits at once; see Line()
   std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
   Index serial_bits = 0;               // bits of a plane, 0 is all of them
-  // Word lines as whole numbers of number_unit: the largest one, 0 where they are none.
+  // Word lines as whole numbers of pair_unit: the largest one, 0 where they are none.
   float most_number = 0.0f;
-  float number_unit = 1.0f;
-  std::vector<float> number_table;  // as curve_table
+  float pair_unit = 1.0f;
+  std::vector<float> pair_table;  // as curve_table
 
   bool has_adc = false;
   float adc_top = 0.0f;
@@ -76,7 +76,7 @@ struct Periphery {
   // What plane `i` of the codes puts on the word lines; points into this object.
   kernels::Quantizer Line(Index plane) const;
   // The same in numbers.
-  kernels::Quantizer Numbers() const;
+  kernels::Quantizer PairQuantizer() const;
   // From what is on the word lines of a plane to the inputs of the cells of `iv`: x u and x u^2,
   // u = x / range of Line(plane). `square` and `cube` may not overlap.
   void DriveTerms(Index plane, const float* x, Index count, float* square, float* cube) const;

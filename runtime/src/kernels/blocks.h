@@ -101,13 +101,11 @@ RIMC_INLINE void BlockInRegisters(const BlockArgs& args) {
   } else {
     if (args.z != nullptr) {
       alignas(64) float in_memory[kRows * kVecs * S::kLanes];
-      epilogue.ForEach([&](int i, int v) {
-        S::Store(in_memory + (i * kVecs + v) * S::kLanes, values[i][v]);
-      });
+      epilogue.ForEach(
+          [&](int i, int v) { S::Store(in_memory + (i * kVecs + v) * S::kLanes, values[i][v]); });
       AddNoiseInMemory<S, kConv>(args, {kRows, kVecs}, in_memory);
-      epilogue.ForEach([&](int i, int v) {
-        values[i][v] = S::Load(in_memory + (i * kVecs + v) * S::kLanes);
-      });
+      epilogue.ForEach(
+          [&](int i, int v) { values[i][v] = S::Load(in_memory + (i * kVecs + v) * S::kLanes); });
     }
     epilogue.Finish(values);
   }
@@ -176,6 +174,7 @@ inline void NextBlock(BlockShape shape, BlockArgs* args, PostOpArgs* post_ops) {
   move(&args->offset);
   move(&args->back);
   move(&args->deviation);
+  if (args->z != nullptr && args->draws == nullptr) args->z += rows * args->z_row;
   if (args->partial_vector_sums != nullptr)
     args->partial_vector_sums += rows * args->partial_vector_row;
   if (args->post_ops == nullptr) return;
@@ -250,19 +249,19 @@ constexpr BlockFunction PickBlock() {
   }
 }
 
-#define RIMC_BLOCK_ROW(S, rows, conv, pairs)                                      \
-  {                                                                               \
-      PickBlock<S, rows, 1, conv, pairs>(), PickBlock<S, rows, 2, conv, pairs>(), \
-      PickBlock<S, rows, 3, conv, pairs>(), PickBlock<S, rows, 4, conv, pairs>(), \
-      PickBlock<S, rows, 5, conv, pairs>(), PickBlock<S, rows, 6, conv, pairs>(), \
-      PickBlock<S, rows, 7, conv, pairs>(), PickBlock<S, rows, 8, conv, pairs>(), \
+#define RIMC_BLOCK_ROW(S, rows, conv, pairs)                                        \
+  {                                                                                 \
+    PickBlock<S, rows, 1, conv, pairs>(), PickBlock<S, rows, 2, conv, pairs>(),     \
+        PickBlock<S, rows, 3, conv, pairs>(), PickBlock<S, rows, 4, conv, pairs>(), \
+        PickBlock<S, rows, 5, conv, pairs>(), PickBlock<S, rows, 6, conv, pairs>(), \
+        PickBlock<S, rows, 7, conv, pairs>(), PickBlock<S, rows, 8, conv, pairs>(), \
   }
-#define RIMC_BLOCK_TABLE(S, conv, pairs)                                    \
-  {                                                                         \
-      RIMC_BLOCK_ROW(S, 1, conv, pairs), RIMC_BLOCK_ROW(S, 2, conv, pairs), \
-      RIMC_BLOCK_ROW(S, 3, conv, pairs), RIMC_BLOCK_ROW(S, 4, conv, pairs), \
-      RIMC_BLOCK_ROW(S, 5, conv, pairs), RIMC_BLOCK_ROW(S, 6, conv, pairs), \
-      RIMC_BLOCK_ROW(S, 7, conv, pairs), RIMC_BLOCK_ROW(S, 8, conv, pairs), \
+#define RIMC_BLOCK_TABLE(S, conv, pairs)                                      \
+  {                                                                           \
+    RIMC_BLOCK_ROW(S, 1, conv, pairs), RIMC_BLOCK_ROW(S, 2, conv, pairs),     \
+        RIMC_BLOCK_ROW(S, 3, conv, pairs), RIMC_BLOCK_ROW(S, 4, conv, pairs), \
+        RIMC_BLOCK_ROW(S, 5, conv, pairs), RIMC_BLOCK_ROW(S, 6, conv, pairs), \
+        RIMC_BLOCK_ROW(S, 7, conv, pairs), RIMC_BLOCK_ROW(S, 8, conv, pairs), \
   }
 
 }  // namespace rimc::kernels

@@ -14,11 +14,11 @@ namespace rimc::kernels {
 
 // Whether a SIMD type has the integer operations of quads.h.
 template <class S, class = void>
-struct HasWords {
+struct HasQuads {
   static constexpr bool value = false;
 };
 template <class S>
-struct HasWords<S, decltype(static_cast<void>(sizeof(typename S::Words)))> {
+struct HasQuads<S, decltype(static_cast<void>(sizeof(typename S::Words)))> {
   static constexpr bool value = true;
 };
 
@@ -104,8 +104,8 @@ struct Epilogue {
         sums[i][v] = S::Add(sums[i][v], S::Mul(value, S::Set1(scale[row])));
       });
     };
-    if constexpr (HasWords<S>::value) {
-      if (post_ops.b != nullptr) AddWords(post_ops, sums);
+    if constexpr (HasQuads<S>::value) {
+      if (post_ops.b != nullptr) AddQuads(post_ops, sums);
     }
     if (post_ops.v != nullptr) add(post_ops.v, post_ops.scale);
     if (post_ops.sums != nullptr) add(post_ops.sums, post_ops.sums_scale);
@@ -132,7 +132,7 @@ struct Epilogue {
   }
 
   // The low-rank part of an adapter of up to four ranks, whose codes are the bytes of words.
-  RIMC_INLINE void AddWords(const PostOpArgs& post_ops, Sums& sums) const {
+  RIMC_INLINE void AddQuads(const PostOpArgs& post_ops, Sums& sums) const {
     typename S::Words u[kVecs];
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) u[v] = S::LoadCodes(post_ops.u + (part.vec + v) * S::kLanes);

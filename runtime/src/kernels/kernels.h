@@ -78,7 +78,7 @@ struct CopyArgs {
 //                        | f(from[1][r * from_row + i * stride]) << 16, r < rows, i < width
 // The second half is 0 where from[1] is null, and from i = second_width on.
 // Pre: the quantizer gives whole numbers of 16 bits.
-struct PairArgs {
+struct PairPackArgs {
   const float* from[2];
   ptrdiff_t from_row;
   ptrdiff_t stride;
@@ -201,8 +201,8 @@ struct BlockArgs {
   const PanelPostOpArgs* panel_post_ops;
   const float* ahead;  // what a next block of a convolution reads as `a`, or null
   // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
-  // and c, what is per row, the residual, `sums` and `draws` go on with the rows. Not with v that
-  // differs from block to block, nor with z without draws.
+  // and c, what is per row, the residual, `sums`, z and `draws` go on with the rows. Not with v
+  // that differs from block to block.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;
   // Inputs that a next call reads, at next_b + next_offset[k] and on; prefetched by the first
@@ -316,12 +316,12 @@ struct QuadTable {
   // Indexed [vecs - 1].
   QuadListsFunction quad_lists[kMaxVecs];
   // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
-  RankBlockFunction rank_block[kWordRanks][kMaxVecs];
+  RankBlockFunction rank_block[kQuadRanks][kMaxVecs];
   // False where a value is NaN, for which there is no code.
-  bool (*pack_quads)(const PackArgs& args);
+  bool (*pack_quads)(const QuadPackArgs& args);
   // Likewise.
-  bool (*code_rows)(const CodeRowsArgs& args);
-  void (*rank_words)(const RankWordsArgs& args);
+  bool (*pack_quad_rows)(const QuadRowsArgs& args);
+  void (*quad_ranks)(const QuadRanksArgs& args);
   // conv_block of the table, which can multiply words in what follows the sums.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
   // In place of those of the table.
@@ -365,7 +365,7 @@ struct KernelTable {
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);
   // False where a value is NaN, for which there is no number.
-  bool (*pack_pairs)(const PairArgs& args);
+  bool (*pack_pairs)(const PairPackArgs& args);
   void (*rank_codes)(const RankArgs& args);
   void (*transpose)(const TransposeArgs& args);
   void (*merge_columns)(const MergeArgs& args);

@@ -32,7 +32,7 @@ inline typename S::Int NumbersOf(const float* from, ptrdiff_t stride, int lanes,
 }
 
 template <class S, Drive kDrive, int kStride>
-bool PackPairsOf(const PairArgs& args) {
+bool PackPairsOf(const PairPackArgs& args) {
   const Quantizer quantizer = *args.quantizer;
   const LineTable<S, kDrive> table(quantizer);
   const float* first = args.from[0];
@@ -77,14 +77,14 @@ bool PackPairsOf(const PairArgs& args) {
 }
 
 template <class S, Drive kDrive>
-bool PackPairsStride(const PairArgs& args) {
+bool PackPairsStride(const PairPackArgs& args) {
   if (args.stride == 1) return PackPairsOf<S, kDrive, 1>(args);
   if (args.stride == 2) return PackPairsOf<S, kDrive, 2>(args);
   return PackPairsOf<S, kDrive, 0>(args);
 }
 
 template <class S>
-bool PackPairs(const PairArgs& args) {
+bool PackPairs(const PairPackArgs& args) {
   switch (DriveOf<S>(args.quantizer)) {
     case Drive::kConvert:
       return PackPairsStride<S, Drive::kConvert>(args);

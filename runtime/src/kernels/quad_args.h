@@ -21,7 +21,7 @@ struct Divisor {
 // int8 quads: four channels of a position as the bytes of a word, each a code plus 128:
 //   to[r * to_row + i] = sum over j of (code(from[j][r * from_row + i * stride]) + 128) << 8 j
 // where code(x) = clip(rint(x / step), -127, 127), and 0 where from[j] is null; from[0] is not.
-struct PackArgs {
+struct QuadPackArgs {
   const float* from[4];
   ptrdiff_t from_row;
   ptrdiff_t stride;
@@ -78,11 +78,11 @@ struct RankBlockArgs {
   uint32_t* u[kMaxVecs];
   const Divisor* rank_step;
 };
-constexpr int kWordRanks = 4;
+constexpr int kQuadRanks = 4;
 
 // Codes of rows as bytes: to[i * to_row + k] = code(from[i * width + k]) + 128, k < width, and 128
-// from there to to_row. code as in PackArgs. Pre: to_row is a multiple of the table's lanes.
-struct CodeRowsArgs {
+// from there to to_row. code as in QuadPackArgs. Pre: to_row is a multiple of the table's lanes.
+struct QuadRowsArgs {
   const float* from;
   ptrdiff_t width;
   ptrdiff_t rows;
@@ -94,7 +94,7 @@ struct CodeRowsArgs {
 // u[i, r] = clip(rint((start[r] + sum over k < row_words of the four products of x[i, k] and
 // a[r, k]) / rank_step[r]), -127, 127); words of x hold codes plus 128, those of a codes.
 // Pre: as in QuadBlockArgs; row_words is a multiple of the table's lanes.
-struct RankWordsArgs {
+struct QuadRanksArgs {
   const uint32_t* x;  // [rows, row_words]
   const uint32_t* a;  // [rank, row_words]
   ptrdiff_t row_words;

@@ -10,7 +10,7 @@
 namespace rimc::kernels {
 
 template <class S>
-bool CodeRows(const CodeRowsArgs& args) {
+bool PackQuadRows(const QuadRowsArgs& args) {
   using Vec = typename S::Vec;
   using Words = typename S::Words;
   const Vec step = S::Set1(args.step);
@@ -34,7 +34,7 @@ bool CodeRows(const CodeRowsArgs& args) {
 }
 
 template <class S, int kRank>
-void RankWordsOf(const RankWordsArgs& args, ptrdiff_t rank0) {
+void QuadRanksOf(const QuadRanksArgs& args, ptrdiff_t rank0) {
   using Words = typename S::Words;
   const uint32_t* const a = args.a + rank0 * args.row_words;
   for (ptrdiff_t i = 0; i < args.rows; ++i) {
@@ -61,16 +61,16 @@ void RankWordsOf(const RankWordsArgs& args, ptrdiff_t rank0) {
 }
 
 template <class S>
-void RankWords(const RankWordsArgs& args) {
+void QuadRanks(const QuadRanksArgs& args) {
   ptrdiff_t rank0 = 0;
-  for (; rank0 + 4 <= args.rank; rank0 += 4) RankWordsOf<S, 4>(args, rank0);
+  for (; rank0 + 4 <= args.rank; rank0 += 4) QuadRanksOf<S, 4>(args, rank0);
   switch (args.rank - rank0) {
     case 3:
-      return RankWordsOf<S, 3>(args, rank0);
+      return QuadRanksOf<S, 3>(args, rank0);
     case 2:
-      return RankWordsOf<S, 2>(args, rank0);
+      return QuadRanksOf<S, 2>(args, rank0);
     case 1:
-      return RankWordsOf<S, 1>(args, rank0);
+      return QuadRanksOf<S, 1>(args, rank0);
     default:
       return;
   }

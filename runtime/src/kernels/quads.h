@@ -3,8 +3,8 @@
 // The integer kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in
 // its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
 //   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
-//   LoadCodes (words of codes, as Dot takes them), Dot(sum, b, a) (sum + the products of the bytes of
-//   codes b and the signed ones of a, exact), StartOf(start) (where a sum starts: `start` of
+//   LoadCodes (words of codes, as Dot takes them), Dot(sum, b, a) (sum + the products of the bytes
+//   of codes b and the signed ones of a, exact), StartOf(start) (where a sum starts: `start` of
 //   QuadBlockArgs if Dot takes codes plus 128, or 0), kMaxQuadSums (in registers at a time),
 //   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumQuads,
 //   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in any order; whether
@@ -151,9 +151,9 @@ RIMC_NOINLINE void StoreRankBlock(const RankBlockArgs& args, BlockShape shape,
                                   const int32_t* sums) {
   using Words = typename S::Words;
   for (int v = 0; v < shape.vecs; ++v) {
-    Words codes[kWordRanks];
+    Words codes[kQuadRanks];
     RIMC_UNROLL
-    for (int i = 0; i < kWordRanks; ++i) {
+    for (int i = 0; i < kQuadRanks; ++i) {
       codes[i] = S::Set1Words(0);
       if (i >= shape.rows) continue;
       const Divisor divisor = args.rank_step[i];
@@ -220,7 +220,7 @@ RIMC_INLINE typename S::Words PackVec(const float* const* from, ptrdiff_t stride
 
 // `rows` rows of `width` values; false where one is a NaN.
 template <class S, int kStride, bool kDivides>
-bool PackQuadsOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
+bool PackQuadsOf(const QuadPackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
   const Divisor divisor = args.divisor;
   const float* from[4];
   RIMC_UNROLL
@@ -261,7 +261,7 @@ bool PackQuadsOf(const PackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
 }
 
 template <class S, bool kDivides>
-bool PackQuadsStride(const PackArgs& args) {
+bool PackQuadsStride(const QuadPackArgs& args) {
   ptrdiff_t rows = args.rows;
   ptrdiff_t width = args.width;
   if (args.stride == 1 && args.from_row == width && args.to_row == width) {
@@ -274,7 +274,7 @@ bool PackQuadsStride(const PackArgs& args) {
 }
 
 template <class S>
-bool PackQuads(const PackArgs& args) {
+bool PackQuads(const QuadPackArgs& args) {
   return args.divisor.rest < 0.0f ? PackQuadsStride<S, true>(args)
                                   : PackQuadsStride<S, false>(args);
 }
@@ -288,11 +288,11 @@ constexpr RankBlockFunction PickRankBlock() {
   }
 }
 
-#define RIMC_RANK_ROW(S, ranks)                                                                 \
-  {                                                                                             \
-      PickRankBlock<S, ranks, 1>(), PickRankBlock<S, ranks, 2>(), PickRankBlock<S, ranks, 3>(), \
-      PickRankBlock<S, ranks, 4>(), PickRankBlock<S, ranks, 5>(), PickRankBlock<S, ranks, 6>(), \
-      PickRankBlock<S, ranks, 7>(), PickRankBlock<S, ranks, 8>(),                               \
+#define RIMC_RANK_ROW(S, ranks)                                                                   \
+  {                                                                                               \
+    PickRankBlock<S, ranks, 1>(), PickRankBlock<S, ranks, 2>(), PickRankBlock<S, ranks, 3>(),     \
+        PickRankBlock<S, ranks, 4>(), PickRankBlock<S, ranks, 5>(), PickRankBlock<S, ranks, 6>(), \
+        PickRankBlock<S, ranks, 7>(), PickRankBlock<S, ranks, 8>(),                               \
   }
 
 template <class S, int kRows, int kVecs>
@@ -304,11 +304,11 @@ constexpr QuadBlockFunction PickQuadBlock() {
   }
 }
 
-#define RIMC_QUAD_ROW(S, rows)                                                               \
-  {                                                                                          \
-      PickQuadBlock<S, rows, 1>(), PickQuadBlock<S, rows, 2>(), PickQuadBlock<S, rows, 3>(), \
-      PickQuadBlock<S, rows, 4>(), PickQuadBlock<S, rows, 5>(), PickQuadBlock<S, rows, 6>(), \
-      PickQuadBlock<S, rows, 7>(), PickQuadBlock<S, rows, 8>(),                              \
+#define RIMC_QUAD_ROW(S, rows)                                                                 \
+  {                                                                                            \
+    PickQuadBlock<S, rows, 1>(), PickQuadBlock<S, rows, 2>(), PickQuadBlock<S, rows, 3>(),     \
+        PickQuadBlock<S, rows, 4>(), PickQuadBlock<S, rows, 5>(), PickQuadBlock<S, rows, 6>(), \
+        PickQuadBlock<S, rows, 7>(), PickQuadBlock<S, rows, 8>(),                              \
   }
 
 template <class S>
@@ -319,8 +319,8 @@ constexpr QuadTable MakeQuadTable() {
            &QuadLists<S, 6>, &QuadLists<S, 7>, &QuadLists<S, 8>},
           {RIMC_RANK_ROW(S, 1), RIMC_RANK_ROW(S, 2), RIMC_RANK_ROW(S, 3), RIMC_RANK_ROW(S, 4)},
           &PackQuads<S>,
-          &CodeRows<S>,
-          &RankWords<S>,
+          &PackQuadRows<S>,
+          &QuadRanks<S>,
           RIMC_BLOCK_TABLE(S, true, false),
           RIMC_BLOCK_TABLE(S, false, true),
           RIMC_BLOCK_TABLE(S, true, true),

@@ -76,7 +76,7 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
   for (int v = 0; v < kVecs; ++v) {
     const Wide product0 = S::MulWide(c[v][0], kPhiloxFactor0);
     const Wide product1 = S::MulWide(c[v][2], kPhiloxFactor1);
-    const uint32_t (&key)[2] = start.key[kReadRounds - 1];
+    const uint32_t(&key)[2] = start.key[kReadRounds - 1];
     words[v][0] = S::Xor(S::NarrowUpper(product1), S::Narrow(c[v][1]), key[0]);
     words[v][1] = S::Narrow(product1);
     words[v][2] = S::Xor(S::NarrowUpper(product0), S::Narrow(c[v][3]), key[1]);
@@ -115,19 +115,28 @@ struct HasMiddle<S, decltype(static_cast<void>(sizeof(typename S::Lookup16::Midd
 
 template <class S>
 struct NormalsOf {
+  using Vec = typename S::Vec;
+  using Int = typename S::Int;
+
   // `draw`: 16 bits and 2^15.
-  typename S::Vec operator()(typename S::Int draw) const {
-    using Vec = typename S::Vec;
+  RIMC_INLINE Vec operator()(Int draw) const {
     const Vec number = S::ToFloat(draw);
-    const auto index = S::template ShiftRight<23>(S::FloatBits(number));
-    const Vec a = S::Abs(number);
     if constexpr (HasMiddle<S>::value) {
       // Of 256 draws 255 have an exponent of 23 .. 30, whose index is 6 .. 13.
-      if (S::AreAtLeast(a, 0x1p23f)) {
-        return S::FlipSign(NormalPowers<S, typename S::Lookup16::Middle>{}(index, a), number);
-      }
+      const Vec a = S::Abs(number);
+      if (!S::AreAtLeast(a, 0x1p23f)) return OfAny(number);
+      return S::FlipSign(NormalPowers<S, typename S::Lookup16::Middle>{}(Index(number), a), number);
+    } else {
+      return S::FlipSign(NormalPowers<S, typename S::Lookup16>{}(Index(number), S::Abs(number)),
+                         number);
     }
-    return S::FlipSign(NormalPowers<S, typename S::Lookup16>{}(index, a), number);
+  }
+
+ private:
+  static Int Index(Vec number) { return S::template ShiftRight<23>(S::FloatBits(number)); }
+  RIMC_NOINLINE static Vec OfAny(Vec number) {
+    return S::FlipSign(NormalPowers<S, typename S::Lookup16>{}(Index(number), S::Abs(number)),
+                       number);
   }
 };
 

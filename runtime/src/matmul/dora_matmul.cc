@@ -26,14 +26,7 @@ constexpr Index kDenseTaskRows = 48;
 }  // namespace
 
 DoraMatMul::DoraMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
-  const auto adapter = ConstantAdapter(node);
-  if (!adapter) return;
-  is_constant_ = true;
-  layout_ = Check(*adapter);
-  packed_ = AlignedFloats(layout_.size());
-  Pack(*adapter, layout_, packed_.data());
-  words_ = PackWords(*adapter, layout_);
-  x_scale_ = (*adapter)[kXScale].Floats()[0];
+  ConstantAdapterOf::Pack(node, this);
 }
 
 DoraMatMul::Layout DoraMatMul::Check(const DoraTensors& adapter) const {
@@ -127,16 +120,16 @@ void DoraMatMul::Compute(const Context& context) const {
 
   const Scratch memory(context, is_constant_ ? 0 : layout.size());
   if (!is_constant_) Pack(adapter, layout, memory.data());
-  const Words words = is_constant_ ? Words{} : PackWords(adapter, layout);
+  const Quads quads = is_constant_ ? Quads{} : PackQuads(adapter, layout);
   const float* const packed = is_constant_ ? packed_.data() : memory.data();
-  const Run run{layout, packed, is_constant_ ? words_ : words, x_scale, x.Floats(), h.Floats(),
+  const Run run{layout, packed, is_constant_ ? quads_ : quads, x_scale, x.Floats(), h.Floats(),
                 y,      nullptr};
   ComputeRun(context, run, rows);
 }
 
 void DoraMatMul::ComputeBranch(const Context& context, const Tensor& x, float* u) const {
   if (layout_.active_rank == 0) return;
-  const Run run{layout_, packed_.data(), words_, x_scale_, x.Floats(), nullptr, nullptr, u};
+  const Run run{layout_, packed_.data(), quads_, x_scale_, x.Floats(), nullptr, nullptr, u};
   ComputeRun(context, run, x.dims.Count() / layout_.depth);
 }
 

@@ -28,6 +28,7 @@ class DoraMatMul {
 
  private:
   friend class FusedMatMul;
+  friend struct ConstantAdapterOf;
   // Sizes of an adapter and where its parts lie in the memory it is packed into.
   struct Layout {
     Index depth;        // K
@@ -56,7 +57,7 @@ class DoraMatMul {
     }
   };
   // Both matrices once more, for the integer kernels of processors that have them.
-  struct Words {
+  struct Quads {
     Index row_words = 0;              // of the codes of a row
     std::vector<std::uint32_t> a;     // [R, row_words]
     std::vector<std::int32_t> start;  // [R] -128 times the sum of a
@@ -68,7 +69,7 @@ class DoraMatMul {
   Layout Check(const DoraTensors& adapter) const;
   void Pack(const DoraTensors& adapter, const Layout& layout, float* memory) const;
   void PackPanels(const DoraTensors& adapter, const Layout& layout, float* panels) const;
-  Words PackWords(const DoraTensors& adapter, const Layout& layout) const;
+  Quads PackQuads(const DoraTensors& adapter, const Layout& layout) const;
   // Whether x has codes; without (a NaN) y is not complete.
   // Codes of the ranks u [rows, R] of a constant adapter without cells.
   void ComputeBranch(const Context& context, const Tensor& x, float* u) const;
@@ -99,13 +100,13 @@ class DoraMatMul {
   Layout layout_{};
   float x_scale_ = 1.0f;
   AlignedFloats packed_;
-  Words words_;
+  Quads quads_;
 };
 
 struct DoraMatMul::Run {
   const Layout& layout;
   const float* packed;
-  const Words& words;
+  const Quads& quads;
   float x_scale;
   const float* x;
   const float* h;

@@ -16,45 +16,45 @@ constexpr Index kChunkRows = 16;
 
 }  // namespace
 
-DoraMatMul::Words DoraMatMul::PackWords(const DoraTensors& adapter, const Layout& layout) const {
-  Words words;
-  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return words;
+DoraMatMul::Quads DoraMatMul::PackQuads(const DoraTensors& adapter, const Layout& layout) const {
+  Quads quads;
+  if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return quads;
   const Index lanes = kernels_.lanes;
-  words.row_words = RoundUp(CeilDiv(layout.depth, kQuadChannels), lanes);
+  quads.row_words = RoundUp(CeilDiv(layout.depth, kQuadChannels), lanes);
   if (layout.active_rank > 0) {
-    words.a.resize(static_cast<std::size_t>(layout.rank * words.row_words));
-    words.start.resize(static_cast<std::size_t>(layout.rank));
+    quads.a.resize(static_cast<std::size_t>(layout.rank * quads.row_words));
+    quads.start.resize(static_cast<std::size_t>(layout.rank));
     const std::int8_t* a = adapter[kLoraA].Int8s();
     for (Index k = 0; k < layout.depth; ++k) {
       for (Index r = 0; r < layout.rank; ++r, ++a) {
-        words.a[static_cast<std::size_t>(r * words.row_words + k / kQuadChannels)] |=
+        quads.a[static_cast<std::size_t>(r * quads.row_words + k / kQuadChannels)] |=
             std::uint32_t{static_cast<std::uint8_t>(*a)} << (8 * (k % kQuadChannels));
-        words.start[static_cast<std::size_t>(r)] -= 128 * *a;
+        quads.start[static_cast<std::size_t>(r)] -= 128 * *a;
       }
     }
   }
-  if (layout.num_cells == 0) return words;
+  if (layout.num_cells == 0) return quads;
   // A chunk is as wide as a panel of as many vectors.
   const Index most = kernels_.PanelRows(layout.chunk_rows / lanes);
-  words.cells = QuadMatrix(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
-  const bool lists = words.cells.is_lists();
-  const Index count = lists ? words.cells.max_group_words() : words.cells.steps();
+  quads.cells = QuadMatrix(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
+  const bool lists = quads.cells.is_lists();
+  const Index count = lists ? quads.cells.max_group_words() : quads.cells.steps();
   for (Index i = 0; i < count; ++i) {
-    const Index step = lists ? Index{words.cells.Lists().steps[i]} : i;
-    words.offsets.push_back(static_cast<std::int32_t>(step * layout.chunk_rows));
+    const Index step = lists ? Index{quads.cells.Lists().steps[i]} : i;
+    quads.offsets.push_back(static_cast<std::int32_t>(step * layout.chunk_rows));
   }
-  return words;
+  return quads;
 }
 
 bool DoraMatMul::RunQuads(const Context& context, const Run& run, Index rows,
                           Index num_tasks) const {
   const Layout& layout = run.layout;
-  const Words& words = run.words;
+  const Quads& quads = run.quads;
   const bool has_cells = layout.num_cells > 0;
   const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
-  const Index sum_columns = words.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
+  const Index sum_columns = quads.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
   const Index task_floats =
-      RoundUp(chunk_rows * ((has_cells ? 2 : 1) * words.row_words + layout.active_rank +
+      RoundUp(chunk_rows * ((has_cells ? 2 : 1) * quads.row_words + layout.active_rank +
                             (has_cells ? sum_columns : 0)),
               16);
   const Scratch scratch(context, num_tasks * task_floats);
@@ -70,26 +70,26 @@ bool DoraMatMul::RunQuads(const Context& context, const Run& run, Index rows,
 
 bool DoraMatMul::RunQuadTask(const Run& run, Range rows, float* memory) const noexcept {
   const Layout& layout = run.layout;
-  const Words& words = run.words;
+  const Quads& quads = run.quads;
   const bool has_cells = layout.num_cells > 0;
   const Index rank = layout.active_rank;
   const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
-  const Index row_words = words.row_words;
+  const Index row_words = quads.row_words;
   float* const codes = memory;  // [chunk_rows, row_words]
   float* const turned = codes + chunk_rows * row_words;
   float* const sums = turned + (has_cells ? chunk_rows * row_words : 0);
-  const Index sum_columns = words.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
+  const Index sum_columns = quads.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
   float* const u = sums + (has_cells ? chunk_rows * sum_columns : 0);
   for (Index row = rows.begin; row < rows.end; row += chunk_rows) {
     const Range chunk{row, std::min(row + chunk_rows, rows.end)};
-    if (!kernels_.quads->code_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
-                                    reinterpret_cast<std::uint8_t*>(codes),
-                                    row_words * kQuadChannels, run.x_scale})) {
+    if (!kernels_.quads->pack_quad_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
+                                         reinterpret_cast<std::uint8_t*>(codes),
+                                         row_words * kQuadChannels, run.x_scale})) {
       return false;
     }
     if (rank > 0) {
-      kernels_.quads->rank_words({reinterpret_cast<const std::uint32_t*>(codes), words.a.data(),
-                                  row_words, chunk.size(), rank, words.start.data(),
+      kernels_.quads->quad_ranks({reinterpret_cast<const std::uint32_t*>(codes), quads.a.data(),
+                                  row_words, chunk.size(), rank, quads.start.data(),
                                   run.packed + layout.rank_step(),
                                   run.u == nullptr ? u : run.u + row * rank});
     }
@@ -98,7 +98,7 @@ bool DoraMatMul::RunQuadTask(const Run& run, Range rows, float* memory) const no
       const Index whole = RoundUp(chunk.size(), kernels_.lanes);
       std::fill(codes + chunk.size() * row_words, codes + whole * row_words, 0.0f);
       kernels_.transpose({codes, row_words, turned, chunk_rows, whole, row_words});
-      if (words.cells.is_lists()) {
+      if (quads.cells.is_lists()) {
         SumQuadLists(run, chunk, turned, sums);
       } else {
         SumQuadBlocks(run, chunk, turned, sums);
@@ -114,7 +114,7 @@ void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
-  const QuadLists lists = run.words.cells.Lists();
+  const QuadLists lists = run.quads.cells.Lists();
   kernels::QuadListsArgs args{};
   for (Index v = 0; v < num_vecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
@@ -130,7 +130,7 @@ void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
     }
     args.starts = lists.starts + n0;
     args.a = lists.words + *args.starts;
-    args.b_offset = run.words.offsets.data() + *args.starts;
+    args.b_offset = run.quads.offsets.data() + *args.starts;
     args.start = lists.start + n0;
     args.rows = n1 - n0;
     kernels_.quads->quad_lists[num_vecs - 1](args);
@@ -143,10 +143,10 @@ void DoraMatMul::SumQuadBlocks(const Run& run, Range rows, const float* turned,
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
-  const QuadCells cells = run.words.cells.Blocks(0);
+  const QuadCells cells = run.quads.cells.Blocks(0);
   kernels::QuadBlockArgs args{};
-  args.b_offset = run.words.offsets.data();
-  args.depth = run.words.cells.steps();
+  args.b_offset = run.quads.offsets.data();
+  args.depth = run.quads.cells.steps();
   args.c_row = layout.chunk_rows;
   for (Index v = 0; v < num_vecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;

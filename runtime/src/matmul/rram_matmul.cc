@@ -76,7 +76,7 @@ RramMatMul::RramMatMul(Index depth, Index columns, const float* w, Periphery per
 void RramMatMul::Pack(const float* w) {
   num_panels_ = CeilDiv(num_vecs_, PanelVecs());
   line_row_ = depth_;
-  if (PackNumbers(w)) return;
+  if (PackPairs(w)) return;
   PlanPasses();
   panels_ = PackPanels(w);
   if (periphery_.iv.on) {
@@ -101,11 +101,11 @@ void RramMatMul::PadConverters() {
 }
 
 // Whether the sums are integers, and then packs words.
-bool RramMatMul::PackNumbers(const float* w) {
+bool RramMatMul::PackPairs(const float* w) {
   if (HasStoredSums() || !periphery_.has_adc) return false;
   pairs_ = {depth_, CeilDiv(depth_, periphery_.num_tiles)};
-  numbers_ = FindIntegers(periphery_, w, columns_, depth_, pairs_.tile, {1, columns_});
-  if (!numbers_) return false;
+  integer_cells_ = FindIntegers(periphery_, w, columns_, depth_, pairs_.tile, {1, columns_});
+  if (!integer_cells_) return false;
   line_row_ = pairs_.NumWords();
   PlanPasses();
   std::vector<std::uint32_t> words;
@@ -114,14 +114,14 @@ bool RramMatMul::PackNumbers(const float* w) {
     const PairSteps::Pair pair = pairs_.At(word);
     for (Index n = 0; n < columns_; ++n) {
       const Index second = pair.second < 0 ? -1 : pair.second * columns_ + n;
-      words.push_back(numbers_->Word(pair.first * columns_ + n, second));
+      words.push_back(integer_cells_->Word(pair.first * columns_ + n, second));
     }
   }
   panels_ = PackPanels(reinterpret_cast<const float*>(words.data()));
   if (periphery_.noise.on) {
-    deviation_ = PadColumns(numbers_->Unscaled(periphery_.noise.deviation));
+    deviation_ = PadColumns(integer_cells_->Unscaled(periphery_.noise.deviation));
   }
-  gain_ = PadColumns(numbers_->Scaled(periphery_.adc_gain, periphery_.number_unit));
+  gain_ = PadColumns(integer_cells_->Scaled(periphery_.adc_gain, periphery_.pair_unit));
   PadConverters();
   return true;
 }
@@ -130,7 +130,7 @@ const RramMatMul& RramMatMul::Floats() const {
   std::call_once(floats_once_, [&] {
     Periphery periphery = periphery_;
     periphery.most_number = 0.0f;
-    const std::vector<float> w = numbers_->Weights(columns_, {1, columns_});
+    const std::vector<float> w = integer_cells_->Weights(columns_, {1, columns_});
     floats_.reset(new RramMatMul(depth_, columns_, w.data(), std::move(periphery)));
   });
   return *floats_;
@@ -187,7 +187,7 @@ AlignedFloats RramMatMul::PadColumns(const std::vector<float>& values) const {
 
 void RramMatMul::PlanPasses() {
   tiled_ = periphery_.has_adc && periphery_.num_tiles > 1;
-  const Index tile = numbers_ ? pairs_.TileWords() : CeilDiv(depth_, periphery_.num_tiles);
+  const Index tile = integer_cells_ ? pairs_.TileWords() : CeilDiv(depth_, periphery_.num_tiles);
   const Index rows = tiled_ ? tile : kPassRows;
   for (Index k = 0; k < line_row_; k += rows) {
     const bool first = k == 0;
@@ -284,16 +284,16 @@ Range RramMatMul::TaskColumns(Range panels) const {
 }
 
 bool RramMatMul::DriveRows(const float* x, Index plane, Index rows, float* line) const {
-  if (!numbers_) {
+  if (!integer_cells_) {
     kernels_.quantize(x, line, rows * depth_, periphery_.Line(plane));
     return true;
   }
-  const kernels::Quantizer quantizer = periphery_.Numbers();
+  const kernels::Quantizer quantizer = periphery_.PairQuantizer();
   bool all = true;
   for (Index t = 0; t < pairs_.NumTiles(); ++t) {
     const Range words = pairs_.Words(t);
     const PairSteps::Pair pair = pairs_.At(words.begin);
-    kernels::PairArgs args{};
+    kernels::PairPackArgs args{};
     args.from[0] = x + pair.first;
     if (pair.second >= 0) args.from[1] = x + pair.second;
     args.from_row = depth_;
@@ -378,7 +378,7 @@ void RramMatMul::FindSigma(const float* line, Index rows, float* sigma, Index si
   for (Index tile = 0; tile < periphery_.num_reads(); ++tile) {
     const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, line_row_};
     float* const to = sigma + tile * sigma_row;
-    if (numbers_) {
+    if (integer_cells_) {
       const auto* const words = reinterpret_cast<const std::uint32_t*>(line);
       kernels_.pair_row_squares(words + k.begin, line_row_, rows, to, k.size());
     } else {
@@ -429,8 +429,8 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }
-    const auto kernel = numbers_ ? kernels_.PairMatMulBlock(rows.size(), vecs.size())
-                                 : kernels_.matmul_block[rows.size() - 1][vecs.size() - 1];
+    const auto kernel = integer_cells_ ? kernels_.PairMatMulBlock(rows.size(), vecs.size())
+                                       : kernels_.matmul_block[rows.size() - 1][vecs.size() - 1];
     kernel(args);
   };
   // Draws are made for few sums at a time, next to their products: a processor does both at once.

@@ -59,7 +59,7 @@ class RramMatMul {
   void TakeShape(const Tensor& w);
   void Pack(const float* w);
   AlignedFloats PackPanels(const float* w) const;
-  bool PackNumbers(const float* w);
+  bool PackPairs(const float* w);
   void PadConverters();
   // The same crossbar without integers: for inputs that are no numbers.
   const RramMatMul& Floats() const;
@@ -97,7 +97,7 @@ class RramMatMul {
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
   Index line_row_ = 0;  // of the word lines of one row: K floats, or words of numbers
-  std::optional<IntegerCells> numbers_;
+  std::optional<IntegerCells> integer_cells_;
   PairSteps pairs_;
   mutable std::once_flag floats_once_;
   mutable std::unique_ptr<RramMatMul> floats_;

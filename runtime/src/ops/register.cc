@@ -16,11 +16,7 @@
 #include "ops/op.h"
 
 namespace rimc {
-namespace {
-
-constexpr const char* kDomain = "ai.rimc";
-
-}  // namespace
+namespace {}  // namespace
 
 // Sessions keep pointers to ops and domain.
 abi::CustomOpDomain* Domain(const abi::Api* api) {

@@ -24,6 +24,9 @@ struct Node;
 
 namespace rimc {
 
+// The domain of the operators.
+constexpr const char* kDomain = "ai.rimc";
+
 // Throws the Error that a status stands for, and releases it.
 void Check(const abi::Api* api, abi::Status* status);
 

@@ -7,9 +7,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "device/programming.h"
 #include "kernels/dispatch.h"
 #include "ort/graph.h"
+#include "program/programming.h"
 
 namespace rimc {
 namespace {

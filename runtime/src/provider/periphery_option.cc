@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "device/programming.h"
+#include "program/programming.h"
 
 namespace rimc {
 namespace {

@@ -26,7 +26,6 @@ namespace {
 constexpr const char* kProviderName = "RimcExecutionProvider";
 // ONNX Runtime puts the options of a provider among the session's entries, behind this.
 constexpr const char* kOptionPrefix = "ep.rimcexecutionprovider.";
-constexpr const char* kOwnDomain = "ai.rimc";
 
 // What the calling thread's last session made of the nodes: JSON.
 thread_local std::string last_mapping = "[]";
@@ -114,7 +113,7 @@ class Provider : public abi::Ep {
     }
     const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
     for (const abi::Node* node : nodes) {
-      if (DomainOf(api_, node) == kOwnDomain) {
+      if (DomainOf(api_, node) == kDomain) {
         // ONNX Runtime logs an error of this function and goes on; one of Compile ends the
         // session, so there has to be something to compile.
         converted_ = true;
@@ -159,7 +158,7 @@ class Provider : public abi::Ep {
   Starts CrossbarsOf(const std::vector<const abi::Node*>& nodes) const {
     Starts crossbars;
     for (const abi::Node* node : nodes) {
-      if (DomainOf(api_, node) != kOwnDomain) continue;
+      if (DomainOf(api_, node) != kDomain) continue;
       const std::string op_type = OperatorOf(api_, node);
       if (op_type == RramConv::kName || op_type == RramMatMul::kName) crossbars.insert(node);
     }
@@ -193,7 +192,7 @@ class Provider : public abi::Ep {
   void CompileAll(const abi::Graph** graphs, std::size_t count,
                   abi::NodeComputeInfo** infos) const {
     if (converted_) {
-      Refuse("provider option preset is for ordinary models, but this one has ", kOwnDomain,
+      Refuse("provider option preset is for ordinary models, but this one has ", kDomain,
              " nodes, whose arrays are programmed already. Leave the options out");
     }
     std::vector<std::unique_ptr<CompiledNode>> compiled;

@@ -47,8 +47,8 @@ Dims FusedConv::OutputDims(const Dims& x) const {
 FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
-  const bool words = crossbar_.kernels_.quads != nullptr;
-  const ConvPlan codes = crossbar.plan.WithDepth(words ? CeilDiv(depth, kQuadChannels) : depth);
+  const bool has_quads = crossbar_.kernels_.quads != nullptr;
+  const ConvPlan codes = crossbar.plan.WithDepth(has_quads ? CeilDiv(depth, kQuadChannels) : depth);
   return {crossbar, codes, CellOffsets(codes)};
 }
 
@@ -56,12 +56,12 @@ FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
 std::vector<std::int32_t> FusedConv::CellOffsets(const ConvPlan& codes) const {
   if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
   const DoraConv::Layout& layout = adapter_->layout_;
-  const QuadMatrix& words = adapter_->words_.cells;
+  const QuadMatrix& cells = adapter_->quads_.cells;
   const std::int32_t* steps = nullptr;
   Index count = layout.num_cells;
   if (crossbar_.kernels_.quads != nullptr) {
-    if (!words.is_lists()) return {};
-    const QuadLists lists = words.Lists();
+    if (!cells.is_lists()) return {};
+    const QuadLists lists = cells.Lists();
     steps = lists.steps;
     count = lists.starts[layout.columns];
   } else if (layout.dense) {
@@ -82,10 +82,10 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
   const DoraTensors tensors = *ConstantAdapter(adapter);
   const Index columns = layout.GroupColumns();
   const Index max_rows = crossbar_.kernels_.max_rows;
-  const bool has_words = crossbar_.kernels_.quads != nullptr;
-  const Index most = kernels::kWordRanks;
+  const bool has_quads = crossbar_.kernels_.quads != nullptr;
+  const Index most = kernels::kQuadRanks;
   const Index ranks =
-      has_words && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
+      has_quads && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
   rank_step_.assign(static_cast<std::size_t>(conv.group * ranks), {1.0f, 1.0f, 0.0f});
   std::vector<std::int8_t> a(static_cast<std::size_t>(conv.group * ranks * layout.Steps()));
   for (Index g = 0; g < conv.group; ++g) {
@@ -97,14 +97,14 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
                   a.begin() + to * layout.Steps());
     }
   }
-  if (!has_words) {
+  if (!has_quads) {
     b_ = AlignedFloats(layout.columns * layout.rank);
     PackColumnBlocks(tensors[kLoraB].Int8s(), conv.group, columns, layout.rank,
                      CeilDiv(columns, max_rows), b_.data());
     return;
   }
-  a_words_ = QuadMatrix(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
-  b_words_ = QuadMatrix(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
+  a_quads_ = QuadMatrix(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
+  b_quads_ = QuadMatrix(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
 }
 
 // What a task has for its branch: the offsets of B, u, v and sums.
@@ -117,7 +117,7 @@ Index FusedConv::ExtraFloats(const ConvPlan& plan) const {
 
 // Blocks of columns whose sums of cells are there at a time.
 Index FusedConv::SumBlocks(const ConvPlan& plan) const {
-  return adapter_->words_.cells.is_lists() ? std::min(plan.num_blocks(), kBlocksTogether) : 1;
+  return adapter_->quads_.cells.is_lists() ? std::min(plan.num_blocks(), kBlocksTogether) : 1;
 }
 
 // Whether x has codes; without (a NaN) y is not complete.
@@ -127,29 +127,32 @@ bool FusedConv::ComputeFused(const Context& context, const Shaped& shaped, const
   const float* const x = run.x.Floats();
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
-  const bool words = kernels.quads != nullptr;
+  const bool has_quads = kernels.quads != nullptr;
   const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
-  std::optional<ConvEngine> codes;
-  if (has_branch && words) {
-    codes.emplace(shaped.codes, kernels, crossbar_.conv_.depth, adapter_->words_.x_divisor, x);
+  std::optional<QuadInputs> quads;
+  std::optional<FloatInputs> floats;
+  const ConvInputs* codes = nullptr;
+  if (has_branch && has_quads) {
+    const kernels::Divisor& divisor = adapter_->quads_.x_divisor;
+    codes = &quads.emplace(shaped.codes, kernels, crossbar_.conv_.depth, divisor, x);
   } else if (has_branch) {
-    codes.emplace(shaped.codes, kernels, &x_codes, x);
+    codes = &floats.emplace(shaped.codes, kernels, &x_codes, x);
   }
   const Index extra = has_branch ? ExtraFloats(plan) : 0;
   bool has_nan = false;
   crossbar_.WithEngine(shaped.crossbar, x, [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
-    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
+    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes,
                     [&](const ConvEngine::Place& place) {
                       ConvPostOps post_ops;
                       FillPostOps(run, plan, place, &post_ops);
-                      if (codes) FillBranch(shaped, *codes, place, &post_ops.branch);
+                      if (codes != nullptr) FillBranch(shaped, *codes, place, &post_ops.branch);
                       crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &post_ops,
                                              run.read, place.extra + extra);
                     });
-    has_nan = engine.has_nan();
+    has_nan = engine.inputs().has_nan();
   });
-  return !has_nan && (!codes || !codes->has_nan());
+  return !has_nan && (codes == nullptr || !codes->has_nan());
 }
 
 void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
@@ -174,18 +177,18 @@ void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngi
   }
 }
 
-void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
+void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
                            const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
   const ConvPlan& plan = shaped.crossbar.plan;
   const DoraConv::Layout& layout = adapter_->layout_;
-  const DoraConv::Words& words = adapter_->words_;
+  const DoraConv::Quads& quads = adapter_->quads_;
   const float* const packed = adapter_->packed_.data();
-  const bool has_words = crossbar_.kernels_.quads != nullptr;
+  const bool has_quads = crossbar_.kernels_.quads != nullptr;
   const Index columns = plan.columns();
   const Index column0 = place.group * columns;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
   auto* const b_offsets = reinterpret_cast<std::int32_t*>(place.extra);
-  branch->engine = &codes;
+  branch->inputs = &codes;
   branch->codes = place.codes;
   branch->v = place.extra + ExtraFloats(plan) - (1 + SumBlocks(plan)) * block;
   branch->sums = branch->v + block;
@@ -195,12 +198,12 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
     for (Index r = 0; r < RankRows(); ++r) {
       b_offsets[r] = static_cast<std::int32_t>(r * branch->u_row);
     }
-    if (has_words) {
-      const QuadCells a = a_words_.Blocks(place.group);
-      const QuadCells b = b_words_.Blocks(place.group);
-      branch->a = {a.columns, a.num_blocks, a_words_.steps(), nullptr,
+    if (has_quads) {
+      const QuadCells a = a_quads_.Blocks(place.group);
+      const QuadCells b = b_quads_.Blocks(place.group);
+      branch->a = {a.columns, a.num_blocks, a_quads_.steps(), nullptr,
                    a.packed,  a.start,      nullptr,          place.code_offsets};
-      branch->b = {columns,  plan.num_blocks(), b_words_.steps(), nullptr,
+      branch->b = {columns,  plan.num_blocks(), b_quads_.steps(), nullptr,
                    b.packed, b.start,           nullptr,          b_offsets};
     } else {
       const Index rank = layout.rank;
@@ -219,13 +222,13 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvEngine& codes,
   cells.columns = columns;
   cells.num_blocks = plan.num_blocks();
   cells.offsets = place.code_offsets;
-  if (has_words && !words.cells.is_lists()) {
-    const QuadCells dense = words.cells.Blocks(place.group);
-    cells.depth = words.cells.steps();
+  if (has_quads && !quads.cells.is_lists()) {
+    const QuadCells dense = quads.cells.Blocks(place.group);
+    cells.depth = quads.cells.steps();
     cells.words = dense.packed;
     cells.start = dense.start;
-  } else if (has_words) {
-    const QuadLists lists = words.cells.Lists();
+  } else if (has_quads) {
+    const QuadLists lists = quads.cells.Lists();
     cells.lists = lists.starts + column0;
     cells.words = lists.words + *cells.lists;
     cells.start = lists.start + column0;

@@ -42,14 +42,14 @@ class FusedConv {
   // Rows of the codes of the ranks: words of four, or one each.
   Index RankRows() const {
     const Index rank = adapter_->layout_.rank;
-    return crossbar_.kernels_.quads != nullptr ? CeilDiv(rank, Index{kernels::kWordRanks}) : rank;
+    return crossbar_.kernels_.quads != nullptr ? CeilDiv(rank, Index{kernels::kQuadRanks}) : rank;
   }
   Index ExtraFloats(const ConvPlan& plan) const;
   Index SumBlocks(const ConvPlan& plan) const;
   std::vector<std::int32_t> CellOffsets(const ConvPlan& codes) const;
   Shaped ShapedFor(const Tensor& x) const;
   bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
-  void FillBranch(const Shaped& shaped, const ConvEngine& codes, const ConvEngine::Place& place,
+  void FillBranch(const Shaped& shaped, const ConvInputs& codes, const ConvEngine::Place& place,
                   ConvBranch* branch) const noexcept;
   void FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
                    ConvPostOps* post_ops) const noexcept;
@@ -59,10 +59,10 @@ class FusedConv {
   RramConv crossbar_;
   std::optional<DoraConv> adapter_;
   // B in blocks of columns, of the kernels of floats or of words; A of the latter in blocks of
-  // kWordRanks, the last of which may be padded.
+  // kQuadRanks, the last of which may be padded.
   AlignedFloats b_;
-  QuadMatrix b_words_;
-  QuadMatrix a_words_;
+  QuadMatrix b_quads_;
+  QuadMatrix a_quads_;
   std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
   std::vector<float> bias_;
   PostOps post_ops_;

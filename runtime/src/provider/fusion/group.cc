@@ -11,7 +11,6 @@
 namespace rimc {
 namespace {
 
-constexpr const char* kOwnDomain = "ai.rimc";
 constexpr GroupKind kKinds[] = {{"RramConv", "DoraConv"}, {"RramMatMul", "DoraMatMul"}};
 
 const abi::ValueInfo* OutputOf(const abi::Api* api, const abi::Node* node) {
@@ -137,8 +136,8 @@ FusionGroup FindGroup(const abi::Api* api, const abi::Node* crossbar,
 
   auto reader = next();
   for (const GroupKind& kind : kKinds) {
-    if (reader && IsOp(api, crossbar, kOwnDomain, kind.crossbar) &&
-        IsOp(api, reader->node, kOwnDomain, kind.adapter) && reader->input == kDoraH &&
+    if (reader && IsOp(api, crossbar, kDomain, kind.crossbar) &&
+        IsOp(api, reader->node, kDomain, kind.adapter) && reader->input == kDoraH &&
         IsBranch(api, crossbar, reader->node)) {
       group.adapter = reader->node;
       group.nodes.push_back(reader->node);

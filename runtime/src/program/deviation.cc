@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device/deviation.h"
+#include "program/deviation.h"
 
 #include <cmath>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device/programming.h"
+#include "program/programming.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +7,8 @@
 #include <system_error>
 #include <thread>
 
-#include "device/deviation.h"
 #include "device/sha256.h"
+#include "program/deviation.h"
 
 namespace rimc {
 namespace {

@@ -7,10 +7,10 @@
 #include <string>
 
 #include "device/cell_law.h"
-#include "device/programming.h"
 #include "device/table_file.h"
 #include "kernels/dispatch.h"
 #include "ort/ort.h"
+#include "program/programming.h"
 #include "rimc/ort_abi.h"
 
 extern "C" {

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a ConvEngine computes with: cells, converters, the adapter's branch, post-ops and passes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "conv/inputs.h"
+#include "conv/plan.h"
+#include "kernels/kernels.h"
+
+namespace rimc {
+
+// Word lines [k.begin, k.end) of a tile, k = (channel, kernel position).
+struct ConvTile {
+  Range k;
+  bool first;
+  bool last;
+};
+
+// Converter of the sums of a group's columns. Without ADC (gain null) there is one tile.
+struct ConvReadout {
+  std::vector<ConvTile> tiles;
+  float top = 0.0f;
+  const float* gain = nullptr;    // [M], or [tiles, M]
+  const float* offset = nullptr;  // the same; null where all are 0
+  const float* back = nullptr;    // [M]
+  Index tile_columns = 0;         // M where every tile has a gain and offset of its own, else 0
+};
+
+// Where the columns of one group go: column m, image n of the item and position p are at
+// data + m * column + n * image + p.
+struct ConvOutput {
+  float* data;
+  Index column;
+  Index image;
+};
+
+// The cells of a group, as PackColumnBlocks leaves them.
+struct ConvCells {
+  const float* packed;
+  Index columns;
+  Index num_blocks;
+};
+
+// A matrix of an adapter for one group: words where there are integer kernels, floats elsewhere; in
+// blocks of columns, or in lists.
+struct BranchCells {
+  Index columns = 0;
+  Index num_blocks = 0;
+  Index depth = 0;                        // of a column; of a list, its own
+  const float* floats = nullptr;          // PackColumnBlocks, or the values of lists
+  const std::int32_t* words = nullptr;    // the same
+  const std::int32_t* start = nullptr;    // [columns] of words
+  const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
+  const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
+
+  bool is_quad_lists() const { return lists != nullptr && words != nullptr; }
+};
+
+// The adapter's part of one group of an item (DoraConv): its matrices, and memory.
+struct ConvBranch {
+  const ConvInputs* inputs = nullptr;  // packs the codes; its plan is of the same tasks
+  float* codes = nullptr;              // of the input
+  BranchCells a;                       // of `columns` ranks, 0 for none
+  BranchCells b;                       // over the codes of the ranks
+  const kernels::Divisor* rank_step = nullptr;
+  BranchCells cells;      // S, of 0 columns for none
+  float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
+  Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
+  float* v = nullptr;     // one block of outputs
+  float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of words
+};
+
+// Post-ops of the sums of a group's columns: PostOpArgs, whose pointers are those of the group's
+// first column. The residual lies as the output does.
+struct ConvPostOps {
+  ConvBranch branch;
+  kernels::PostOpArgs args{};
+  const float* residual = nullptr;
+};
+
+// Word lines that one pass over a group's columns takes.
+struct ConvPass {
+  Range k;
+  Index tile;
+  bool resume;  // sums continue those of the pass before
+  bool reads;   // sums are those of a tile
+  bool first;   // tile
+  bool last;
+};
+// Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
+// a last vector, which go with them.
+constexpr Index kPartsTogether = 2;
+// Blocks of columns that are computed for one part of the positions after the other: their cells
+// stay in the L2 cache. So many have lists of cells whose sums are there at a time.
+constexpr Index kBlocksTogether = 8;
+Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels);
+
+}  // namespace rimc
