@@ -91,8 +91,8 @@ QuadMatrix::QuadMatrix(const DoraTensors& adapter, const CellGrid& grid, const S
   }
 }
 
-// Adds to the word of a step of the column whose words start at `begin`. Few words are beyond it,
-// those of the same four channels.
+// Adds a byte to the word of a step, in the column whose words start at `begin`. Only words of the
+// same four channels may lie behind it.
 void QuadMatrix::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin) {
   std::size_t at = packed_.size();
   while (at > begin && list_steps_[at - 1] > step) --at;

@@ -63,12 +63,12 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
 }
 
 // Where the branch reads for vectors `vecs` of an item's positions.
-void ConvEngine::AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
-                          const float** codes) const noexcept {
+void ConvEngine::FindCodePointers(const Place& place, Range vecs, const ConvBranch& branch,
+                                  const float** codes) const noexcept {
   const Index lanes = kernels_.lanes;
   if (!plan_.is_panels()) {
     kernels::BlockArgs aim;
-    AimAt(place, vecs, {}, &aim);
+    SetVectorPointers(place, vecs, {}, &aim);
     for (Index v = 0; v < vecs.size(); ++v) codes[v] = branch.codes + (aim.b[v] - place.input);
     return;
   }
@@ -89,7 +89,7 @@ void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
   const float* codes[kernels::kMaxVecs];
   for (Index vec = all.begin; vec < all.end; vec += most) {
     const Range vecs{vec, std::min(vec + most, all.end)};
-    AimCodes(place, vecs, branch, codes);
+    FindCodePointers(place, vecs, branch, codes);
     if (a.words != nullptr) {
       ComputeQuadRanks(branch, codes, vecs);
       continue;

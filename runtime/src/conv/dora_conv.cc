@@ -12,8 +12,8 @@ namespace {
 // Values of h that make a task of a branch that is silent.
 constexpr Index kMergeTask = Index{1} << 15;
 
-// Between the rows of u. Without it, rows of 4 KiB would lie at the same place of a page as those
-// of h and y, which processors take for dependences.
+// Gap between the rows of u. Without it, rows of 4 KiB would share page offsets with rows of h and
+// y, which processors take for store-to-load dependences.
 constexpr Index kRowGap = 80;
 
 // Products that take as long as making a code of a value, or merging one.

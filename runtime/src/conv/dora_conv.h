@@ -58,7 +58,7 @@ class DoraConv {
     QuadMatrix a;
     QuadMatrix cells;
     kernels::Divisor x_divisor{1.0f, 1.0f, 0.0f};
-    // Columns of a convolution that cost as much as the sums, and as all else:
+    // Cost of the sums, and of packing and merging, in columns of a convolution:
     Index sum_columns = 0;
     Index other_columns = 0;
   };

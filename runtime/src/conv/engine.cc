@@ -122,7 +122,7 @@ void ConvEngine::ForBlocks(const Place& place, Index columns, Index num_blocks, 
   for (Index part = 0; part < parts; ++part) {
     Block block{Part(num_vecs, parts, part), {0, 0}};
     kernels::BlockArgs aim{};
-    AimAt(place, block.vecs, output, &aim);
+    SetVectorPointers(place, block.vecs, output, &aim);
     for (Index b = blocks.begin; b < blocks.end; ++b) {
       const Index before = block.columns.begin;
       block.columns = Part(columns, num_blocks, b);
@@ -132,8 +132,9 @@ void ConvEngine::ForBlocks(const Place& place, Index columns, Index num_blocks, 
       }
       body(block, aim);
       if (!plan_.by_rows()) {
-        Drop(place, block, place.local,
-             {output.data + block.columns.begin * output.column, output.column, output.image});
+        ScatterRuns(
+            place, block, place.local,
+            {output.data + block.columns.begin * output.column, output.column, output.image});
       }
     }
   }
@@ -175,8 +176,8 @@ void ConvEngine::ComputeSparse(const Place& place, const SparseColumns& cells, R
 
 // Aims the vectors of a block at their inputs and at their places in the block's first column:
 // in the output, or in place.local where vectors run on over rows.
-void ConvEngine::AimAt(const Place& place, Range vecs, const ConvOutput& output,
-                       kernels::BlockArgs* args) const noexcept {
+void ConvEngine::SetVectorPointers(const Place& place, Range vecs, const ConvOutput& output,
+                                   kernels::BlockArgs* args) const noexcept {
   const Index lanes = kernels_.lanes;
   if (!plan_.by_rows()) {
     for (Index v = 0; v < vecs.size(); ++v) {
@@ -242,7 +243,7 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
                          output.image};
   const Index num_vecs = block.vecs.size();
   kernels::BlockArgs args{};
-  AimAt(place, block.vecs, first, &args);
+  SetVectorPointers(place, block.vecs, first, &args);
   const auto kernel = kernels_.conv_block[0][num_vecs - 1];
   for (Index m = block.columns.begin; m < block.columns.end; ++m) {
     const Index begin = cells.starts[m] - cells.starts[0];
@@ -252,12 +253,12 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
     kernel(args);
     for (Index v = 0; v < num_vecs; ++v) args.c[v] += args.c_row;
   }
-  if (!plan_.by_rows()) Drop(place, block, place.local, first);
+  if (!plan_.by_rows()) ScatterRuns(place, block, place.local, first);
 }
 
 namespace {
 
-// The arguments of a block of words, from those that AimAt gives.
+// A quad block's arguments, from the pointers that SetVectorPointers sets.
 kernels::QuadBlockArgs WordsAt(const kernels::BlockArgs& aim) {
   kernels::QuadBlockArgs args{};
   for (int v = 0; v < kernels::kMaxVecs; ++v) {
@@ -295,7 +296,7 @@ void ConvEngine::ComputeQuadLists(const Place& place, const QuadLists& cells, Ra
     const Index column0 = block.columns.begin;
     const ConvOutput first{output.data + column0 * output.column, output.column, output.image};
     kernels::BlockArgs aim{};
-    AimAt(place, block.vecs, first, &aim);
+    SetVectorPointers(place, block.vecs, first, &aim);
     kernels::QuadBlockArgs args = WordsAt(aim);
     const auto kernel = kernels_.quads->quad_block[0][block.vecs.size() - 1];
     for (Index m = column0; m < block.columns.end; ++m) {
@@ -307,7 +308,7 @@ void ConvEngine::ComputeQuadLists(const Place& place, const QuadLists& cells, Ra
       kernel(args);
       for (Index v = 0; v < block.vecs.size(); ++v) args.c[v] += args.c_row;
     }
-    if (!plan_.by_rows()) Drop(place, block, place.local, first);
+    if (!plan_.by_rows()) ScatterRuns(place, block, place.local, first);
   });
 }
 
@@ -335,8 +336,8 @@ void ConvEngine::ForRuns(const ConvItem& item, Range positions, Index image,
 
 // Copies what belongs to the output from a block `local` of positions that run on over rows and
 // images. `output` is of the block's first column.
-void ConvEngine::Drop(const Place& place, const Block& block, const float* local,
-                      const ConvOutput& output) const noexcept {
+void ConvEngine::ScatterRuns(const Place& place, const Block& block, const float* local,
+                             const ConvOutput& output) const noexcept {
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
   ForRuns(place.item, positions, output.image, [&](Index from, Index at, Index count) {
     kernels::CopyArgs args{};
@@ -352,8 +353,8 @@ void ConvEngine::Drop(const Place& place, const Block& block, const float* local
 }
 
 // The other way round, from what lies as the output does. `from` is of the block's first column.
-void ConvEngine::Gather(const Place& place, const Block& block, const float* from,
-                        const ConvOutput& output, float* local) const noexcept {
+void ConvEngine::GatherRuns(const Place& place, const Block& block, const float* from,
+                            const ConvOutput& output, float* local) const noexcept {
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
   ForRuns(place.item, positions, output.image, [&](Index to, Index at, Index count) {
     kernels::CopyArgs args{};

@@ -34,7 +34,7 @@ class ConvEngine {
   // Passes that find the inputs they need in the L1 cache.
   std::vector<ConvPass> PlanPasses(const ConvReadout& readout) const;
 
-  // For a plan for strips, which have their own of its tasks. `inputs`: those of the engine.
+  // Sums are taken in strips, whose plan has the same tasks. `inputs`: the engine's inputs.
   void TakeStrips(const StripPlan& strips, const FloatInputs& inputs) {
     strips_ = &strips;
     strip_inputs_ = &inputs;
@@ -56,7 +56,7 @@ class ConvEngine {
     float* codes;                 // the same as input and offsets of the branch, in RunFused
     const std::int32_t* code_offsets;
     const std::int32_t* direct_offsets;  // in x itself, where ReadsDirectly()
-    bool is_new = true;  // false where input and codes are those of the place before
+    bool is_new = true;  // false: input and codes are already packed, for the place before
   };
 
   // Noise of the reads of a group's sums. What is of positions lies as vectors hold them.
@@ -131,8 +131,8 @@ class ConvEngine {
   void SumStrips(const Place& place, const ConvCells& cells,
                  const ConvOutput& output) const noexcept;
   void PackPanels(const Place& place, const ConvInputs* branch) const noexcept;
-  void AimCodes(const Place& place, Range vecs, const ConvBranch& branch,
-                const float** codes) const noexcept;
+  void FindCodePointers(const Place& place, Range vecs, const ConvBranch& branch,
+                        const float** codes) const noexcept;
   void ComputeRanks(const Place& place, const ConvBranch& branch, Range all) const noexcept;
   void ComputeQuadRanks(const ConvBranch& branch, const float* const* codes,
                         Range vecs) const noexcept;
@@ -140,10 +140,10 @@ class ConvEngine {
                      float* to, Index to_row) const noexcept;
   kernels::DrawArgs DrawsOf(const Noise& noise, Index tile, Range columns, Range vecs,
                             std::uint32_t* z) const noexcept;
-  void AimNoise(const Job& job, Index tile, Range columns, Range drawn, bool is_new,
-                Index i) const noexcept;
-  void AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
-               Aim* aim) const noexcept;
+  void SetNoisePointers(const Job& job, Index tile, Range columns, Range drawn, bool is_new,
+                        Index i) const noexcept;
+  void SetPartPointers(const Place& place, Range vecs, Index i, const ConvOutput& output,
+                       Aim* aim) const noexcept;
   void ComputePass(const Place& place, const Job& job, std::size_t number,
                    Index count) const noexcept;
   static void SetReadout(const ConvReadout& readout, const ConvPass& pass, Index column,
@@ -154,8 +154,8 @@ class ConvEngine {
   void PostOpsOfBlock(const Block& block, const float* const* codes, const ConvPostOps& post_ops,
                       kernels::PostOpArgs* args) const noexcept;
   Index NumVecs(const ConvItem& item) const noexcept;
-  void AimAt(const Place& place, Range vecs, const ConvOutput& output,
-             kernels::BlockArgs* args) const noexcept;
+  void SetVectorPointers(const Place& place, Range vecs, const ConvOutput& output,
+                         kernels::BlockArgs* args) const noexcept;
   void ComputeBlock(const Place& place, const Block& block, const float* packed,
                     const ConvReadout& readout, Index column0,
                     kernels::BlockArgs* args) const noexcept;
@@ -170,10 +170,10 @@ class ConvEngine {
   void ForListBlocks(const Place& place, Range columns, const Body& body) const;
   template <class Body>
   void ForRuns(const ConvItem& item, Range positions, Index image, const Body& body) const;
-  void Drop(const Place& place, const Block& block, const float* local,
-            const ConvOutput& output) const noexcept;
-  void Gather(const Place& place, const Block& block, const float* from, const ConvOutput& output,
-              float* local) const noexcept;
+  void ScatterRuns(const Place& place, const Block& block, const float* local,
+                   const ConvOutput& output) const noexcept;
+  void GatherRuns(const Place& place, const Block& block, const float* from,
+                  const ConvOutput& output, float* local) const noexcept;
   // Output positions of an item and extents of a channel, where rows that are one count as one.
   Axes BandOut(const ConvItem& item) const;
   Axes Extent() const;
@@ -237,7 +237,7 @@ void ConvEngine::RunFused(const Context& context, Index extra_floats, const Conv
   const Index input_floats =
       RoundUp(strips_ == nullptr ? plan_.scratch_floats() : strips_->scratch_floats(), 16);
   const Index code_floats = branch == nullptr ? 0 : branch->plan().scratch_floats();
-  // Sums that go on over rows, and the residual that is added to them; or those of a tail.
+  // Sums whose vectors run on over rows, and their residual; or sums of a partial vector.
   const Index column_floats = plan_.by_rows()
                                   ? kernels_.partial_vector_positions
                                   : 2 * PartsTogether(plan_, kernels_) * plan_.panel_row();

@@ -16,14 +16,14 @@ constexpr Index kPassSteps = 96;
 // large matrix come from main memory.
 constexpr Index kFewParts = kPartsTogether;
 
-// Where the columns end that are drawn with `columns` of a group: those of the same counter, too.
+// End of the columns that one draw covers: `columns`, and the others of the last one's counter.
 Index DrawnWith(Range columns, Index group_columns, Index column0) {
   const Index end = RoundUp(column0 + columns.end, kernels::kDrawRows) - column0;
   return end - columns.begin <= kernels::kDrawRows ? std::min(end, group_columns) : columns.end;
 }
 
 // The products of a low-rank part that adds nothing.
-constexpr float kNothing[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
+constexpr float kZeros[kernels::kMaxRows * kernels::kMaxVecs * 16] = {};
 
 // Floats of a channel that a block of `positions` reads.
 Index ChannelFloats(const ConvPlan& plan, Index positions) {
@@ -109,7 +109,7 @@ void ConvEngine::PostOpsOfBlock(const Block& block, const float* const* codes,
     ComputeBranch(branch.b, block.columns, at, vecs, branch.v, row);
     args->v = branch.v;
   } else if (args->scale != nullptr) {
-    args->v = kNothing;
+    args->v = kZeros;
   }
   if (branch.cells.columns > 0) {
     ComputeBranch(branch.cells, block.columns, codes, vecs, branch.sums, row);
@@ -127,7 +127,7 @@ struct ConvEngine::Aim {
   const std::int32_t* offsets;            // of its inputs
   const float* codes[kernels::kMaxVecs];  // where the branch reads
   const ConvPostOps* post_ops;            // or null
-  float* local;  // sums of column 0 of those, where positions run on; residuals come after all sums
+  float* local;  // column 0 of sums that run on over rows; residuals follow all sums
 };
 
 // What all passes over an item share.
@@ -149,13 +149,14 @@ struct ConvEngine::Job {
   }
 };
 
-// Aims at the vectors `vecs` of the positions; `i`: which of those that are computed together.
-void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutput& output,
-                         Aim* aim) const noexcept {
+// Aims at the vectors `vecs` of the positions; `i`: the part's number among parts computed
+// together.
+void ConvEngine::SetPartPointers(const Place& place, Range vecs, Index i, const ConvOutput& output,
+                                 Aim* aim) const noexcept {
   const Index lanes = kernels_.lanes;
   aim->vecs = vecs;
   aim->partial_positions = 0;
-  AimAt(place, vecs, output, &aim->args);
+  SetVectorPointers(place, vecs, output, &aim->args);
   aim->local = place.local + i * plan_.columns() * plan_.panel_row() -
                aim->first_column * vecs.size() * lanes;
   const bool direct = ReadsDirectly() && vecs.end * lanes <= plan_.BandSize(place.item);
@@ -176,7 +177,7 @@ void ConvEngine::AimPart(const Place& place, Range vecs, Index i, const ConvOutp
                               {vecs.begin * lanes, end}, place.codes);
     if (branch.a.columns > 0) ComputeRanks(place, branch, vecs);
   }
-  if (branch.cells.columns > 0) AimCodes(place, vecs, branch, aim->codes);
+  if (branch.cells.columns > 0) FindCodePointers(place, vecs, branch, aim->codes);
 }
 
 // Positions of an item's last vector, if they are few and go to conv_partial_vector; otherwise 0.
@@ -219,7 +220,7 @@ void ConvEngine::SumVecs(const Place& place, const float* cells, Index depth,
   args.depth = depth;
   for (Index vec = 0; vec < num_vecs; vec += plan_.block_vecs()) {
     const Range vecs{vec, std::min(vec + plan_.block_vecs(), num_vecs)};
-    AimAt(place, vecs, {}, &args);
+    SetVectorPointers(place, vecs, {}, &args);
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = sums + (vec + v) * kernels_.lanes;
       args.lanes[v] = static_cast<int>(kernels_.lanes);
@@ -245,8 +246,8 @@ kernels::DrawArgs ConvEngine::DrawsOf(const Noise& noise, Index tile, Range colu
 // Noise of `columns` for part `i`. Draws are made next to the products that they go with: a
 // processor does both at once. The kernel makes them where its blocks have some of their own;
 // others share them, and those of the columns `drawn` are made here, where they are new.
-void ConvEngine::AimNoise(const Job& job, Index tile, Range columns, Range drawn, bool is_new,
-                          Index i) const noexcept {
+void ConvEngine::SetNoisePointers(const Job& job, Index tile, Range columns, Range drawn,
+                                  bool is_new, Index i) const noexcept {
   const Noise& noise = *job.noise;
   Aim& aim = job.aims[i];
   kernels::BlockArgs& args = aim.args;
@@ -294,7 +295,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
     ComputeRanks(place, post_ops->branch, {0, NumVecs(place.item)});
   }
   for (Index part = 0; part < all_parts;) {
-    // The last positions go with those before them.
+    // A partial vector goes with the part before it.
     Index count = std::min(together, all_parts - part);
     if (partial_positions > 0 && part + count == parts) ++count;
     for (Index i = 0; i < count; ++i) {
@@ -302,7 +303,7 @@ void ConvEngine::ComputeFused(const Place& place, const ConvCells& cells,
       const Range vecs = part + i == parts   ? Range{num_vecs, num_vecs + 1}
                          : plan_.is_panels() ? panel
                                              : Part(num_vecs, parts, part + i);
-      AimPart(place, vecs, i, output, &aims[i]);
+      SetPartPointers(place, vecs, i, output, &aims[i]);
       if (part + i == parts) aims[i].partial_positions = partial_positions;
     }
     part += count;
@@ -341,9 +342,9 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
     for (Index i = 0; i < count; ++i) {
       Aim& aim = job.aims[i];
       kernels::BlockArgs& args = aim.args;
-      const Index ahead = i + 1 < count ? columns.begin : end < blocks.end ? columns.end : first;
+      const Index next_a = i + 1 < count ? columns.begin : end < blocks.end ? columns.end : first;
       args.a = cells.packed + columns.begin * plan_.num_offsets() + pass.k.begin * rows;
-      args.ahead = cells.packed + ahead * plan_.num_offsets() + pass.k.begin * rows;
+      args.next_a = cells.packed + next_a * plan_.num_offsets() + pass.k.begin * rows;
       args.a_block = rows * plan_.num_offsets();
       args.b_offset = aim.offsets + pass.k.begin;
       args.depth = pass.k.size();
@@ -360,7 +361,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       SetReadout(job.readout, pass, job.column0 + columns.begin, &args);
       args.z = nullptr;
       args.draws = nullptr;
-      if (noise != nullptr) AimNoise(job, pass.tile, columns, drawn, draws, i);
+      if (noise != nullptr) SetNoisePointers(job, pass.tile, columns, drawn, draws, i);
       const Index num_blocks = job.block_rows > 0 ? end - b : 1;
       ComputeColumns(place, columns, num_blocks, rows, job.output, pass, has_post_ops, &aim);
     }
@@ -405,7 +406,7 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     const float* const residual = aim->post_ops->residual;
     post_ops.has_residual = residual != nullptr;
     if (post_ops.has_residual && !plan_.by_rows()) {
-      Gather(place, block, residual + columns.begin * output.column, output, added);
+      GatherRuns(place, block, residual + columns.begin * output.column, output, added);
     }
     for (Index v = 0; v < vecs && post_ops.has_residual; ++v) {
       post_ops.residual[v] =
@@ -431,8 +432,8 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
                                   : kernels_.conv_block[rows - 1][vecs - 1];
   if (aim->partial_positions == 0 || pass.reads) kernel(args);
   if (pass.reads && pass.last && !plan_.by_rows()) {
-    Drop(place, {aim->vecs, columns}, local,
-         {output.data + columns.begin * output.column, output.column, output.image});
+    ScatterRuns(place, {aim->vecs, columns}, local,
+                {output.data + columns.begin * output.column, output.column, output.image});
   }
   for (Index v = 0; v < vecs; ++v) args.c[v] = c[v];
 }

@@ -9,7 +9,7 @@ namespace {
 
 // Multiplications of a task: several microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 20;
-// And those that two threads share: far more than it takes to hand a task over, which is less than
+// Multiplications worth a second thread: handing a task over takes far less time, less than
 // one microsecond.
 constexpr Index kSharedWork = Index{1} << 18;
 // Tasks that are worth cutting an image for.

@@ -26,7 +26,7 @@ struct RramConv::Memory {
   std::uint32_t* z;       // draws of one image, rows of whole vectors
   float* variance;        // as partial, or [images, positions of a band]
   float* squares;         // of the inputs, or their sums over the channels of a tile
-  std::int32_t* offsets;  // [window] in those sums
+  std::int32_t* offsets;  // [window] into the sums of squares
   float* terms[2];        // inputs of the cells of the I-V curve
   float* term_sums;       // of these, as partial
 };

@@ -85,8 +85,8 @@ struct ConvPostOps {
 struct ConvPass {
   Range k;
   Index tile;
-  bool resume;  // sums continue those of the pass before
-  bool reads;   // sums are those of a tile
+  bool resume;  // continues the sums of the pass before
+  bool reads;   // ends a tile: its sums are converted
   bool first;   // tile
   bool last;
 };

@@ -20,8 +20,8 @@ float CellStep(float w_max);
 // of a column follow each other.
 void RoundCells(const std::vector<float>& w_max, Index run, std::vector<float>* w);
 
-// The word lines of a group, or the channels, two to a word: within each tile those of its second
-// half go with those of the first.
+// int16 pairs of word lines, or of channels: line i of a tile's first half is paired with line i of
+// its second half.
 struct PairSteps {
   Index steps = 0;
   Index tile = 0;  // of which a tile has so many, the last one what is left

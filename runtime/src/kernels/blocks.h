@@ -214,9 +214,9 @@ RIMC_NOINLINE void ConvBlocks(const BlockArgs& args, BlockShape shape, BlockFunc
     }
     const bool is_last = block.more_blocks-- == 0;
     if (!is_last) {
-      block.ahead = block.a + block.a_block;
+      block.next_a = block.a + block.a_block;
     } else {
-      block.ahead = args.ahead;
+      block.next_a = args.next_a;
     }
     if (block.more_blocks > 0) PrefetchRows<S>(block, shape, 2 * shape.rows);
     if (args.draws != nullptr) {

@@ -55,8 +55,8 @@ struct Quantizer {
 //   to[r * to_row + i] = f(from[r * from_row + i * stride]), r < rows, i < width
 // where f is the quantizer, or nothing where that is null. The same for `planes` channels, 0 is
 // one, which are from_plane and to_plane apart. Where `size` is not 0, `to` of each is made 0 from
-// `before` values ahead of the first row on, `size` values in all, but for the rows; then it points
-// to those values, and no longer to the row.
+// `before` values ahead of the first row on, `size` values in all, but for the rows; then it
+// points to those values, and no longer to the row.
 struct CopyArgs {
   const float* from;
   ptrdiff_t from_row;
@@ -199,7 +199,7 @@ struct BlockArgs {
   bool last;
   const PostOpArgs* post_ops;
   const PanelPostOpArgs* panel_post_ops;
-  const float* ahead;  // what a next block of a convolution reads as `a`, or null
+  const float* next_a;  // what a next block of a convolution reads as `a`, or null
   // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
   // and c, what is per row, the residual, `sums`, z and `draws` go on with the rows. Not with v
   // that differs from block to block.
@@ -308,8 +308,8 @@ struct ReadArgs {
 
 using BlockFunction = void (*)(const BlockArgs& args);
 
-// Integer kernels, of processors that multiply bytes. Their vectors have as many words as those of
-// the table they are in have values, and their blocks are as large.
+// Kernels of int8 quads. A vector has as many words as a vector of the enclosing table has floats,
+// and blocks are as large.
 struct QuadTable {
   // Indexed like conv_block.
   QuadBlockFunction quad_block[kMaxRows][kMaxVecs];

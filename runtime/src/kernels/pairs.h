@@ -11,7 +11,7 @@
 
 namespace rimc::kernels {
 
-// One line of lanes, of which `lanes` are there; a NaN among those becomes one in `nans`.
+// The first `lanes` numbers of a word line; a NaN among them turns `nans` into NaN.
 template <class S, Drive kDrive, int kStride>
 inline typename S::Int NumbersOf(const float* from, ptrdiff_t stride, int lanes,
                                  const Quantizer& quantizer, const LineTable<S, kDrive>& table,

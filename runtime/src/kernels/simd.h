@@ -6,7 +6,7 @@
 //   kHasFewRegisters (a block of sums leaves none for the tables of noise),
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
-//   NaN), Sum (any order), SumHalves (lanes of one half to those of the other, and so on),
+//   NaN), Sum (any order), SumHalves (the upper half is added to the lower one, and so on),
 //   Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude, sign), FlipSign(v, sign)
 //   (-v where sign has its bit set), kHasLookup and, where true, Lookup<n>(p), a function of p[i]
 //   for whole numbers i < n (NaN stays NaN), Lookup16(p), a function of p[i & 15] for words i,

@@ -63,11 +63,11 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
   for (int i = 0; i < kRows; ++i) a[i] = args.a + (kConv ? i : i * args.a_row);
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
-  const float* const ahead = args.ahead != nullptr ? args.ahead : args.a;
+  const float* const next_a = args.next_a != nullptr ? args.next_a : args.a;
   const float* const next_b = args.next_b;
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
     if (kConv) {
-      RIMC_PREFETCH(ahead + k * kRows);
+      RIMC_PREFETCH(next_a + k * kRows);
       if (Products::kPrefetchesInputs && next_b != nullptr) {
         RIMC_PREFETCH(next_b + args.next_offset[k]);
       }

@@ -41,8 +41,8 @@ class RramMatMul {
   struct Pass {
     Range k;
     Index tile;
-    bool resume;  // sums continue those of the pass before
-    bool whole;   // sums are those of a tile: read them
+    bool resume;  // continues the sums of the pass before
+    bool whole;   // ends a tile: its sums are converted
     bool first;
     bool last;
   };

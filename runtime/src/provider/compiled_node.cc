@@ -109,7 +109,7 @@ Programmed ProgramNode(const MappedNode& node, const DeviceOptions& device) {
   return made;
 }
 
-// A group whose inputs are those of `post_ops`.
+// A fusion group that reads the inputs of `post_ops`.
 template <class Kernel>
 std::unique_ptr<Kernel> MakeGroup(const abi::Api* api, const CompiledGroup& of,
                                   const DeviceOptions* device, const PostOps& post_ops) {

@@ -92,7 +92,7 @@ void ConvNetwork::RunStep(const Context& context, const Step& step, std::uint64_
                           const std::vector<float*>& data) const {
   const auto view = [&](std::size_t value) {
     Dims dims = layout.dims[value];
-    // A value of fewer images than all holds those of this batch tile.
+    // A value of fewer images than the batch holds the images of this batch tile.
     const bool holds_all = layout.images[value] >= dims[0];
     float* const first = data[value] + (holds_all ? images.begin * ImageFloats(dims) : 0);
     dims.size[0] = images.size();

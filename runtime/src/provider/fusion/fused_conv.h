@@ -11,8 +11,8 @@
 
 namespace rimc {
 
-// A crossbar, its adapter or bias, and its post-ops as one node: the bits are those of the nodes
-// one by one, bit for bit.
+// A crossbar, its adapter or bias, and its post-ops as one node, which gives the bits of the
+// separate nodes.
 class FusedConv {
  public:
   // `adapter`: a DoraConv of constants beside the crossbar, or null.
