@@ -13,53 +13,35 @@ namespace rimc {
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
-  if (cells.is_quad_lists()) {
+  const auto words = [&](Index v) {
+    return reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
+  };
+  if (cells.is_lists()) {
     kernels::QuadListsArgs args;
     const Index first = cells.lists[columns.begin] - cells.lists[0];
     args.starts = cells.lists + columns.begin;
     args.a = cells.words + first;
     args.b_offset = cells.offsets + first;
     args.start = cells.start + columns.begin;
-    for (Index v = 0; v < num_vecs; ++v) {
-      args.b[v] = reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
-    }
+    for (Index v = 0; v < num_vecs; ++v) args.b[v] = words(v);
     args.rows = columns.size();
     args.c = to + vecs.begin * kernels_.lanes;
     args.c_row = to_row;
     kernels_.quads->quad_lists[num_vecs - 1](args);
     return;
   }
-  const Index rows = cells.lists == nullptr ? columns.size() : 1;
-  kernels::QuadBlockArgs words{};
-  kernels::BlockArgs floats{};
+  kernels::QuadBlockArgs args{};
+  args.a = cells.words + columns.begin * cells.depth;
+  args.start = cells.start + columns.begin;
+  args.b_offset = cells.offsets;
+  args.depth = cells.depth;
+  args.c_row = to_row;
   for (Index v = 0; v < num_vecs; ++v) {
-    floats.b[v] = b[vecs.begin + v];
-    words.b[v] = reinterpret_cast<const std::uint32_t*>(floats.b[v]);
-    words.lanes[v] = floats.lanes[v] = static_cast<int>(kernels_.lanes);
+    args.b[v] = words(v);
+    args.c[v] = to + (vecs.begin + v) * kernels_.lanes;
+    args.lanes[v] = static_cast<int>(kernels_.lanes);
   }
-  words.c_row = floats.c_row = to_row;
-  floats.last = true;
-  for (Index m = columns.begin; m < columns.end; m += rows) {
-    const Index cell = cells.lists == nullptr ? m * cells.depth : cells.lists[m] - cells.lists[0];
-    const Index depth = cells.lists == nullptr ? cells.depth : cells.lists[m + 1] - cells.lists[m];
-    const std::int32_t* const offsets = cells.offsets + (cells.lists == nullptr ? 0 : cell);
-    for (Index v = 0; v < num_vecs; ++v) {
-      words.c[v] = floats.c[v] =
-          to + (m - columns.begin) * to_row + (vecs.begin + v) * kernels_.lanes;
-    }
-    if (cells.words != nullptr) {
-      words.a = cells.words + cell;
-      words.start = cells.start + m;
-      words.b_offset = offsets;
-      words.depth = depth;
-      kernels_.quads->quad_block[rows - 1][num_vecs - 1](words);
-    } else {
-      floats.a = cells.floats + cell;
-      floats.b_offset = offsets;
-      floats.depth = depth;
-      kernels_.conv_block[rows - 1][num_vecs - 1](floats);
-    }
-  }
+  kernels_.quads->quad_block[columns.size() - 1][num_vecs - 1](args);
 }
 
 // Where the branch reads for vectors `vecs` of an item's positions.
@@ -83,28 +65,13 @@ void ConvEngine::FindCodePointers(const Place& place, Range vecs, const ConvBran
 void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
                               Range all) const noexcept {
   const BranchCells& a = branch.a;
-  const Index lanes = kernels_.lanes;
   const Index most = std::min<Index>(kernels::kMaxVecs,
                                      kernels_.max_accumulators / CeilDiv(a.columns, a.num_blocks));
   const float* codes[kernels::kMaxVecs];
   for (Index vec = all.begin; vec < all.end; vec += most) {
     const Range vecs{vec, std::min(vec + most, all.end)};
     FindCodePointers(place, vecs, branch, codes);
-    if (a.words != nullptr) {
-      ComputeQuadRanks(branch, codes, vecs);
-      continue;
-    }
-    float* const u = branch.u + vec * lanes;
-    for (Index i = 0; i < a.num_blocks; ++i) {
-      const Range ranks = Part(a.columns, a.num_blocks, i);
-      ComputeBranch(a, ranks, codes, {0, vecs.size()}, u + ranks.begin * branch.u_row,
-                    branch.u_row);
-    }
-    for (Index r = 0; r < a.columns; ++r) {
-      float* const rank = u + r * branch.u_row;
-      kernels_.quantize(rank, rank, vecs.size() * lanes,
-                        {branch.rank_step[r].step, -127.0f, 127.0f, 1.0f});
-    }
+    ComputeQuadRanks(branch, codes, vecs);
   }
 }
 

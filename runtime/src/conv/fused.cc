@@ -51,8 +51,8 @@ Index FullParts(const ConvPlan& plan, const kernels::KernelTable& kernels) {
 
 // Whether the post-ops need sums of the adapter for each block of columns.
 bool NeedsBranchByBlock(const ConvBranch& branch) {
-  const bool in_kernel = branch.b.words != nullptr && branch.b.depth == 1;
-  return (branch.cells.columns > 0 && !branch.cells.is_quad_lists()) ||
+  const bool in_kernel = branch.b.depth == 1;
+  return (branch.cells.columns > 0 && !branch.cells.is_lists()) ||
          (branch.b.columns > 0 && !in_kernel);
 }
 
@@ -99,7 +99,7 @@ void ConvEngine::PostOpsOfBlock(const Block& block, const float* const* codes,
     if (*values != nullptr) *values += column;
   }
   const float* const u = branch.u + block.vecs.begin * kernels_.lanes;
-  if (branch.b.words != nullptr && branch.b.depth == 1) {
+  if (branch.b.columns > 0 && branch.b.depth == 1) {
     args->b = branch.b.words + column;
     args->b_start = branch.b.start + column;
     args->u = reinterpret_cast<const std::uint32_t*>(u);
@@ -324,7 +324,7 @@ void ConvEngine::ComputePass(const Place& place, const Job& job, std::size_t num
       job.block_rows == 0 || (has_post_ops && NeedsBranchByBlock(job.post_ops->branch));
   const Range blocks = place.item.blocks;
   const Index first = job.ColumnOf(blocks.begin);
-  const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_quad_lists());
+  const bool together = count > 1 || (has_post_ops && job.post_ops->branch.cells.is_lists());
   // Blocks that share draws, which are made before them.
   const Index drawn_blocks = by_block ? 1 : std::max<Index>(kernels::kDrawRows / job.block_rows, 1);
   const bool shares_draws = job.noise != nullptr && !DrawsByBlock(cells);

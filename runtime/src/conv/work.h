@@ -44,19 +44,17 @@ struct ConvCells {
   Index num_blocks;
 };
 
-// A matrix of an adapter for one group: words where there are integer kernels, floats elsewhere; in
-// blocks of columns, or in lists.
+// int8 quads of a matrix of an adapter for one group, in blocks of columns or in lists.
 struct BranchCells {
   Index columns = 0;
   Index num_blocks = 0;
-  Index depth = 0;                        // of a column; of a list, its own
-  const float* floats = nullptr;          // PackColumnBlocks, or the values of lists
-  const std::int32_t* words = nullptr;    // the same
-  const std::int32_t* start = nullptr;    // [columns] of words
+  Index depth = 0;  // words of a column; of a list, its own
+  const std::int32_t* words = nullptr;
+  const std::int32_t* start = nullptr;    // [columns]
   const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
-  const std::int32_t* offsets = nullptr;  // [depth], or of every cell of the lists
+  const std::int32_t* offsets = nullptr;  // [depth], or of every word of the lists
 
-  bool is_quad_lists() const { return lists != nullptr && words != nullptr; }
+  bool is_lists() const { return lists != nullptr; }
 };
 
 // The adapter's part of one group of an item (DoraConv): its matrices, and memory.

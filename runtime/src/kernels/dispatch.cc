@@ -19,6 +19,17 @@
 namespace rimc {
 namespace {
 
+#if defined(RIMC_HAVE_X86_KERNELS) || defined(RIMC_HAVE_NEON_KERNELS)
+// A table with integer kernels beside its own.
+kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* isa,
+                               const kernels::QuadTable& quads) {
+  kernels::KernelTable both = table;
+  both.isa = isa;
+  both.quads = &quads;
+  return both;
+}
+#endif
+
 #ifdef RIMC_HAVE_X86_KERNELS
 struct Registers {
   std::uint32_t eax, ebx, ecx, edx;
@@ -47,15 +58,6 @@ std::uint64_t SavedState() {
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<std::uint64_t>(high) << 32) | low;
 #endif
-}
-
-// A table with integer kernels beside its own.
-kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* isa,
-                               const kernels::QuadTable& quads) {
-  kernels::KernelTable both = table;
-  both.isa = isa;
-  both.quads = &quads;
-  return both;
 }
 
 void AddX86(std::vector<const kernels::KernelTable*>& tables) {
@@ -111,7 +113,9 @@ const std::vector<const kernels::KernelTable*>& AvailableKernels() {
     AddX86(found);
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
-    found.push_back(&kernels::rimc_kernels_f32_neon);
+    static const kernels::KernelTable neon =
+        WithQuads(kernels::rimc_kernels_f32_neon, "neon", kernels::rimc_kernels_i8_neon);
+    found.push_back(&neon);
 #endif
     return found;
   }();

@@ -419,6 +419,7 @@ extern const QuadTable rimc_kernels_i8_avx512vnni;  // AVX-512F, BW and VNNI
 #endif
 #ifdef RIMC_HAVE_NEON_KERNELS
 extern const KernelTable rimc_kernels_f32_neon;  // what every 64-bit ARM has
+extern const QuadTable rimc_kernels_i8_neon;
 #endif
 
 }  // namespace rimc::kernels

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <arm_neon.h>
 
+#include <string.h>
+
 #include "kernels/microkernel.h"
+#include "kernels/quads.h"
 
 namespace rimc::kernels {
 namespace {
@@ -14,7 +17,7 @@ struct Neon {
   static constexpr int kPanelVecs = 3;
   static constexpr bool kHasFewRegisters = false;
   static constexpr bool kUnrolls = true;
-  static constexpr bool kHasLookup = false;
+  static constexpr bool kHasLookup = true;
 
   static Vec Load(const float* p) { return vld1q_f32(p); }
   static Vec LoadN(const float* p, int n) {
@@ -137,6 +140,70 @@ struct Neon {
             vmlal_high_s16(sums.high, first, second)};
   }
 
+  // One value after the other.
+  template <int kSize>
+  struct Lookup {
+    const float* table;
+    explicit Lookup(const float* from) : table(from) {}
+    Vec operator()(Vec magnitude) const {
+      uint32_t at[kLanes];
+      vst1q_u32(at, vminq_u32(ToInt(magnitude), vdupq_n_u32(kSize - 1)));
+      const float found[kLanes] = {table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+      return vbslq_f32(vceqq_f32(magnitude, magnitude), vld1q_f32(found), magnitude);
+    }
+  };
+
+  // Of int8 quads; codes are signed, so sums start from 0. Two products, of |a| up to 128 and |b|
+  // up to 127, are no more than an int16.
+  using Words = uint32x4_t;
+  static constexpr int kMaxQuadSums = 16;
+  static constexpr uint32_t kBias = 0x80808080u;
+  static Words LoadWords(const uint32_t* p) { return vld1q_u32(p); }
+  static void StoreWords(uint32_t* p, int n, Words v) {
+    if (n == kLanes) return vst1q_u32(p, v);
+    StoreInts(p, n, v);
+  }
+  static Words Set1Words(int32_t x) { return vdupq_n_u32(static_cast<uint32_t>(x)); }
+  static Words AddWords(Words a, Words b) { return vaddq_u32(a, b); }
+  static Words LoadCodes(const uint32_t* p) { return veorq_u32(LoadWords(p), vdupq_n_u32(kBias)); }
+  static int32_t StartOf(int32_t) { return 0; }
+  static Words Dot(Words sum, Words b, Words a) {
+    const int8x16_t codes = vreinterpretq_s8_u32(b);
+    const int8x16_t cells = vreinterpretq_s8_u32(a);
+    const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(cells));
+    const int16x8_t twos = vpaddq_s16(low, vmull_high_s8(codes, cells));
+    return vreinterpretq_u32_s32(vpadalq_s16(vreinterpretq_s32_u32(sum), twos));
+  }
+  // A conversion saturates, and makes 0 of a NaN.
+  static Words ToWords(Vec v) {
+    const Words inside = vcaltq_f32(v, vdupq_n_f32(0x1p31f));
+    return vbslq_u32(inside, ToInt(v), vdupq_n_u32(0x80000000u));
+  }
+  static int32_t SumQuads(Words v) { return vaddvq_s32(vreinterpretq_s32_u32(v)); }
+  static int16x8_t Narrowed(Words a, Words b) {
+    return vqmovn_high_s32(vqmovn_s32(vreinterpretq_s32_u32(a)), vreinterpretq_s32_u32(b));
+  }
+  static Words Saturate(const Words* v, bool* is_beyond) {
+    const int16x8_t low = Narrowed(v[0], v[1]);
+    const int16x8_t high = Narrowed(v[2], v[3]);
+    *is_beyond = vminvq_s16(vminq_s16(low, high)) == -32768;
+    const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(low), high);
+    return vreinterpretq_u32_s8(vmaxq_s8(bytes, vdupq_n_s8(-127)));
+  }
+  static Words BytesInOrder(Words v) {
+    const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    const uint8x16_t bytes = vqtbl1q_u8(vreinterpretq_u8_u32(v), vld1q_u8(order));
+    return veorq_u32(vreinterpretq_u32_u8(bytes), vdupq_n_u32(kBias));
+  }
+  static Vec CutAbove(Vec v, Vec high) { return vbslq_f32(vcgtq_f32(v, high), high, v); }
+  static void StoreBytes(uint8_t* p, Words v) {
+    const uint16x4_t halves = vmovn_u32(v);
+    const uint8x8_t bytes = vmovn_u16(vcombine_u16(halves, halves));
+    const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+    memcpy(p, &word, sizeof word);
+  }
+  static unsigned Nans(Vec v) { return vminvq_u32(vceqq_f32(v, v)) == 0; }
+
   struct Lookup16 {
     uint8x16x4_t table;
     explicit Lookup16(const float* from) {
@@ -176,5 +243,6 @@ struct Neon {
 }  // namespace
 
 const KernelTable rimc_kernels_f32_neon = MakeTable<Neon>("neon");
+const QuadTable rimc_kernels_i8_neon = MakeQuadTable<Neon>();
 
 }  // namespace rimc::kernels

@@ -18,7 +18,9 @@ FusedConv::FusedConv(const NodeInfo& crossbar, const NodeInfo* adapter, const Po
     : crossbar_(crossbar), post_ops_(post_ops) {
   if (adapter == nullptr) return;
   adapter_.emplace(*adapter);
-  if (adapter_->layout_.active_rank > 0) PackRanks(*adapter);
+  if (adapter_->layout_.active_rank > 0 && crossbar_.kernels_.quads != nullptr) {
+    PackRanks(*adapter);
+  }
 }
 
 FusedConv::FusedConv(const ConvNode& conv, const Tensor& w, Periphery periphery,
@@ -47,29 +49,16 @@ Dims FusedConv::OutputDims(const Dims& x) const {
 FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
   const RramConv::Shaped crossbar = crossbar_.ShapedFor(x);
   const Index depth = crossbar_.conv_.depth;
-  const bool has_quads = crossbar_.kernels_.quads != nullptr;
-  const ConvPlan codes = crossbar.plan.WithDepth(has_quads ? CeilDiv(depth, kQuadChannels) : depth);
+  const ConvPlan codes = crossbar.plan.WithDepth(CeilDiv(depth, kQuadChannels));
   return {crossbar, codes, CellOffsets(codes)};
 }
 
 // Where the input of each cell of the adapter's lists is; none without lists.
 std::vector<std::int32_t> FusedConv::CellOffsets(const ConvPlan& codes) const {
-  if (!adapter_ || adapter_->layout_.num_cells == 0) return {};
-  const DoraConv::Layout& layout = adapter_->layout_;
-  const QuadMatrix& cells = adapter_->quads_.cells;
-  const std::int32_t* steps = nullptr;
-  Index count = layout.num_cells;
-  if (crossbar_.kernels_.quads != nullptr) {
-    if (!cells.is_lists()) return {};
-    const QuadLists lists = cells.Lists();
-    steps = lists.steps;
-    count = lists.starts[layout.columns];
-  } else if (layout.dense) {
-    return {};
-  } else {
-    const float* const memory = adapter_->packed_.data() + layout.cells();
-    steps = SparseIn(memory, layout.columns, layout.num_cells).steps;
-  }
+  if (!adapter_ || !adapter_->quads_.cells.is_lists()) return {};
+  const QuadLists lists = adapter_->quads_.cells.Lists();
+  const std::int32_t* const steps = lists.steps;
+  const Index count = lists.starts[adapter_->layout_.columns];
   std::vector<std::int32_t> offsets(static_cast<std::size_t>(count));
   std::transform(steps, steps + count, offsets.begin(),
                  [&](std::int32_t step) { return codes.offsets()[step]; });
@@ -82,10 +71,8 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
   const DoraTensors tensors = *ConstantAdapter(adapter);
   const Index columns = layout.GroupColumns();
   const Index max_rows = crossbar_.kernels_.max_rows;
-  const bool has_quads = crossbar_.kernels_.quads != nullptr;
   const Index most = kernels::kQuadRanks;
-  const Index ranks =
-      has_quads && layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
+  const Index ranks = layout.rank > most ? RoundUp(layout.rank, most) : layout.rank;  // of a group
   rank_step_.assign(static_cast<std::size_t>(conv.group * ranks), {1.0f, 1.0f, 0.0f});
   std::vector<std::int8_t> a(static_cast<std::size_t>(conv.group * ranks * layout.Steps()));
   for (Index g = 0; g < conv.group; ++g) {
@@ -96,12 +83,6 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
       std::copy_n(tensors[kLoraA].Int8s() + from * layout.Steps(), layout.Steps(),
                   a.begin() + to * layout.Steps());
     }
-  }
-  if (!has_quads) {
-    b_ = AlignedFloats(layout.columns * layout.rank);
-    PackColumnBlocks(tensors[kLoraB].Int8s(), conv.group, columns, layout.rank,
-                     CeilDiv(columns, max_rows), b_.data());
-    return;
   }
   a_quads_ = QuadMatrix(a.data(), {conv.group, ranks, conv.depth, conv.Window(), most});
   b_quads_ = QuadMatrix(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
@@ -127,32 +108,27 @@ bool FusedConv::ComputeFused(const Context& context, const Shaped& shaped, const
   const float* const x = run.x.Floats();
   const bool has_branch =
       adapter_ && (adapter_->layout_.active_rank > 0 || adapter_->layout_.num_cells > 0);
-  const bool has_quads = kernels.quads != nullptr;
-  const kernels::Quantizer x_codes{adapter_ ? adapter_->x_scale_ : 1.0f, -127.0f, 127.0f, 1.0f};
-  std::optional<QuadInputs> quads;
-  std::optional<FloatInputs> floats;
-  const ConvInputs* codes = nullptr;
-  if (has_branch && has_quads) {
-    const kernels::Divisor& divisor = adapter_->quads_.x_divisor;
-    codes = &quads.emplace(shaped.codes, kernels, crossbar_.conv_.depth, divisor, x);
-  } else if (has_branch) {
-    codes = &floats.emplace(shaped.codes, kernels, &x_codes, x);
+  // Scalar code has no quads.
+  if (has_branch && kernels.quads == nullptr) return false;
+  std::optional<QuadInputs> codes;
+  if (has_branch) {
+    codes.emplace(shaped.codes, kernels, crossbar_.conv_.depth, adapter_->quads_.x_divisor, x);
   }
   const Index extra = has_branch ? ExtraFloats(plan) : 0;
   bool has_nan = false;
   crossbar_.WithEngine(shaped.crossbar, x, [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
-    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes,
+    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
                     [&](const ConvEngine::Place& place) {
                       ConvPostOps post_ops;
                       FillPostOps(run, plan, place, &post_ops);
-                      if (codes != nullptr) FillBranch(shaped, *codes, place, &post_ops.branch);
+                      if (codes) FillBranch(shaped, *codes, place, &post_ops.branch);
                       crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &post_ops,
                                              run.read, place.extra + extra);
                     });
     has_nan = engine.inputs().has_nan();
   });
-  return !has_nan && (codes == nullptr || !codes->has_nan());
+  return !has_nan && (!codes || !codes->has_nan());
 }
 
 void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
@@ -182,8 +158,6 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
   const ConvPlan& plan = shaped.crossbar.plan;
   const DoraConv::Layout& layout = adapter_->layout_;
   const DoraConv::Quads& quads = adapter_->quads_;
-  const float* const packed = adapter_->packed_.data();
-  const bool has_quads = crossbar_.kernels_.quads != nullptr;
   const Index columns = plan.columns();
   const Index column0 = place.group * columns;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();
@@ -198,23 +172,12 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
     for (Index r = 0; r < RankRows(); ++r) {
       b_offsets[r] = static_cast<std::int32_t>(r * branch->u_row);
     }
-    if (has_quads) {
-      const QuadCells a = a_quads_.Blocks(place.group);
-      const QuadCells b = b_quads_.Blocks(place.group);
-      branch->a = {a.columns, a.num_blocks, a_quads_.steps(), nullptr,
-                   a.packed,  a.start,      nullptr,          place.code_offsets};
-      branch->b = {columns,  plan.num_blocks(), b_quads_.steps(), nullptr,
-                   b.packed, b.start,           nullptr,          b_offsets};
-    } else {
-      const Index rank = layout.rank;
-      const Index steps = layout.Steps();
-      branch->a = {rank,    CeilDiv(rank, crossbar_.kernels_.max_rows),
-                   steps,   packed + layout.a() + place.group * rank * steps,
-                   nullptr, nullptr,
-                   nullptr, place.code_offsets};
-      branch->b = {columns, plan.num_blocks(), rank,    b_.data() + column0 * rank,
-                   nullptr, nullptr,           nullptr, b_offsets};
-    }
+    const QuadCells a = a_quads_.Blocks(place.group);
+    const QuadCells b = b_quads_.Blocks(place.group);
+    branch->a = {a.columns, a.num_blocks, a_quads_.steps(),  a.packed,
+                 a.start,   nullptr,      place.code_offsets};
+    branch->b = {columns, plan.num_blocks(), b_quads_.steps(), b.packed,
+                 b.start, nullptr,           b_offsets};
     branch->rank_step = rank_step_.data() + place.group * branch->a.columns;
   }
   if (layout.num_cells == 0) return;
@@ -222,25 +185,18 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
   cells.columns = columns;
   cells.num_blocks = plan.num_blocks();
   cells.offsets = place.code_offsets;
-  if (has_quads && !quads.cells.is_lists()) {
+  if (!quads.cells.is_lists()) {
     const QuadCells dense = quads.cells.Blocks(place.group);
     cells.depth = quads.cells.steps();
     cells.words = dense.packed;
     cells.start = dense.start;
-  } else if (has_quads) {
-    const QuadLists lists = quads.cells.Lists();
-    cells.lists = lists.starts + column0;
-    cells.words = lists.words + *cells.lists;
-    cells.start = lists.start + column0;
-  } else if (layout.dense) {
-    cells.depth = layout.Steps();
-    cells.floats = packed + layout.cells() + column0 * layout.Steps();
-  } else {
-    const SparseColumns lists = SparseIn(packed + layout.cells(), layout.columns, layout.num_cells);
-    cells.lists = lists.starts + column0;
-    cells.floats = lists.values + *cells.lists;
+    return;
   }
-  if (cells.lists != nullptr) cells.offsets = shaped.cell_offsets.data() + *cells.lists;
+  const QuadLists lists = quads.cells.Lists();
+  cells.lists = lists.starts + column0;
+  cells.words = lists.words + *cells.lists;
+  cells.start = lists.start + column0;
+  cells.offsets = shaped.cell_offsets.data() + *cells.lists;
 }
 
 // The crossbar and its adapter one after the other.

@@ -39,11 +39,8 @@ class FusedConv {
   };
 
   void PackRanks(const NodeInfo& adapter);
-  // Rows of the codes of the ranks: words of four, or one each.
-  Index RankRows() const {
-    const Index rank = adapter_->layout_.rank;
-    return crossbar_.kernels_.quads != nullptr ? CeilDiv(rank, Index{kernels::kQuadRanks}) : rank;
-  }
+  // Rows of the codes of the ranks, words of four.
+  Index RankRows() const { return CeilDiv(adapter_->layout_.rank, Index{kernels::kQuadRanks}); }
   Index ExtraFloats(const ConvPlan& plan) const;
   Index SumBlocks(const ConvPlan& plan) const;
   std::vector<std::int32_t> CellOffsets(const ConvPlan& codes) const;
@@ -58,9 +55,7 @@ class FusedConv {
 
   RramConv crossbar_;
   std::optional<DoraConv> adapter_;
-  // B in blocks of columns, of the kernels of floats or of words; A of the latter in blocks of
-  // kQuadRanks, the last of which may be padded.
-  AlignedFloats b_;
+  // B in blocks of columns; A in blocks of kQuadRanks, the last of which may be padded.
   QuadMatrix b_quads_;
   QuadMatrix a_quads_;
   std::vector<kernels::Divisor> rank_step_;  // of the ranks of A
