@@ -195,9 +195,6 @@ void ConvPlan::ChooseStrips(const kernels::KernelTable& kernels) {
   for (std::size_t axis = 0; axis < kAxes; ++axis) {
     reads_all = reads_all && conv_.kernel[axis] >= conv_.strides[axis];
   }
-#ifdef NO_STRIPS
-  return;
-#endif
   is_strips_ = kernels.strips.columns > 0 && columns_ % kernels.strips.columns == 0 &&
                !is_panels_ && !in_line && reads_all && num_offsets() >= kStripSteps;
 }
