@@ -55,7 +55,7 @@ std::string Read(const std::string& bytes, const std::string& entry, Report* rep
     ReadCompiledDevice("a.rimcdev", bytes);
     return "";
   } catch (const Error& error) {
-    const std::string message = error.what();
+    std::string message = error.what();
     report->Expect(message.compare(0, 9, "a.rimcdev") == 0, entry + ": no name in " + message);
     report->Expect(message.find('\n') == std::string::npos, entry + ": several lines");
     return message;

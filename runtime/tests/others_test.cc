@@ -248,8 +248,8 @@ void TestProgramming(const KernelTable& table, const KernelTable& scalar, Report
     kernels::ProgramArgs args{};
     const std::ptrdiff_t count = random.Whole(0, 700);
     const auto w = random.Reals(Size(count), -1.0f, 1.0f);
-    std::vector<double> columns;
-    for (int i = 0; i < 12; ++i) columns.push_back(random.Real(0.5f, 2.0f));
+    std::vector<double> columns(12);
+    for (double& column : columns) column = random.Real(0.5f, 2.0f);
     args.w = w.data();
     args.first_cell = random.Whole(0, 999);
     args.count = count;

@@ -10,7 +10,6 @@ namespace {
 
 using kernels::Divisor;
 using kernels::KernelTable;
-using kernels::QuadTable;
 
 std::int32_t Dot(std::uint32_t b, std::int32_t a) {
   std::int32_t sum = 0;

@@ -340,7 +340,7 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
           return {data - columns.begin * band, band, columns.size() * band};
         };
         run.engine.Compute(place, cells, {b, b + 1}, sums_[tile], column0, output(memory.partial));
-        for (int term = 0; term < (periphery_.iv.on ? 2 : 0); ++term) {
+        for (int term = 0; term < (memory.term_sums != nullptr ? 2 : 0); ++term) {
           ConvEngine::Place more = place;
           more.input = memory.terms[term];
           const ConvCells terms{terms_[term].data() + at, plan.columns(), plan.num_blocks()};

@@ -76,6 +76,7 @@ std::vector<float> SinhCurve(double k) {
     sum = sum + term;
   }
   std::vector<float> curve;
+  curve.reserve(terms.size());
   for (const double value : terms) curve.push_back(static_cast<float>(value / sum));
   return curve;
 }

@@ -72,6 +72,9 @@ void InferContext::SetOutput(const InferDims& dims) const {
   std::vector<std::int64_t> sizes;
   std::vector<std::string> names;
   std::vector<const char*> symbols;
+  sizes.reserve(dims.size());
+  names.reserve(dims.size());
+  symbols.reserve(dims.size());
   for (const InferDim& dim : dims) {
     sizes.push_back(dim.size);
     names.push_back(dim.known() || !dim.symbol.empty() ? dim.symbol

@@ -195,7 +195,7 @@ std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
   decision.op_type = OperatorOf(api, node);
   const bool is_conv = decision.op_type == "Conv";
   const bool is_gemm = decision.op_type == "Gemm";
-  if (DomainOf(api, node) != "" || !(is_conv || is_gemm || decision.op_type == "MatMul")) {
+  if (!DomainOf(api, node).empty() || !(is_conv || is_gemm || decision.op_type == "MatMul")) {
     return std::nullopt;
   }
   decision.name = NameOf(api, node);
