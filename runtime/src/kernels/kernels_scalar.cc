@@ -16,7 +16,6 @@ struct Scalar {
   static constexpr int kMaxRows = 4;
   static constexpr int kMaxAccumulators = 16;
   static constexpr int kPanelVecs = 4;
-  static constexpr bool kHasFewRegisters = false;
   static constexpr bool kUnrolls = false;
   static constexpr bool kHasLookup = false;
 
