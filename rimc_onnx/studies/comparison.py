@@ -59,7 +59,15 @@ class Paper:
         _check("paper", values, ("source", "clean", "uncalibrated", "point"), ("source", "clean"))
         points = []
         for one in values.get("point", ()):
-            known = ("figure", "what", "sweep", "at", "also", "value", "uncalibrated")
+            known: tuple[str, ...] = (
+                "figure",
+                "what",
+                "sweep",
+                "at",
+                "also",
+                "value",
+                "uncalibrated",
+            )
             known += ("restored",)
             _check("paper.point", one, known, ("figure", "what", "sweep", "at", "value"))
             start = one.get("uncalibrated", values.get("uncalibrated"))
@@ -115,7 +123,7 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
     """Both in percent, their gap in points, and the same of the shares."""
-    header = ("figure", "at", "ours by", "ours", "paper", "gap, points")
+    header: tuple[str, ...] = ("figure", "at", "ours by", "ours", "paper", "gap, points")
     header += ("ours restored", "paper restored", "gap, points of share")
     texts, numbers = [], []
     for one in found:

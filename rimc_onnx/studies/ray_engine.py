@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -70,8 +71,10 @@ def _ray_at(cluster: RayCluster) -> Any:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = cluster.address or os.environ.get("RAY_ADDRESS")
-        own = {} if address else {"num_cpus": cluster.count, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not address:
+            settings |= {"num_cpus": cluster.count, "include_dashboard": False}
+        ray.init(address=address, **settings)
     return ray
 
 
@@ -131,7 +134,7 @@ def _fetched(files: Mapping[Path, tuple[str, Any]], folder: Path) -> dict[Path, 
     """Where each file lies on this machine; files of one folder stay beside each other."""
     import ray
 
-    found = {}
+    found: dict[Path, Path] = {}
     for parent in {path.parent for path in files}:
         beside = {path: files[path] for path in files if path.parent == parent}
         text = "\n".join(f"{path.name} {digest}" for path, (digest, _) in sorted(beside.items()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ def _locked(path: Path) -> IO[str]:
     """A file that this process alone holds; the system lets go of it when the process dies."""
     file = _lock_of(path).open("a+", encoding="utf-8")
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             file.seek(0)

@@ -28,13 +28,36 @@ from rimc_onnx.training.config import FinetuneConfig, Loss, Optimizer, Schedule
 __all__ = ["FIELDS", "trial_of"]
 
 _KNOWLEDGE = ("black box", "read-out", "statistics")
-_TRIAL = ("model", "test", "data", "batch_axis", "labels", "metric", "batch_size", "training")
+_TRIAL: tuple[str, ...] = (
+    "model",
+    "test",
+    "data",
+    "batch_axis",
+    "labels",
+    "metric",
+    "batch_size",
+    "training",
+)
 _TRIAL += ("method", "options", "knowledge", "samples", "draw", "statistics", "sram_budget")
 _CONVERT = ("device", "time", "seed", "branch_rank", "keep_digital", "map_shared", "uncalibrated")
 _PERIPHERY = tuple(f.name for f in fields(PeripheryConfig))
-_DEVICE = ("drift_frac", "drift_mean_frac", "g_max_us", "g_min_us", "scaling", "clip_sigma")
+_DEVICE: tuple[str, ...] = (
+    "drift_frac",
+    "drift_mean_frac",
+    "g_max_us",
+    "g_min_us",
+    "scaling",
+    "clip_sigma",
+)
 _DEVICE += ("stuck_min_frac", "stuck_max_frac", "level_bits", "num_slices", "devices_per_weight")
-_CALIBRATE = ("adapter", "rank", "solver", "propagate", "read_out_noise_frac", "allow_identity")
+_CALIBRATE: tuple[str, ...] = (
+    "adapter",
+    "rank",
+    "solver",
+    "propagate",
+    "read_out_noise_frac",
+    "allow_identity",
+)
 _CALIBRATE += ("solver_seed", "read_out_seed", "sensitivity_seed")
 
 FIELDS: Final = (*_TRIAL, *_CONVERT, *_DEVICE, *_PERIPHERY, *_CALIBRATE)
@@ -73,7 +96,7 @@ def trial_of(settings: Mapping[str, Any], folder: Path) -> Trial:
     try:
         convert = _convert(given, settings, folder)
         return Trial(
-            model=_path(given["model"], folder),
+            model=_path(str(given["model"]), folder),
             test=_data(given["test"], folder, axis),
             data=None if given.get("data") is None else _data(given["data"], folder, axis),
             convert=convert,
@@ -109,7 +132,7 @@ def _data(source: Any, folder: Path, axis: Any) -> Data:
         raise UsageError(f"data must be a path or module:callable, got {source!r}.")
     path = _path(source, folder)
     is_reader = ":" in source and not source.startswith(_SAMPLE) and not path.exists()
-    data: Data = source if is_reader else path
+    data: str | Path = source if is_reader else path
     return data if axis is None else SampleArrays(arrays=data, batch_axis=axis)
 
 

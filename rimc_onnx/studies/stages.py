@@ -28,7 +28,7 @@ from rimc_onnx.training.config import FinetuneConfig
 __all__ = ["Stages", "failed_row", "figure_value", "name_of_figure"]
 
 _RESULT = "result.json"
-_OF_A_CALIBRATION = ("energy_nj", "latency_us", "area_mm2")
+_OF_A_CALIBRATION: tuple[str, ...] = ("energy_nj", "latency_us", "area_mm2")
 _OF_A_CALIBRATION += ("gamma", "taken_back", "is_identity", "nodes")
 """Columns that only this package's own calibration fills."""
 
@@ -96,7 +96,7 @@ class Stages:
                 costs = self._baseline(trial, keys, method, target)
             else:
                 costs = self._own(trial, keys, method, target)
-            model = Path(costs.pop("model"))
+            model = Path(str(costs.pop("model")))
             return {"calibrated": self._score(trial, model, keys, is_clean=False), **costs}
 
     def _own(self, trial: Trial, keys: Keys, method: CalibrateConfig, target: Path) -> Row:

@@ -26,7 +26,14 @@ from rimc_onnx.studies.trial import Row
 __all__ = ["ROWS", "StudyReport", "run_study"]
 
 ROWS = "rows.parquet"
-_SHOWN = ("figure", "clean", "uncalibrated", "calibrated", "restored_frac", "sram_bytes")
+_SHOWN: tuple[str, ...] = (
+    "figure",
+    "clean",
+    "uncalibrated",
+    "calibrated",
+    "restored_frac",
+    "sram_bytes",
+)
 _SHOWN += ("rram_writes", "calibration_seconds", "error")
 
 

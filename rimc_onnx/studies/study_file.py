@@ -20,7 +20,18 @@ from rimc_onnx.studies.trial import Trial
 __all__ = ["Point", "Study", "load_study", "parse_setting", "shipped_studies", "shipped_study"]
 
 _MOST_TRIALS = 100_000
-_KEYS = ("title", "about", "base", "grid", "zip", "variants", "sweep", "table", "plot", "paper")
+_KEYS: tuple[str, ...] = (
+    "title",
+    "about",
+    "base",
+    "grid",
+    "zip",
+    "variants",
+    "sweep",
+    "table",
+    "plot",
+    "paper",
+)
 _KEYS += ("lifespan",)
 _SWEEP_KEYS = ("name", "base", "grid", "zip", "variants")
 

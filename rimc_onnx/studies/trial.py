@@ -191,7 +191,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.ndarray):
         content = np.ascontiguousarray(value)
-        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content.data).hexdigest()]
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
