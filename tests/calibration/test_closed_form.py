@@ -114,10 +114,31 @@ def test_sparse_cells_are_kept_and_the_rest_is_of_low_rank() -> None:
     cells.flat[rng(4).permutation(d * m)[:10]] = rng(5).uniform(1, 2, 10)
     error = low_rank(d, m, 2, 2)
     problem = known(rng(1).standard_normal((200, d)), target, error + cells)
-    adapter = fit(problem, 2, s=np.float32(cells)[None])
+    # Before the cells make up for others.
+    node = draft(problem, magnitude=False, num_samples=0, config=ClosedFormConfig())
+    adapter = module._branch(node, 2, np.float32(cells)[None])
     found = adapter.a[0] @ adapter.b[0] + cells
     np.testing.assert_allclose(found, error + cells, rtol=0, atol=1e-5)
     assert squared_error(problem, adapter) < 1e-9 * squared_error(problem, None)
+
+
+@pytest.mark.parametrize("most_cells", [1 << 22, 40])
+def test_sparse_cells_make_up_for_those_beside_them(
+    monkeypatch: pytest.MonkeyPatch, most_cells: int
+) -> None:
+    # Cells that hold their own error alone, though their input is almost that of the word line
+    # beside them; bit lines that are done in parts and get the cells of another.
+    monkeypatch.setattr(module, "_MOST_CELLS", most_cells)
+    d, m = 10, 12
+    x = rng(1).standard_normal((2000, d))
+    x[:, 1::2] = x[:, ::2] + 0.2 * x[:, 1::2]
+    problem = known(x, rng(2).standard_normal((d, m)), rng(3).standard_normal((d, m)))
+    even = np.zeros((1, d, m), np.float32)
+    even[0, ::2] = problem.error[0, ::2]
+    adapter = fit(problem, 0, s=even)
+    assert not adapter.s[0, 1::2].any()
+    exact = replace(adapter, s=even)
+    assert squared_error(problem, adapter) < 0.4 * squared_error(problem, exact)
 
 
 def test_gain_sparse_cells_and_low_rank_error_are_undone_together() -> None:
@@ -130,7 +151,7 @@ def test_gain_sparse_cells_and_low_rank_error_are_undone_together() -> None:
     s = np.where(node.cell_gains() > np.median(node.cell_gains()), node.need, np.float32(0))
     adapter = finish(node, rank=9, s=s)
     assert np.abs(adapter.m - 1).max() > 0.1
-    realised = target - error + adapter.a[0] @ adapter.b[0] + s[0]
+    realised = target - error + adapter.a[0] @ adapter.b[0] + adapter.s[0]
     np.testing.assert_allclose(realised * adapter.m[0], target, rtol=0, atol=1e-5)
     assert squared_error(problem, adapter) < 1e-9
 

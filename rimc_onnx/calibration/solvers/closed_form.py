@@ -27,6 +27,11 @@ _DENSE_EIGEN = 256
 """Up to this size all eigenvectors cost less than finding a few of them."""
 _OWN_GAIN = 4.0
 """A bit line's own gain lies within this factor of its node's."""
+_CELL_RIDGE = 10.0
+"""Uncorrelated power in the metric of sparse cells beside that of the metric, as a multiple."""
+_CELL_STEPS = 4
+_MOST_CELLS = 1 << 20
+"""Weights whose sparse cells are found at once: it takes some ten arrays of their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,18 +197,26 @@ def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
     """The adapter of a node that was given ``rank`` and sparse cells where ``s`` is not zero.
 
     M was fitted to the array alone; with the branch in place it is fitted once more, and the branch
-    to it.
+    to it. What the sparse cells hold is found then, before A B and once more beside it: inputs are
+    correlated, so that a cell makes up for errors of the cells beside it, too.
     """
     adapter = _branch(node, rank, s)
-    if node.prior is None or (rank == 0 and s is None):
+    if node.prior is not None and (rank or s is not None):
+        problem = node.problem
+        powers = _Powers.of(problem, _Correction.of(problem, adapter))
+        # A bit line whose own answer told nothing of its gain keeps it.
+        m = np.where(node.m == 1, np.float32(1), powers.magnitude(node.prior))
+        node = replace(node, m=m)
+        node = replace(node, need=node.need_of(problem))
+        s = None if s is None else np.where(s != 0, node.need, np.float32(0))
+        adapter = _branch(node, rank, s) if s is None else adapter
+    if s is None:
         return adapter
-    problem = node.problem
-    powers = _Powers.of(problem, _Correction.of(problem, adapter))
-    # A bit line whose own answer told nothing of its gain keeps it.
-    m = np.where(node.m == 1, np.float32(1), powers.magnitude(node.prior))
-    need = problem.target / m[:, None, :] - (problem.target - problem.error)
-    again = replace(node, m=m, need=need)
-    return _branch(again, rank, None if s is None else np.where(s != 0, need, np.float32(0)))
+    held = _cells(node, None, s)
+    if rank == 0:
+        return replace(adapter, m=node.m, s=held)
+    adapter = _branch(node, rank, held)
+    return replace(adapter, s=_cells(node, adapter, held))
 
 
 def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
@@ -217,6 +230,49 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
         a[g] = rest @ vectors
         b[g] = vectors.T / node.m[g]
     return Adapter(a=a, b=b, m=node.m, s=s)
+
+
+def _cells(node: Draft, branch: Adapter | None, start: F32) -> F32:
+    """What the cells where ``start`` is not zero should hold beside A B, [G, d, m].
+
+    The least error in a metric that has more uncorrelated power than C': a cell that makes up for
+    others relies on correlations, of which few samples tell. By conjugate gradients from ``start``.
+    """
+    problem, found = node.problem, start.copy()
+    ridge = (_CELL_RIDGE * problem.ridge).astype(np.float32)
+    metric = problem.metric.with_ridge(ridge)
+    loud_a = None if branch is None else problem.metric @ branch.a
+    group, depth, columns = start.shape
+    together = max(1, _MOST_CELLS // (group * depth))
+    for part in (np.s_[:, :, i : i + together] for i in range(0, columns, together)):
+        m, want = node.m[:, None, :][part], node.need[part]
+        loud = (1 / m - 1) * problem.loud_target[part] + problem.loud_error[part]
+        if branch is not None and loud_a is not None:
+            want = want - branch.a @ branch.b[part]
+            loud -= loud_a @ branch.b[part]
+        loud += ridge[:, None, None] * want
+        found[part] = _on_cells(metric, start[part], loud)
+    return found
+
+
+def _on_cells(metric: Gram, start: F32, wanted: F32) -> F32:
+    """S with (C S)_ij = ``wanted`` where ``start`` is not zero, and zero elsewhere."""
+    tiny = np.finfo(np.float32).tiny
+    scale = 1 / np.maximum(metric.diagonal(), tiny)[:, :, None]
+    kept, x = start != 0, start.copy()
+    r = kept * (wanted - metric @ x)
+    z = scale * r
+    p = z.copy()
+    rho = (r * z).sum(axis=1, keepdims=True)
+    for _ in range(_CELL_STEPS):
+        a_p = kept * (metric @ p)
+        alpha = rho / np.maximum((p * a_p).sum(axis=1, keepdims=True), tiny)
+        x += alpha * p
+        r -= alpha * a_p
+        z = scale * r
+        rho_before, rho = rho, (r * z).sum(axis=1, keepdims=True)
+        p = z + rho / np.maximum(rho_before, tiny) * p
+    return x
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
