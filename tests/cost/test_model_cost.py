@@ -164,6 +164,30 @@ def test_free_axes_need_a_sample_and_the_error_says_so(
     assert report.nodes[0].activations == 10 * 8  # of one sample, not of three
 
 
+def test_shapes_that_inference_does_not_get_are_seen_in_a_run_of_zeros(tmp_path: Path) -> None:
+    # EfficientNet pads by numbers that it computes: every axis is known, and no shape behind them.
+    conv_model(tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    shape = numpy_helper.from_array(np.float32([1, 20, 40]), "floats")
+    model.graph.initializer.append(shape)
+    model.graph.node.pop()
+    model.graph.node.extend(
+        [
+            helper.make_node("Floor", ["floats"], ["floor"], "floor"),
+            helper.make_node("Cast", ["floor"], ["shape"], "cast", to=TensorProto.INT64),
+            helper.make_node("Reshape", ["r", "shape"], ["flat"], "reshape"),
+            helper.make_node("Add", ["flat", "flat"], ["y"], "add"),
+        ]
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    api.convert(tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.rimc.onnx")
+    assert "flat" not in inferred_shapes(graph)
+    (add,) = (n for n in api.inference_cost(tmp_path / "m.rimc.onnx").nodes if n.name == "add")
+    moved = 3 * 800 * (AT["sram.energy_pj_per_byte"] + AT["bus.energy_pj_per_byte"])
+    assert 1e3 * add.energy_nj == pytest.approx(moved + 800 * AT["digital.elementwise_pj"])
+
+
 def test_sums_are_those_of_parts_and_of_nodes(digits_job: Path) -> None:
     # A part that is counted twice, or a node that is in no part.
     report = api.inference_cost(digits_job / "model.rimc.calibrated.onnx")
