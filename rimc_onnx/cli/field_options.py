@@ -26,6 +26,7 @@ OPTIONS: Final = {
     "dry_run": "--dry-run",
     "epochs": "--epochs",
     "force": "--force",
+    "growth": "--growth",
     "input_shrink": "--input-shrink",
     "iv_sinh": "--iv-sinh",
     "first_s": "--time",

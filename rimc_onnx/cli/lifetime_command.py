@@ -78,9 +78,15 @@ def lifetime(
         typer.Option(
             metavar="FRACTION",
             help="Least agreement on the probe samples.",
-            show_default="0.02 less than right after the last calibration",
+            show_default="--growth tells",
         ),
     ] = None,
+    growth: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR", help="Most error on them, over that right after a calibration."
+        ),
+    ] = 1.5,
     schedule: Annotated[
         str, typer.Option(help="Baseline that makes the sets of the policy schedule.")
     ] = "vera-plus",
@@ -151,6 +157,7 @@ def lifetime(
         period_s=parse_option_time(period) or 0.0,
         probe_samples=probe_samples,
         threshold=threshold,
+        growth=growth,
         levels=levels,
         schedule=schedule,
     )

@@ -52,7 +52,7 @@ class Policy(Enum):
     PERIODIC = "periodic"
     """Calibrated anew after every ``period_s``."""
     PROBE = "probe"
-    """Calibrated anew where it agrees with the teacher on fewer probe samples than it has to."""
+    """Calibrated anew where its answers to a few probe samples are too far from the teacher's."""
     SCHEDULE = "schedule"
     """Sets made off line for a few ages, without the device, and chosen by the clock (VeRA+)."""
 
@@ -72,7 +72,9 @@ class LifetimeConfig:
     probe_samples: int = 32
     """Unlabelled samples that a device is asked now and then, the teacher's classes beside them."""
     threshold: float | None = None
-    """Least agreement on them; ``None`` is 2 points less than right after the last calibration."""
+    """Least share of them on which the best class is the teacher's; ``None`` goes by ``growth``."""
+    growth: float = 1.5
+    """Most error power of the outputs on them, over that right after the last calibration."""
     levels: int = 5
     """Sets of a schedule, evenly on a logarithmic axis."""
     schedule: str = "vera-plus"
@@ -86,6 +88,8 @@ class LifetimeConfig:
                 raise ConfigError(f"`{name}` must be {least} or more, got {getattr(self, name)}.")
         if not self.period_s > 0:
             raise ConfigError(f"`period_s` must be above 0, got {self.period_s}.")
+        if not self.growth >= 1:
+            raise ConfigError(f"`growth` must be 1 or more, got {self.growth}.")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ConfigError(f"`threshold` must lie in 0..1, a fraction; got {self.threshold}.")
 
@@ -108,6 +112,8 @@ class LifetimePoint:
     """Figure before adapters were fitted here; ``None`` where none were."""
     agreement: float | None
     """On the probe samples, before that; policy ``probe`` only."""
+    probe_error: float | None
+    """Error power of their outputs over the teacher's, before that; policy ``probe`` only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +233,13 @@ def lifetime(
         )
         runs = []
         for policy in life.policies:
-            run = Run(device, policy.value, life.period_s, life.threshold)
+            run = Run(
+                device,
+                policy.value,
+                period_s=life.period_s,
+                threshold=life.threshold,
+                growth=life.growth,
+            )
             if policy is Policy.SCHEDULE:
                 run.prepare(
                     _ages(config, life, life.levels),

@@ -115,6 +115,7 @@ def _policy_row(p: LifetimePolicy) -> list[str]:
 def point_rows(report: LifetimeReport) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the table of checkpoints."""
     heads = ["policy", "age", report.figure, "of the clean", "before a fit", "probe agrees"]
+    heads += ["probe error"]
     return heads, [_point_row(p) for p in report.points]
 
 
@@ -126,6 +127,7 @@ def _point_row(p: LifetimePoint) -> list[str]:
         f"{100 * p.frac_of_clean:.1f} %",
         "" if p.before is None else f"{p.before:.4f}",
         "" if p.agreement is None else f"{100 * p.agreement:.1f} %",
+        "" if p.probe_error is None else f"{p.probe_error:.4f}",
     ]
 
 

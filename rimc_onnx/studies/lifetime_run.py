@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rimc_onnx import api
@@ -24,10 +25,7 @@ from rimc_onnx.passes import AttachAdaptersPass, rram_branches
 from rimc_onnx.studies.baselines import BASELINES, BaselineProblem
 from rimc_onnx.studies.stages import figure_value, name_of_figure
 
-__all__ = ["Device", "Judge", "Probe", "Run"]
-
-_DROP_FRAC = 0.02
-"""How far agreement may fall after a calibration where no threshold is given."""
+__all__ = ["Device", "Judge", "Probe", "Probed", "Run"]
 
 
 class Judge:
@@ -75,6 +73,16 @@ class Judge:
         return figure_value(report, self.figure, has_metric=self._metric is not None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """Answers of a device to the probe samples."""
+
+    agreement: float | None
+    """Share of best classes that are the teacher's; ``None`` for outputs without classes."""
+    error: float
+    """Error power over the power of the teacher's outputs, mean of the outputs."""
+
+
 class Probe:
     """A few samples without labels on which a device is compared with its teacher."""
 
@@ -96,8 +104,8 @@ class Probe:
         self._teacher = open_session(teacher, native=False)
         self._outputs = [o.name or "" for o in graph.graph.outputs]
 
-    def __call__(self, model: Path) -> float:
-        """Share of the probe samples on which ``model`` has the teacher's class."""
+    def __call__(self, model: Path) -> Probed:
+        """What ``model`` gives for the probe samples, beside its teacher."""
         report = evaluate_session(
             open_session(model, native=True),
             self._samples,
@@ -105,12 +113,9 @@ class Probe:
             model=str(model),
             teacher=self._teacher,
         )
-        if report.agreement is None:
-            raise UsageError(
-                f"{model}: its outputs are numbers without classes, so a probe can't agree on one. "
-                "Leave out the policy probe."
-            )
-        return report.agreement
+        # Where there is no error there is no SQNR.
+        found = [0.0 if db is None else 10 ** (-db / 10) for db in (report.sqnr_db or {}).values()]
+        return Probed(agreement=report.agreement, error=fmean(found) if found else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +171,19 @@ class Run:
     """The life of a device under one policy, checkpoint by checkpoint."""
 
     def __init__(
-        self, device: Device, policy: str, period_s: float, threshold: float | None
+        self,
+        device: Device,
+        policy: str,
+        *,
+        period_s: float,
+        threshold: float | None,
+        growth: float,
     ) -> None:
-        """``period_s`` and ``threshold`` are those of the policies ``periodic`` and ``probe``."""
+        """``period_s`` is of the policy ``periodic``, ``threshold`` and ``growth`` of ``probe``."""
         self.policy = policy
-        self._device, self._period_s, self._threshold = device, period_s, threshold
-        self._least = 0.0
+        self._device, self._period_s = device, period_s
+        self._threshold, self._growth = threshold, growth
+        self._fitted_error = 0.0
         self._in_use: Path | None = None
         self._since_s = 0.0
         self._levels: list[_Level] = []
@@ -228,7 +240,7 @@ class Run:
 
     def point(self, time_s: float, judge: Judge) -> dict[str, Any]:
         """Age to ``time_s``, do what the policy says, evaluate; fields of a ``LifetimePoint``."""
-        before, agreement = None, None
+        before, probed = None, None
         if self.policy == "periodic":
             self._periodic(time_s)
         if self._levels:
@@ -239,28 +251,37 @@ class Run:
         else:
             with self._device.aged(self._in_use, time_s) as model:
                 value = judge(model)
-                if self.policy == "probe":
-                    assert self._device.probe is not None
-                    agreement = self._device.probe(model)
-            if agreement is not None and agreement < self._least:
+                if self._device.probe is not None and self.policy == "probe":
+                    probed = self._device.probe(model)
+            if probed is not None and self._asks(probed):
                 before, value = value, judge(self._fit(time_s))
         return {
             "time_s": time_s,
             "value": value,
             "frac_of_clean": value / judge.clean,
             "before": before,
-            "agreement": agreement,
+            "agreement": None if probed is None else probed.agreement,
+            "probe_error": None if probed is None else probed.error,
         }
+
+    def _asks(self, probed: Probed) -> bool:
+        """Whether a device with such answers is to be calibrated."""
+        if self._threshold is None:
+            return probed.error > self._growth * self._fitted_error
+        if probed.agreement is None:
+            raise UsageError(
+                "the model's outputs are numbers without classes, so nothing agrees. Leave out "
+                "`threshold`: the error of the outputs tells then."
+            )
+        return probed.agreement < self._threshold
 
     def _fit(self, time_s: float) -> Path:
         """Adapters fitted to the arrays as they are at ``time_s``."""
         self._in_use, self.sram_bytes, seconds = self._device.fitted(time_s)
         self._count(1, seconds)
         self._since_s = time_s
-        if self.policy == "probe":
-            assert self._device.probe is not None
-            reached = self._device.probe(self._in_use) - _DROP_FRAC
-            self._least = reached if self._threshold is None else self._threshold
+        if self._device.probe is not None and self.policy == "probe":
+            self._fitted_error = self._device.probe(self._in_use).error
         return self._in_use
 
     def _count(self, times: int, seconds: float) -> None:

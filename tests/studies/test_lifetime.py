@@ -89,6 +89,8 @@ def test_never_loses_what_probing_keeps(report: LifetimeReport) -> None:
     fits = [p for p in points(report, "probe") if p.before is not None]
     assert len(fits) == found["probe"].calibrations - 1
     assert all(p.agreement is not None and p.value > p.before for p in fits)
+    errors = [p.probe_error for p in points(report, "probe")[1:]]
+    assert all(error is not None and error > 0 for error in errors)
 
 
 def test_periods_between_checkpoints_are_counted(report: LifetimeReport) -> None:
@@ -170,6 +172,7 @@ def test_page_json_and_plot_are_written_together(report: LifetimeReport, tmp_pat
         ({"checkpoints": 1}, "`checkpoints` must be 2 or more"),
         ({"threshold": 1.5}, "`threshold`"),
         ({"period_s": 0.0}, "`period_s`"),
+        ({"growth": 0.5}, "`growth`"),
     ],
 )
 def test_wrong_configuration_is_refused(life: dict[str, Any], words: str) -> None:
