@@ -29,6 +29,7 @@ import numpy as np
 
 import rimc_onnx
 from rimc_onnx import runtime
+from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.jobs.evaluate import EvaluationReport
@@ -248,7 +249,7 @@ def row(name: str, file: File, wheels: Path) -> str:
         module.__dict__["runs"] = lambda: iter(feeds)
         sys.modules["real_file"] = module
         exact = errors_at_drift_0(model, feeds)
-        return f"| {name} | {file.what} | {exact} | {drifted(model)} |"
+        return f"| {name} | {file.what} | {exact} | {drifted(model, file.runs)} |"
 
 
 def errors_at_drift_0(model: Path, feeds: list[Feed]) -> str:
@@ -287,7 +288,7 @@ def largest_error(session: Any, feeds: list[Feed], want: list[list[Array]]) -> f
     return worst
 
 
-def drifted(model: Path) -> str:
+def drifted(model: Path, runs: int) -> str:
     """Cells of the table, with 8-bit converters."""
     bits = PeripheryConfig(dac_bits=8, adc_bits=8, tile_rows=256)
     config = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.2), periphery=bits)
@@ -298,7 +299,8 @@ def drifted(model: Path) -> str:
     converted = Path(str(report.output))
     before = figures(converted, model)
     start = time.perf_counter()
-    calibrated = rimc_onnx.calibrate(converted, data=data, force=True)
+    few = CalibrateConfig(num_samples=runs)
+    calibrated = rimc_onnx.calibrate(converted, data=data, config=few, force=True)
     seconds.append(time.perf_counter() - start)
     after = figures(Path(calibrated.output), model)
     seconds.append(after.seconds)

@@ -17,7 +17,7 @@ from onnx import numpy_helper, parser
 
 import rimc_onnx.jobs.evaluate as evaluate_job
 from rimc_onnx import convert, evaluate
-from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import DataError
 from rimc_onnx.execution.sessions import open_session
@@ -176,3 +176,18 @@ def test_large_models_are_open_one_at_a_time_with_the_same_figures(
     assert replace(found, seconds=0) == replace(want, seconds=0)
     assert done == [16, 32, 48, 64, 70]
     assert opened == ["m.onnx", "m.rimc.onnx"] * (5 if waiting_bytes == 1 else 1)
+
+
+@pytest.mark.parametrize("serial_bits", [None, 2])
+def test_inputs_without_rows_run_with_and_without_the_library(
+    tmp_path: Path, serial_bits: int | None
+) -> None:
+    # A frame without a detection: a Reshape in a body that takes 0 or -1 for another axis.
+    model = model_of(tmp_path, "g (float[N,T,6] x) => (float[N,T,5] y) { y = MatMul(x, w) }",
+                     w=normal(6, 5))  # fmt: skip
+    reads = PeripheryConfig(dac_bits=8, adc_bits=8, dac_serial_bits=serial_bits)
+    config = replace(ALL_DRIFTED, periphery=reads)
+    convert(tmp_path / "m.onnx", config=config, data={"x": normal(10, 4, 6)}, force=True)
+    for native in (True, False):
+        (y,) = open_session(model, native=native).run(None, {"x": normal(1, 0, 6)})
+        assert y.shape == (1, 0, 5)

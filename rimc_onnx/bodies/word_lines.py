@@ -66,7 +66,12 @@ def _planes(b: Body, x: Term, top: Term, step: Term, base: Term) -> Term:
     lower = b.op("Floor", magnitude / weights)
     upper = b.op("Floor", magnitude / (weights * base))
     digits = (lower - base * upper) * b.op("Reshape", b.op("Sign", codes), [1, -1])
-    return b.op("Reshape", digits * step, b.op("Concat", [-1], b.op("Shape", x).part(1), axis=0))
+    x_shape = b.op("Shape", x)
+    runs = x_shape.part(0, 1) * b.op("Shape", shifts).part(0, 1)
+    shape = b.op("Concat", runs, x_shape.part(1), axis=0)
+    # A Reshape takes 0 for "as it is in the input": an axis without rows is what is left over.
+    shape = b.op("Where", b.op("Equal", shape, [0]), [-1], shape)
+    return b.op("Reshape", digits * step, shape)
 
 
 def _shifts(b: Body, magnitude_bits: Term) -> Term:
