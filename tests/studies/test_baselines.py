@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,3 +195,17 @@ def test_vera_plus_takes_the_vectors_of_the_nearest_age(digits: Path, tmp_path: 
     found = _convert_config(load_model(converted), [1.0, 3600.0, 86400.0])
     assert found.time_s == 3600.0
     assert len(found.node_devices) == 11
+
+
+def test_example_of_the_page_runs_and_the_page_names_every_baseline(
+    digits_job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A page of an earlier interface; a baseline without a source.
+    page = (Path(__file__).resolve().parents[2] / "docs" / "baselines.md").read_text("utf-8")
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(digits_job)
+    exec(compile(found[1], "baselines.md", "exec"), {"__name__": "example"})
+    assert Path("bias.onnx").is_file()
+    named = re.findall(r"^\| `([\w-]+)` \| ", page, re.MULTILINE)
+    assert sorted(named) == sorted(BASELINES)
