@@ -246,15 +246,24 @@ class AnalogModel:
         found = [layer.penalty(self.file_weight(n), index) for n, layer in self.layers.items()]
         return torch.stack(found).sum()
 
-    def clip_limits(self, clip_sigma: float) -> dict[str, Tensor]:
-        """Largest |W| of every node, as it goes with the file's weight, from today's weights."""
+    def clip_limits(self, clip_sigma: float | None) -> dict[str, Tensor]:
+        """Largest |W| of every node, as it goes with the file's weight, from today's weights.
+
+        What the mapping clips is not left in the file: the network is trained without it.
+        """
         limits: dict[str, Tensor] = {}
         for node, layer in self.layers.items():
             with torch.no_grad():
                 w = layer.weight.to_arrays(self.file_weight(node))
                 axes = layer.shared_axes(w)
-                limit = clip_sigma * w.var(axes, correction=0, keepdim=True).sqrt()
-                limit = torch.minimum(limit, w.abs().amax(axes, keepdim=True))
+                limit = w.abs().amax(axes, keepdim=True)
+                if clip_sigma is not None:
+                    sigma = w.var(axes, correction=0, keepdim=True).sqrt()
+                    limit = torch.minimum(limit, clip_sigma * sigma)
+                elif layer.limit is None:
+                    continue
+                if layer.limit is not None:
+                    limit = torch.minimum(limit, layer.limit)
                 limits[node] = layer.weight.limits_of_file(limit)
         return limits
 

@@ -166,7 +166,7 @@ class DeviceModel:
         """Adapters are digital."""
         return torch.zeros(())
 
-    def clip_limits(self, _clip_sigma: float) -> dict[str, Tensor]:
+    def clip_limits(self, _clip_sigma: float | None) -> dict[str, Tensor]:
         """Adapters have no W_max."""
         return {}
 

@@ -114,8 +114,8 @@ class Trainable(Protocol):
     def penalty(self, index: int = 0) -> Tensor:
         """Of the deviations at time ``index``."""
 
-    def clip_limits(self, clip_sigma: float) -> dict[str, Tensor]:
-        """Largest weights, from today's."""
+    def clip_limits(self, clip_sigma: float | None) -> dict[str, Tensor]:
+        """Largest weights, from today's; of ``None`` what the mapping clips."""
 
     def clip(self, limits: Mapping[str, Tensor]) -> None:
         """Cut the weights."""
@@ -147,11 +147,7 @@ class Trainer:
         self._known_outputs: dict[tuple[int, int], dict[str, Tensor]] = {}
         self._known_bytes = 0
         self.trained = model.trained()
-        self._limits = (
-            model.clip_limits(config.weight_clip_sigma)
-            if config.weight_clip_sigma is not None
-            else {}
-        )
+        self._limits = {} if config.adapters_only else model.clip_limits(config.weight_clip_sigma)
         self._optimizer = self._make_optimizer()
         self._per_epoch = len(data.epoch(config.batch_size, config.seed))
         self.num_steps = config.steps or config.epochs * self._per_epoch
