@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.cost.model_cost import CostReport
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseLaw
+    from rimc_onnx.execution.plugin import get_ep_name, get_ep_names, get_library_path
     from rimc_onnx.jobs.advise import AdviceOption, AdviseReport, advise
     from rimc_onnx.jobs.age import age
     from rimc_onnx.jobs.calibrate import calibrate
@@ -62,6 +63,9 @@ __all__ = [
     "convert",
     "evaluate",
     "finetune",
+    "get_ep_name",
+    "get_ep_names",
+    "get_library_path",
     "inference_cost",
     "inspect",
     "write_statistics",
@@ -93,6 +97,9 @@ _HOMES = {
     "convert": "rimc_onnx.jobs.convert",
     "evaluate": "rimc_onnx.jobs.evaluate",
     "finetune": "rimc_onnx.jobs.finetune",
+    "get_ep_name": "rimc_onnx.execution.plugin",
+    "get_ep_names": "rimc_onnx.execution.plugin",
+    "get_library_path": "rimc_onnx.execution.plugin",
     "inference_cost": "rimc_onnx.jobs.cost",
     "inspect": "rimc_onnx.jobs.inspect",
     "write_statistics": "rimc_onnx.jobs.statistics",

@@ -46,7 +46,7 @@ def test_version_is_the_same_everywhere() -> None:
     assert runtime.build_info()["version"] == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
     assert re.search(
-        rf"## \[{re.escape(version)}\]|Will be {re.escape(version)}",
+        rf"(?m)^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$",
         (ROOT / "CHANGELOG.md").read_text("utf-8"),
     )
 
