@@ -161,7 +161,7 @@ RECIPE = RecipeOptions()
 class AdapterOptions:
     """Training of adapters in place of weights."""
 
-    panel: ClassVar = "Adapters"
+    panel: ClassVar[str] = "Adapters"
 
     adapters_only: Annotated[
         bool,
