@@ -45,6 +45,11 @@ struct Neon {
   }
   static Vec Set1(float x) { return vdupq_n_f32(x); }
   static Vec Fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+  static constexpr bool kHasLanes = true;
+  template <int kLane>
+  static Vec FmaLane(Vec a, Vec b, Vec c) {
+    return vfmaq_laneq_f32(c, a, b, kLane);
+  }
   static Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
   static Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
   static Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }

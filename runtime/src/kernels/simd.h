@@ -3,7 +3,8 @@
 // The kernels of kernels.h are written once over a SIMD type S that a file per ISA defines in its
 // unnamed namespace (so that no instance is shared between files of different flags):
 //   Vec, kLanes, kMaxRows, kMaxAccumulators, kPanelVecs, kUnrolls (blocks of each shape are code),
-//   kHasFewRegisters (a block of sums leaves none for the tables of noise),
+//   kHasFewRegisters (a block of sums leaves none for the tables of noise), where it multiplies by a
+//   lane of a vector kHasLanes and FmaLane<n>(a, b, c) = a * b[n] + c,
 //   Load, LoadN(p, n) (zero beyond n), Store, StoreN, Set1, Fma(a, b, c) = a * b + c, Add, Mul,
 //   LoadEven(p, n) (p[0], p[2], .. n values, zero beyond), Div, Rint, Clip(v, low, high) (NaN stays
 //   NaN), Sum (any order), SumHalves (the upper half is added to the lower one, and so on),

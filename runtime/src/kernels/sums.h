@@ -45,6 +45,31 @@ struct PairProducts {
   static typename S::Vec ToFloat(Sum sum) { return S::SumsToFloat(sum); }
 };
 
+// Whether a SIMD type multiplies by a lane of a vector, which then holds cells of several columns.
+template <class S, class = void>
+struct HasLanes {
+  static constexpr bool value = false;
+};
+template <class S>
+struct HasLanes<S, decltype(static_cast<void>(S::kHasLanes))> {
+  static constexpr bool value = true;
+};
+
+// The sums of columns 4 n .. 4 n + 3 of a block of a convolution, for the vectors b.
+template <class S, int kRows, int kVecs, int kFirst = 0>
+RIMC_INLINE void AddByLanes(const float* a, const typename S::Vec (&b)[kVecs],
+                            typename S::Vec (&sums)[kRows][kVecs]) {
+  const typename S::Vec cells = S::Load(a + kFirst);
+  RIMC_UNROLL
+  for (int v = 0; v < kVecs; ++v) {
+    sums[kFirst][v] = S::template FmaLane<0>(b[v], cells, sums[kFirst][v]);
+    sums[kFirst + 1][v] = S::template FmaLane<1>(b[v], cells, sums[kFirst + 1][v]);
+    sums[kFirst + 2][v] = S::template FmaLane<2>(b[v], cells, sums[kFirst + 2][v]);
+    sums[kFirst + 3][v] = S::template FmaLane<3>(b[v], cells, sums[kFirst + 3][v]);
+  }
+  if constexpr (kFirst + 4 < kRows) AddByLanes<S, kRows, kVecs, kFirst + 4>(a, b, sums);
+}
+
 template <class S, bool kPairs>
 struct ProductsOf {
   using Type = FloatProducts<S>;
@@ -77,6 +102,10 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
     typename Products::Operand b_k[kVecs];
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) b_k[v] = Products::LoadOperand(b[v] + b_at);
+    if constexpr (kConv && HasLanes<S>::value && Products::kPrefetchesInputs && kRows % 4 == 0) {
+      AddByLanes<S>(args.a + a_at, b_k, sums);
+      continue;
+    }
     RIMC_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const auto a_k = Products::Broadcast(a[i] + a_at);
