@@ -213,8 +213,7 @@ def test_inspect_shows_people_the_hardware_and_the_state_of_the_adapters(
     assert "converters and reads = ideal" in text
     assert "0 of 11 fitted" in text
     assert "ADC ranges" not in text
-    # One node has none of the 539 bytes, and no gain that samples would tell.
-    assert "10 of 11 fitted" in cli(
+    assert "11 of 11 fitted" in cli(
         "inspect", "model.rimc.calibrated.onnx", cwd=digits_job
     ).stdout  # fmt: skip
     hard = ["--adc-bits", 6, "--tile-rows", 64, "--read-noise", 0.01, "-o", "hard.rimc.onnx"]

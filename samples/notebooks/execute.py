@@ -21,7 +21,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(
-            notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}
         ).execute()
     for cell in notebook.cells:
         cell.metadata = {}  # times of this run

@@ -13,7 +13,7 @@ import pytest
 
 from rimc_onnx.calibration.allocate import Kinds, allocate
 from rimc_onnx.calibration.moments import SecondMoments
-from rimc_onnx.calibration.problem import problem_from_device
+from rimc_onnx.calibration.problem import CellPrior, problem_from_device
 from rimc_onnx.calibration.shelf import Shelf
 from rimc_onnx.calibration.solvers.closed_form import ClosedFormConfig, Draft, draft
 from rimc_onnx.errors import CalibrationError
@@ -47,7 +47,8 @@ def drafted(name: str) -> tuple[Any, Draft]:
     flat = [a.reshape(rows, -1) for a in (x, y, h)]
     moments = SecondMoments(geometry)
     moments.update(*(a[:, :, None] if geometry.is_conv else a for a in flat))
-    problem = problem_from_device(name, moments, target, bias_frac=0.5)
+    prior = CellPrior(error=np.zeros_like(target), variance=np.square(target))
+    problem = problem_from_device(name, moments, target, bias_frac=0.5, prior=prior)
     pair = SimpleNamespace(
         branch=SimpleNamespace(node=name),
         geometry=geometry,
