@@ -108,7 +108,7 @@ def better_calibration(fit: FitOptions, report: CalibrateReport) -> str | None:
             "the same bytes as one budget of ranks, magnitudes and single cells mostly give more: "
             f"--sram-budget {report.sram_bytes}"
         )
-    agreement = report.calibrated and report.calibrated.agreement
+    agreement = None if report.calibrated is None else report.calibrated.agreement
     if agreement is not None and agreement < _LEAST_AGREEMENT:
         return (
             f"the outputs agree with the teacher's on {100 * agreement:.0f} % of the samples; more "

@@ -255,7 +255,7 @@ def _cells(node: Draft, branch: Adapter | None, start: F32) -> F32:
     return found
 
 
-def _on_cells(metric: Gram, start: F32, wanted: F32) -> F32:
+def _on_cells(metric: Gram, start: F32, wanted: F32 | F64) -> F32:
     """S with (C S)_ij = ``wanted`` where ``start`` is not zero, and zero elsewhere."""
     tiny = np.finfo(np.float32).tiny
     scale = 1 / np.maximum(metric.diagonal(), tiny)[:, :, None]
