@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from rimc_onnx.cli import hints
+from rimc_onnx.cli.calibration_options import TEN_SAMPLES, FitOptions
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
-    TEN_SAMPLES,
     BatchAxis,
     DataOption,
-    FitOptions,
     Force,
     Json,
     Model,

@@ -11,7 +11,12 @@ import typer
 
 from rimc_onnx.errors import UsageError
 
-__all__ = ["NO_COST", "CostOptions"]
+__all__ = ["NO_COST", "Constants", "CostOptions"]
+
+Constants = Annotated[
+    Path | None,
+    typer.Option(help="A TOML file of constants of the cost.", show_default="the package's"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +28,7 @@ class CostOptions:
     cost: Annotated[
         bool, typer.Option("--cost", help="Energy, latency and area of one inference.")
     ] = False
-    constants: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file of constants of the cost.", show_default="the package's"),
-    ] = None
+    constants: Constants = None
     explain: Annotated[
         bool, typer.Option("--explain", help="Every constant of the cost, and its source.")
     ] = False

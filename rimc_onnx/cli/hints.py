@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rimc_onnx.cli.options import DeviceOptions, FitOptions
+    from rimc_onnx.cli.calibration_options import FitOptions
+    from rimc_onnx.cli.options import DeviceOptions
     from rimc_onnx.jobs.reports import CalibrateReport, ConvertReport, InspectReport
 
 __all__ = [

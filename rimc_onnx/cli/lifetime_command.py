@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
+from rimc_onnx.cli.calibration_options import (
+    AdapterParts,
+    SamplesOfOne,
+    SramBudget,
+    study_calibration,
+)
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.cost_options import Constants
 from rimc_onnx.cli.cost_tables import show_lifetime
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
@@ -27,9 +34,11 @@ from rimc_onnx.cli.options import (
     Labels,
     MappingOptions,
     Model,
+    OneMetric,
     PeripheryOptions,
     Rank,
     Seed,
+    TestData,
     convert_config,
     parse_option_time,
     with_options,
@@ -52,9 +61,7 @@ _AGES = _AgingDeviceOptions()
 @with_options
 def lifetime(
     model: Model,
-    test: Annotated[
-        str, typer.Option(help="Samples to evaluate on, in any form that --data takes.")
-    ],
+    test: TestData,
     data: DataOption = None,
     batch_axis: BatchAxis = None,
     policy: Annotated[
@@ -94,29 +101,17 @@ def lifetime(
     schedule_data: Annotated[
         str | None, typer.Option(help="Its training set.", show_default="as --data")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
+    samples: SamplesOfOne = 10,
     device: _AgingDeviceOptions = _AGES,
     seed: Seed = 0,
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     mapping: MappingOptions = EVERY_NODE,
-    adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
-    sram_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BYTES|SHARE%",
-            help="SRAM for all adapters.",
-            show_default="5% of the weights",
-        ),
-    ] = None,
+    adapter: AdapterParts = "dora+sparse",
+    sram_budget: SramBudget = None,
     labels: Labels = None,
-    metric: Annotated[
-        str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
-    ] = None,
-    constants: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file of constants of the cost.", show_default="the package's"),
-    ] = None,
+    metric: OneMetric = None,
+    constants: Constants = None,
     batch_size: BatchSize = 64,
     output: Annotated[
         Path | None,
@@ -139,7 +134,6 @@ def lifetime(
 
         rimc-onnx lifetime model.onnx --test test.npz --policy never --policy periodic --json
     """
-    from rimc_onnx.calibration.config import CalibrateConfig, parse_budget
     from rimc_onnx.studies.lifetime import LifetimeConfig, Policy
     from rimc_onnx.studies.lifetime import lifetime as study
     from rimc_onnx.studies.lifetime_page import check_folder, write_lifetime
@@ -161,7 +155,7 @@ def lifetime(
         levels=levels,
         schedule=schedule,
     )
-    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
+    calibration = study_calibration(samples=samples, adapter=adapter, sram_budget=sram_budget)
     config = convert_config(
         device=device, mapping=mapping, periphery=periphery, seed=seed, rank=rank
     )
@@ -173,12 +167,7 @@ def lifetime(
             test=sample_source(test, batch_axis) or test,
             data=sample_source(data, batch_axis),
             config=config,
-            calibrate=CalibrateConfig(
-                num_samples=samples,
-                adapter=adapter,
-                sram_budget_bytes=budget_bytes,
-                sram_budget_frac=budget_frac,
-            ),
+            calibrate=calibration,
             life=life,
             schedule_data=sample_source(schedule_data, batch_axis),
             labels=labels,

@@ -16,7 +16,6 @@ import typer
 from rimc_onnx.errors import UsageError
 
 if TYPE_CHECKING:
-    from rimc_onnx.calibration.config import CalibrateConfig
     from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
     from rimc_onnx.device import DeviceConfig
 
@@ -25,25 +24,26 @@ __all__ = [
     "IDEAL_PERIPHERY",
     "NO_PARAMETERS",
     "PRESET",
-    "TEN_SAMPLES",
     "BatchAxis",
     "BatchSize",
     "DataOption",
     "DeviceOptions",
     "DeviceParameters",
-    "FitOptions",
     "Force",
     "IdealReads",
     "Json",
     "Labels",
     "MappingOptions",
     "Model",
+    "OneMetric",
     "Output",
     "PeripheryOptions",
     "Rank",
+    "ReadOutNoise",
     "Report",
     "Seed",
     "Teacher",
+    "TestData",
     "TileRows",
     "Uncalibrated",
     "convert_config",
@@ -164,6 +164,12 @@ Uncalibrated = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Key of every draw.")]
 Rank = Annotated[int, typer.Option(help="Rank of the adapter branches.")]
+TestData = Annotated[
+    str, typer.Option(help="Samples to evaluate on, in any form that --data takes.")
+]
+OneMetric = Annotated[
+    str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
+]
 TileRows = Annotated[str, _size("ROWS", "Word lines of a tile.")]
 DacBits = Annotated[str, _size("BITS", "Bits of the DACs.")]
 AdcBits = Annotated[str, _size("BITS", "Bits of the ADCs.")]
@@ -353,86 +359,6 @@ def parse_option_time(text: str | None) -> float | None:
     from rimc_onnx.device import parse_time
 
     return None if text is None else parse_time(text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How many samples a calibration takes, what it fits and what it may know."""
-
-    panel: ClassVar[str] = "Calibration"
-
-    samples: Annotated[int, typer.Option(help="Number of samples.")] = 10
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            help="dora, lora, magnitude, bias, sparse, dense, or several joined by +.",
-            show_default="dora+sparse, dora with --rank",
-        ),
-    ] = None
-    rank: Annotated[
-        int | None, typer.Option(help="One rank for all nodes.", show_default="an SRAM budget")
-    ] = None
-    sram_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BYTES|SHARE%",
-            help="SRAM for all adapters.",
-            show_default="5% of the weights",
-        ),
-    ] = None
-    solver: Annotated[str, typer.Option(help="closed-form or adam.")] = "closed-form"
-    propagate: Annotated[
-        str, typer.Option(help="Whose inputs the nodes are fitted on: teacher or student.")
-    ] = "teacher"
-    read_out: Annotated[
-        bool, typer.Option("--read-out", help="Measure the arrays instead of asking them.")
-    ] = False
-    read_out_noise: ReadOutNoise = None
-    allow_identity: Annotated[
-        bool,
-        typer.Option(
-            "--allow-identity",
-            help="Write adapters that do nothing where none helps; exit code 3.",
-        ),
-    ] = False
-    seed: Annotated[int, typer.Option(help="Key of the draw of samples.")] = 0
-
-    def config(self) -> CalibrateConfig:
-        """The calibration that these options ask for."""
-        from rimc_onnx.calibration.config import (
-            READ_OUT_NOISE_FRAC,
-            CalibrateConfig,
-            Propagate,
-            Solver,
-            one_of,
-            parse_budget,
-        )
-
-        noise = self.read_out_noise
-        if noise is not None and not self.read_out:
-            raise UsageError(
-                "--read-out-noise says how well arrays are measured, and none is. "
-                "Give --read-out too."
-            )
-        budget = parse_budget(self.sram_budget) if self.sram_budget else (None, None)
-        return CalibrateConfig(
-            num_samples=self.samples,
-            sample_seed=self.seed,
-            adapter=self.adapter,
-            rank=self.rank,
-            sram_budget_bytes=budget[0],
-            sram_budget_frac=budget[1],
-            solver=Solver(one_of("--solver", self.solver, *(s.value for s in Solver))),
-            propagate=Propagate(
-                one_of("--propagate", self.propagate, *(p.value for p in Propagate))
-            ),
-            read_out=self.read_out,
-            allow_identity=self.allow_identity,
-            read_out_noise_frac=READ_OUT_NOISE_FRAC if noise is None else noise,
-        )
-
-
-TEN_SAMPLES = FitOptions()
 
 
 def _under(panel: str, annotation: Any) -> Any:

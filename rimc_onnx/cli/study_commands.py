@@ -11,6 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from rimc_onnx.cli import hints
+from rimc_onnx.cli.calibration_options import (
+    AdapterParts,
+    SamplesOfOne,
+    SramBudget,
+    study_calibration,
+)
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.options import (
@@ -26,9 +32,11 @@ from rimc_onnx.cli.options import (
     Labels,
     MappingOptions,
     Model,
+    OneMetric,
     PeripheryOptions,
     Rank,
     Report,
+    TestData,
     convert_config,
     with_options,
 )
@@ -85,31 +93,20 @@ def quickstart(
 @with_options
 def study_recovery(
     model: Model,
-    test: Annotated[
-        str, typer.Option(help="Samples to evaluate on, in any form that --data takes.")
-    ],
+    test: TestData,
     data: DataOption = None,
     batch_axis: BatchAxis = None,
     seeds: Annotated[int, typer.Option(help="Devices: seeds 0, 1, ...", min=1)] = 5,
     draws: Annotated[int, typer.Option(help="Draws of samples for each.", min=1)] = 3,
-    samples: Annotated[int, typer.Option(help="Samples of one calibration.")] = 10,
+    samples: SamplesOfOne = 10,
     device: DeviceOptions = PRESET,
     rank: Rank = 4,
     periphery: PeripheryOptions = IDEAL_PERIPHERY,
     mapping: MappingOptions = EVERY_NODE,
-    adapter: Annotated[str, typer.Option(help="Parts of the adapters.")] = "dora+sparse",
-    sram_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BYTES|SHARE%",
-            help="SRAM for all adapters.",
-            show_default="5% of the weights",
-        ),
-    ] = None,
+    adapter: AdapterParts = "dora+sparse",
+    sram_budget: SramBudget = None,
     labels: Labels = None,
-    metric: Annotated[
-        str | None, typer.Option(help="module:callable of (outputs, other arrays), one number.")
-    ] = None,
+    metric: OneMetric = None,
     runs_on: ProviderOptions = NATIVE_PROVIDER,
     batch_size: BatchSize = 64,
     report: Report = None,
@@ -123,18 +120,11 @@ def study_recovery(
 
         rimc-onnx study recovery model.onnx --test test.npz --seeds 3 --draws 1 --json
     """
-    from rimc_onnx.calibration.config import CalibrateConfig, parse_budget
     from rimc_onnx.studies.recovery import recovery_study
 
     console = Console(as_json=as_json, report=report, force=force)
     config = convert_config(device=device, mapping=mapping, periphery=periphery, rank=rank)
-    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
-    calibration = CalibrateConfig(
-        num_samples=samples,
-        adapter=adapter,
-        sram_budget_bytes=budget_bytes,
-        sram_budget_frac=budget_frac,
-    )
+    calibration = study_calibration(samples=samples, adapter=adapter, sram_budget=sram_budget)
     device_sessions = runs_on.device()
     with console.progress("study") as progress:
         found = recovery_study(
