@@ -19,6 +19,7 @@ __all__ = ["Gram", "are_few"]
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 
 def are_few(rows: int, depth: int) -> bool:
@@ -42,6 +43,18 @@ class Gram:
         parts = (self.matrix, self.rows, self.ridge)
         matrix, rows, ridge = (None if p is None else p[group : group + 1] for p in parts)
         return Gram(matrix=matrix, rows=rows, ridge=ridge)
+
+    def among(self, cells: Index) -> Gram:
+        """The blocks of ``cells`` [n, k] of the only group, as a Gram of n groups.
+
+        A cell that a row names twice has its ridge on the diagonal alone.
+        """
+        matrix, rows = self.matrix, self.rows
+        if matrix is not None:
+            matrix = matrix[0][cells[:, :, None], cells[:, None, :]]
+        if rows is not None:
+            rows = np.ascontiguousarray(rows[0].T)[cells].transpose(0, 2, 1)
+        return Gram(matrix=matrix, rows=rows, ridge=self.ridge)
 
     def __matmul__(self, other: Array) -> Array:
         """The product with [G, d, n], or with [d, n] where there is one group."""

@@ -40,6 +40,9 @@ def test_every_question_has_the_answer_of_the_matrix(name: str) -> None:
     np.testing.assert_allclose(gram.dense(), whole, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(gram.diagonal(), np.diagonal(whole, axis1=1, axis2=2), rtol=1e-12)
     np.testing.assert_allclose(gram[1] @ w[1], whole[1] @ w[1], rtol=1e-12, atol=1e-12)
+    cells = np.array([[0, 3, 7], [11, 2, 3], [5, 1, 9]])
+    among = np.stack([whole[1][np.ix_(some, some)] for some in cells])
+    np.testing.assert_allclose(gram[1].among(cells) @ w[1][cells], among @ w[1][cells], rtol=1e-12)
     v = normals(3, 2, 12)
     more = whole + v[:, :, None] * v[:, None, :]
     np.testing.assert_allclose(gram.plus(v).dense(), more, rtol=1e-12, atol=1e-12)
@@ -63,6 +66,8 @@ def test_node_is_judged_alike_by_rows_and_by_matrix(monkeypatch: pytest.MonkeyPa
     x = np.rint(4 * normals(5, 7, 40) + 4).astype(np.float32)
     target, error = (normals(i, 1, 40, 6).astype(np.float32) for i in (6, 7))
     found = []
+    # To the end: two runs that stop early need not stop at the same step.
+    monkeypatch.setattr("rimc_onnx.calibration.problem._TOLERANCE", 1e-5)
     for few in (True, False):
         monkeypatch.setattr("rimc_onnx.calibration.moments.are_few", lambda _p, _d, few=few: few)
         moments = SecondMoments(NodeGeometry(weight_shape=(40, 6)))

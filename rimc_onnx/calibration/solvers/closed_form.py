@@ -9,6 +9,7 @@ the best rank-r part in that metric is (R o M) V V' / M, where V are the leading
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["Adapter", "ClosedFormConfig", "Draft", "draft", "finish", "mean_erro
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 _DENSE_EIGEN = 256
 """Up to this size all eigenvectors cost less than finding a few of them."""
@@ -31,7 +33,7 @@ _CELL_RIDGE = 10.0
 """Uncorrelated power in the metric of sparse cells beside that of the metric, as a multiple."""
 _CELL_STEPS = 4
 _MOST_CELLS = 1 << 20
-"""Weights whose sparse cells are found at once: it takes some ten arrays of their size."""
+"""Numbers of the systems of sparse cells that are solved at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,18 +258,57 @@ def _cells(node: Draft, branch: Adapter | None, start: F32) -> F32:
 
 
 def _on_cells(metric: Gram, start: F32, wanted: F32 | F64) -> F32:
-    """S with (C S)_ij = ``wanted`` where ``start`` is not zero, and zero elsewhere."""
+    """S with (C S)_ij = ``wanted`` where ``start`` is not zero, and zero elsewhere.
+
+    Every bit line has a system of its own, as large as the number of its kept cells.
+    """
+    found = start.copy()
+    for g in range(len(start)):
+        for lines, cells, held in _kept_cells(start[g] != 0, metric[g]):
+            at = (g, cells, lines[:, None])
+            x = np.where(held, start[at], 0)[:, :, None]
+            x = _solved(metric[g].among(cells), x, np.where(held, wanted[at], 0)[:, :, None], held)
+            found[g, cells[held], np.repeat(lines, held.sum(axis=1))] = x[held, 0]
+    return found
+
+
+def _kept_cells(
+    kept: npt.NDArray[np.bool_], metric: Gram
+) -> Iterator[tuple[Index, Index, npt.NDArray[np.bool_]]]:
+    """Bit lines [n], the word lines of their kept cells [n, k], and which of the k are there.
+
+    ``kept`` is [d, m]. Lines of about as many cells come together, as many as memory may take.
+    """
+    line, cell = np.nonzero(kept.T)
+    counts = np.bincount(line, minlength=kept.shape[1])
+    place = np.arange(len(line)) - (np.cumsum(counts) - counts)[line]
+    padded = np.zeros((kept.shape[1], int(counts.max(initial=0))), np.intp)
+    padded[line, place] = cell
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    while order.size:
+        most = int(counts[order[0]])
+        width = 0 if metric.matrix is None else most
+        width += 0 if metric.rows is None else metric.rows.shape[1]
+        lines, order = np.split(order, [max(1, _MOST_CELLS // (most * width))])
+        yield lines, padded[lines, :most], np.arange(most) < counts[lines, None]
+
+
+def _solved(metric: Gram, x: F32, wanted: F32 | F64, held: npt.NDArray[np.bool_]) -> F32:
+    """Some steps of conjugate gradients from ``x`` in metric x = wanted, where ``held``; [n, k, 1].
+
+    Preconditioned by the diagonal.
+    """
     tiny = np.finfo(np.float32).tiny
-    scale = 1 / np.maximum(metric.diagonal(), tiny)[:, :, None]
-    kept, x = start != 0, start.copy()
-    r = kept * (wanted - metric @ x)
+    mask = held[:, :, None]
+    scale = mask / np.maximum(metric.diagonal(), tiny)[:, :, None]
+    r = mask * (wanted - metric @ x)
     z = scale * r
     p = z.copy()
     rho = (r * z).sum(axis=1, keepdims=True)
     for _ in range(_CELL_STEPS):
-        a_p = kept * (metric @ p)
+        a_p = mask * (metric @ p)
         alpha = rho / np.maximum((p * a_p).sum(axis=1, keepdims=True), tiny)
-        x += alpha * p
+        x = x + alpha * p
         r -= alpha * a_p
         z = scale * r
         rho_before, rho = rho, (r * z).sum(axis=1, keepdims=True)
