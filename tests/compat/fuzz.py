@@ -3,11 +3,12 @@
 
     python tests/compat/fuzz.py --cases 2000 --seed 0
 
-Every case runs in a process of its own, with 10 seconds of the processor and 6 GiB, in a folder
-that is compared before and after. What it may end in is success, or one line with exit code 1 or 2
-(an error of ``rimc_onnx.errors`` from the library). Anything else is kept in ``--keep`` and
-counted: a signal, a hang, a traceback, more lines, "This should not happen", a file that was
-changed. Exit code 1 then.
+A process that has imported everything forks for every 50 cases. Each has 10 seconds of the
+processor, 6 GiB and a folder that is compared before and after, in ``TMPDIR`` (``/dev/shm`` is
+quickest); after a fault the next one begins in a new process. What it may end in is success, or
+one line with exit code 1 or 2 (an error of ``rimc_onnx.errors`` from the library). Anything else
+is kept in ``--keep`` and counted: a signal, a hang, a traceback, more lines, "This should not
+happen", a file that was changed. Exit code 1 then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
+import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -26,8 +30,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,6 +42,7 @@ _SECONDS = 10
 """Of the processor; what waits for it on a busy machine does not hang."""
 _WALL_SECONDS = 1200
 _MEMORY_BYTES = 6 << 30
+_GOOD = ("done", "refused")
 
 
 class RefusedRunError(Exception):
@@ -226,10 +232,11 @@ def prepare(folder: Path) -> None:
 
 
 def load_everything() -> None:
-    """What commands import when they need it, once, before the forks: a second of every case."""
+    """What commands import and build when they need it, once, before the forks."""
     import onnxruntime  # noqa: F401
     import scipy.linalg
     import scipy.sparse.linalg  # noqa: F401
+    import typer.main
 
     import rimc_onnx
 
@@ -237,6 +244,12 @@ def load_everything() -> None:
         if not module.name.startswith(("rimc_onnx.training", "rimc_onnx.studies")):
             with contextlib.suppress(ImportError):  # of an extra
                 importlib.import_module(module.name)
+    # typer makes all commands from their signatures anew for every call: 50 ms.
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli("devices", "gaussian-relative", "--json")()
+    gc.collect()
+    gc.freeze()
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -250,13 +263,8 @@ def listing(folder: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def child(case: Callable[[], object], err: Path) -> None:
+def ended_in(case: Callable[[], object]) -> int:
     """Run a case; exit code 0, 1 or 2, anything else is a fault."""
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from rimc_onnx.errors import RimcError
 
     code: object = 0
@@ -273,19 +281,13 @@ def child(case: Callable[[], object], err: Path) -> None:
     except BaseException:
         traceback.print_exc()
         code = 70
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 70)
+    return code if isinstance(code, int) else 70
 
 
-def verdict(status: int | None, text: str, changed: bool) -> str:
+def verdict(code: int, text: str, changed: bool) -> str:
     """What a case ended in."""
-    if status is None:
-        return "HANG"
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
-        return "HANG"
-    if os.WIFSIGNALED(status):
-        return f"SIGNAL {signal.Signals(os.WTERMSIG(status)).name}"
-    code = os.WEXITSTATUS(status)
     if "Traceback" in text:
         last = text.strip().splitlines()[-1].partition(":")[0]
         return f"TRACEBACK {last[:60]}"
@@ -298,16 +300,26 @@ def verdict(status: int | None, text: str, changed: bool) -> str:
         return "LINES"
     if changed:
         return "FILES CHANGED"
-    return "done" if code == 0 else "refused"
+    return _GOOD[code != 0]
+
+
+def death(status: int) -> str:
+    """What a process ended in that did not get to the end of its case."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        return "HANG"
+    if os.WIFSIGNALED(status):
+        return f"SIGNAL {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"LEFT WITH CODE {os.WEXITSTATUS(status)}"
 
 
 def run_case(
-    index: int, seed: int, base: dict[str, list[onnx.ModelProto]], origin: Path
-) -> tuple[str, str, str, Path]:
-    """(class, verdict, stderr, folder) of one case."""
+    index: int, seed: int, base: dict[str, list[onnx.ModelProto]], origin: Path, folder: Path
+) -> Iterator[tuple[str, str, str]]:
+    """(class, verdict, stderr) of one case: before it runs, without a verdict, and after."""
     random = np.random.default_rng([seed, index])
-    folder = Path(tempfile.mkdtemp(prefix="rimc-fuzz-"))
     work, err = folder / "work", folder / "stderr"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     shutil.copytree(origin, work, copy_function=os.link)
     os.chdir(work)
     makers: list[Callable[[], Case]] = [
@@ -320,25 +332,85 @@ def run_case(
         lambda: options_case(random),
     ]
     kind, case = pick(random, makers)()
+    yield kind, "", ""
     before = listing(work)
+    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    allowed = int(used.ru_utime + used.ru_stime) + 1 + _SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+    code = ended_in(case)
+    text = err.read_text("utf-8", "replace")
+    after = listing(work)
+    changed = any(after.get(n) != d for n, d in before.items()) or (code != 0 and after != before)
+    yield kind, verdict(code, text, changed), text
+
+
+def work_off(
+    first: int,
+    last: int,
+    seed: int,
+    base: dict[str, list[onnx.ModelProto]],
+    origin: Path,
+    folder: Path,
+    results: int,
+) -> None:
+    """In a process of its own: cases until one goes wrong or memory grows, a line for each step."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for index in range(first, last):
+        for result in run_case(index, seed, base, origin, folder):
+            os.write(results, json.dumps([index, *result]).encode() + b"\n")
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        if result[1] not in _GOOD or pages * resource.getpagesize() > _MEMORY_BYTES // 2:
+            break
+
+
+@contextlib.contextmanager
+def _watched(process: int) -> Iterator[Callable[[], object]]:
+    """Kills a process from which nothing was heard for long; called when something was."""
+
+    def kill(_signal: int, _frame: object) -> None:
+        os.kill(process, signal.SIGKILL)
+
+    before = signal.signal(signal.SIGALRM, kill)
+    signal.alarm(_WALL_SECONDS)
+    try:
+        yield lambda: signal.alarm(_WALL_SECONDS)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def batch(*given: Any) -> Iterator[tuple[int, str, str, str]]:
+    """(index, class, verdict, stderr) of cases from the first on that one process works off."""
+    folder = given[-1]
+    results, write = os.pipe()
     process = os.fork()
     if process == 0:
-        child(case, err)
-    status, deadline = None, time.monotonic() + _WALL_SECONDS
-    while time.monotonic() < deadline:
-        done, found = os.waitpid(process, os.WNOHANG)
-        if done:
-            status = found
-            break
-        time.sleep(0.001)
-    else:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-    after = listing(work)
-    refused = status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-    changed = any(after.get(n) != d for n, d in before.items()) or (refused and after != before)
-    text = err.read_text("utf-8", "replace") if err.exists() else ""
-    return kind, verdict(status, text, changed), text, folder
+        try:
+            os.close(results)
+            work_off(*given, write)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(71)
+        os._exit(0)
+    os.close(write)
+    at: tuple[int, str] | None = None
+    with os.fdopen(results) as lines, _watched(process) as alive:
+        for line in lines:
+            alive()
+            index, kind, ended, text = json.loads(line)
+            at = None if ended else (index, kind)
+            if ended:
+                yield index, kind, ended, text
+    status = os.waitpid(process, 0)[1]
+    if at is not None:
+        err = folder / "stderr"
+        yield *at, death(status), err.read_text("utf-8", "replace") if err.exists() else ""
+    elif status:
+        raise RuntimeError(f"a process of the fuzz itself: {death(status)}")
 
 
 def main() -> int:
@@ -348,9 +420,14 @@ def main() -> int:
     arguments.add_argument("--first", type=int, default=0, help="index of the first case")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    arguments.add_argument("--batch", type=int, default=50, help="cases to a process at most")
     arguments.add_argument("--keep", type=Path, help="folder for the cases that went wrong")
+    arguments.add_argument("--counts", type=Path, help="JSON of the counts; goes on from there")
     given = arguments.parse_args()
-    origin = Path(tempfile.mkdtemp(prefix="rimc-fuzz-origin-"))
+    keep, counts_file = (p and p.resolve() for p in (given.keep, given.counts))
+    root = Path(tempfile.mkdtemp(prefix="rimc-fuzz-"))
+    origin, folder = root / "origin", root / "case"
+    origin.mkdir()
     # In a process of its own: a session's threads would not survive a fork.
     if os.fork() == 0:
         prepare(origin)
@@ -363,23 +440,29 @@ def main() -> int:
     load_everything()
 
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    start = time.monotonic()
-    for index in range(given.first, given.first + given.cases):
-        if time.monotonic() - start > given.seconds:
-            break
-        kind, ended, text, folder = run_case(index, given.seed, base, origin)
-        counts[kind, ended] += 1
-        if ended not in ("done", "refused"):
-            print(f"case {index} ({kind}): {ended}: {text[-300:]!r}", flush=True)
-            if given.keep is not None:
-                shutil.copytree(folder, given.keep / str(index), dirs_exist_ok=True)
-        os.chdir("/")
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(origin, ignore_errors=True)
+    index, last = given.first, given.first + given.cases
+    if counts_file is not None and counts_file.exists():
+        saved = json.loads(counts_file.read_text())
+        index = saved["next"]
+        counts.update({(kind, ended): count for kind, ended, count in saved["counts"]})
+    start, begun = time.monotonic(), index
+    while index < last and time.monotonic() - start < given.seconds:
+        first, end = index, min(index + given.batch, last)
+        for at, kind, ended, text in batch(first, end, given.seed, base, origin, folder):
+            index = at + 1
+            counts[kind, ended] += 1
+            if ended not in _GOOD:
+                print(f"case {at} ({kind}): {ended}: {text[-300:]!r}", flush=True)
+                if keep is not None:
+                    shutil.copytree(folder, keep / str(at), dirs_exist_ok=True)
+        if counts_file is not None:
+            rows = [[*key, count] for key, count in sorted(counts.items())]
+            counts_file.write_text(json.dumps({"next": index, "counts": rows}))
+    shutil.rmtree(root, ignore_errors=True)
     for (kind, ended), count in sorted(counts.items()):
         print(f"{kind:24} {ended:40} {count}")
-    print(f"{sum(counts.values())} cases in {time.monotonic() - start:.0f} s")
-    return int(any(ended not in ("done", "refused") for _, ended in counts))
+    print(f"{index - begun} cases in {time.monotonic() - start:.0f} s, {counts.total()} in all")
+    return int(any(ended not in _GOOD for _, ended in counts))
 
 
 if __name__ == "__main__":
