@@ -30,13 +30,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from mutations import DIGITS, FLOATS, NUMBERS, Random, models, mutated, mutated_bytes, pick
+from mutations import DIGITS, FLOATS, NUMBERS, Random, models, mutated, mutated_bytes, pick, sample
 
 _SECONDS = 10
 """Of the processor; what waits for it on a busy machine does not hang."""
@@ -214,17 +214,23 @@ def options_case(random: Random) -> Case:
 # ------------------------------------------------------------------------------------------- run
 
 
-def prepare(folder: Path) -> None:
-    """Files that the cases start from."""
+def prepare(folder: Path, *, digits: bool) -> None:
+    """Files that the cases start from: a small network, or the sample."""
     from rimc_onnx import calibrate, convert, write_statistics
 
-    sample = folder / "sample"
-    sample.mkdir()
-    for file in ("model.onnx", "calibration.npz", "test.npz"):
-        shutil.copy(DIGITS / file, sample / file)
-    convert(sample / "model.onnx")
-    calibrate(sample / "model.rimc.onnx", adapter_file=sample / "a.onnx_adapter", swappable=True)
-    write_statistics(sample / "model.onnx", keep_samples=4)
+    files = folder / "sample"
+    files.mkdir(parents=True)
+    if digits:
+        for file in ("model.onnx", "calibration.npz", "test.npz"):
+            shutil.copy(DIGITS / file, files / file)
+    else:
+        model, arrays = sample()
+        onnx.save(model, files / "model.onnx")
+        for file in ("calibration.npz", "test.npz"):
+            np.savez(files / file, **arrays)
+    convert(files / "model.onnx")
+    calibrate(files / "model.rimc.onnx", adapter_file=files / "a.onnx_adapter", swappable=True)
+    write_statistics(files / "model.onnx", keep_samples=4)
     random = np.random.default_rng(1)
     x = random.standard_normal((10, 6)).astype(np.float32)
     images = random.standard_normal((10, 1, 8, 8)).astype(np.float32)
@@ -312,19 +318,28 @@ def death(status: int) -> str:
     return f"LEFT WITH CODE {os.WEXITSTATUS(status)}"
 
 
+class Base(NamedTuple):
+    """What cases start from."""
+
+    folder: Path
+    ordinary: list[onnx.ModelProto]
+    converted: list[onnx.ModelProto]
+
+
 def run_case(
-    index: int, seed: int, base: dict[str, list[onnx.ModelProto]], origin: Path, folder: Path
+    index: int, seed: int, bases: Sequence[Base], folder: Path
 ) -> Iterator[tuple[str, str, str]]:
     """(class, verdict, stderr) of one case: before it runs, without a verdict, and after."""
     random = np.random.default_rng([seed, index])
     work, err = folder / "work", folder / "stderr"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    shutil.copytree(origin, work, copy_function=os.link)
+    base = bases[int(random.random() < 0.1)]
+    shutil.copytree(base.folder, work, copy_function=os.link)
     os.chdir(work)
     makers: list[Callable[[], Case]] = [
-        *[lambda: model_case(random, base["ordinary"])] * 6,
-        *[lambda: converted_case(random, base["converted"])] * 4,
+        *[lambda: model_case(random, base.ordinary)] * 6,
+        *[lambda: converted_case(random, base.converted)] * 4,
         lambda: data_case(random),
         lambda: device_case(random),
         lambda: statistics_case(random),
@@ -351,8 +366,7 @@ def work_off(
     first: int,
     last: int,
     seed: int,
-    base: dict[str, list[onnx.ModelProto]],
-    origin: Path,
+    bases: Sequence[Base],
     folder: Path,
     results: int,
 ) -> None:
@@ -360,7 +374,7 @@ def work_off(
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for index in range(first, last):
-        for result in run_case(index, seed, base, origin, folder):
+        for result in run_case(index, seed, bases, folder):
             os.write(results, json.dumps([index, *result]).encode() + b"\n")
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         if result[1] not in _GOOD or pages * resource.getpagesize() > _MEMORY_BYTES // 2:
@@ -426,17 +440,20 @@ def main() -> int:
     given = arguments.parse_args()
     keep, counts_file = (p and p.resolve() for p in (given.keep, given.counts))
     root = Path(tempfile.mkdtemp(prefix="rimc-fuzz-"))
-    origin, folder = root / "origin", root / "case"
-    origin.mkdir()
+    folder, origins = root / "case", [root / "small", root / "digits"]
     # In a process of its own: a session's threads would not survive a fork.
     if os.fork() == 0:
-        prepare(origin)
+        for origin in origins:
+            prepare(origin, digits=origin.name == "digits")
         os._exit(0)
     if os.wait()[1] != 0:
         return 1
-    names = ("model.rimc.onnx", "model.rimc.calibrated.onnx")
-    converted = [onnx.load(origin / "sample" / name) for name in names]
-    base = {"ordinary": models(), "converted": converted}
+    names = ("model.onnx", "model.rimc.onnx", "model.rimc.calibrated.onnx")
+    loaded = [[onnx.load(origin / "sample" / name) for name in names] for origin in origins]
+    bases = [
+        Base(origins[0], models(), loaded[0][1:]),
+        Base(origins[1], loaded[1][:1], loaded[1][1:]),
+    ]
     load_everything()
 
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -448,7 +465,7 @@ def main() -> int:
     start, begun = time.monotonic(), index
     while index < last and time.monotonic() - start < given.seconds:
         first, end = index, min(index + given.batch, last)
-        for at, kind, ended, text in batch(first, end, given.seed, base, origin, folder):
+        for at, kind, ended, text in batch(first, end, given.seed, bases, folder):
             index = at + 1
             counts[kind, ended] += 1
             if ended not in _GOOD:

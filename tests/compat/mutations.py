@@ -64,10 +64,31 @@ _FUNCTION = (
 )
 
 
+def sample() -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
+    """A network of three nodes as an exporter leaves it, and images with labels for it."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,1,8,8] input) => (float[N,5] output) {
+    h = Conv <pads = [1,1,1,1]> (input, w0, b0)
+    r = Relu(h)
+    k = Conv <strides = [2,2]> (r, w1)
+    s = Relu(k)
+    p = GlobalAveragePool(s)
+    f = Flatten(p)
+    output = Gemm(f, w2, b2) }"""
+    model = parser.parse_model(text)
+    random = np.random.default_rng(2)
+    shapes = {"w0": (4, 1, 3, 3), "b0": (4,), "w1": (6, 4, 3, 3), "w2": (6, 5), "b2": (5,)}
+    for name, shape in shapes.items():
+        array = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    images = random.standard_normal((20, 1, 8, 8)).astype(np.float32)
+    return model, {"input": images, "labels": random.integers(0, 5, 20)}
+
+
 def models() -> list[onnx.ModelProto]:
-    """Small models of every kind, and the sample."""
+    """Small models of every kind."""
     random = np.random.default_rng(0)
-    found = [onnx.load(DIGITS / "model.onnx")]
+    found = [sample()[0]]
     for text in [
         *_TEXTS,
         "g (float[N,6] x) => (float[N,4] y) { y = f.F(x, m) } " + _FUNCTION,
