@@ -109,11 +109,20 @@ def study_recovery(
     metric: OneMetric = None,
     runs_on: ProviderOptions = NATIVE_PROVIDER,
     batch_size: BatchSize = 64,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for rows, plots and a page; a study goes on where it was.",
+            show_default="none is kept",
+        ),
+    ] = None,
     report: Report = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """How much accuracy calibration gives back, over devices and draws of samples.
+    """How much accuracy calibration gives back, over devices and draws: a shipped study file.
 
     Examples:
         rimc-onnx study recovery model.onnx --data calibration.npz --test test.npz
@@ -139,6 +148,8 @@ def study_recovery(
             metric=metric,
             device=device_sessions,
             batch_size=batch_size,
+            folder=folder,
+            command=hints.command(*sys.argv[1:]),
             progress=progress,
         )
     console.result(found, lambda: show_recovery(console, found))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
@@ -48,32 +48,35 @@ class Paper:
     source: str
     clean: float
     points: tuple[PaperPoint, ...]
+    redone: frozenset[str] = frozenset()
+    """Places of the axis ``method`` that are others' methods, run here: not ours."""
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Paper:
-        """Of the table ``paper`` of a study file.
+    def of(cls, values: Mapping[str, Any], methods: Collection[str] = ()) -> Paper:
+        """Of the table ``paper`` of a study file; ``methods`` are places of the axis ``method``.
 
         Raises:
-            UsageError: a key is not known or missing.
+            UsageError: a key or a method is not known, or a key is missing.
         """
-        _check("paper", values, ("source", "clean", "uncalibrated", "point"), ("source", "clean"))
+        known = ("source", "clean", "uncalibrated", "redone", "point")
+        _check("paper", values, known, ("source", "clean"))
+        redone = values.get("redone", [])
+        for name in redone:
+            if name not in methods:
+                raise UsageError(f"paper.redone has {name!r}. {suggest(str(name), methods)}")
         points = []
         for one in values.get("point", ()):
-            known: tuple[str, ...] = (
-                "figure",
-                "what",
-                "sweep",
-                "at",
-                "also",
-                "value",
-                "uncalibrated",
-            )
-            known += ("restored",)
-            _check("paper.point", one, known, ("figure", "what", "sweep", "at", "value"))
+            needed = ("figure", "what", "sweep", "at", "value")
+            _check("paper.point", one, (*needed, "also", "uncalibrated", "restored"), needed)
             start = one.get("uncalibrated", values.get("uncalibrated"))
             also = tuple(one.get("also", ()))
             points.append(PaperPoint(**{**one, "also": also, "uncalibrated": start}))
-        return cls(source=values["source"], clean=values["clean"], points=tuple(points))
+        return cls(
+            source=values["source"],
+            clean=values["clean"],
+            points=tuple(points),
+            redone=frozenset(redone),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,20 @@ class Comparison:
     paper: float
     ours_restored: float | None
     paper_restored: float | None
+    is_redone: bool = False
+    """Another's method, run here: what it gives says nothing of ours."""
 
     @property
-    def is_worse(self) -> bool:
-        """Ours gives back less of what drift took; where no share is stated, ours scores less."""
+    def is_less(self) -> bool:
+        """Less of what drift took comes back; where no share is stated, the score is lower."""
         if self.ours_restored is None or self.paper_restored is None:
             return self.ours < self.paper
         return self.ours_restored < self.paper_restored
+
+    @property
+    def is_worse(self) -> bool:
+        """Less, by a method of ours."""
+        return self.is_less and not self.is_redone
 
 
 def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
@@ -107,11 +117,13 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
             share = point.restored
             if share is None and point.uncalibrated is not None:
                 share = (point.value - point.uncalibrated) / (paper.clean - point.uncalibrated)
+            method = str(ours[0].value("method"))
             found.append(
                 Comparison(
                     figure=point.figure,
                     what=point.what,
-                    method=str(ours[0].value("method")),
+                    method=method,
+                    is_redone=method in paper.redone,
                     ours=fmean(n.row["calibrated"] for n in ours),
                     paper=point.value,
                     ours_restored=restored(ours),
@@ -123,8 +135,8 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
     """Both in percent, their gap in points, and the same of the shares."""
-    header: tuple[str, ...] = ("figure", "at", "ours by", "ours", "paper", "gap, points")
-    header += ("ours restored", "paper restored", "gap, points of share")
+    header: tuple[str, ...] = ("figure", "at", "by", "here", "paper", "gap, points")
+    header += ("restored here", "paper restored", "gap, points of share")
     texts, numbers = [], []
     for one in found:
         shares = (one.ours_restored, one.paper_restored)
@@ -134,7 +146,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
             (
                 one.figure,
                 one.what,
-                one.method,
+                f"{one.method} (redone)" if one.is_redone else one.method,
                 *("" if v is None else _percent(v, i) for i, v in enumerate(values)),
             )
         )

@@ -23,6 +23,7 @@ from typing import Any
 from rimc_onnx.errors import UsageError, one_line
 from rimc_onnx.execution.parallel import limit_threads
 from rimc_onnx.io.samples import SampleArrays, files_of_data
+from rimc_onnx.studies.runner import check_workers
 from rimc_onnx.studies.trial import Trial
 
 __all__ = ["RayCluster"]
@@ -40,8 +41,7 @@ class RayCluster:
     """Of the cluster, as ``ray.init`` takes it; None is ``RAY_ADDRESS``, or a new one."""
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise UsageError(f"`workers` must be 1 or more, got {self.count}")
+        check_workers(self.count)
 
     @property
     def workers(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev, variance
 
@@ -17,12 +17,14 @@ import numpy as np
 
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.errors import UsageError
+from rimc_onnx.errors import CalibrationError, UsageError
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.io.feeds import data_beside
 from rimc_onnx.io.samples import Data
 from rimc_onnx.jobs.figures import Metric
 from rimc_onnx.studies.runner import SameProcess, run
+from rimc_onnx.studies.study import ROWS, study_folder, write_study
+from rimc_onnx.studies.study_file import shipped_study
 from rimc_onnx.studies.trial import Row, Trial
 
 __all__ = ["RecoveryNode", "RecoveryReport", "RecoveryRun", "Spread", "recovery_study"]
@@ -125,12 +127,14 @@ def recovery_study(
     metric: str | Metric | None = None,
     device: SessionFactory | None = None,
     batch_size: int = 64,
+    folder: str | Path | None = None,
+    command: str = "",
     progress: Progress = lambda _done, _total: None,
     on_run: Callable[[RecoveryRun], None] = lambda _run: None,
 ) -> RecoveryReport:
-    """Convert, calibrate and evaluate ``len(seeds) * len(draws)`` times.
+    """The shipped study ``recovery``: ``len(seeds) * len(draws)`` times the main job.
 
-    Files lie in a temporary folder, those of one seed at a time.
+    Models lie in a temporary folder, those of one seed at a time.
 
     Args:
         model: the teacher, an .onnx file.
@@ -147,8 +151,11 @@ def recovery_study(
         device: makes a session from the bytes of a converted model; default is the native
             simulator.
         batch_size: samples a run of an evaluation.
+        folder: where rows, plots and a page are kept, as of any study; it goes on there. ``None``
+            keeps none.
+        command: what the page says makes it again.
         progress: called with (evaluations done, evaluations in all).
-        on_run: called with each run as soon as it is known.
+        on_run: called with each new run as soon as it is known.
 
     Raises:
         RimcError: see :mod:`rimc_onnx.api`; a list of seeds or draws is empty or repeats itself;
@@ -179,20 +186,19 @@ def recovery_study(
         found.append(_run_of(row))
         on_run(found[-1])
 
+    study = shipped_study("recovery", trial=first, seeds=seeds, draws=draws)
+    target = None if folder is None else study_folder(folder)
     rows = run(
-        [
-            replace(
-                first,
-                convert=replace(first.convert, seed=seed),
-                method=replace(calibrate, sample_seed=draw),
-            )
-            for seed in seeds
-            for draw in draws
-        ],
+        [point.trial for point in study.points],
+        None if target is None else target / ROWS,
         engine=SameProcess(),
         progress=progress,
         on_row=told,
     )
+    if target is not None:
+        if failed := next((row["error"] for row in rows if row["error"]), None):
+            raise CalibrationError(f"{target / ROWS}: a run failed: {failed}")
+        write_study(study, rows, target, command)
     runs = [_run_of(row) for row in rows]
     before = Spread.of(list({run.seed: run.uncalibrated for run in runs}.values()))
     after = Spread.of([r.calibrated for r in runs])

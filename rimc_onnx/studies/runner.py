@@ -27,7 +27,7 @@ from rimc_onnx.studies.rows import RowFile
 from rimc_onnx.studies.stages import Stages, failed_row
 from rimc_onnx.studies.trial import Keys, Row, Trial, keys_of, require_named
 
-__all__ = ["Engine", "Processes", "SameProcess", "run"]
+__all__ = ["Engine", "Processes", "SameProcess", "check_workers", "run"]
 
 _MOST_DEATHS = 3
 """Workers that may die of one step before it is given up."""
@@ -73,6 +73,16 @@ class _AtOnce(Executor):
         return future
 
 
+def check_workers(count: int | None) -> None:
+    """Refuse fewer than one worker.
+
+    Raises:
+        UsageError: there are.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"`workers` must be 1 or more, got {count}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Processes:
     """Processes of this machine, each with one thread."""
@@ -81,8 +91,7 @@ class Processes:
     """None is one for each core."""
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise UsageError(f"`workers` must be 1 or more, got {self.count}")
+        check_workers(self.count)
 
     @property
     def workers(self) -> int:

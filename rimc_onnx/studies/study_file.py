@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,10 @@ class _Sweep:
     """Of every axis its places: (names, settings)."""
     base: Mapping[str, Any] = field(default_factory=dict)
 
+    def axis_names(self) -> set[str]:
+        """Names that every point has."""
+        return {name for axis in self.axes for own, _ in axis[:1] for name in own}
+
     def places(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Names and settings of every point."""
         for chosen in itertools.product(*self.axes):
@@ -80,6 +84,35 @@ class _Sweep:
                 names |= own
                 settings |= given
             yield names, settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Changes:
+    """What a call has in place of a file's own."""
+
+    settings: Mapping[str, Any]
+    axes: Mapping[str, list[int]]
+    """Seeds and draws."""
+    networks: tuple[dict[str, Any], Path] | None
+    only: Sequence[tuple[str, Any]]
+    trial: Trial | None
+
+    def trial_at(
+        self, names: Mapping[str, Any], settings: Mapping[str, Any], folder: Path
+    ) -> Trial:
+        """Of its fields, or the given one as the device and the draw that the place names."""
+        if self.trial is None:
+            return trial_of({**settings, **self.settings}, folder)
+        found, method = self.trial, self.trial.method
+        if "seed" in names:
+            found = replace(found, convert=replace(found.convert, seed=names["seed"]))
+        if "draw" in names and method is not None:
+            found = replace(found, method=replace(method, sample_seed=names["draw"]))
+        return found
+
+
+def _numbers(value: int | Sequence[int]) -> list[int]:
+    return list(range(value)) if isinstance(value, int) else list(value)
 
 
 def shipped_studies() -> dict[str, str]:
@@ -95,6 +128,8 @@ def shipped_studies() -> dict[str, str]:
 def shipped_study(name: str, **overrides: Any) -> Study:
     """A study that comes with the package; ``overrides`` are those of :func:`load_study`.
 
+    A ``trial`` among them takes the place of all fields, and its seed and draw are the axes'.
+
     Raises:
         UsageError: there is none of that name.
     """
@@ -109,8 +144,9 @@ def load_study(path: str | Path, **overrides: Any) -> Study:
 
     Args:
         path: a TOML file.
-        overrides: ``settings`` (fields of trials that hold for all sweeps), ``seeds`` (devices in
-            place of those of axes ``seed``), ``networks`` (a TOML file of networks in place of the
+        overrides: ``settings`` (fields of trials that hold for all sweeps), ``seeds`` and ``draws``
+            (a number of devices, of draws of samples, or a list of them, in place of those of axes
+            ``seed`` and ``draw``), ``networks`` (a TOML file of networks in place of the
             places of axes ``network``), ``only`` (places of axes, the others are left out).
 
     Raises:
@@ -142,29 +178,45 @@ def _study(
     folder: Path,
     *,
     settings: Mapping[str, Any] | None = None,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    draws: int | Sequence[int] | None = None,
     networks: str | Path | None = None,
     only: Sequence[tuple[str, Any]] = (),
+    trial: Trial | None = None,
 ) -> Study:
     values = parse_toml(text, name)
     try:
         _known("the file", values, _KEYS)
-        others = None if networks is None else _networks(Path(networks))
-        points, left_out = _points(values, folder, dict(settings or {}), seeds, others, only)
-        axes = {p.sweep: set(p.names) for p in points}
+        changes = _Changes(
+            settings=dict(settings or {}),
+            axes={n: _numbers(v) for n, v in (("seed", seeds), ("draw", draws)) if v is not None},
+            networks=None if networks is None else _networks(Path(networks)),
+            only=only,
+            trial=trial,
+        )
+        sweeps = _sweeps(values, folder, changes)
+        points, left_out = _points(sweeps, folder, changes)
+        # Of all sweeps: a table of one that is left out is not wrong, but empty.
+        axes = {s.name: s.axis_names() for s in sweeps}
         return Study(
             title=str(values.get("title", name)),
             about=str(values.get("about", "")),
             points=tuple(points),
             tables=tuple(TableSpec.of(t, axes) for t in _list(values, "table")),
             plots=tuple(PlotSpec.of(p, axes) for p in _list(values, "plot")),
-            paper=None if "paper" not in values else Paper.of(values["paper"]),
+            paper=None if "paper" not in values else Paper.of(values["paper"], _methods(values)),
             lifespan=None if "lifespan" not in values else Lifespan.of(values["lifespan"]),
             text=text,
             left_out=tuple(left_out),
         )
     except RimcError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def _methods(values: Mapping[str, Any]) -> set[str]:
+    """Places of the axis ``method``, chosen or not."""
+    variants = (one.get("variants", {}) for one in (values, *_list(values, "sweep")))
+    return {name for of_sweep in variants for name in of_sweep.get("method", {})}
 
 
 def _networks(path: Path) -> tuple[dict[str, Any], Path]:
@@ -186,27 +238,26 @@ def _list(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _points(
-    values: Mapping[str, Any],
-    folder: Path,
-    settings: Mapping[str, Any],
-    seeds: int | None,
-    networks: tuple[dict[str, Any], Path] | None,
-    only: Sequence[tuple[str, Any]],
-) -> tuple[list[Point], list[str]]:
+def _sweeps(values: Mapping[str, Any], folder: Path, changes: _Changes) -> list[_Sweep]:
     base = dict(values.get("base", {}))
-    sweeps = _list(values, "sweep") or [{k: values[k] for k in _SWEEP_KEYS if k in values}]
+    found = _list(values, "sweep") or [{k: values[k] for k in _SWEEP_KEYS if k in values}]
+    for one in found:
+        _known("a sweep", one, _SWEEP_KEYS)
+    return [_sweep(one, base, changes, folder) for one in found]
+
+
+def _points(
+    sweeps: Sequence[_Sweep], folder: Path, changes: _Changes
+) -> tuple[list[Point], list[str]]:
     points: list[Point] = []
     left_out: dict[str, None] = {}
-    for one in sweeps:
-        _known("a sweep", one, _SWEEP_KEYS)
-        sweep = _sweep(one, base, seeds, networks, folder)
+    for sweep in sweeps:
         for names, found in sweep.places():
-            if not _is_chosen(names, only):
+            if not _is_chosen(names, changes.only):
                 continue
             where = Path(found.pop("folder", folder))
             try:
-                trial = trial_of({**found, **settings}, where)
+                trial = changes.trial_at(names, found, where)
             except UsageError as error:
                 at = ", ".join(f"{k} {v}" for k, v in names.items())
                 raise UsageError(
@@ -241,27 +292,26 @@ def _needed(trial: Trial) -> list[Path]:
 def _sweep(
     values: Mapping[str, Any],
     base: Mapping[str, Any],
-    seeds: int | None,
-    networks: tuple[dict[str, Any], Path] | None,
+    changes: _Changes,
     folder: Path,
 ) -> _Sweep:
     axes: list[tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]] = []
     for axis, variants in values.get("variants", {}).items():
         places = dict(variants)
         where = folder
-        if axis == "network" and networks is not None:
-            places, where = networks
+        if axis == "network" and changes.networks is not None:
+            places, where = changes.networks
         for name, given in places.items():
             if not isinstance(given, dict):
                 raise UsageError(f"variants.{axis}.{name} must be a table of fields.")
         extra = {} if where == folder else {"folder": where}
         axes.append(tuple(({axis: n}, {**given, **extra}) for n, given in places.items()))
     for name, found in values.get("grid", {}).items():
-        listed = list(range(seeds)) if name == "seed" and seeds is not None else found
+        listed = changes.axes.get(name, found)
         axes.append(tuple(({name: v}, {name: v}) for v in _axis(name, listed)))
     zipped = {name: _axis(name, v) for name, v in values.get("zip", {}).items()}
-    if seeds is not None and "seed" in zipped and zipped.keys() <= {"seed", "draw"}:
-        zipped = {name: list(range(seeds)) for name in zipped}
+    if "seed" in changes.axes and "seed" in zipped and zipped.keys() <= {"seed", "draw"}:
+        zipped = {name: changes.axes.get(name, changes.axes["seed"]) for name in zipped}
     if len({len(v) for v in zipped.values()}) > 1:
         lengths = ", ".join(f"{n} {len(v)}" for n, v in zipped.items())
         raise UsageError(f"lists of zip must be equally long, got {lengths}.")

@@ -27,6 +27,7 @@ from rimc_onnx.studies.recovery import (
     Spread,
     recovery_study,
 )
+from rimc_onnx.studies.rows import read_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -213,6 +214,22 @@ def test_command_studies_the_devices_of_convert(
     assert cli("convert", "model.onnx", *options, cwd=digits_folder).code == 0
     alone = cli("evaluate", "model.rimc.onnx", "--data", "test.npz", "--json", cwd=digits_folder)
     assert found["uncalibrated"]["mean"] == alone.json()["top1"] < found["clean"]
+
+
+def test_folder_has_the_page_and_goes_on(cli: Callable[..., Any], digits_folder: Path) -> None:
+    # A page of other runs than the report's; a folder that is measured again, or not added to.
+    pytest.importorskip("pyarrow", reason="the rows of a study need pyarrow (extra `study`)")
+    options = ["study", "recovery", "model.onnx", "--test", "test.npz", "-o", "out", "--json"]
+    first = cli(*options, "--seeds", 1, "--draws", 1, cwd=digits_folder).json()
+    (before,) = read_rows(digits_folder / "out" / "rows.parquet")
+    assert [before["calibrated"]] == [run["calibrated"] for run in first["runs"]]
+    both = cli(*options, "--seeds", 1, "--draws", 2, cwd=digits_folder).json()
+    rows = read_rows(digits_folder / "out" / "rows.parquet")
+    assert rows[0] == before  # times, too
+    assert [r["calibrated"] for r in rows] == [run["calibrated"] for run in both["runs"]]
+    page = (digits_folder / "out" / "study.html").read_text("utf-8")
+    assert f"{100 * both['calibrated']['mean']:.1f} ± " in page
+    assert "study recovery model.onnx" in page
 
 
 def test_documentation_lists_the_fields() -> None:
