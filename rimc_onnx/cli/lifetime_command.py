@@ -97,6 +97,10 @@ def lifetime(
     schedule: Annotated[
         str, typer.Option(help="Baseline that makes the sets of the policy schedule.")
     ] = "vera-plus",
+    schedule_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of that baseline; may be given again."),
+    ] = None,
     levels: Annotated[int, typer.Option(help="Sets of the policy schedule.")] = 5,
     schedule_data: Annotated[
         str | None, typer.Option(help="Its training set.", show_default="as --data")
@@ -137,6 +141,7 @@ def lifetime(
     from rimc_onnx.studies.lifetime import LifetimeConfig, Policy
     from rimc_onnx.studies.lifetime import lifetime as study
     from rimc_onnx.studies.lifetime_page import check_folder, write_lifetime
+    from rimc_onnx.studies.study_file import parse_setting
 
     console = Console(as_json=as_json)
     known = {p.value: p for p in Policy}
@@ -170,6 +175,7 @@ def lifetime(
             calibrate=calibration,
             life=life,
             schedule_data=sample_source(schedule_data, batch_axis),
+            schedule_options=dict(parse_setting(text) for text in schedule_option or ()),
             labels=labels,
             metric=metric,
             constants=constants,

@@ -211,7 +211,9 @@ class _Shown:
         return [
             (str(p.at.get(spec.series or "", "")), float(p.at[spec.x]), 100 * p.value)
             for p in self._study.paper.points
-            if p.sweep == spec.sweep and isinstance(p.at.get(spec.x), int | float)
+            if p.sweep == spec.sweep
+            and isinstance(p.at.get(spec.x), int | float)
+            and all(p.at.get(axis) == place for axis, place in spec.at.items())
         ]
 
     def _cards(self) -> list[tuple[str, str, str]]:

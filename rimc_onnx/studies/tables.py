@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from statistics import fmean, stdev
 from typing import Any
 
@@ -106,6 +106,10 @@ class PlotSpec:
     x: str
     y: str = "calibrated"
     series: str | None = None
+    at: Mapping[str, Any] = field(default_factory=dict)
+    """Rows that it is of."""
+    by: str | None = None
+    """Axis with a dot for each of its places, at the mean of x; None: a dot for every x."""
     log_x: bool = False
     x_label: str | None = None
     y_label: str | None = None
@@ -119,6 +123,10 @@ class PlotSpec:
         """
         _check("plot", values, [f.name for f in fields(cls)])
         sweep = _sweep_of("plot", values, axes)
+        known = axes[sweep] if sweep else set().union(*axes.values())
+        for name in (*values.get("at", {}), *([values["by"]] if "by" in values else [])):
+            if name not in known:
+                raise UsageError(f"a plot is at axis {name!r}. {suggest(str(name), known)}")
         if "x" not in values:
             raise UsageError("a plot needs x: an axis, or a value of rows.")
         return cls(**{"title": values["x"], **values, "sweep": sweep})
@@ -260,21 +268,22 @@ def _cell(column: Column, rows: Sequence[Named]) -> tuple[str, float | None]:
 
 def curves(spec: PlotSpec, rows: Sequence[Named]) -> list[Curve]:
     """The series of a plot; rows without x or y are left out."""
-    mine = [n for n in at(rows, {}, spec.sweep) if _is_number(n.value(spec.x))]
+    mine = [n for n in at(rows, spec.at, spec.sweep) if _is_number(n.value(spec.x))]
     names = places(mine, [spec.series]) if spec.series else [("",)]
     factor = 100.0 if spec.y in SHARES or spec.y == "sram_frac" else 1.0
     found = []
     for (name,) in names:
         chosen = at(mine, {spec.series: name}) if spec.series else mine
         points = []
-        for (x,) in sorted(places(chosen, [spec.x])):
-            ys = [
-                factor * float(n.value(spec.y))
-                for n in at(chosen, {spec.x: x})
-                if _is_number(n.value(spec.y))
+        for (place,) in places(chosen, [spec.by or spec.x]):
+            there = [
+                n for n in at(chosen, {spec.by or spec.x: place}) if _is_number(n.value(spec.y))
             ]
+            ys = [factor * float(n.value(spec.y)) for n in there]
             if ys:
-                points.append((float(x), fmean(ys), stdev(ys) if len(ys) > 1 else 0.0))
+                x = fmean(float(n.value(spec.x)) for n in there)
+                points.append((x, fmean(ys), stdev(ys) if len(ys) > 1 else 0.0))
+        points.sort()
         found.append(Curve(name=str(name), points=tuple(points)))
     return [curve for curve in found if curve.points]
 

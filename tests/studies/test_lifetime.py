@@ -197,5 +197,7 @@ def test_command_line_names_its_options(digits_folder: Path, fails: Callable[...
     assert "has no time axis" in line
     line = fails(digits_folder, 1, *command, "--probe-samples", "64")
     assert "Give fewer --probe-samples" in line
+    options = ["--policy", "schedule", "--schedule", "bias", "--schedule-option", "samples=4"]
+    assert "option 'samples' of a baseline" in fails(digits_folder, 2, *command, *options)
     (digits_folder / "life").write_text("no folder")
     assert "is no folder" in fails(digits_folder, 1, *command, "-o", "life")

@@ -217,6 +217,22 @@ def test_cells_are_means_over_what_is_left() -> None:
     ]
 
 
+def test_dots_of_a_plot_are_places_of_an_axis() -> None:
+    # A line from trial to trial where x is measured; a plot of two drifts at once.
+    rows = [
+        Named(sweep="study", names={"rank": rank, "seed": seed, "drift_frac": drift},
+              row={"error": None, "energy_nj": 10.0 * rank + seed, "calibrated": score})
+        for rank, seed, drift, score in
+        [(2, 0, 0.1, 0.7), (2, 1, 0.1, 0.9), (1, 0, 0.1, 0.5), (1, 0, 0.2, 0.1)]
+    ]  # fmt: skip
+    axes = {"study": {"rank", "seed", "drift_frac"}}
+    spec = PlotSpec.of({"x": "energy_nj", "by": "rank", "at": {"drift_frac": 0.1}}, axes)
+    (curve,) = curves(spec, rows)
+    assert [p[:2] for p in curve.points] == [(10.0, 50.0), (20.5, pytest.approx(80.0))]
+    with pytest.raises(UsageError, match=r"a plot is at axis 'drift'\. Did you mean 'drift_frac'"):
+        PlotSpec.of({"x": "energy_nj", "at": {"drift": 0.1}}, axes)
+
+
 def test_ours_is_compared_by_what_comes_back() -> None:
     # A better network passes for a better calibration.
     point = {"figure": "1", "what": "x", "sweep": "study", "at": {"method": "a"}, "value": 0.65}
