@@ -3,7 +3,9 @@
 
     rimc-onnx study --zoo --networks benchmarks/zoo.toml -o ZOO [--seeds 1] [--only network=MiniLM]
 
-from the project's root. Networks whose data is missing are left out with a message.
+from the project's root. Networks whose data is missing are left out with a message. A reader's name
+ends in the number of its test samples (``resnet20_test_500``), so that zoo.toml says it and rows of
+another number are other rows.
 """
 
 from __future__ import annotations
@@ -91,20 +93,23 @@ def _top1(outputs: Arrays, extras: Arrays) -> float:
 
 
 def _minilm(pairs: int) -> Network:
-    """Sentence pairs of STS14, score: Spearman."""
+    """Sentence pairs of STS14, shortest sentence first, score: Spearman."""
     from scipy.stats import spearmanr
 
     folder = DATA / "minilm_sts"
     with np.load(folder / "sts14.npz") as file:
         picked = _strided({"pairs": file["pairs"], "score": file["score"]}, pairs)
         rows = np.unique(picked["pairs"])
+        rows = rows[np.argsort(file["attention_mask"][rows].sum(axis=1), kind="stable")]
         ids, mask = file["input_ids"][rows], file["attention_mask"][rows]
     length = int(mask.sum(axis=1).max())
     with np.load(folder / "calibration.npz") as file:
         calibration = {name: file[name] for name in ("input_ids", "attention_mask")}
+    place = np.empty(rows.max() + 1, np.int64)
+    place[rows] = np.arange(len(rows))
 
     def spearman(outputs: Arrays, _extras: Arrays) -> float:
-        sentence = outputs["embedding"][np.searchsorted(rows, picked["pairs"])]
+        sentence = outputs["embedding"][place[picked["pairs"]]]
         cosine = (sentence[:, 0] * sentence[:, 1]).sum(axis=1)
         return float(spearmanr(cosine, picked["score"]).statistic)
 
@@ -145,39 +150,57 @@ NETWORKS: Mapping[str, Callable[[Path, int], Network]] = {
     "digits, plain": _plain,
 }
 
-_IMAGES, _RUN = 1000, 50
+_RUN = 50
 
 
 def _runs(arrays: Arrays, size: int) -> list[Arrays]:
-    """Dicts of ``size`` samples each: what a reader gives."""
+    """Dicts of ``size`` samples each: what a reader gives. Sentences are as long as the longest."""
     total = len(next(iter(arrays.values())))
     cuts = [slice(start, start + size) for start in range(0, total, size)]
-    return [{name: array[cut] for name, array in arrays.items()} for cut in cuts]
+    runs = [{name: array[cut] for name, array in arrays.items()} for cut in cuts]
+    for run in runs:
+        if (mask := run.get("attention_mask")) is not None:
+            longest = int(mask.sum(axis=1).max())
+            run |= {name: array[:, :longest] for name, array in run.items()}
+    return runs
 
 
 def _calibration(name: str) -> list[Arrays]:
     return _runs(NETWORKS[name](Path(), 1).calibration, 1)
 
 
-def _test(name: str, size: int = _RUN) -> list[Arrays]:
-    return _runs(NETWORKS[name](Path(), _IMAGES).test, size)
+def _test(name: str, images: int, size: int = _RUN) -> list[Arrays]:
+    return _runs(NETWORKS[name](Path(), images).test, size)
+
+
+def _minilm_spearman(pairs: int, outputs: dict[str, Any], _extras: dict[str, Any]) -> float:
+    """Of the sentences that the reader of as many pairs gives, in its order."""
+    metric = NETWORKS["MiniLM"](Path(), pairs).metric
+    assert metric is not None
+    return metric({name: np.concatenate(parts) for name, parts in outputs.items()}, {})
 
 
 resnet20_calibration = partial(_calibration, "ResNet-20")
-resnet20_test = partial(_test, "ResNet-20")
 efficientnet_calibration = partial(_calibration, "EfficientNet-lite0")
-efficientnet_test = partial(_test, "EfficientNet-lite0")
 squeezenet_calibration = partial(_calibration, "SqueezeNet")
-squeezenet_test = partial(_test, "SqueezeNet", 1)
 minilm_calibration = partial(_calibration, "MiniLM")
-minilm_test = partial(_test, "MiniLM")
+
+_COUNTED: Mapping[str, Callable[..., Any]] = {
+    "resnet20_test": partial(_test, "ResNet-20"),
+    "efficientnet_test": partial(_test, "EfficientNet-lite0"),
+    "squeezenet_test": partial(_test, "SqueezeNet", size=1),
+    "minilm_test": partial(_test, "MiniLM"),
+    "minilm_spearman": _minilm_spearman,
+}
+"""Readers and metrics whose first argument is a number of test samples."""
 
 
-def minilm_spearman(outputs: dict[str, Any], _extras: dict[str, Any]) -> float:
-    """Of the sentences that :data:`minilm_test` gives, in its order."""
-    metric = NETWORKS["MiniLM"](Path(), _IMAGES).metric
-    assert metric is not None
-    return metric({name: np.concatenate(parts) for name, parts in outputs.items()}, {})
+def __getattr__(name: str) -> Callable[..., Any]:
+    """``<reader>_<number>``."""
+    reader, _, count = name.rpartition("_")
+    if reader not in _COUNTED or not count.isdecimal():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(_COUNTED[reader], int(count))
 
 
 def plain_calibration() -> list[Arrays]:
