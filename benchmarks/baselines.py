@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every baseline of studies on one converted model, the table of docs/baselines.md.
 
-    python -m benchmarks.baselines [--network digits|resnet20] [--device gaussian-relative]
+    python -m benchmarks.baselines [--network digits|resnet20] [--device gaussian-relative|own.toml]
         [--time 1d] [--baselines bias lora ...] [--seeds 3] [--images 1000] [--train TRAIN.npz]
         [--samples 10] [--option epochs=3 batch_size=32]
 
@@ -24,7 +24,7 @@ import numpy as np
 import rimc_onnx
 from benchmarks.training import NETWORKS, drawn
 from rimc_onnx.crossbar import ConvertConfig
-from rimc_onnx.device import get_preset, parse_time
+from rimc_onnx.device import get_preset, load_device, parse_time
 from rimc_onnx.studies.baselines import BASELINES, BaselineProblem
 
 _OFF_LINE = {"vera-plus"}
@@ -47,7 +47,10 @@ def main() -> None:
     arguments = parser.parse_args()
     given_options = [text.split("=", 1) for text in arguments.option]
     changes = {} if arguments.drift is None else {"drift_frac": arguments.drift}
-    device = get_preset(arguments.device, **changes)
+    if arguments.device.endswith(".toml"):
+        device = load_device(Path(arguments.device), **changes)
+    else:
+        device = get_preset(arguments.device, **changes)
     time_s = None if device.time_law is None else parse_time(arguments.time)
     config = ConvertConfig(device=device, time_s=time_s, rank=2)
     network = NETWORKS[arguments.network]()
