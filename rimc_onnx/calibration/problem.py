@@ -49,6 +49,8 @@ _MOST_STEPS = 16
 _TOLERANCE = 3e-3
 """Where the regression ends: what is left of X'E, in the norm of the preconditioner, as a share."""
 _TINY = np.float32(np.finfo(np.float32).tiny)
+_ROUNDING = 2.0**-20
+"""Standard deviation of what is constant, over its root mean square, once sums were rounded."""
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
 
@@ -80,13 +82,14 @@ class Statistics:
         """Means over the rows that were seen (zeros if there were none)."""
         rows = max(moments.num_rows, 1)
         x_mean, y_mean = moments.x / rows, moments.y / rows
+        y_power = moments.y_y / rows
+        y_variance = y_power - np.square(y_mean)
         return cls(
             x_mean=np.asarray(x_mean, np.float32),
             x_cov=moments.gram.centred(x_mean, rows),
             y_mean=np.asarray(y_mean, np.float32),
-            y_variance=np.asarray(
-                np.maximum(moments.y_y / rows - np.square(y_mean), 0), np.float32
-            ),
+            # Below that a constant output varies as float32 rounds sums of it.
+            y_variance=np.where(y_variance > _ROUNDING**2 * y_power, y_variance, 0).astype("f4"),
             x_abs_max=moments.x_abs_max,
             sensitivity=sensitivity,
         )
