@@ -13,6 +13,7 @@ from rimc_onnx.calibration.solvers import closed_form as module
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     ClosedFormConfig,
+    Draft,
     draft,
     finish,
     mean_error,
@@ -64,7 +65,13 @@ def fit(
         num_samples=num_samples,
         config=ClosedFormConfig(prior_samples=prior_samples),
     )
-    return finish(node, rank=rank, s=s)
+    return finish(node if magnitude else at_one(node), rank=rank, s=s)
+
+
+def at_one(node: Draft) -> Draft:
+    """The node with M at 1, so that what is left is its error itself."""
+    node = replace(node, m=np.ones_like(node.m), prior=np.inf)
+    return replace(node, need=node.need_of(node.problem))
 
 
 # More word lines than bit lines and the other way round are two paths through the solver.
@@ -115,7 +122,7 @@ def test_sparse_cells_are_kept_and_the_rest_is_of_low_rank() -> None:
     error = low_rank(d, m, 2, 2)
     problem = known(rng(1).standard_normal((200, d)), target, error + cells)
     # Before the cells make up for others.
-    node = draft(problem, magnitude=False, num_samples=0, config=ClosedFormConfig())
+    node = at_one(draft(problem, magnitude=False, num_samples=0, config=ClosedFormConfig()))
     adapter = module._branch(node, 2, np.float32(cells)[None])
     found = adapter.a[0] @ adapter.b[0] + cells
     np.testing.assert_allclose(found, error + cells, rtol=0, atol=1e-5)
@@ -169,7 +176,7 @@ def test_gains_are_what_the_error_falls_by() -> None:
     only = np.zeros((12, 9), np.float32)
     only[4, 3] = 0.4
     lone = known(rng(1).standard_normal((200, 12)), rng(2).standard_normal((12, 9)), only)
-    cell = draft(lone, magnitude=False, num_samples=0, config=ClosedFormConfig())
+    cell = at_one(draft(lone, magnitude=False, num_samples=0, config=ClosedFormConfig()))
     assert cell.cell_gains()[0, 4, 3] == pytest.approx(squared_error(lone, None), rel=1e-4)
     assert np.count_nonzero(cell.cell_gains()) == 1
     # The power that is added to the metric makes a rank's gain too large: by 10 % of the inputs'
@@ -305,7 +312,7 @@ def test_bit_line_of_the_wrong_sign_has_its_nodes_gain() -> None:
     assert np.isfinite(again.b).all()
 
 
-def test_magnitude_is_fitted_again_beside_the_branch() -> None:
+def test_magnitude_is_fitted_again_beside_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     # M fitted to the array alone while the branch changes what M multiplies: with M refitted the
     # remaining error, in the metric that both are fitted in, can't be larger.
     target = rng(2).standard_normal((20, 12))
@@ -314,9 +321,28 @@ def test_magnitude_is_fitted_again_beside_the_branch() -> None:
     node = draft(problem, magnitude=True, num_samples=0, config=ClosedFormConfig())
     s = np.where(np.abs(node.need) > 0.4, node.need, np.float32(0))
     again = finish(node, rank=2, s=s)
-    once = finish(replace(node, prior=None), rank=2, s=s)
+    monkeypatch.setattr(module._Powers, "magnitude", lambda _powers, _prior: node.m)
+    once = finish(node, rank=2, s=s)
     assert not np.array_equal(again.m, once.m)
     assert squared_error(problem, again) < squared_error(problem, once)
+
+
+@pytest.mark.parametrize("magnitude", [True, False])
+def test_loss_that_all_bit_lines_share_is_no_matter_of_the_branch(magnitude: bool) -> None:
+    # A node without magnitudes whose sparse cells and ranks are spent on a gain that is free: the
+    # scale of M has it.
+    target = rng(2).standard_normal((20, 12))
+    error = 0.3 * target + 0.02 * rng(3).standard_normal((20, 12))
+    problem = known(rng(1).standard_normal((400, 20)), target, error)
+    node = draft(problem, magnitude=magnitude, num_samples=10, config=ClosedFormConfig())
+    plain = node.without_magnitude()
+    assert (plain.m == plain.m[0, 0]).all()
+    assert plain.m[0, 0] == pytest.approx(1 / 0.7, rel=2e-3)
+    assert np.square(plain.need).mean() < 1.1 * 0.02**2
+    for rank, s in ((0, None), (2, None), (0, np.where(np.abs(plain.need) > 0.03, plain.need, 0))):
+        adapter = finish(plain, rank=rank, s=s)
+        assert (adapter.m == adapter.m[0, 0]).all()
+        assert squared_error(problem, adapter) < 0.015 * squared_error(problem, None)
 
 
 DEGENERATE: dict[str, Callable[[Array, Array, Array], tuple[Array, Array, Array]]] = {

@@ -51,8 +51,8 @@ def test_every_node_gets_better(digits_job: Path, num_samples: int) -> None:
     assert len(report.nodes) == 11
     for node in report.nodes:
         assert 0 <= node.error_after < node.error_before < 1 or node.sram_bytes == 0
-        # Float32 sums of nothing.
-        assert node.error_after <= node.error_before * (1 + 1e-6)
+        # Without SRAM a node has one gain, which keeps its power, not its least error.
+        assert node.error_after <= node.error_before * 1.01
     assert sum(node.sram_bytes > 0 for node in report.nodes) > 5
     assert report.samples == num_samples
 

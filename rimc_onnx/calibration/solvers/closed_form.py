@@ -9,6 +9,7 @@ the best rank-r part in that metric is (R o M) V V' / M, where V are the leading
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -81,17 +82,20 @@ class Draft:
     """[G, m]"""
     need: F32
     """D = W_t / M - W_r, [G, d, m]"""
-    prior: float | None
-    """What the prior of one gain for the node is worth, as a multiple of the samples; ``None``
-    keeps M at 1."""
+    prior: float
+    """What the prior of one gain for the node is worth, as a multiple of the samples; infinity
+    leaves bit lines no gains of their own."""
+    node_gain: float
+    """That gain, which takes no SRAM: it is in the scale of M."""
     magnitude_gain: float = 0.0
     """Loss that gains of the bit lines' own remove, beside one gain for the node."""
 
     def without_magnitude(self) -> Draft:
-        """The same node with M at 1."""
-        if self.prior is None:
+        """The same node with one gain for all bit lines."""
+        if self.prior == math.inf:
             return self
-        plain = replace(self, m=np.ones_like(self.m), prior=None, magnitude_gain=0.0)
+        m = np.full_like(self.m, self.node_gain)
+        plain = replace(self, m=m, prior=math.inf, magnitude_gain=0.0)
         return replace(plain, need=plain.need_of(self.problem))
 
     def need_of(self, problem: NodeProblem) -> F32:
@@ -128,20 +132,24 @@ class Draft:
 def draft(
     problem: NodeProblem, *, magnitude: bool, num_samples: int, config: ClosedFormConfig
 ) -> Draft:
-    """Fit M and find what is left. ``magnitude`` False keeps M at 1.
+    """Fit M and find what is left. ``magnitude`` False gives all bit lines one gain.
 
     ``num_samples`` 0 means exact statistics: M is not shrunk.
     """
-    realised = problem.target - problem.error
-    prior, gain = None, 0.0
-    m = np.ones(realised.shape[::2], np.float32)
+    prior = math.inf
     if magnitude:
         prior = config.prior_samples / num_samples if num_samples else 0.0
-        powers = _Powers.of(problem)
-        m = powers.magnitude(prior)
-        gain = problem.loss_per_power * (powers.lost(powers.node_gain) - powers.lost(m))
-    need = problem.target / m[:, None, :] - realised
-    return Draft(problem=problem, m=m, need=need, prior=prior, magnitude_gain=gain)
+    powers = _Powers.of(problem)
+    m = powers.magnitude(prior)
+    gain = problem.loss_per_power * (powers.lost(powers.node_gain) - powers.lost(m))
+    return Draft(
+        problem=problem,
+        m=m,
+        need=problem.target / m[:, None, :] - (problem.target - problem.error),
+        prior=prior,
+        node_gain=powers.node_gain,
+        magnitude_gain=gain,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,6 +192,8 @@ class _Powers:
         geometric mean of that and of the inverse regression t'Ct / t'Cr, and keeps a node as loud
         as the teacher's.
         """
+        if prior == math.inf:
+            return np.full(self.given.shape, self.node_gain, np.float32)
         node, silent = self.node_gain, self.given <= 0
         own = np.sqrt(self.wanted / np.where(silent, 1.0, self.given))
         # A magnitude is a gain: a bit line of the wrong sign tells nothing of its own.
@@ -203,7 +213,7 @@ def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
     correlated, so that a cell makes up for errors of the cells beside it, too.
     """
     adapter = _branch(node, rank, s)
-    if node.prior is not None and (rank or s is not None):
+    if rank or s is not None:
         problem = node.problem
         powers = _Powers.of(problem, _Correction.of(problem, adapter))
         # A bit line whose own answer told nothing of its gain keeps it.
