@@ -3,8 +3,8 @@
 
 Arrays are programmed as a conversion does it, with draws of their own. What they would answer to
 the samples follows from the teacher's moments, X'(Y - H) = X'X E, so no student is run: adapters
-are fitted in closed form to what those answers tell, and judged by what is then known exactly, the
-error E of the arrays, on other samples.
+are fitted in closed form to what those answers tell and rounded to their codes. They are judged by
+what is then known exactly, the error E of the arrays, on other samples.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rimc_onnx.calibration.problem import (
     Statistics,
     problem_from_device,
 )
+from rimc_onnx.calibration.quantize import quantize
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
@@ -156,6 +157,8 @@ def forecast(
     for node, (drafted, error), share in zip(nodes, studied, shares, strict=True):
         fitted = drafted if share.magnitude else drafted.without_magnitude()
         adapter = finish(fitted, rank=share.rank, s=share.kept(fitted.need))
+        bias = np.zeros(node.geometry.columns, np.float32)
+        _, adapter = quantize(adapter, fitted.problem, bias, dense=share.dense)
         judged = replace(drafted.problem, error=error, statistics=node.statistics)
         found.append(
             NodeForecast(
