@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.bodies.operators import body_of
 from rimc_onnx.bodies.uses import Uses, common_uses, uses_of

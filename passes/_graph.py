@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
-from onnxscript import ir
 
 from rimc_onnx.passes.constants import Constant, find_constant
 

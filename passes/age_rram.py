@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.device import CellProgrammer, DeviceConfig, largest_weight, read_noise_table
 from rimc_onnx.errors import ModelError

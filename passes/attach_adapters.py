@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError, suggest
 from rimc_onnx.ops.adapter import QuantizedAdapter

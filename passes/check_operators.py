@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 import onnx
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError, suggest
 

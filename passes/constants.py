@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.reference
 import onnx.shape_inference
+import onnx_ir as ir
 from onnx import helper
-from onnxscript import ir
 
 __all__ = ["MOST_MADE_BYTES", "Constant", "explain_variable", "find_constant"]
 
@@ -187,6 +186,8 @@ def _computed(
         return None
 
     def compute() -> ir.TensorProtocol:
+        from onnx.reference import ReferenceEvaluator
+
         types = [
             helper.make_tensor_value_info(name, int(c.dtype), list(c.shape))
             for name, c in given.items()
@@ -194,7 +195,7 @@ def _computed(
         graph = helper.make_graph([proto], "constant", types, [onnx.ValueInfoProto(name=output)])
         model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
         with np.errstate(all="ignore"):
-            run = onnx.reference.ReferenceEvaluator(model)
+            run = ReferenceEvaluator(model)
             (array,) = run.run([output], {name: c.numpy() for name, c in given.items()})
         return ir.tensor(np.asarray(array), dtype=dtype, name=value.name)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from onnxscript import ir
+import onnx_ir as ir
 
 __all__ = ["DropInitializerInputsPass"]
 

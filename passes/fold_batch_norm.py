@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.passes._graph import (
     PASS_KEY,

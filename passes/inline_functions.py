@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
-from onnxscript import ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema

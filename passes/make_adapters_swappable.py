@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.ops import schema
 from rimc_onnx.passes._bodies import write_bodies

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges
 from rimc_onnx.device import CellProgrammer

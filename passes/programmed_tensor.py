@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar import CODED_BITS, ArrayLayout, apply_ir_drop, on_grid
 from rimc_onnx.device import CellProgrammer, DeviceConfig, program

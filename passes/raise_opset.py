@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import onnx
 import onnx.version_converter
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError
 

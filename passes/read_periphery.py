@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar import NodePeriphery
 

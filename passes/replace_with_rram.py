@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges, attribute_types
 from rimc_onnx.device import CellProgrammer, DeviceConfig, largest_weight

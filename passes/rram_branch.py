@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError, suggest

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxscript import ir
+import onnx_ir as ir
 
 __all__ = ["SetIrVersionPass"]
 

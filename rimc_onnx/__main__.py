@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from rimc_onnx.cli.main import main
+from rimc_onnx.cli.entry import main
 
 __all__: list[str] = []
 

@@ -253,7 +253,7 @@ def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes |
     if not is_unnamed and not _may_gain(model, shown):
         return None
     import onnx
-    from onnxscript import ir
+    import onnx_ir as ir
 
     from rimc_onnx import passes
     from rimc_onnx.crossbar import ConvertConfig

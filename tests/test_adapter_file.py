@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnxscript import ir
 
 from rimc_onnx import calibrate, inspect, passes, runtime
 from rimc_onnx.crossbar.config import ConvertConfig

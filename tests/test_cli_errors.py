@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
-from onnxscript import ir
 
 Cli = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory
 
 if TYPE_CHECKING:
-    from onnxscript import ir
+    import onnx_ir as ir
 
     from rimc_onnx.passes import RramUnit
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.calibration.config import CalibrateConfig, Propagate
 from rimc_onnx.calibration.fit import CalibratedNode, Fitted, fit_nodes, refit_on_student

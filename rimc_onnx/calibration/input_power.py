@@ -16,7 +16,7 @@ from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.ops.geometry import NodeGeometry
 
 if TYPE_CHECKING:
-    from onnxscript import ir
+    import onnx_ir as ir
 
     from rimc_onnx.passes import RramUnit
 

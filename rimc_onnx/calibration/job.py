@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.calibration.array_read_out import read_out
 from rimc_onnx.calibration.config import CalibrateConfig

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 from onnx import TensorProto, helper
-from onnxscript import ir
 
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.execution.feed import Feed

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.calibration.gains import SampleMoments, in_both
 from rimc_onnx.calibration.moments import Features, SecondMoments

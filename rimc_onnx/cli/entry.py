@@ -35,6 +35,11 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
+    from rimc_onnx.cli.later import run_later
+
+    # Arithmetic with symbolic dimensions, which hardly a model asks for, is a third of the time
+    # that a command takes to start. onnx_ir imports sympy in these two places.
+    run_later("sympy", "onnx_ir._symbolic_shapes")
     from rimc_onnx.cli.main import main as command_line
 
     command_line()

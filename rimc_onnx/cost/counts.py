@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.cost.constants import Values
 from rimc_onnx.cost.shapes import Shapes

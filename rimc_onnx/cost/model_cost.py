@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.cost import energy
 from rimc_onnx.cost.constants import Constant, Constants

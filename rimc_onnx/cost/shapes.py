@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import helper
-from onnxscript import ir
 
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory

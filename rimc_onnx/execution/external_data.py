@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mmap
 
-from onnxscript import ir
+import onnx_ir as ir
 
 __all__ = ["forget_pages", "remember_external"]
 

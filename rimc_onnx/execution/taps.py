@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 from onnx import helper
-from onnxscript import ir
 
 from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.sessions import Session, SessionFactory, run_session

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import DataError, ModelError
 from rimc_onnx.execution.feed import Feed

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import Message
 from onnx import numpy_helper
-from onnxscript import ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes.constants import find_constant

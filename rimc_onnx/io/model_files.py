@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnxscript import ir
 
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError, RimcError, one_line

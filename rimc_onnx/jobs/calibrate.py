@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx import passes
 from rimc_onnx.calibration.config import CalibrateConfig

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx import passes
 from rimc_onnx.cost.constants import Constants, load_constants

@@ -36,7 +36,7 @@ from rimc_onnx.training import load, need_torch, write_back
 from rimc_onnx.training.config import FinetuneConfig, Loss
 
 if TYPE_CHECKING:
-    from onnxscript import ir
+    import onnx_ir as ir
 
     from rimc_onnx.crossbar import ConvertConfig, NodeRanges
     from rimc_onnx.ops.adapter import QuantizedAdapter

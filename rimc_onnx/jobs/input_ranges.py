@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError
 

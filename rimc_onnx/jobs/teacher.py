@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.io.model_files import sha256_of

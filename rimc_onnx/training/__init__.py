@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.errors import RimcError
 from rimc_onnx.io.model_files import load_model

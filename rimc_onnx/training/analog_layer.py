@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import numpy as np
+import onnx_ir as ir
 import torch
-from onnxscript import ir
 from torch import Tensor, nn
 
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import torch
-from onnxscript import ir
 from torch import Tensor, nn
 
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+import onnx_ir as ir
 import torch
-from onnxscript import ir
 from torch import Tensor, nn
 
 from rimc_onnx.device import CellProgrammer

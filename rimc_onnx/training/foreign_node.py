@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import helper
-from onnxscript import ir
 from torch import Tensor
 
 from rimc_onnx.execution.sessions import digital_session

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import torch
-from onnxscript import ir
 from torch import Tensor, nn
 
 from rimc_onnx.errors import ModelError, RimcError, UsageError, suggest

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
+import onnx_ir as ir
 import torch
-from onnxscript import ir
 from torch import Tensor
 from torch.nn import functional
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import ir
 
 from rimc_onnx import passes, reference
 from rimc_onnx.calibration.converter_ranges import measure_ranges

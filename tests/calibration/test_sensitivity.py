@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
-from onnxscript import ir
 
 from rimc_onnx.calibration.sensitivity import measure_sensitivities
 from rimc_onnx.execution.feed import Feed

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
-from onnxscript import ir
 
 from rimc_onnx.execution import taps
 from rimc_onnx.execution.taps import StagedRun, changed_runs, nodes_session

@@ -19,9 +19,9 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
-from onnxscript import ir
 from scipy.stats import norm
 
 from rimc_onnx import passes, runtime

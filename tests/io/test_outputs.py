@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx import convert
 from rimc_onnx.errors import OutputError, UsageError

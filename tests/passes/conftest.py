@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnxscript import ir
 
 Arrays = list[npt.NDArray[np.generic]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx import passes, runtime
 from rimc_onnx.crossbar import ConvertConfig, NodeRanges, PeripheryConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 import rimc_onnx
 from rimc_onnx import runtime

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.passes import CanonicalizeMatMulPass, select_rram_nodes

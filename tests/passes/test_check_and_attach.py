@@ -4,8 +4,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx import reference
 from rimc_onnx.crossbar.config import ConvertConfig

@@ -7,9 +7,9 @@ from typing import Any
 
 import malformed
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema

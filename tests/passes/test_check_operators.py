@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx import convert
 from rimc_onnx.errors import ModelError

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes import MakePadsExplicitPass

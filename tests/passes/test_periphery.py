@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx import reference
 from rimc_onnx.crossbar import ArrayLayout, apply_ir_drop

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from onnxscript import ir
 
 from rimc_onnx.crossbar.config import ConvertConfig, NodeRanges, PeripheryConfig
 from rimc_onnx.device import get_preset

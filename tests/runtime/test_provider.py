@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from onnxscript import ir
 from provider_models import (
     PLAIN,
     RELATIVE,

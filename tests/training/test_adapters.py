@@ -223,8 +223,8 @@ def layer_output(layer: AdapterBranch, x: np.ndarray[Any, Any]) -> tuple[int, ..
 def _only(model: Any, dora: Any) -> bytes:
     """A model of one adapter, with inputs x and h."""
     import onnx
+    import onnx_ir as ir
     from onnx import helper
-    from onnxscript import ir
 
     proto = ir.to_proto(model)
     (node,) = [n for n in proto.graph.node if n.name == dora.name]

@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.calibration.gains import SampleMoments
 from rimc_onnx.calibration.walk import Pair, pairs_of, sample_moments, settle

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnxscript import ir
+import onnx_ir as ir
 
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.device import DeviceConfig
