@@ -39,3 +39,14 @@ def test_page_runs_as_it_is_typed(
             assert program == "rimc-onnx"
             result = cli(*arguments, cwd=digits_folder)
             assert result.code == 0, f"{line}: {result.stderr}"
+    if page.stem == "own-model":
+        # A network, a device or a time that shows a reader nothing.
+        states = ("own.onnx", "own.rimc.onnx", "own.rimc.calibrated.onnx")
+        clean, drifted, calibrated = (
+            cli("evaluate", name, "--data", "own-test.npz", "--json", cwd=digits_folder).json()[
+                "top1"
+            ]
+            for name in states
+        )
+        assert drifted < clean - 0.2
+        assert calibrated > clean - 0.03

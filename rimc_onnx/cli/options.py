@@ -389,7 +389,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
                 annotation=_under(f.metadata.get("panel", group.panel), types[f.name]),
                 default=f.default,
             )
-            for f in fields(group)
+            # What a group adds to another one is what it is named after: --device is told first.
+            for f in sorted(fields(group), key=lambda f: f.name not in group.__annotations__)
         ]
 
     @functools.wraps(command)
