@@ -1,34 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study of 200 trials by processes and by Ray, workers killed, and what the runner itself takes.
 
-    python -m benchmarks.study_engines [--trials 200] [--ray-workers 4] [--images 50] [--no-ray]
+    python -m benchmarks.study_engines [--trials 200] [--images 50] [--folder FOLDER]
+        [--engines one two killed ray]
 
-from the project's root. Digits; 20 devices with ranks 1 to 10 each. A worker of every engine kills
-itself once, in the middle; all rows have to be equal but for their times. Times are of the
-processor, so that a loaded machine measures the same: of the runner's own process over all trials,
-and of its workers, with one and with two of them. The wall clock stands beside the load.
+from the project's root. Digits; 20 devices with 10 draws of samples each. Where a worker is to be
+killed it kills itself once, in the middle; all rows have to be equal but for their times. What a
+folder has of earlier calls is compared, too. Times are of the processor, so that a loaded machine
+measures the same: of the runner's own process over all trials, and of its workers, with one and
+with two of them. The wall clock stands beside the load.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.studies.runner import Engine, Processes, run
-from rimc_onnx.studies.trial import Row, Trial
+from rimc_onnx.studies.trial import BaselineMethod, Row, Trial
 
 _DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
 _TO_KILL = "RIMC_STUDY_ENGINES_KILL"
@@ -60,6 +62,19 @@ class _Measured:
     """Of the processor, in those that it started and that ended."""
     wall_seconds: float
     was_killed: bool
+    load: float
+
+
+def _engines() -> dict[str, tuple[Callable[[], Engine], bool]]:
+    """By name: how it starts, and whether a worker dies."""
+    from rimc_onnx.studies.ray_engine import RayCluster
+
+    return {
+        "one": (lambda: Processes(count=1), False),
+        "two": (lambda: Processes(count=2), False),
+        "killed": (lambda: Processes(count=2), True),
+        "ray": (lambda: RayCluster(count=4), True),
+    }
 
 
 def _trials(folder: Path, count: int, images: int) -> list[Trial]:
@@ -76,7 +91,7 @@ def _trials(folder: Path, count: int, images: int) -> list[Trial]:
         replace(
             trial,
             convert=ConvertConfig(seed=number // 10),
-            method=CalibrateConfig(num_samples=4, rank=number % 10 + 1, allow_identity=True),
+            method=BaselineMethod(name="bias", num_samples=2, sample_seed=number % 10),
         )
         for number in range(count)
     ]
@@ -103,6 +118,7 @@ def _measured(trials: Sequence[Trial], rows: Path, engine: Engine, *, kills: boo
         worker_seconds=workers,
         wall_seconds=wall,
         was_killed=kills and not mark.exists(),
+        load=os.getloadavg()[0],
     )
 
 
@@ -115,49 +131,46 @@ def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--images", type=int, default=50)
-    parser.add_argument("--ray-workers", type=int, default=4)
-    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--engines", nargs="+", default=list(_engines()), choices=_engines())
     arguments = parser.parse_args()
-    found: dict[str, _Measured] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = arguments.folder or Path(name)
+        folder.mkdir(exist_ok=True)
         trials = _trials(folder, arguments.trials, arguments.images)
-        for count in (1, 2):
-            engine = Processes(count=count)
-            label = f"processes, {count}"
-            found[label] = _measured(trials, folder / f"{count}.parquet", engine, kills=False)
-            _tell(label, found[label], len(trials))
-        killed = Processes(count=2)
-        label = "processes, 2, one killed"
-        found[label] = _measured(trials, folder / "killed.parquet", killed, kills=True)
-        _tell(label, found[label], len(trials))
-        if not arguments.no_ray:
-            from rimc_onnx.studies.ray_engine import RayCluster
-
-            cluster = RayCluster(count=arguments.ray_workers)
-            label = f"Ray, {arguments.ray_workers}, one killed"
-            found[label] = _measured(trials, folder / "ray.parquet", cluster, kills=True)
-            _tell(label, found[label], len(trials))
-    first = found["processes, 1"]
-    equal = all(one.rows == first.rows for one in found.values())
-    errors = sum(row["error"] is not None for row in first.rows)
-    all_killed = all(one.was_killed for label, one in found.items() if "killed" in label)
-    two = found["processes, 2"]
-    print(f"rows equal: {equal}; {errors} errors; workers killed: {all_killed}")
-    print(
-        f"two processes over one: {two.wall_seconds / first.wall_seconds:.2f} by the wall clock, "
-        f"{two.worker_seconds / 2 / first.worker_seconds:.2f} of the processor's time each"
-    )
-    return 0 if equal and not errors and all_killed else 1
+        for label in arguments.engines:
+            start, kills = _engines()[label]
+            (folder / f"{label}.parquet").unlink(missing_ok=True)
+            one = _measured(trials, folder / f"{label}.parquet", start(), kills=kills)
+            (folder / f"{label}.json").write_text(json.dumps(asdict(one)), "utf-8")
+        found = {
+            label: _Measured(**json.loads(path.read_text("utf-8")))
+            for label in _engines()
+            if (path := folder / f"{label}.json").is_file()
+        }
+    return _tell(found)
 
 
-def _tell(label: str, one: _Measured, count: int) -> None:
-    print(
-        f"{label:26s} runner {1e3 * one.runner_seconds / count:6.2f} ms a trial, workers "
-        f"{one.worker_seconds:6.1f} s of the processor, wall {one.wall_seconds:6.1f} s, "
-        f"load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
+def _tell(found: dict[str, _Measured]) -> int:
+    for label, one in found.items():
+        own = 1e3 * one.runner_seconds / len(one.rows)
+        print(
+            f"{label:8s} {len(one.rows)} trials, runner {own:6.2f} ms a trial, workers "
+            f"{one.worker_seconds:6.1f} s of the processor, wall {one.wall_seconds:6.1f} s, "
+            f"load {one.load:.1f}{', one killed' if one.was_killed else ''}"
+        )
+    rows = [one.rows for one in found.values()]
+    equal = all(other == rows[0] for other in rows)
+    errors = sum(row["error"] is not None for of_one in rows for row in of_one)
+    killed = all(found[name].was_killed for name in ("killed", "ray") if name in found)
+    print(f"rows equal: {equal}; {errors} errors; workers killed: {killed}")
+    if {"one", "two"} <= found.keys():
+        one, two = found["one"], found["two"]
+        print(
+            f"two processes over one: {two.wall_seconds / one.wall_seconds:.2f} by the wall clock, "
+            f"{two.worker_seconds / 2 / one.worker_seconds:.2f} of the processor's time each"
+        )
+    return 0 if equal and not errors and killed else 1
 
 
 if __name__ == "__main__":
