@@ -6,10 +6,10 @@
 
 from the project's root. One Gemm on the digits; 20 devices with 10 draws of samples each: trials
 that take little, so that the runner shows. Where a worker is to be killed it kills itself once, in
-the middle; all rows have to be equal but for their times. What a folder has of earlier calls is
-compared, too. Times are of the processor, so that a loaded machine measures the same: of the
-runner's own process over all trials, and of its workers, with one and with two of them. The wall
-clock stands beside the load.
+its beginning; all rows have to be equal but for their times. What a folder has of earlier calls is
+not done again, and compared, too. Times are of the processor, so that a loaded machine measures the
+same: of the runner's own process over all trials, and of its workers, with one and with two of
+them. The wall clock stands beside the load.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def deadly_top1(
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
     rows: list[Row]
+    new: int
+    """Rows that this call measured; times are of these."""
     runner_seconds: float
     """Of the processor, in this process."""
     worker_seconds: float
@@ -123,12 +125,11 @@ def _trials(folder: Path, count: int, images: int) -> list[Trial]:
 def _measured(trials: Sequence[Trial], rows: Path, engine: Engine, *, kills: bool) -> _Measured:
     mark = rows.with_suffix(".kill")
     os.environ[_TO_KILL] = str(mark)
-    half = len(trials) // 2
     done: list[Row] = []
 
     def on_row(row: Row) -> None:
         done.append(row)
-        if kills and len(done) == half:
+        if kills and len(done) == 10:
             mark.touch()
 
     begun = (time.process_time(), _children(), time.perf_counter())
@@ -137,6 +138,7 @@ def _measured(trials: Sequence[Trial], rows: Path, engine: Engine, *, kills: boo
     own, workers, wall = (b - a for a, b in zip(begun, ended, strict=True))
     return _Measured(
         rows=[{k: v for k, v in row.items() if k not in _TIMES} for row in found],
+        new=len(done),
         runner_seconds=own,
         worker_seconds=workers,
         wall_seconds=wall,
@@ -163,7 +165,6 @@ def _main() -> int:
         trials = _trials(folder, arguments.trials, arguments.images)
         for label in arguments.engines:
             start, kills = _engines()[label]
-            (folder / f"{label}.parquet").unlink(missing_ok=True)
             one = _measured(trials, folder / f"{label}.parquet", start(), kills=kills)
             (folder / f"{label}.json").write_text(json.dumps(asdict(one)), "utf-8")
         found = {
@@ -176,10 +177,10 @@ def _main() -> int:
 
 def _tell(found: dict[str, _Measured]) -> int:
     for label, one in found.items():
-        own = 1e3 * one.runner_seconds / len(one.rows)
+        own, workers = (1e3 * s / max(one.new, 1) for s in (one.runner_seconds, one.worker_seconds))
         print(
-            f"{label:8s} {len(one.rows)} trials, runner {own:6.2f} ms a trial, workers "
-            f"{one.worker_seconds:6.1f} s of the processor, wall {one.wall_seconds:6.1f} s, "
+            f"{label:8s} {len(one.rows)} trials, {one.new} in the last call: runner {own:.2f} ms a "
+            f"trial, workers {workers:.1f} ms of the processor, wall {one.wall_seconds:.1f} s, "
             f"load {one.load:.1f}{', one killed' if one.was_killed else ''}"
         )
     rows = [one.rows for one in found.values()]
@@ -187,12 +188,14 @@ def _tell(found: dict[str, _Measured]) -> int:
     errors = sum(row["error"] is not None for of_one in rows for row in of_one)
     killed = all(found[name].was_killed for name in ("killed", "ray") if name in found)
     print(f"rows equal: {equal}; {errors} errors; workers killed: {killed}")
-    if {"one", "two"} <= found.keys():
+    if all(label in found and found[label].new for label in ("one", "two")):
         one, two = found["one"], found["two"]
-        print(
-            f"two processes over one: {two.wall_seconds / one.wall_seconds:.2f} by the wall clock, "
-            f"{two.worker_seconds / 2 / one.worker_seconds:.2f} of the processor's time each"
+        wall, worker = (
+            (getattr(two, name) / two.new) / (getattr(one, name) / one.new)
+            for name in ("wall_seconds", "worker_seconds")
         )
+        print(f"two processes over one: {wall:.2f} by the wall clock, {worker / 2:.2f} of the "
+              "processor's time each")  # fmt: skip
     return 0 if equal and not errors and killed else 1
 
 
