@@ -151,7 +151,7 @@ def test_back_propagation_rewrites_the_arrays_and_gains_with_many_samples(
     digits: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
     # Weights that are trained and not written, or writes that nobody counts.
-    options = {"num_samples": 200, "epochs": 3, "batch_size": 16}
+    options = {"num_samples": 200, "epochs": 3, "batch_size": 16, "learning_rate": 1e-4}
     converted = models["relative"]
     result, before, after = trained(
         "back-propagation", digits, converted, tmp_path / "m.onnx", **options

@@ -38,7 +38,7 @@ def back_propagation(problem: BaselineProblem) -> BaselineResult:
     exactly what is asked for into the cells, word lines and converters are ideal while it trains,
     and the model at the end is the better one, on the samples, of this and the first.
 
-    Options: ``num_samples`` (10), ``epochs`` (20), ``batch_size`` (1), ``learning_rate`` (1e-4),
+    Options: ``num_samples`` (10), ``epochs`` (20), ``batch_size`` (1), ``learning_rate`` (3e-5),
     ``loss`` (``task``, cross-entropy with the labels; ``distill`` needs none).
     """
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def back_propagation(problem: BaselineProblem) -> BaselineResult:
         "num_samples": 10,
         "epochs": 20,
         "batch_size": 1,
-        "learning_rate": 1e-4,
+        "learning_rate": 3e-5,
         "loss": "task",
     }
     options = chosen(problem, defaults)
