@@ -17,7 +17,7 @@ from rimc_onnx.cli.main import app
 
 _LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 _COMMANDS = "<!-- commands -->"
-_TERMINAL = {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"}
+_TERMINAL = {"COLUMNS": "72", "TERM": "dumb", "NO_COLOR": "1"}
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:

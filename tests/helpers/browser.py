@@ -51,7 +51,7 @@ def node_packages(package: str) -> Path:
     pytest.skip(f"{package} is not installed (NODE_PATH names where it is)")
 
 
-def in_browser(folder: Path, page: str, script: str, *, timeout_s: float = 60) -> Any:
+def in_browser(folder: Path, page: str, script: str, *, timeout_s: float = 300) -> Any:
     """What ``script`` gives of a page of ``folder``, called with its window ``page`` until it does.
 
     Skips the test where there is no Chromium.
