@@ -40,7 +40,7 @@ class _LaterModule(ModuleType):
                     if spec.submodule_search_locations is not None:
                         self.__path__ = spec.submodule_search_locations
                     spec.loader.exec_module(self)
-                    self.__class__ = ModuleType
+                    self.__class__ = ModuleType  # type: ignore[assignment] # the language allows it
                 finally:
                     del self._is_busy
         return getattr(self, name)
