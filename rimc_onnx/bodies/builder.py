@@ -32,6 +32,9 @@ _FOLDED: dict[str, Callable[..., Known]] = {
     "Pow": lambda a, b: np.asarray(a**b),
 }
 """Exact or rounded once, so the same in numpy and in ONNX Runtime; powers are of 2."""
+_END = 2**63 - 1
+_SHAPE_OF_PART = 15
+"""The opset from which on a Shape gives a part of the dimensions, and is one node for a Slice."""
 _KINDS = {
     "int": ir.AttributeType.INT,
     "ints": ir.AttributeType.INTS,
@@ -75,16 +78,25 @@ class Term:
     def __gt__(self, other: Term | _Literal) -> Term:
         return self._body.op("Greater", self, other)
 
-    def part(self, start: int, end: int = 2**63 - 1) -> Term:
+    def part(self, start: int, end: int = _END) -> Term:
         """Elements ``start`` to before ``end`` of a vector."""
+        made_by = None if self._value is None else self._value.producer()
+        whole_shape = made_by is not None and made_by.op_type == "Shape" and not made_by.attributes
+        if made_by is not None and whole_shape and self._body.opset >= _SHAPE_OF_PART:
+            until = {} if end == _END else {"end": end}
+            (of,) = made_by.inputs
+            return self._body.op("Shape", Term(self._body, of), start=start, **until)
         return self._body.op("Slice", self, [start], [end])
 
 
 class Body:
     """One function of the domain ``ai.rimc``, while it is written."""
 
-    def __init__(self, inputs: Sequence[str], attributes: Mapping[str, str], uses: Uses) -> None:
+    def __init__(
+        self, inputs: Sequence[str], attributes: Mapping[str, str], uses: Uses, *, opset: int
+    ) -> None:
         """``attributes``: names and types. What ``uses`` does not name is optional."""
+        self.opset = opset
         self._inputs = {name: ir.Value(name=name) for name in inputs}
         self._attributes = dict(attributes)
         self._uses = uses
@@ -166,7 +178,7 @@ class Body:
         attrs = {name: ir.AttrGraph(name, graph) for name, graph in graphs.items()}
         return self.op("If", test, **attrs)
 
-    def function(self, domain: str, name: str, result: Term, *, opset: int) -> ir.Function:
+    def function(self, domain: str, name: str, result: Term) -> ir.Function:
         """The function that gives ``result``, without nodes that nobody reads."""
         # What a function is given may be an output of it only through a node.
         if result.value in self._inputs.values():
@@ -177,7 +189,7 @@ class Body:
             inputs=list(self._inputs.values()),
             outputs=[result.value],
             nodes=_read(nodes, result.value),
-            opset_imports={"": opset},
+            opset_imports={"": self.opset},
             name=name,
         )
         attributes = [ir.Attr(name, _KINDS[kind], None) for name, kind in self._attributes.items()]

@@ -149,8 +149,9 @@ class _MatMulRead:
     def _x_tiles(self) -> Term:
         """What enters the tiles, [T, P, rows]."""
         b = self.b
-        x_rows = b.op("Reshape", self.lines, b.op("Concat", [-1], self.depth, axis=0))
+        x_rows = self.lines
         if b.uses("padded") is not False:
+            x_rows = b.op("Reshape", self.lines, b.op("Concat", [-1], self.depth, axis=0))
             x_rows = b.op("Pad", x_rows, b.op("Concat", [0, 0, 0], self.pad, axis=0))
         shape = b.op("Concat", [-1], self.tiles, self.rows, axis=0)
         return b.op("Transpose", b.op("Reshape", x_rows, shape), perm=[1, 0, 2])
@@ -210,39 +211,48 @@ class _ConvRead:
         self.kernel = w_shape.part(2)
         self.columns_g = self.columns / self.groups
         self.is_one_group = b.uses(f"{VALUE}group") == 1
+        self.by_group = [] if self.is_one_group else [self.groups]
+        spatial = b.uses("spatial")
+        self.has_axes = spatial is not None
+        self.ones = [1] * (spatial or 1)
         self.rows = _rows(b, self.depth, self.tiles)
         self.pad = self.rows * self.tiles - self.depth
-        self.by_column = b.op("Concat", [1], self.groups, [1], self.columns_g, [1], axis=0)
         top, adc = adc_top(b), self._by_bit_line(b.attribute("adc_range"))
         self.gain = top / adc
         if b.uses("adc_errors") is not False:
             self.gain = self.gain * self._by_tile("adc_gain")
         self.offset = self._by_tile("adc_offset") * top
-        self.back = b.op("Squeeze", adc / top, [2])
+        self.back = adc / top
+        if not self.is_one_group:
+            self.back = b.op("Squeeze", self.back, [1])
         self.is_tiled = b.uses("tiles") is not False or b.uses("padded") is not False
         self.w_tiles = self._w_tiles()
         deviations = b.attribute("w_max") * (b.attribute("read_noise") * _ROOT_2)
         self.deviation = self._by_bit_line(deviations)
         self.limit = self._limit(w_shape)
-        self.ones = b.op(
+        self.all_ones = b.op(
             "ConstantOfShape",
             b.op("Concat", self.groups * self.tiles, self.rows, self.kernel, axis=0),
             value=ir.tensor(np.ones(1, np.float32)),
         )
 
     def _by_bit_line(self, values: Term) -> Term:
-        """One number, or one of every bit line, [1, G, 1, M / G, 1]."""
+        """One number, or one of every bit line, [G, 1, M / G, *ones] or [M, *ones]."""
+        b = self.b
         if self.is_one_group:
-            return self.b.op("Reshape", values, [1, 1, 1, -1, 1])
-        return self.b.op("Reshape", self.b.op("Expand", values, self.columns), self.by_column)
+            return b.op("Reshape", values, [-1, *self.ones])
+        by_column = b.op("Concat", self.groups, [1], self.columns_g, self.ones, axis=0)
+        return b.op("Reshape", b.op("Expand", values, self.columns), by_column)
 
     def _by_tile(self, name: str) -> Term:
-        """One number, or one of every tile and bit line, [1, G or 1, T or 1, M / G or 1, 1]."""
+        """One number, or one of every tile and bit line, [G, T, M / G, *ones] or [T, M, *ones]."""
         b, values = self.b, self.b.attribute(name)
-        every = b.op("Concat", self.tiles, self.groups, self.columns_g, axis=0)
+        every = b.op("Concat", self.tiles, *self.by_group, self.columns_g, self.ones, axis=0)
         one = b.op("Equal", b.op("Size", values), 1)
-        shaped = b.op("Reshape", values, b.op("Where", one, [1, 1, 1], every))
-        return b.op("Unsqueeze", b.op("Transpose", shaped, perm=[1, 0, 2]), [0, 4])
+        shaped = b.op("Reshape", values, b.op("Where", one, [1], every))
+        if self.is_one_group:
+            return shaped
+        return b.op("Transpose", shaped, perm=[1, 0, *range(2, 3 + len(self.ones))])
 
     def _w_tiles(self) -> Term:
         b, w = self.b, self.b.input("w")
@@ -279,19 +289,23 @@ class _ConvRead:
         x_tiles = self._x_tiles(batch, x_shape.part(2))
         partial = self._sums(x_tiles)
         out_spatial = b.op("Shape", partial).part(2)
-        volume = b.op("ReduceProd", out_spatial, keepdims=1)
+        # Axes of which no number is known when this is written become one.
+        space = out_spatial if self.has_axes else b.op("ReduceProd", out_spatial, keepdims=1)
         # With [0] in place of the batch ONNX Runtime takes -1 for the volume, which a value without
         # rows does not have.
-        by_tile = b.op("Concat", batch, self.groups, self.tiles, self.columns_g, volume, axis=0)
-        split = b.op("Reshape", partial, by_tile)
-        of_rows = b.op("Concat", batch, self.groups, self.tiles, [1], volume, axis=0)
+        lead = [batch, *self.by_group, self.tiles]
+        split = b.op("Reshape", partial, b.op("Concat", *lead, self.columns_g, space, axis=0))
+        of_rows = b.op("Concat", *lead, [1], space, axis=0)
         sums = b.choose(
             "noise",
             lambda: b.attribute("read_noise") > 0.0,
             lambda: split + b.op("RandomNormalLike", split) * self._spread(x_tiles, split, of_rows),
             lambda: split,
         )
-        read = bit_lines(b, sums, 2, self.gain, self.offset, self.back)
+        tile_axis = len(lead) - 1
+        read = bit_lines(b, sums, tile_axis, self.gain, self.offset, self.back)
+        if self.is_one_group and self.has_axes:
+            return read
         return b.op("Reshape", read, b.op("Concat", [-1], self.columns, out_spatial, axis=0))
 
     def _x_tiles(self, batch: Term, spatial: Term) -> Term:
@@ -344,7 +358,7 @@ class _ConvRead:
             return by_cell(q * q)
 
         def absolute() -> Term:
-            power = b.op("Reshape", self._conv(x_squares, self.ones), of_rows)
+            power = b.op("Reshape", self._conv(x_squares, self.all_ones), of_rows)
             return b.op("Sqrt", power) * self.deviation
 
         return _by_law(b, relative, on_curve, absolute)

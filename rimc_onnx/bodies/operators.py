@@ -7,8 +7,8 @@ library inlines them and computes the same numbers. A body holds what the nodes 
 ONNX Runtime folds away when it loads the model. The meaning of every attribute is written in
 :mod:`rimc_onnx.ops.schema`; the plain numpy version is :mod:`rimc_onnx.reference`.
 
-They use what is the same from opset 13 to the newest: ONNX Runtime reads a body in the opset of the
-model that carries it.
+They are written for the opset of the model that carries them, 13 or later: ONNX Runtime reads a
+body in that, whatever the body imports.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _BODIES: Final[Mapping[str, Callable[[Body], Term]]] = {
 
 def body_of(op_type: str, uses: Uses, *, opset: int = FUNCTION_OPSET_VERSION) -> ir.Function:
     """The body of an operator for nodes with ``uses``; what these leave out is optional in it."""
-    body = Body(schema.OPS[op_type].inputs, attribute_types(op_type), uses)
+    body = Body(schema.OPS[op_type].inputs, attribute_types(op_type), uses, opset=opset)
     result = _BODIES[op_type](body)
-    return body.function(schema.DOMAIN, op_type, result, opset=opset)
+    return body.function(schema.DOMAIN, op_type, result)
 
 
 def function_protos(uses: Mapping[str, Uses] | None = None) -> list[onnx.FunctionProto]:

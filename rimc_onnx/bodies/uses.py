@@ -50,6 +50,7 @@ def _crossbar(attributes: Mapping[str, Any], weight: Sequence[int] | None) -> Us
         depth = weight[1 if "strides" in attributes else 0]
         padded = depth % tiles != 0
     return {
+        "spatial": len(attributes.get("strides", ())),
         "dac": bits > 0,
         "serial": is_serial,
         "sinh": bends,

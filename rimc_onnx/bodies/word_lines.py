@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from rimc_onnx.bodies.builder import Body, Term
+from rimc_onnx.bodies.uses import VALUE
 
 __all__ = [
     "adc_top",
@@ -48,13 +49,27 @@ def word_lines(b: Body, x: Term) -> tuple[Term, Term]:
 
 def _dac_top(b: Body) -> Term:
     """The largest code of the DAC."""
-    bits = b.attribute("dac_bits") - b.attribute("dac_signed")
-    return b.op("Pow", 2.0, b.op("Cast", bits, to=1)) - 1.0
+    bits = b.uses(f"{VALUE}dac_bits")
+    if bits and b.uses(f"{VALUE}dac_signed") is None:
+        return b.constant(2.0**bits - 1.0) - _signed(b) * 2.0 ** (bits - 1)
+    magnitude_bits = b.attribute("dac_bits") - b.attribute("dac_signed")
+    return b.op("Pow", 2.0, b.op("Cast", magnitude_bits, to=1)) - 1.0
+
+
+def _dac_bottom(b: Body, top: Term) -> Term:
+    """The smallest code: -0.0 of a DAC without a sign."""
+    bits = b.uses(f"{VALUE}dac_bits")
+    if bits and b.uses(f"{VALUE}dac_signed") is None:
+        return _signed(b) * (1.0 - 2.0 ** (bits - 1))
+    return b.op("Neg", top) * _signed(b)
+
+
+def _signed(b: Body) -> Term:
+    return b.op("Cast", b.attribute("dac_signed"), to=1)
 
 
 def _codes(b: Body, x: Term, top: Term, step: Term) -> Term:
-    bottom = b.op("Neg", top) * b.op("Cast", b.attribute("dac_signed"), to=1)
-    return b.op("Clip", b.op("Round", x / step), bottom, top)
+    return b.op("Clip", b.op("Round", x / step), _dac_bottom(b, top), top)
 
 
 def _planes(b: Body, x: Term, top: Term, step: Term, base: Term) -> Term:
