@@ -17,12 +17,13 @@ from onnx import numpy_helper
 from rimc_onnx.errors import ModelError
 from rimc_onnx.passes.constants import find_constant
 
-__all__ = ["check_external_data", "check_graph", "check_text", "make_dense"]
+__all__ = ["check_external_data", "check_graph", "check_tensors", "check_text", "make_dense"]
 
 _MOST_DENSE_BYTES = 1 << 30
 """Of a sparse tensor, once its zeros are written."""
 _MOST_MADE_BYTES = 1 << 31
 """Of a value that a node makes of a shape that the file holds."""
+_COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 _MOST_NODES = 200_000
 """Of a model whose functions are inlined, as ONNX Runtime does when it loads it."""
 
@@ -150,6 +151,45 @@ def check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             raise ModelError(
                 f"{path}: initializer {tensor.name!r} ends at byte {end} of {info.location!r}, "
                 f"which has {size}. Copy the data file again."
+            )
+
+
+def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse weights whose shape is not that of the numbers they hold.
+
+    Raises:
+        ModelError: the first such initializer or constant.
+    """
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        where = f"{path}: initializer {tensor.name!r}"
+        shape = list(tensor.dims)
+        if min(shape, default=0) < 0:
+            raise ModelError(f"{where} has the shape {shape}. Export the model again.")
+        count = int(np.prod(shape, dtype=object))
+        try:
+            bits = int(ir.DataType(tensor.data_type).bitwidth)
+        except (ValueError, TypeError):  # no type, text, or one that is newer than this reader
+            bits = 0
+        if bits == 0:
+            held, wanted, what = len(tensor.string_data), count, "strings"
+            if tensor.data_type != onnx.TensorProto.STRING:
+                continue
+        elif onnx.external_data_helper.uses_external_data(tensor):
+            length = onnx.external_data_helper.ExternalDataInfo(tensor).length
+            held, wanted, what = length or 0, -(-count * bits // 8), "bytes"
+            if not length:  # then it's the rest of the file, or what the shape needs
+                continue
+        elif tensor.HasField("raw_data"):
+            held, wanted, what = len(tensor.raw_data), -(-count * bits // 8), "bytes"
+        else:
+            field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+            is_complex = tensor.data_type in _COMPLEX
+            wanted = -(-count * bits // 8) if bits < 8 else count * (2 if is_complex else 1)
+            held, what = len(getattr(tensor, field)), "numbers"
+        if held != wanted:
+            raise ModelError(
+                f"{where} of shape {shape} holds {held} {what}, not {wanted}: the file is damaged. "
+                "Export or copy it again."
             )
 
 

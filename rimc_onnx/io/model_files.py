@@ -16,7 +16,13 @@ from google.protobuf.message import DecodeError
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError, RimcError, one_line
 from rimc_onnx.execution.external_data import remember_external
-from rimc_onnx.io.model_checks import check_external_data, check_graph, check_text, make_dense
+from rimc_onnx.io.model_checks import (
+    check_external_data,
+    check_graph,
+    check_tensors,
+    check_text,
+    make_dense,
+)
 from rimc_onnx.io.outputs import Outputs
 
 __all__ = [
@@ -77,6 +83,7 @@ def load_model(path: Path) -> ir.Model:
         )
     check_text(proto, path)
     check_external_data(proto, path)
+    check_tensors(proto, path)
     make_dense(proto, path)
     try:
         # The protobuf stays inline; tensors in other files are mapped, not read.

@@ -85,14 +85,14 @@ def _refuse_newer(graph: ir.Model, source: Path) -> None:
     own = package_version()
     if _release(written) > _release(own):
         raise ModelError(
-            f"{source}: converted by rimc-onnx {written}, which is newer than this one ({own}). "
-            "Update rimc-onnx, or convert the model again."
+            f"{source}: converted by rimc-onnx {written[:40]}, which is newer than this one "
+            f"({own}). Update rimc-onnx, or convert the model again."
         )
 
 
 def _release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: (0, 2, 1) of 0.2.1rc1."""
-    found = re.match(r"\d+(\.\d+)*", version)
+    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
