@@ -3,6 +3,7 @@
 
     python -m benchmarks.latency [--rounds 31] [--threads 2] [--rank R] [--networks ResNet-20 ...]
         [--kinds ideal tiled all] [--paths provider native stock] [--adapters] [--cpu-time]
+        [--json docs/figures/latency.json --processor "AVX2 (AMD EPYC 7003)"]
 
 Every model is calibrated first (10 samples, default SRAM or one rank; ResNet-50's shape: rank 4):
 its branches do real work. ``twin`` is the ideal model with its adapters folded in, float32 in stock
@@ -12,6 +13,9 @@ whole network, what the low-rank part of an adapter of rank 4 costs on top of it
 Sessions take turns, run after run; a ratio is taken within a turn and its median is printed. With
 several threads each has a core of its own, and a turn begins when those of the session before
 sleep. Peak memory is that of a process of its own that loads the model and runs it.
+
+``--json`` puts the ratios into a file that benchmarks.latency_table makes README's table of, one
+run for each processor and number of threads; networks that were not measured keep their ratios.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from onnx import TensorProto, helper, numpy_helper
 import rimc_onnx
 from benchmarks import resnet50
 from benchmarks.datasets import DATA
+from benchmarks.latency_table import put_run
 from rimc_onnx import passes, runtime
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
@@ -157,9 +162,14 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=_PATHS, default=list(_PATHS))
     parser.add_argument("--cpu-time", action="store_true", help="of one thread, on a busy machine")
     parser.add_argument("--adapters", action="store_true", help="what an adapter costs its node")
+    parser.add_argument("--json", type=Path, help="puts the ratios into this file")
+    parser.add_argument("--processor", help="its class, with --json")
     arguments = parser.parse_args()
+    if (arguments.json is None) != (arguments.processor is None):
+        parser.error("--json and --processor go together")
     if arguments.cpu_time:
         arguments.threads = 1
+    ratios: dict[str, dict[str, float]] = {}
     info = runtime.build_info()
     print(f"{platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds; {info}")
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +184,18 @@ def main() -> None:
                 _MAKERS[name](teacher)
             files = _prepare(teacher, data, Path(folder) / name, arguments.kinds, rank)
             for what, make in feeds.items():
-                _measure(f"{name}, {what}", teacher, files, make(), arguments)
+                title = f"{name}, {what}"
+                ratios[title] = _measure(title, teacher, files, make(), arguments)
+    if arguments.json:
+        run = {
+            "processor": arguments.processor,
+            "isa": info["isa"],
+            "threads": arguments.threads,
+            "rounds": arguments.rounds,
+            "onnxruntime": info["onnxruntime"],
+            "ratios": ratios,
+        }
+        put_run(arguments.json, run)
 
 
 def _prepare(
@@ -214,7 +235,7 @@ def _session(path: Path, how: str, threads: int) -> Any:
 
 def _measure(
     title: str, teacher: Path, files: dict[str, Path], feeds: Feeds, arguments: argparse.Namespace
-) -> None:
+) -> dict[str, float]:
     runs = {"fp32 teacher": (teacher, "stock")}
     if "twin" in files:
         runs["twin"] = (files["twin"], "stock")
@@ -225,10 +246,13 @@ def _measure(
     reference = times["fp32 teacher"]
     print(f"\n{title}: fp32 teacher {1e3 * statistics.median(reference):.2f} ms")
     print(f"  {'':20s} ratio (25-75 %)        peak memory")
+    ratios = {}
     for name, (path, how) in runs.items():
         low, middle, high = _ratios(times[name], reference)
+        ratios[name] = round(middle, 2)
         peak = _peak_mib(path, how, feeds, arguments.threads)
         print(f"  {name:20s} {middle:5.2f} ({low:.2f}-{high:.2f})     {peak:8.0f} MiB", flush=True)
+    return ratios
 
 
 def _take_turns(

@@ -7,6 +7,7 @@ namespace {
 
 struct Avx2Vnni : Avx2Words {
   static constexpr int kMaxQuadSums = kMaxAccumulators;
+  static constexpr bool kPairsNeedRegister = false;
   static Words LoadCodes(const uint32_t* p) { return LoadWords(p); }
   static int32_t StartOf(int32_t start) { return start; }
   static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }

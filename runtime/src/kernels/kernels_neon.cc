@@ -16,6 +16,7 @@ struct Neon {
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 3;
   static constexpr bool kHasFewRegisters = false;
+  static constexpr bool kPairsNeedRegister = false;
   static constexpr bool kUnrolls = true;
   static constexpr bool kHasLookup = true;
 

@@ -18,7 +18,9 @@
 //   Halves(low, high) (of words of 16 bits each, as unsigned ones),
 // and over kLanes sums of words in Sums:
 //   NoSums (zeros), LoadSums and StoreSums (as LoadInts), SumsToFloat, DotPairs(sums, a, b) (plus
-//   the products of both halves of a and b, which are signed),
+//   the products of both halves of a and b, which are signed), kPairsNeedRegister (products of a
+//   whole block of sums leave no register for all its inputs) and, where true,
+//   DotPairsAtOnce(sums, a, b), the same, which a compiler can't take apart,
 // and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:
 //   Wide, Widen (an Int), MulWide(a, word) (all 64 bits of the products), UpperWide (upper halves
 //   to the lower), XorWide(a, word), XorWide(a, b, word), Narrow (to an Int), NarrowUpper (of the

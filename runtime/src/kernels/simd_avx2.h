@@ -23,6 +23,11 @@ struct Avx2 {
   static constexpr bool kHasFewRegisters = true;
   static constexpr bool kUnrolls = true;
   static constexpr bool kHasLookup = true;
+#if defined(__GNUC__) && !defined(__clang__)
+  static constexpr bool kPairsNeedRegister = true;  // GCC's order of them; others are as they are
+#else
+  static constexpr bool kPairsNeedRegister = false;
+#endif
 
   static __m256i Mask(int n) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
@@ -115,6 +120,19 @@ struct Avx2 {
   static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
   static Sums DotPairs(Sums sums, Int a, Int b) {
     return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+  }
+  // DotPairs as one: GCC takes the products of a block of rows first, for which there are no
+  // registers.
+  static Sums DotPairsAtOnce(Sums sums, Int a, Int b) {
+#if defined(__GNUC__) && !defined(__clang__)
+    Int products;
+    __asm__("vpmaddwd %[b], %[a], %[products]\n\tvpaddd %[products], %[sums], %[sums]"
+            : [sums] "+x"(sums), [products] "=&x"(products)
+            : [a] "x"(a), [b] "xm"(b));
+    return sums;
+#else
+    return DotPairs(sums, a, b);
+#endif
   }
 
   // One value after the other: a gather takes as long, or longer by far on processors whose

@@ -18,6 +18,7 @@ struct Avx512 {
   static constexpr int kMaxAccumulators = 24;
   static constexpr int kPanelVecs = 4;
   static constexpr bool kHasFewRegisters = false;
+  static constexpr bool kPairsNeedRegister = false;
   static constexpr bool kUnrolls = true;
   static constexpr int kStripPositions = 14;
   static constexpr int kStripVecs = 2;

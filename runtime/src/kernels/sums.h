@@ -21,6 +21,7 @@ struct FloatProducts {
   using Sum = typename S::Vec;
   using Operand = typename S::Vec;
   static constexpr bool kPrefetchesInputs = true;
+  static constexpr bool kNeedsRegister = false;
   static Sum Zero() { return S::Set1(0.0f); }
   static Sum Load(const float* p, int lanes) { return LoadLanes<S>(p, lanes); }
   static void Store(float* p, int lanes, Sum sum) { StoreLanes<S>(p, lanes, sum); }
@@ -36,12 +37,14 @@ struct PairProducts {
   using Sum = typename S::Sums;
   using Operand = typename S::Int;
   static constexpr bool kPrefetchesInputs = false;
+  static constexpr bool kNeedsRegister = S::kPairsNeedRegister;
   static Sum Zero() { return S::NoSums(); }
   static Sum Load(const float* p, int lanes) { return S::LoadSums(WordsOf(p), lanes); }
   static void Store(float* p, int lanes, Sum sum) { S::StoreSums(WordsOf(p), lanes, sum); }
   static Operand LoadOperand(const float* p) { return S::LoadInt(WordsOf(p)); }
   static Operand Broadcast(const float* p) { return S::SetInt(*WordsOf(p)); }
   static Sum Add(Sum sum, Operand a, Operand b) { return S::DotPairs(sum, a, b); }
+  static Sum AddAtOnce(Sum sum, Operand a, Operand b) { return S::DotPairsAtOnce(sum, a, b); }
   static typename S::Vec ToFloat(Sum sum) { return S::SumsToFloat(sum); }
 };
 
@@ -90,6 +93,17 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
   for (int v = 0; v < kVecs; ++v) b[v] = kConv ? args.b[v] : args.b[0] + v * S::kLanes;
   const float* const next_a = args.next_a != nullptr ? args.next_a : args.a;
   const float* const next_b = args.next_b;
+  // Sums, inputs, a cell and its product would be one register too many: inputs of the last vector
+  // are read by the multiplications.
+  constexpr bool kReloads = Products::kNeedsRegister && kRows * kVecs == S::kMaxAccumulators;
+  constexpr int kHeld = kReloads ? kVecs - 1 : kVecs;
+  const auto add = [](auto sum, auto a_k, auto b_k) {
+    if constexpr (kReloads && !kConv) {
+      return Products::AddAtOnce(sum, a_k, b_k);
+    } else {
+      return Products::Add(sum, a_k, b_k);
+    }
+  };
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
     if (kConv) {
       RIMC_PREFETCH(next_a + k * kRows);
@@ -101,7 +115,7 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
     const ptrdiff_t b_at = kConv ? args.b_offset[k] : k * (kVecs * S::kLanes);
     typename Products::Operand b_k[kVecs];
     RIMC_UNROLL
-    for (int v = 0; v < kVecs; ++v) b_k[v] = Products::LoadOperand(b[v] + b_at);
+    for (int v = 0; v < kHeld; ++v) b_k[v] = Products::LoadOperand(b[v] + b_at);
     if constexpr (kConv && HasLanes<S>::value && Products::kPrefetchesInputs && kRows % 4 == 0) {
       AddByLanes<S>(args.a + a_at, b_k, sums);
       continue;
@@ -110,7 +124,11 @@ RIMC_INLINE void AddProducts(const BlockArgs& args, typename Products::Sum (&sum
     for (int i = 0; i < kRows; ++i) {
       const auto a_k = Products::Broadcast(a[i] + a_at);
       RIMC_UNROLL
-      for (int v = 0; v < kVecs; ++v) sums[i][v] = Products::Add(sums[i][v], a_k, b_k[v]);
+      for (int v = 0; v < kHeld; ++v) sums[i][v] = add(sums[i][v], a_k, b_k[v]);
+      if constexpr (kReloads) {
+        RIMC_RELOAD(b[kHeld]);
+        sums[i][kHeld] = add(sums[i][kHeld], a_k, Products::LoadOperand(b[kHeld] + b_at));
+      }
     }
   }
 }

@@ -16,6 +16,13 @@
 #define RIMC_PREFETCH(address) static_cast<void>(address)
 #endif
 
+// Makes the compiler load again what is at a pointer, so that no register holds it.
+#if defined(__GNUC__) || defined(__clang__)
+#define RIMC_RELOAD(pointer) __asm__("" : "+r"(pointer))
+#else
+#define RIMC_RELOAD(pointer) static_cast<void>(pointer)
+#endif
+
 // A part of a kernel whose sums have to stay in its registers.
 #if defined(__GNUC__) || defined(__clang__)
 #define RIMC_INLINE inline __attribute__((always_inline))
