@@ -169,7 +169,9 @@ def statistics_case(random: Random) -> Case:
             elif way == 2:
                 arrays[key] = arrays[key].reshape(-1)[: int(random.integers(5))]
             elif way == 3:
-                arrays[key] = arrays[key].astype(pick(random, ["U9", "f8", "?"]))
+                arrays[key] = arrays[key].astype(
+                    pick(random, ["U9", "f8", "?"] if arrays[key].dtype.kind != "U" else ["U9"])
+                )
             else:
                 arrays[pick(random, ["n", "a/b", "x" * 300])] = arrays.pop(key)
         np.savez(path, **arrays)
@@ -403,11 +405,12 @@ def batch(*given: Any) -> Iterator[tuple[int, str, str, str]]:
     results, write = os.pipe()
     process = os.fork()
     if process == 0:
+        stderr = os.dup(2)  # cases take its place
         try:
             os.close(results)
             work_off(*given, write)
         except BaseException:
-            traceback.print_exc()
+            os.write(stderr, traceback.format_exc().encode())
             os._exit(71)
         os._exit(0)
     os.close(write)
