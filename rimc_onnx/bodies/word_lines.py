@@ -49,8 +49,8 @@ def word_lines(b: Body, x: Term) -> tuple[Term, Term]:
 
 def _dac_top(b: Body) -> Term:
     """The largest code of the DAC."""
-    bits = b.uses(f"{VALUE}dac_bits")
-    if bits and b.uses(f"{VALUE}dac_signed") is None:
+    bits = _bits_of_either_sign(b)
+    if bits is not None:
         return b.constant(2.0**bits - 1.0) - _signed(b) * 2.0 ** (bits - 1)
     magnitude_bits = b.attribute("dac_bits") - b.attribute("dac_signed")
     return b.op("Pow", 2.0, b.op("Cast", magnitude_bits, to=1)) - 1.0
@@ -58,10 +58,16 @@ def _dac_top(b: Body) -> Term:
 
 def _dac_bottom(b: Body, top: Term) -> Term:
     """The smallest code: -0.0 of a DAC without a sign."""
-    bits = b.uses(f"{VALUE}dac_bits")
-    if bits and b.uses(f"{VALUE}dac_signed") is None:
+    bits = _bits_of_either_sign(b)
+    if bits is not None:
         return _signed(b) * (1.0 - 2.0 ** (bits - 1))
     return b.op("Neg", top) * _signed(b)
+
+
+def _bits_of_either_sign(b: Body) -> int | None:
+    """Bits of the DAC where nodes have as many and differ in the sign; ``None`` elsewhere."""
+    bits = b.uses(f"{VALUE}dac_bits")
+    return bits if bits and b.uses(f"{VALUE}dac_signed") is None else None
 
 
 def _signed(b: Body) -> Term:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import cases
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from cases import ANNOTATIONS, NO_EXTRAS
 from onnx import TensorProto, helper, numpy_helper
 
 from rimc_onnx import reference
@@ -20,36 +22,8 @@ from rimc_onnx.ops import schema
 
 Array = np.ndarray[Any, Any]
 
-STATE = {
-    "node": "fc1",
-    "device": "gaussian-relative",
-    "device_config": "{}",
-    "seed": 0,
-    "time_s": 0.0,
-    "wire_ohm": 0.0,
-    "g_max_us": 40.0,
-    "w_max": [1.0],
-}
-IDEAL = {
-    "tile_rows": 0,
-    "num_tiles": 1,
-    "dac_bits": 0,
-    "dac_range": 1.0,
-    "dac_signed": 1,
-    "dac_serial_bits": 0,
-    "iv_sinh": 0.0,
-    "input_shrink": 1.0,
-    "iv_square": [0.0] * schema.IV_TERMS,
-    "iv_cube": [0.0] * schema.IV_TERMS,
-    "adc_bits": 0,
-    "adc_range": [1.0],
-    "adc_gain": [1.0],
-    "adc_offset": [0.0],
-    "read_noise": 0.0,
-    "read_noise_relative": 0,
-    "read_noise_curve": [0.0],
-    "read_key": 0,
-}
+STATE = ANNOTATIONS | {"node": "fc1", "device": "gaussian-relative", "g_max_us": 40.0}
+IDEAL = cases.IDEAL | NO_EXTRAS
 NUMERIC = tuple(name for name in IDEAL if name != "tile_rows")
 
 

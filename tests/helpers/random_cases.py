@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cases import ANNOTATIONS, cells
+from cases import ANNOTATIONS, NO_EXTRAS, cells
 
 from rimc_onnx import reference
 from rimc_onnx.ops import schema
@@ -104,24 +104,14 @@ def periphery(rng: np.random.Generator, *, columns: int, depth: int, window: int
     ranges = rng.uniform(0.2, 4, columns if rng.integers(2) else 1) * np.sqrt(depth * window)
     far = 10.0 ** rng.integers(-30, 31) if rng.random() < 0.03 else 1.0
     found: dict[str, Any] = {
+        **NO_EXTRAS,
         "tile_rows": tile_rows,
         "num_tiles": num_tiles,
         "dac_bits": dac_bits,
         "dac_range": _floats(rng.uniform(0.5, 4) * (far if rng.integers(2) else 1.0))[0],
         "dac_signed": signed,
-        "dac_serial_bits": 0,
-        "iv_sinh": 0.0,
-        "input_shrink": 1.0,
-        "iv_square": [0.0] * schema.IV_TERMS,
-        "iv_cube": [0.0] * schema.IV_TERMS,
         "adc_bits": _bits(rng, 2),
         "adc_range": _floats(ranges * far),
-        "adc_gain": [1.0],
-        "adc_offset": [0.0],
-        "read_noise": 0.0,
-        "read_noise_relative": 0,
-        "read_noise_curve": [0.0],
-        "read_key": 0,
         "w_max": [1.0],
     }
     if dac_bits > signed and rng.random() < 0.3:

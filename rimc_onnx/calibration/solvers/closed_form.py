@@ -34,7 +34,7 @@ _CELL_RIDGE = 10.0
 """Uncorrelated power in the metric of sparse cells beside that of the metric, as a multiple."""
 _CELL_STEPS = 4
 _MOST_CELLS = 1 << 20
-"""Numbers of the systems of sparse cells that are solved at once."""
+"""Of bit lines whose sparse cells are found at once, and numbers of the systems for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Draft:
 
     def need_of(self, problem: NodeProblem) -> F32:
         """``need`` with this M."""
-        return problem.target / self.m[:, None, :] - (problem.target - problem.error)
+        return _need(problem, self.m)
 
     def without_products(self) -> Draft:
         """The same node, which holds no products with the metric: many wait beside each other."""
@@ -145,11 +145,16 @@ def draft(
     return Draft(
         problem=problem,
         m=m,
-        need=problem.target / m[:, None, :] - (problem.target - problem.error),
+        need=_need(problem, m),
         prior=prior,
         node_gain=powers.node_gain,
         magnitude_gain=gain,
     )
+
+
+def _need(problem: NodeProblem, m: F32) -> F32:
+    """W_t / M - W_r, [G, d, m]."""
+    return problem.target / m[:, None, :] - (problem.target - problem.error)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
