@@ -35,6 +35,8 @@ _FOLDED: dict[str, Callable[..., Known]] = {
 _END = 2**63 - 1
 _SHAPE_OF_PART = 15
 """The opset from which on a Shape gives a part of the dimensions, and is one node for a Slice."""
+_ZERO_IN_SHAPE = 14
+"""The opset from which on a Reshape can be told that 0 is a number of elements."""
 _KINDS = {
     "int": ir.AttributeType.INT,
     "ints": ir.AttributeType.INTS,
@@ -161,6 +163,15 @@ class Body:
             self._scopes[-1].append(node)
             made_before[key] = node.outputs[0]
         return Term(self, made_before[key])
+
+    def reshape(self, values: Term, shape: Term) -> Term:
+        """A Reshape to what other values have: 0 in ``shape`` is an axis without rows."""
+        if self.opset >= _ZERO_IN_SHAPE:
+            return self.op("Reshape", values, shape, allowzero=1)
+        # 0 is "as it is in the input" there: an axis without rows is what is left over.
+        return self.op(
+            "Reshape", values, self.op("Where", self.op("Equal", shape, [0]), [-1], shape)
+        )
 
     def choose(
         self,

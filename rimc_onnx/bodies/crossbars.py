@@ -140,24 +140,26 @@ class _MatMulRead:
             lambda: sums + b.op("RandomNormalLike", sums) * self._spread(x_tiles),
             lambda: sums,
         )
-        read = bit_lines(b, sums, 0, self.gain, self.offset, self.back)
+        read = bit_lines(b, sums, [0, 1], self.gain, self.offset, self.back)
         lead = b.op("Shape", x).part(0, -1)
-        # A Reshape takes 0 for "as it is in the input": an axis without rows is what is left over.
-        lead = b.op("Where", b.op("Equal", lead, [0]), [-1], lead)
-        return b.op("Reshape", read, b.op("Concat", lead, self.columns, axis=0))
+        return b.reshape(read, b.op("Concat", lead, self.columns, axis=0))
 
     def _x_tiles(self) -> Term:
-        """What enters the tiles, [T, P, rows]."""
+        """What enters the tiles, [1, T, P, rows].
+
+        ONNX Runtime fuses a Transpose of [P, T, rows] into the MatMul behind it, and what it makes
+        (FusedMatMul with transBatchA, in 1.17 and 1.20) divides by P, which may be 0.
+        """
         b = self.b
         x_rows = self.lines
         if b.uses("padded") is not False:
             x_rows = b.op("Reshape", self.lines, b.op("Concat", [-1], self.depth, axis=0))
             x_rows = b.op("Pad", x_rows, b.op("Concat", [0, 0, 0], self.pad, axis=0))
-        shape = b.op("Concat", [-1], self.tiles, self.rows, axis=0)
-        return b.op("Transpose", b.op("Reshape", x_rows, shape), perm=[1, 0, 2])
+        shape = b.op("Concat", [1, -1], self.tiles, self.rows, axis=0)
+        return b.op("Transpose", b.op("Reshape", x_rows, shape), perm=[0, 2, 1, 3])
 
     def _sums(self, x_tiles: Term) -> Term:
-        """Sums of the currents, [T, P, N]."""
+        """Sums of the currents, [1, T, P, N]."""
         b, limit = self.b, self.limit
         straight = b.op("MatMul", x_tiles, self.w_tiles)
 
@@ -191,7 +193,7 @@ class _MatMulRead:
             b,
             relative,
             on_curve,
-            lambda: b.op("Sqrt", b.op("ReduceSum", x_squares, [2], keepdims=1)) * self.deviation,
+            lambda: b.op("Sqrt", b.op("ReduceSum", x_squares, [3], keepdims=1)) * self.deviation,
         )
 
 
@@ -303,7 +305,7 @@ class _ConvRead:
             lambda: split,
         )
         tile_axis = len(lead) - 1
-        read = bit_lines(b, sums, tile_axis, self.gain, self.offset, self.back)
+        read = bit_lines(b, sums, [tile_axis], self.gain, self.offset, self.back)
         if self.is_one_group and self.has_axes:
             return read
         return b.op("Reshape", read, b.op("Concat", [-1], self.columns, out_spatial, axis=0))

@@ -89,10 +89,7 @@ def _planes(b: Body, x: Term, top: Term, step: Term, base: Term) -> Term:
     digits = (lower - base * upper) * b.op("Reshape", b.op("Sign", codes), [1, -1])
     x_shape = b.op("Shape", x)
     runs = x_shape.part(0, 1) * b.op("Shape", shifts).part(0, 1)
-    shape = b.op("Concat", runs, x_shape.part(1), axis=0)
-    # A Reshape takes 0 for "as it is in the input": an axis without rows is what is left over.
-    shape = b.op("Where", b.op("Equal", shape, [0]), [-1], shape)
-    return b.op("Reshape", digits * step, shape)
+    return b.reshape(digits * step, b.op("Concat", runs, x_shape.part(1), axis=0))
 
 
 def _shifts(b: Body, magnitude_bits: Term) -> Term:
@@ -165,7 +162,9 @@ def adc_top(b: Body) -> Term:
     return b.op("Pow", 2.0, b.op("Cast", b.attribute("adc_bits") - 1, to=1)) - 1.0
 
 
-def bit_lines(b: Body, sums: Term, tile_axis: int, gain: Term, offset: Term, back: Term) -> Term:
+def bit_lines(
+    b: Body, sums: Term, tile_axes: list[int], gain: Term, offset: Term, back: Term
+) -> Term:
     """The ADC of every tile, then the digital sum over tiles and over planes.
 
     Planes come one after the other along axis 0 of what is left. ``gain``, ``offset`` and ``back``
@@ -189,7 +188,7 @@ def bit_lines(b: Body, sums: Term, tile_axis: int, gain: Term, offset: Term, bac
         return b.op("Clip", b.op("Round", scaled), b.op("Neg", top), top)
 
     read = b.choose("adc", is_converted, codes, lambda: sums)
-    total = b.op("ReduceSum", read, [tile_axis], keepdims=0)
+    total = b.op("ReduceSum", read, tile_axes, keepdims=0)
 
     def joined() -> Term:
         bits = b.attribute("dac_bits") - b.attribute("dac_signed")

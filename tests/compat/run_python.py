@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the models of ``prepare.py`` in the ONNX Runtime of this Python, which needs only that.
 
+The test images, and a batch of zero.
+
 Usage: run_python.py FOLDER [LIBRARY]. Writes ``outputs/<runtime>/<model>.bin``, logits in float32.
 """
 
@@ -34,6 +36,9 @@ def main(folder: Path, library: str | None) -> None:
         if library and counter() == made:
             sys.exit(f"{name}: {file} runs on its function bodies, not on {library}")
         (logits,) = session.run(["logits"], {"input": x})
+        (nothing,) = session.run(["logits"], {"input": x[:0]})
+        if nothing.shape != (0, *logits.shape[1:]):
+            sys.exit(f"{name}: {file} makes {nothing.shape} of a batch of zero")
         logits.astype("<f4").tofile(outputs / f"{model}.bin")
 
 
