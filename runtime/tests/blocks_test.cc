@@ -54,7 +54,7 @@ Options RandomOptions(bool is_conv, bool pairs, bool words, int rows, Random* ra
   o.post_ops = is_read && random->Once(2);
   o.noise = is_read && random->Once(3);
   o.draws = o.noise && is_conv && rows == kernels::kDrawRows && random->Once(2);
-  o.words = words && o.post_ops;
+  o.words = words && o.post_ops && random->Once(2);
   o.partial = random->Once(2);
   o.has_nan = !pairs && random->Once(4);
   o.more_blocks = is_conv ? static_cast<int>(random->Whole(0, 2)) : 0;
@@ -370,7 +370,7 @@ void TestPartialVector(const KernelTable& table, const KernelTable& scalar,
                        Report* report) {
   if (function == nullptr) return;
   const std::string entry =
-      std::string(table.isa) + (pairs ? " pair_conv_partial_vector" : " conv_partial_vector");
+      std::string(table.isa) + (pairs ? " pairs.conv_partial_vector" : " conv_partial_vector");
   ++report->entries;
   Random random(5);
   for (std::ptrdiff_t positions = 1; positions <= table.partial_vector_positions; ++positions) {
@@ -402,7 +402,7 @@ void TestPartialVector(const KernelTable& table, const KernelTable& scalar,
           args.c[0] = want.data() + row * c_row + j;
           args.lanes[0] = 1;
           args.resume = resume;
-          (pairs ? scalar.pair_conv_block : scalar.conv_block)[0][0](args);
+          (pairs ? scalar.pairs.conv_block : scalar.conv_block)[0][0](args);
         }
       }
       const std::string what = entry + ", " + std::to_string(positions) + " positions, " +
@@ -415,25 +415,21 @@ void TestPartialVector(const KernelTable& table, const KernelTable& scalar,
 }  // namespace
 
 void TestBlocks(const KernelTable& table, const KernelTable& scalar, Report* report) {
+  const bool has_quads = table.quads != nullptr;
   TestTable(table, scalar, table.matmul_block, scalar.matmul_block, false, false, false,
             "matmul_block", report);
   TestTable(table, scalar, table.conv_block, scalar.conv_block, true, false, false, "conv_block",
             report);
-  TestTable(table, scalar, table.pair_matmul_block, scalar.pair_matmul_block, false, true, false,
-            "pair_matmul_block", report);
-  TestTable(table, scalar, table.pair_conv_block, scalar.pair_conv_block, true, true, false,
-            "pair_conv_block", report);
+  TestTable(table, scalar, table.pairs.matmul_block, scalar.pairs.matmul_block, false, true, false,
+            "pairs.matmul_block", report);
+  TestTable(table, scalar, table.pairs.conv_block, scalar.pairs.conv_block, true, true, has_quads,
+            "pairs.conv_block", report);
   TestStrips(table, scalar, report);
   TestPartialVector(table, scalar, table.conv_partial_vector, false, report);
-  TestPartialVector(table, scalar, table.pair_conv_partial_vector, true, report);
-  if (table.quads == nullptr) return;
+  TestPartialVector(table, scalar, table.pairs.conv_partial_vector, true, report);
+  if (!has_quads) return;
   TestTable(table, scalar, table.quads->conv_block, scalar.conv_block, true, false, true,
             "quads->conv_block", report);
-  TestTable(table, scalar, table.quads->pair_matmul_block, scalar.pair_matmul_block, false, true,
-            false, "quads->pair_matmul_block", report);
-  TestTable(table, scalar, table.quads->pair_conv_block, scalar.pair_conv_block, true, true, true,
-            "quads->pair_conv_block", report);
-  TestPartialVector(table, scalar, table.quads->pair_conv_partial_vector, true, report);
 }
 
 }  // namespace rimc::tests

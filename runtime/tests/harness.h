@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -104,14 +105,24 @@ inline bool IsSame(float a, float b) {
 inline bool IsSame(std::uint32_t a, std::uint32_t b) { return a == b; }
 inline bool IsSame(std::uint8_t a, std::uint8_t b) { return a == b; }
 
+// With all digits of a float, so that a difference in the last bit can be read.
+inline std::string TextOf(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", static_cast<double>(value));
+  return text;
+}
+template <class Whole>
+std::string TextOf(Whole value) {
+  return std::to_string(value);
+}
+
 template <class T>
 void ExpectSame(const std::vector<T>& got, const std::vector<T>& want, const std::string& entry,
                 Report* report) {
   for (std::size_t i = 0; i < want.size(); ++i) {
     if (IsSame(got[i], want[i])) continue;
-    report->Fail(entry + ": value " + std::to_string(i) + " is " +
-                 std::to_string(static_cast<double>(got[i])) + ", not " +
-                 std::to_string(static_cast<double>(want[i])));
+    report->Fail(entry + ": value " + std::to_string(i) + " is " + TextOf(got[i]) + ", not " +
+                 TextOf(want[i]));
     return;
   }
 }

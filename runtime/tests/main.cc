@@ -31,12 +31,14 @@ int main() {
   const kernels::KernelTable& scalar = kernels::rimc_kernels_f32_scalar;
   for (const kernels::KernelTable* table : AvailableKernels()) {
     const int before = report.entries;
+    const int failures_before = report.failures;
     tests::TestBlocks(*table, scalar, &report);
     tests::TestOthers(*table, scalar, &report);
     tests::TestPhilox(*table, &report);
     if (table->quads != nullptr) tests::TestQuads(*table, &report);
     tests::TestPlans(*table, &report);
-    tests::TestPlanted(*table, &report);
+    // What is wrong already would be found beside what is planted.
+    if (report.failures == failures_before) tests::TestPlanted(*table, &report);
     std::printf("%s: %d entries\n", table->isa, report.entries - before);
   }
   tests::TestCompiledDevices(RIMC_PRESETS, &report);

@@ -18,6 +18,7 @@ namespace rimc {
 namespace {
 
 using kernels::BlockArgs;
+using kernels::BlockFunction;
 using kernels::KernelTable;
 
 constexpr double kTurnSeconds = 0.005;
@@ -41,98 +42,88 @@ double Best(int turns, double products, const Run& run) {
   return best;
 }
 
-// What a block does beside its sums.
-struct Epilogue {
-  std::vector<float> of_column;
-  explicit Epilogue(std::ptrdiff_t columns) : of_column(static_cast<std::size_t>(columns), 0.01f) {}
-
-  void Convert(BlockArgs* args) const {
-    args->gain = args->back = of_column.data();
-    args->top = 127.0f;
-    args->first = args->last = true;
-  }
+// Calls of one kernel, `rows` x `vecs` sums each or more_blocks + 1 times as many; operands and
+// sums of a call lie `step` behind those of the call before.
+struct Calls {
+  BlockFunction kernel;
+  std::ptrdiff_t rows, vecs, more_blocks, count;
+  std::ptrdiff_t a_step, b_step, c_step;
+  std::ptrdiff_t width;    // of b and c
+  std::ptrdiff_t columns;  // of the crossbar
 };
+
+double Speed(const KernelTable& table, int turns, std::ptrdiff_t depth, const Calls& calls,
+             bool has_pairs, bool has_adc) {
+  tests::Random random(7);
+  const auto values = [&](std::ptrdiff_t count) {
+    const auto size = static_cast<std::size_t>(count);
+    return has_pairs ? random.Pairs(size) : random.Reals(size);
+  };
+  const std::ptrdiff_t rows = calls.rows * (calls.more_blocks + 1);
+  const auto a = values(depth * rows + (calls.count - 1) * calls.a_step);
+  const auto b = values(depth * calls.width);
+  std::vector<float> c(
+      static_cast<std::size_t>(rows * calls.width + (calls.count - 1) * calls.c_step));
+  std::vector<std::int32_t> offsets;
+  for (std::ptrdiff_t k = 0; k < depth; ++k) {
+    offsets.push_back(static_cast<std::int32_t>(k * calls.width));
+  }
+  const std::vector<float> of_column(static_cast<std::size_t>(calls.columns), 0.01f);
+  BlockArgs args{};
+  args.a_row = depth;
+  args.a_block = depth * calls.rows;
+  args.more_blocks = calls.more_blocks;
+  args.b_offset = offsets.data();
+  args.depth = depth;
+  args.c_row = calls.width;
+  std::fill_n(args.lanes, calls.vecs, table.lanes);
+  if (has_adc) {
+    args.gain = args.back = of_column.data();
+    args.top = 127.0f;
+    args.first = args.last = true;
+  }
+  const auto run = [&] {
+    for (std::ptrdiff_t i = 0; i < calls.count; ++i) {
+      args.a = a.data() + i * calls.a_step;
+      for (std::ptrdiff_t v = 0; v < calls.vecs; ++v) {
+        args.b[v] = b.data() + i * calls.b_step + v * table.lanes;
+        args.c[v] = c.data() + i * calls.c_step + v * table.lanes;
+      }
+      calls.kernel(args);
+    }
+  };
+  const std::ptrdiff_t sums = calls.count * rows * calls.vecs * table.lanes;
+  return Best(turns, static_cast<double>(depth * sums) * (has_pairs ? 2 : 1), run);
+}
 
 // A convolution of `depth` word lines, `columns` and `positions`.
 double ConvSpeed(const KernelTable& table, int turns, std::ptrdiff_t depth, std::ptrdiff_t columns,
                  std::ptrdiff_t positions, bool has_pairs, bool has_adc) {
-  const std::ptrdiff_t rows = table.max_rows;
-  const std::ptrdiff_t vecs =
-      std::min<std::ptrdiff_t>(table.max_accumulators / rows, kernels::kMaxVecs);
-  const std::ptrdiff_t part = vecs * table.lanes;
-  const std::ptrdiff_t parts = std::max<std::ptrdiff_t>(positions / part, 1);
-  const std::ptrdiff_t plane = parts * part;
-  const auto floats = [](std::ptrdiff_t count) { return static_cast<std::size_t>(count); };
-  tests::Random random(7);
-  const auto a = has_pairs ? random.Pairs(floats(depth * columns))
-                           : random.Reals(floats(depth * columns));
-  const auto b =
-      has_pairs ? random.Pairs(floats(depth * plane)) : random.Reals(floats(depth * plane));
-  std::vector<float> c(floats(columns * plane));
-  std::vector<std::int32_t> offsets;
-  for (std::ptrdiff_t k = 0; k < depth; ++k) {
-    offsets.push_back(static_cast<std::int32_t>(k * plane));
-  }
-  const Epilogue epilogue(columns);
-  BlockArgs args{};
-  args.b_offset = offsets.data();
-  args.depth = depth;
-  args.a = a.data();
-  args.a_block = depth * rows;
-  args.more_blocks = columns / rows - 1;
-  args.c_row = plane;
-  if (has_adc) epilogue.Convert(&args);
-  const auto kernel =
-      has_pairs ? table.PairConvBlock(rows, vecs) : table.conv_block[rows - 1][vecs - 1];
-  const auto run = [&] {
-    for (std::ptrdiff_t p = 0; p < parts; ++p) {
-      for (std::ptrdiff_t v = 0; v < vecs; ++v) {
-        args.b[v] = b.data() + p * part + v * table.lanes;
-        args.c[v] = c.data() + p * part + v * table.lanes;
-        args.lanes[v] = table.lanes;
-      }
-      kernel(args);
-    }
-  };
-  const auto products = static_cast<double>(depth * columns * plane) * (has_pairs ? 2 : 1);
-  return Best(turns, products, run);
+  Calls calls{};
+  calls.rows = table.max_rows;
+  calls.vecs = std::min<std::ptrdiff_t>(table.max_accumulators / calls.rows, kernels::kMaxVecs);
+  calls.kernel =
+      (has_pairs ? table.pairs.conv_block : table.conv_block)[calls.rows - 1][calls.vecs - 1];
+  calls.more_blocks = columns / calls.rows - 1;
+  calls.b_step = calls.c_step = calls.vecs * table.lanes;
+  calls.count = std::max<std::ptrdiff_t>(positions / calls.b_step, 1);
+  calls.width = calls.count * calls.b_step;
+  calls.columns = columns;
+  return Speed(table, turns, depth, calls, has_pairs, has_adc);
 }
 
 // A product of rows with one panel of columns.
 double PanelSpeed(const KernelTable& table, int turns, std::ptrdiff_t depth, bool has_pairs) {
-  const std::ptrdiff_t vecs = table.panel_vecs;
-  const std::ptrdiff_t rows = table.PanelRows(vecs);
-  const std::ptrdiff_t columns = vecs * table.lanes;
-  constexpr std::ptrdiff_t kBlocks = 16;
-  tests::Random random(7);
-  const auto values = [&](std::ptrdiff_t count) {
-    const auto floats = static_cast<std::size_t>(count);
-    return has_pairs ? random.Pairs(floats) : random.Reals(floats);
-  };
-  const auto a = values(depth * rows * kBlocks);
-  const auto b = values(depth * columns);
-  std::vector<float> c(static_cast<std::size_t>(columns * rows * kBlocks));
-  const Epilogue epilogue(columns);
-  BlockArgs args{};
-  args.a_row = depth;
-  args.depth = depth;
-  args.b[0] = b.data();
-  args.c_row = columns;
-  if (has_pairs) epilogue.Convert(&args);
-  const auto kernel =
-      has_pairs ? table.PairMatMulBlock(rows, vecs) : table.matmul_block[rows - 1][vecs - 1];
-  const auto run = [&] {
-    for (std::ptrdiff_t i = 0; i < kBlocks; ++i) {
-      args.a = a.data() + i * rows * depth;
-      for (std::ptrdiff_t v = 0; v < vecs; ++v) {
-        args.c[v] = c.data() + i * rows * columns + v * table.lanes;
-        args.lanes[v] = table.lanes;
-      }
-      kernel(args);
-    }
-  };
-  const auto products = static_cast<double>(depth * columns * rows * kBlocks);
-  return Best(turns, products * (has_pairs ? 2 : 1), run);
+  Calls calls{};
+  calls.vecs = table.panel_vecs;
+  calls.rows = table.PanelRows(calls.vecs);
+  calls.kernel =
+      (has_pairs ? table.pairs.matmul_block : table.matmul_block)[calls.rows - 1][calls.vecs - 1];
+  calls.count = 16;
+  calls.width = calls.columns = calls.vecs * table.lanes;
+  calls.a_step = calls.rows * depth;
+  calls.c_step = calls.rows * calls.width;
+  return Speed(table, turns, depth, calls, has_pairs, has_pairs);
 }
 
 }  // namespace

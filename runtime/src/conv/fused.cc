@@ -420,14 +420,14 @@ void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blo
     args.partial_vector_row = kernels_.partial_vector_positions;
     float* const sums = place.local + columns.begin * args.partial_vector_row;
     const auto sum_partial_vector =
-        has_pairs_ ? kernels_.PairConvPartialVector() : kernels_.conv_partial_vector;
+        has_pairs_ ? kernels_.pairs.conv_partial_vector : kernels_.conv_partial_vector;
     sum_partial_vector({args.a, args.b[0], args.b_offset, args.depth, sums, args.partial_vector_row,
                         aim->partial_positions, num_blocks, args.a_block, args.resume});
     args.partial_vector_sums = sums;
     args.depth = 0;
     args.resume = false;
   }
-  const auto kernel = has_pairs_  ? kernels_.PairConvBlock(rows, vecs)
+  const auto kernel = has_pairs_  ? kernels_.pairs.conv_block[rows - 1][vecs - 1]
                       : has_quads ? kernels_.quads->conv_block[rows - 1][vecs - 1]
                                   : kernels_.conv_block[rows - 1][vecs - 1];
   if (aim->partial_positions == 0 || pass.reads) kernel(args);

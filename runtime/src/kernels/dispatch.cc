@@ -20,12 +20,13 @@ namespace rimc {
 namespace {
 
 #if defined(RIMC_HAVE_X86_KERNELS) || defined(RIMC_HAVE_NEON_KERNELS)
-// A table with integer kernels beside its own.
+// A table with kernels of int8 quads, and with int16 pairs by their instruction set.
 kernels::KernelTable WithQuads(const kernels::KernelTable& table, const char* isa,
                                const kernels::QuadTable& quads) {
   kernels::KernelTable both = table;
   both.isa = isa;
   both.quads = &quads;
+  both.pairs = quads.pairs;
   return both;
 }
 #endif

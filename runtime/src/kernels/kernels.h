@@ -214,8 +214,8 @@ struct BlockArgs {
   ptrdiff_t partial_vector_row;
 };
 
-// Sums of a partial vector of few positions: `blocks` of max_rows rows,
-// of words in pair_conv_partial_vector,
+// Sums of a partial vector of few positions: `blocks` of max_rows rows, of int16 pairs in
+// PairBlocks,
 //   c[i, j] = (resume ? c[i, j] : 0) + sum over k < depth, in order, of a[i, k] * b[k, j]
 // where j < positions; a and b_offset as in conv_block, c[i, j] is at c + i * c_row + j.
 struct PartialVectorArgs {
@@ -308,6 +308,13 @@ struct ReadArgs {
 
 using BlockFunction = void (*)(const BlockArgs& args);
 
+// Blocks of int16 pairs, indexed like those of a table's floats.
+struct PairBlocks {
+  BlockFunction matmul_block[kMaxRows][kMaxVecs];
+  BlockFunction conv_block[kMaxRows][kMaxVecs];
+  void (*conv_partial_vector)(const PartialVectorArgs& args);
+};
+
 // Kernels of int8 quads. A vector has as many words as a vector of the enclosing table has floats,
 // and blocks are as large.
 struct QuadTable {
@@ -324,10 +331,8 @@ struct QuadTable {
   void (*quad_ranks)(const QuadRanksArgs& args);
   // conv_block of the table, which can multiply words in what follows the sums.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
-  // In place of those of the table.
-  BlockFunction pair_matmul_block[kMaxRows][kMaxVecs];
-  BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
-  void (*pair_conv_partial_vector)(const PartialVectorArgs& args);
+  // The enclosing table's, by the instruction set of the quads.
+  PairBlocks pairs;
 };
 
 struct KernelTable {
@@ -351,14 +356,11 @@ struct KernelTable {
   // Indexed [rows - 1][vecs - 1], rows * vecs <= max_accumulators.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
 
-  // The same of pairs.
-  BlockFunction pair_matmul_block[kMaxRows][kMaxVecs];
-  BlockFunction pair_conv_block[kMaxRows][kMaxVecs];
-
   // Null, and 0, where that is no faster than conv_block.
   void (*conv_partial_vector)(const PartialVectorArgs& args);
-  void (*pair_conv_partial_vector)(const PartialVectorArgs& args);
   int partial_vector_positions;
+
+  PairBlocks pairs;
 
   StripTable strips;
 
@@ -395,16 +397,6 @@ struct KernelTable {
                            ptrdiff_t count);
 
   const QuadTable* quads;  // null where there are none
-
-  BlockFunction PairConvBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
-    return (quads == nullptr ? pair_conv_block : quads->pair_conv_block)[rows - 1][vecs - 1];
-  }
-  auto PairConvPartialVector() const -> void (*)(const PartialVectorArgs& args) {
-    return quads == nullptr ? pair_conv_partial_vector : quads->pair_conv_partial_vector;
-  }
-  BlockFunction PairMatMulBlock(ptrdiff_t rows, ptrdiff_t vecs) const {
-    return (quads == nullptr ? pair_matmul_block : quads->pair_matmul_block)[rows - 1][vecs - 1];
-  }
 };
 
 extern const KernelTable rimc_kernels_f32_scalar;

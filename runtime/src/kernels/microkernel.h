@@ -16,6 +16,12 @@
 namespace rimc::kernels {
 
 template <class S>
+constexpr PairBlocks MakePairBlocks() {
+  return {RIMC_BLOCK_TABLE(S, false, true), RIMC_BLOCK_TABLE(S, true, true),
+          PickPartialVector<S, true>()};
+}
+
+template <class S>
 constexpr KernelTable MakeTable(const char* isa) {
   return {isa,
           S::kLanes,
@@ -24,11 +30,9 @@ constexpr KernelTable MakeTable(const char* isa) {
           S::kPanelVecs,
           RIMC_BLOCK_TABLE(S, false, false),
           RIMC_BLOCK_TABLE(S, true, false),
-          RIMC_BLOCK_TABLE(S, false, true),
-          RIMC_BLOCK_TABLE(S, true, true),
           PickPartialVector<S, false>(),
-          PickPartialVector<S, true>(),
           HasColumn<S>::kPositions,
+          MakePairBlocks<S>(),
           MakeStripTable<S>(),
           &Quantize<S>,
           &CopyRows<S>,

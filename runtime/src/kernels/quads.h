@@ -322,9 +322,7 @@ constexpr QuadTable MakeQuadTable() {
           &PackQuadRows<S>,
           &QuadRanks<S>,
           RIMC_BLOCK_TABLE(S, true, false),
-          RIMC_BLOCK_TABLE(S, false, true),
-          RIMC_BLOCK_TABLE(S, true, true),
-          PickPartialVector<S, true>()};
+          MakePairBlocks<S>()};
 }
 
 }  // namespace rimc::kernels

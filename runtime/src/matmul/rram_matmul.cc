@@ -429,9 +429,8 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }
-    const auto kernel = integer_cells_ ? kernels_.PairMatMulBlock(rows.size(), vecs.size())
-                                       : kernels_.matmul_block[rows.size() - 1][vecs.size() - 1];
-    kernel(args);
+    const auto& blocks = integer_cells_ ? kernels_.pairs.matmul_block : kernels_.matmul_block;
+    blocks[rows.size() - 1][vecs.size() - 1](args);
   };
   // Draws are made for few sums at a time, next to their products: a processor does both at once.
   const Index count = chunk.rows.size();
