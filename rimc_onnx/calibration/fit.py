@@ -10,6 +10,7 @@ What follows, on the student's own inputs and at the model's outputs, is in :mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from rimc_onnx.calibration.problem import (
     problem_from_device,
 )
 from rimc_onnx.calibration.quantize import quantize
-from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.sensitivity import NodeSensitivity, measure_sensitivities
 from rimc_onnx.calibration.shelf import Shelf
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
@@ -35,7 +36,7 @@ from rimc_onnx.calibration.solvers.closed_form import (
     squared_error,
 )
 from rimc_onnx.calibration.solvers.registry import NodeTask
-from rimc_onnx.calibration.walk import Pair, lockstep, teacher_features
+from rimc_onnx.calibration.walk import Pair, RowLimits, lockstep, teacher_features
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
@@ -72,6 +73,7 @@ class Fitted:
     """Of the teacher's output of every node on the samples; empty without samples."""
     outputs: dict[str, Chunks]
     """The teacher's outputs on the samples; empty without samples."""
+    row_limits: RowLimits
 
 
 def _check_known(job: CalibrationJob) -> None:
@@ -98,6 +100,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
     """Every adapter, with the share of the SRAM that its node has."""
     _check_known(job)
     sensitivities = _sensitivities(job)
+    row_limits = {name: node.row_limit for name, node in sensitivities.items()}
     shares = _ranks(job)
     given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
     moments: dict[str, SampleMoments] = {}
@@ -109,8 +112,12 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
             pair, features = item
             problem = problem_of(job, sensitivities, pair, features)
             if features is not None:
-                found = SampleMoments.of(features.y, job.feeds, pair.geometry.channel_axis)
-                moments[pair.branch.node] = found
+                moments[pair.branch.node] = SampleMoments.of(
+                    features.y,
+                    job.feeds,
+                    pair.geometry.channel_axis,
+                    row_limits.get(pair.branch.node, math.inf),
+                )
             drafted = _draft(job, problem, exact=job.exact)
             share = given.get(pair.branch.node)
             if share is not None:
@@ -132,7 +139,9 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
             nodes = list(beside_each_other(finished, range(len(drafts)), workers=_workers(job)))
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
-    return Fitted(nodes=nodes, shares=shares, moments=moments, outputs=outputs)
+    return Fitted(
+        nodes=nodes, shares=shares, moments=moments, outputs=outputs, row_limits=row_limits
+    )
 
 
 def _workers(job: CalibrationJob) -> int | None:
@@ -175,12 +184,20 @@ def _walk(
         yield from ((pair, None) for pair in job.pairs)
 
 
-def _sensitivities(job: CalibrationJob) -> dict[str, float]:
-    """Sensitivity of each node; with one rank for all there is nothing to share out."""
-    if job.known is not None or job.config.rank is not None:
-        return {}
+def _sensitivities(job: CalibrationJob) -> dict[str, NodeSensitivity]:
+    """Sensitivity of each node; with one rank for all, only what tells how its rows count."""
+    if job.known is not None:
+        return {
+            name: NodeSensitivity(power=known.sensitivity, row_limit=known.row_limit)
+            for name, known in job.known.statistics.items()
+        }
     return measure_sensitivities(
-        job.teacher, job.units, job.feeds, job.sessions.digital, seed=job.config.sensitivity_seed
+        job.teacher,
+        job.units,
+        job.feeds,
+        job.sessions.digital,
+        seed=job.config.sensitivity_seed,
+        loud_only=job.config.rank is not None,
     )
 
 
@@ -220,15 +237,15 @@ def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:
     return replace(node, adapter=replace(node.adapter, bias=bias))
 
 
-def refit_on_student(job: CalibrationJob, shares: Sequence[Share]) -> list[CalibratedNode]:
+def refit_on_student(job: CalibrationJob, fitted: Fitted) -> list[CalibratedNode]:
     """The same shares of SRAM, fitted on the inputs that the calibrated student has."""
-    by_name = {p.branch.node: s for p, s in zip(job.pairs, shares, strict=True)}
+    by_name = {p.branch.node: s for p, s in zip(job.pairs, fitted.shares, strict=True)}
     nodes = []
 
     def refit(pair: Pair, features: Features) -> None:
         problem = problem_from_device(
             pair.branch.node,
-            features.moments(pair.geometry),
+            features.moments(pair.geometry, fitted.row_limits.get(pair.branch.node, math.inf)),
             target_of(pair),
             bias_frac=job.bias_frac,
             prior=prior_of(pair, job.config),

@@ -98,18 +98,24 @@ def measured_nodes(
     seed: int,
 ) -> list[TeacherNode]:
     """The nodes with moments of the teacher on ``feeds``, to be judged on other samples."""
-    sensitivity = measure_sensitivities(teacher, units, feeds, factory, seed=seed)
+    found = measure_sensitivities(teacher, units, feeds, factory, seed=seed)
+    row_limits = {name: node.row_limit for name, node in found.items()}
     judged = {
         unit.name: Statistics.of(moments)
-        for unit, moments in teacher_moments(teacher, units, judged_on, factory)
+        for unit, moments in teacher_moments(
+            teacher, units, judged_on, factory, row_limits=row_limits
+        )
     }
     return [
         TeacherNode(
             unit=unit,
             moments=moments,
-            statistics=replace(judged[unit.name], sensitivity=sensitivity.get(unit.name)),
+            statistics=replace(
+                judged[unit.name],
+                sensitivity=found[unit.name].power if unit.name in found else None,
+            ),
         )
-        for unit, moments in teacher_moments(teacher, units, feeds, factory)
+        for unit, moments in teacher_moments(teacher, units, feeds, factory, row_limits=row_limits)
     ]
 
 

@@ -7,6 +7,7 @@ own standard error, towards what all lines together say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.calibration.moments import limiting_factor
 from rimc_onnx.execution.feed import Feed
 
 __all__ = ["SampleMoments", "bias_shift", "gain_change", "in_both"]
@@ -38,15 +40,22 @@ class SampleMoments:
     """[n, m]"""
     variance: F64
     """[n, m], about the sample's own mean."""
+    row_limit: float = math.inf
+    """Power of a position beyond which it was scaled down (:mod:`.sensitivity`)."""
 
     @classmethod
     def of(
-        cls, chunks: Sequence[npt.NDArray[Any]], feeds: Sequence[Feed], channel_axis: int
+        cls,
+        chunks: Sequence[npt.NDArray[Any]],
+        feeds: Sequence[Feed],
+        channel_axis: int,
+        row_limit: float = math.inf,
     ) -> SampleMoments:
         """Of one chunk a run; ``channel_axis`` of a chunk counts bit lines.
 
         A run of several samples has them in turn on axis 0; where a value can't be shared out
-        among them, they count as one. A sample without a position is NaN.
+        among them, they count as one. A sample without a position is NaN. Positions of more power
+        than ``row_limit`` are scaled down to it.
         """
         means, variances = [], []
         for chunk, feed in zip(chunks, feeds, strict=True):
@@ -59,13 +68,17 @@ class SampleMoments:
                 means.append(nothing)
                 variances.append(nothing)
                 continue
+            if row_limit < math.inf:
+                output = output * limiting_factor(output, channel, row_limit)
             axes = tuple(axis for axis in range(1, output.ndim) if axis != channel)
             mean = output.mean(axis=axes, dtype=np.float64, keepdims=True)
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 off = np.square(output - mean.astype(np.float32)).mean(axis=axes, dtype=np.float64)
             means.append(mean.reshape(off.shape))
             variances.append(off)
-        return cls(mean=np.concatenate(means), variance=np.concatenate(variances))
+        return cls(
+            mean=np.concatenate(means), variance=np.concatenate(variances), row_limit=row_limit
+        )
 
     def total_variance(self) -> F64:
         """Of all samples together, per bit line, [m]."""

@@ -188,12 +188,17 @@ def _attempt(job: CalibrationJob) -> _Attempt:
     fitted = fit_nodes(job)
     _attach(job, fitted.nodes)
     if job.config.propagate is Propagate.STUDENT:
-        fitted = replace(fitted, nodes=refit_on_student(job, fitted.shares))
+        fitted = replace(fitted, nodes=refit_on_student(job, fitted))
     with job.trial() as trial:
         if trial is None:
             return _Attempt(fitted=fitted, nodes=fitted.nodes, figures=None)
         moments = fitted.moments or sample_moments(
-            job.teacher, job.units, trial.feeds, trial.device, outputs=fitted.outputs
+            job.teacher,
+            job.units,
+            trial.feeds,
+            trial.device,
+            outputs=fitted.outputs,
+            row_limits=fitted.row_limits,
         )
         settled, outputs = settle(
             job.student,

@@ -20,6 +20,7 @@ from rimc_onnx.calibration.problem import (
     TeacherKnowledge,
     problem_from_device,
 )
+from rimc_onnx.calibration.sensitivity import NodeSensitivity
 from rimc_onnx.calibration.solvers.registry import NodeSolver, solver_of
 from rimc_onnx.calibration.walk import Feeds, Pair, Sessions, holding
 from rimc_onnx.crossbar.read_noise import variance_of_reads
@@ -99,7 +100,10 @@ class CalibrationJob:
 
 
 def problem_of(
-    job: CalibrationJob, sensitivities: Mapping[str, float], pair: Pair, features: Features | None
+    job: CalibrationJob,
+    sensitivities: Mapping[str, NodeSensitivity],
+    pair: Pair,
+    features: Features | None,
 ) -> NodeProblem:
     """What a node lacks."""
     config, name = job.config, pair.branch.node
@@ -114,12 +118,13 @@ def problem_of(
             error=target - _measured(pair, config),
             bias_frac=job.bias_frac,
         )
+    sensitivity = sensitivities.get(name, NodeSensitivity(power=None))
     problem = problem_from_device(
         name,
-        features.moments(pair.geometry),
+        features.moments(pair.geometry, sensitivity.row_limit),
         target_of(pair),
         bias_frac=job.bias_frac,
-        sensitivity=sensitivities.get(name),
+        sensitivity=sensitivity.power,
         prior=prior_of(pair, config),
         has_common_loss=not config.read_out,
     )

@@ -8,6 +8,7 @@ positions), G groups, d word lines of one group, m bit lines of one group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram, are_few
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["Features", "SecondMoments", "finite_rows", "rows_of"]
+__all__ = ["Features", "SecondMoments", "finite_rows", "limiting_factor", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -59,16 +60,23 @@ def finite_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(part[known] for part in rows)
 
 
+def limiting_factor(y: Array, axes: int | tuple[int, ...], row_limit: float) -> Array:
+    """Scales rows of more power over ``axes`` than ``row_limit`` down to it; axes are kept."""
+    power = np.square(y, dtype=np.float64).sum(axis=axes, keepdims=True)
+    return np.sqrt(row_limit / np.maximum(power, row_limit)).astype(np.float32)
+
+
 class SecondMoments:
     """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device).
 
     Rows in which any of the three is NaN or infinite are left out.
     """
 
-    def __init__(self, geometry: NodeGeometry) -> None:
-        """All sums zero."""
+    def __init__(self, geometry: NodeGeometry, row_limit: float = math.inf) -> None:
+        """All sums zero. Rows whose Y has more power than ``row_limit`` are scaled down to it."""
         g, d, m = geometry.group, geometry.depth, geometry.group_columns
         self.geometry = geometry
+        self.row_limit = row_limit
         self.num_rows = 0
         self.num_left_out = 0
         self.x_abs_max = 0.0
@@ -84,7 +92,8 @@ class SecondMoments:
 
         Without ``h`` only the teacher's moments are kept.
         """
-        for rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
+        for whole_rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
+            rows = self._limited(whole_rows)
             x_rows, y_rows, *h_rows = rows
             # What the array lacks: Y - H.
             with np.errstate(invalid="ignore"):  # infinities of both: those rows go below
@@ -117,6 +126,13 @@ class SecondMoments:
         rows = np.concatenate([np.zeros((0, g, d), np.float32), *self._rows])
         return Gram(rows=np.moveaxis(rows, 1, 0))
 
+    def _limited(self, rows: tuple[Array, ...]) -> tuple[Array, ...]:
+        if self.row_limit == math.inf:
+            return rows
+        factor = limiting_factor(rows[1], (1, 2), self.row_limit)
+        with np.errstate(invalid="ignore"):  # infinities times zero: such rows are left out
+            return tuple(part * factor for part in rows)
+
     def _add(self, rows: Array) -> None:
         """Rows themselves while they are few, the matrix from then on."""
         if self._x_x is None and are_few(self.num_rows, self.geometry.depth):
@@ -139,9 +155,9 @@ class Features:
     y: Sequence[Array]
     h: Sequence[Array]
 
-    def moments(self, geometry: NodeGeometry) -> SecondMoments:
+    def moments(self, geometry: NodeGeometry, row_limit: float = math.inf) -> SecondMoments:
         """Their second moments."""
-        moments = SecondMoments(geometry)
+        moments = SecondMoments(geometry, row_limit)
         for x, y, h in zip(self.x, self.y, self.h, strict=True):
             moments.update(x, y, h)
         return moments

@@ -11,6 +11,7 @@ QERA, EoRA and DFQ).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,6 +72,8 @@ class Statistics:
     sensitivity: float | None = None
     """Error power at the model's outputs for a unit of error power here (:mod:`.sensitivity`);
     ``None`` is not known."""
+    row_limit: float = math.inf
+    """Power of Y on a row beyond which it was scaled down (:mod:`.sensitivity`)."""
 
     @cached_property
     def x_x(self) -> Gram:
@@ -92,6 +95,7 @@ class Statistics:
             y_variance=np.where(y_variance > _ROUNDING**2 * y_power, y_variance, 0).astype("f4"),
             x_abs_max=moments.x_abs_max,
             sensitivity=sensitivity,
+            row_limit=moments.row_limit,
         )
 
 

@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much an error of each node is felt at the model's outputs: what SRAM should be spent on.
+"""What an error of each node costs at the model's outputs: what SRAM should be spent on.
 
 A node's error is of the kind that drift makes: each weight off by a share of itself, the mean
 output put right. Run on to the end of the teacher, it moves the outputs by some power; the quotient
 is the node's sensitivity. No gradient is needed, so any model that ONNX Runtime runs has them.
 (Gradients give the same weight in IO-SVD and BRECQ, as the diagonal of a Fisher matrix.)
+
+In a transformer a few rows (tokens) hold nearly all power of some nodes ("massive activations", Sun
+et al., 2024), and a normalisation behind them makes their errors cost no more than other rows'.
+Least squares would fit these rows alone. Where such rows are seen, errors of all rows and of the
+others are run on; if the outputs tell that rows cost alike, they are scaled down to a limit in all
+that is learned from samples (a Winsorized loss, as Huber's).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +31,7 @@ from rimc_onnx.execution.sessions import Session, SessionFactory
 from rimc_onnx.execution.taps import changed_runs
 from rimc_onnx.passes import RramUnit
 
-__all__ = ["measure_sensitivities"]
+__all__ = ["NodeSensitivity", "measure_sensitivities", "row_limit"]
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +41,55 @@ _DRAWN = 1 << 20
 """Test errors drawn at once; what is drawn does not depend on it."""
 _NODE_RUNS = 128
 """Nodes * samples that are run to the end of the model."""
+_LOUD = 4.0
+"""A row is loud beyond so many times the mean power of the rows, loud ones counted as this."""
+_LOUD_FRAC = 0.5
+"""Rows matter where those that are loud hold more of a node's power than this."""
+_LIMIT_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSensitivity:
+    """What a node's errors cost at the outputs."""
+
+    power: float | None
+    """Error power there for a unit of error power here; ``None`` is not known."""
+    row_limit: float = math.inf
+    """Power of the node's output on one row (token, position) beyond which its errors cost no more:
+    rows beyond it count as scaled down to it."""
+
+
+@dataclass(kw_only=True)
+class _Sums:
+    """Of one node, over feeds."""
+
+    unit: RramUnit
+    limits: list[float]
+    power: float = 0.0
+    """Of the outputs."""
+    limited_power: float = 0.0
+    node_error: float = 0.0
+    limited_error: float = 0.0
+    quiet_error: float = 0.0
+    """Error power at the node: of all rows, of rows scaled down to the limit, and of the others."""
+    output_error: float = 0.0
+    """Error power at the model's outputs, of errors in all rows."""
+    quiet_output_error: float = 0.0
+
+    @property
+    def has_loud_rows(self) -> bool:
+        return self.limited_power < _LOUD_FRAC * self.power
+
+    def found(self) -> NodeSensitivity:
+        """The quotients; with a limit where that tells the outputs' error better than none."""
+        error, limit = self.node_error, math.inf
+        if self.has_loud_rows and self.quiet_error > 0:
+            cost = self.quiet_output_error / self.quiet_error
+            if self.output_error**2 < cost**2 * self.node_error * self.limited_error:
+                error, limit = self.limited_error, float(np.mean(self.limits))
+        return NodeSensitivity(
+            power=self.output_error / error if error > 0 else 0.0, row_limit=limit
+        )
 
 
 def measure_sensitivities(
@@ -42,16 +99,16 @@ def measure_sensitivities(
     factory: SessionFactory,
     *,
     seed: int,
-) -> dict[str, float]:
-    """Error power at the outputs for a unit of error power at each node, by node name.
+    loud_only: bool = False,
+) -> dict[str, NodeSensitivity]:
+    """What errors of each node cost, by node name.
 
     The power at a node is the sum over its bit lines of the mean square over rows; at the outputs,
     that of the change over that of the outputs themselves. Empty where no output can tell (a model
     that ends in integers). Some samples are enough; the first few of ``feeds`` are used.
+    ``loud_only`` leaves out nodes that have no row far beyond the others, and their time.
     """
-    output_error_power = dict.fromkeys((unit.name for unit in units), 0.0)
-    node_error_power = dict.fromkeys(output_error_power, 0.0)
-    by_output = {unit.y.name or "": unit for unit in units}
+    sums = {unit.y.name or "": _Sums(unit=unit, limits=[]) for unit in units}
     inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
     rows: dict[str, int] = {}
     products: dict[bytes, Session] = {}
@@ -63,30 +120,69 @@ def measure_sensitivities(
             products[content] = factory(content)
         return products[content]
 
-    def wrong(name: str, values: Mapping[str, Array]) -> Array:
-        unit, y = by_output[name], values[name]
+    def wrong(name: str, values: Mapping[str, Array]) -> list[Array]:
+        node, y = sums[name], values[name]
+        unit = node.unit
+        power = _row_powers(unit, y)
+        limit = row_limit(power)
+        share = np.minimum(1, limit / np.maximum(power, np.finfo(np.float32).tiny))
+        has_loud_rows = float((power * share).sum()) < _LOUD_FRAC * float(power.sum())
+        if loud_only and not has_loud_rows:
+            return []
         error = _error(unit, values[inputs[name]], product(unit), seed)
+        channel = unit.geometry.channel_axis % error.ndim
         rows[name] = len(y)
-        node_error_power[unit.name] += float(np.square(error, dtype=np.float64).sum()) * (
-            len(y) * unit.geometry.columns / max(error.size, 1)
-        )
-        return np.asarray((y + error).astype(y.dtype))
+        per_size = len(y) * unit.geometry.columns / max(error.size, 1)
+        errors = np.square(error, dtype=np.float64).sum(axis=channel) * per_size
+        node.limits.append(limit)
+        node.power += float(power.sum())
+        node.limited_power += float((power * share).sum())
+        node.node_error += float(errors.sum())
+        node.limited_error += float((errors * share).sum())
+        changed = [error]
+        if has_loud_rows:
+            is_quiet = share == 1
+            node.quiet_error += float((errors * is_quiet).sum())
+            changed.append(error * np.expand_dims(is_quiet, channel))
+        return [np.asarray((y + e).astype(y.dtype)) for e in changed]
 
     for feed in _few(feeds, max(1, _NODE_RUNS // max(1, len(units)))):
-        change = dict.fromkeys(by_output, 0.0)
-        for name, _, before, after in changed_runs(
-            teacher, feed, list(by_output), factory, wrong, keep=inputs
+        change: dict[tuple[str, int], float] = {}
+        for name, index, _, before, after in changed_runs(
+            teacher, feed, list(sums), factory, wrong, keep=inputs
         ):
-            change[name] += _change(before, after)
-        for name, power in change.items():
-            if np.isfinite(power):
-                output_error_power[by_output[name].name] += power * rows[name]
-    if not any(output_error_power.values()):
+            change[name, index] = change.get((name, index), 0.0) + _change(before, after)
+        for (name, index), power in change.items():
+            if not np.isfinite(power):
+                continue
+            if index == 0:
+                sums[name].output_error += power * rows[name]
+            else:
+                sums[name].quiet_output_error += power * rows[name]
+    if not any(node.output_error for node in sums.values()):
         return {}
-    return {
-        name: output_error_power[name] / power if power > 0 else 0.0
-        for name, power in node_error_power.items()
-    }
+    return {node.unit.name: node.found() for node in sums.values() if node.limits}
+
+
+def row_limit(power: Array) -> float:
+    """The power beyond which rows are loud: a multiple of what rows have that count so at most.
+
+    Infinite where none is, and where loud rows are too many to be told from the others.
+    """
+    power = power[power > 0].astype(np.float64)
+    limit = math.inf
+    for _ in range(_LIMIT_STEPS):
+        before, limit = limit, _LOUD * float(np.minimum(power, limit).mean()) if power.size else 0.0
+        if limit >= before * (1 - 1e-6):
+            break
+    return limit if power.size and (power > limit).any() else math.inf
+
+
+def _row_powers(unit: RramUnit, y: Array) -> Array:
+    """Of every row of an output, its bias apart."""
+    y = np.asarray(y, np.float32) - unit.bias.reshape(unit.geometry.channel_shape)
+    power = np.square(y, dtype=np.float64).sum(axis=unit.geometry.channel_axis)
+    return np.where(np.isfinite(power), power, 0.0)
 
 
 def _few(feeds: Sequence[Feed], samples: int) -> list[Feed]:

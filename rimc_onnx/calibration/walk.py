@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 __all__ = [
     "GainRule",
     "Pair",
+    "RowLimits",
     "Sessions",
     "ShiftRule",
     "holding",
@@ -55,6 +58,9 @@ ShiftRule = Callable[[F64, F64], F32]
 """(what the mean output of each sample lacks [n, m], the teacher's standard deviations [m]) -> what
 to add to the bias, [m]."""
 
+RowLimits = Mapping[str, float]
+"""Power of a node's output beyond which a row is scaled down, by node name; others have none."""
+_NO_LIMITS: RowLimits = MappingProxyType({})
 _TOGETHER_BYTES = 32 << 20
 """Values of small nodes are held for several at once: a session takes longer than their run."""
 
@@ -158,13 +164,17 @@ def _made_outputs(model: ir.Model) -> list[str]:
 
 
 def teacher_moments(
-    teacher: ir.Model, units: Sequence[RramUnit], feeds: Feeds, factory: SessionFactory
+    teacher: ir.Model,
+    units: Sequence[RramUnit],
+    feeds: Feeds,
+    factory: SessionFactory,
+    row_limits: RowLimits = _NO_LIMITS,
 ) -> Iterator[tuple[RramUnit, SecondMoments]]:
     """Moments of the teacher alone, in graph order."""
 
     def summed(run: tuple[RramUnit, Chunks, Chunks]) -> tuple[RramUnit, SecondMoments]:
         unit, x_chunks, y_chunks = run
-        moments = SecondMoments(unit.geometry)
+        moments = SecondMoments(unit.geometry, row_limits.get(unit.name, math.inf))
         for x, y in zip(x_chunks, y_chunks, strict=True):
             moments.update(x, y)
         return unit, moments
@@ -180,10 +190,13 @@ def sample_moments(
     factory: SessionFactory,
     *,
     outputs: dict[str, Chunks],
+    row_limits: RowLimits = _NO_LIMITS,
 ) -> dict[str, SampleMoments]:
     """Moments of every unit's output for each sample, without bias, by node name."""
     return {
-        unit.name: SampleMoments.of(y, feeds, unit.geometry.channel_axis)
+        unit.name: SampleMoments.of(
+            y, feeds, unit.geometry.channel_axis, row_limits.get(unit.name, math.inf)
+        )
         for unit, _, y in teacher_run(teacher, units, feeds, factory, outputs=outputs)
     }
 
@@ -315,7 +328,7 @@ def settle(
             continue
         node, geometry = pair.branch.node, pair.geometry
         adapter = pair.branch.adapter()
-        answered = SampleMoments.of(chunks, feeds, geometry.channel_axis)
+        answered = SampleMoments.of(chunks, feeds, geometry.channel_axis, teacher[node].row_limit)
         wanted, answered = in_both(teacher[node], answered)
         louder, gain = adapter.louder(gain_rule(wanted, answered, adapter))
         lacking = wanted.mean + pair.unit.bias - (answered.mean - adapter.bias) * gain

@@ -173,41 +173,43 @@ def changed_runs(
     feed: dict[str, Array],
     watched: Sequence[str],
     factory: SessionFactory,
-    change: Callable[[str, Mapping[str, Array]], Array],
+    change: Callable[[str, Mapping[str, Array]], Sequence[Array]],
     *,
     keep: Mapping[str, str],
-) -> Iterator[tuple[str, str, Array, Array]]:
-    """One chunk's pass through a model, and beside it one with each of ``watched`` changed.
+) -> Iterator[tuple[str, int, str, Array, Array]]:
+    """One chunk's pass through a model, and beside it passes with each of ``watched`` changed.
 
     ``change`` is called with the name of a watched value and all values that are alive, and gives
-    another value in its place. Yields (watched, output, the output as it is, as it is then) for
-    every output of the model that the change reaches. All passes go through a piece before the next
-    one is opened, so one piece's weights are held; of each pass the values that later pieces read.
-    ``keep`` names a value for each watched one that has to be there when that is changed.
+    others in its place, for a pass each. Yields (watched, index of the other value, output, the
+    output as it is, as it is then) for every output of the model that the change reaches. All
+    passes go through a piece before the next one is opened, so one piece's weights are held; of
+    each pass the values that later pieces read. ``keep`` names a value for each watched one that
+    has to be there when that is changed.
     """
     outputs = [o.name or "" for o in model.graph.outputs]
     values: dict[str, Any] = dict(feed)
     values |= _initial_values(model, [*keep.values(), *outputs], values)
-    changed: dict[str, dict[str, Any]] = {}
+    changed: dict[tuple[str, int], dict[str, Any]] = {}
     types = _container_types(model)
     for stage in _stages(model, [*watched, *outputs], keep):
         if stage.nodes:
             chunks = {name: [value] for name, value in values.items()}
             session = _stage_session(model, stage, chunks, factory, types)
             values |= _run_once(stage, session, values)
-            for name, own in changed.items():
+            for key, own in changed.items():
                 if own.keys().isdisjoint(stage.inputs):
                     continue
                 found = _run_once(stage, session, {**values, **own})
                 for output in outputs:
                     if output in found:
-                        yield name, output, values[output], found[output]
+                        yield *key, output, values[output], found[output]
                 own |= {n: v for n, v in found.items() if n not in stage.freed}
         for name in watched:
-            if name in stage.outputs:
-                changed[name] = {name: change(name, values)}
+            others = change(name, values) if name in stage.outputs else ()
+            for index, other in enumerate(others):
+                changed[name, index] = {name: other}
                 if name in outputs:
-                    yield name, name, values[name], changed[name][name]
+                    yield name, index, name, values[name], other
         for freed in stage.freed:
             for held in (values, *changed.values()):
                 held.pop(freed, None)

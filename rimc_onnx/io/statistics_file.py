@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ __all__ = ["read_statistics", "write_statistics"]
 
 Array = npt.NDArray[Any]
 
-_FORMAT = 3
+_FORMAT = 4
 _HEADER = "rimc.statistics"
 _REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading arrays that are not as they were written can end in."""
-_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "sensitivity")
+_PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "row_limit", "sensitivity")
+_MAY_BE_UNKNOWN = ("/row_limit", "/sensitivity")
+"""NaN or infinite where there is none."""
 
 
 def write_statistics(
@@ -52,13 +55,13 @@ def write_statistics(
             f"{node}/y_mean": known.y_mean,
             f"{node}/y_variance": known.y_variance,
             f"{node}/x_abs_max": np.array(known.x_abs_max, np.float32),
-            # NaN: not known.
+            f"{node}/row_limit": np.array(known.row_limit),
             f"{node}/sensitivity": np.array(
                 np.nan if known.sensitivity is None else known.sensitivity
             ),
         }
     for name, array in arrays.items():
-        is_number = array.dtype.kind == "f" and not name.endswith("/sensitivity")
+        is_number = array.dtype.kind == "f" and not name.endswith(_MAY_BE_UNKNOWN)
         if is_number and not np.isfinite(array).all():
             raise CalibrationError(
                 f"{path}: {name} would hold NaN or infinity. Look at the samples."
@@ -120,8 +123,8 @@ def _take_reference(arrays: dict[str, Array]) -> list[Feed]:
 
 def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
     parts = [arrays[f"{node}/{part}"] for part in _PARTS]
-    x_mean, half, y_mean, y_variance, x_abs_max, sensitivity = parts
-    for part in parts[:-1]:
+    x_mean, half, y_mean, y_variance, x_abs_max, row_limit, sensitivity = parts
+    for part in parts[: -len(_MAY_BE_UNKNOWN)]:
         if not np.isfinite(part).all():
             raise ValueError(f"{node}: not finite")
     group, depth = x_mean.shape
@@ -135,5 +138,6 @@ def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
         y_mean=y_mean,
         y_variance=y_variance,
         x_abs_max=float(x_abs_max),
+        row_limit=float(row_limit) if row_limit > 0 else math.inf,
         sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
     )

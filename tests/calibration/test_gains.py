@@ -102,6 +102,21 @@ def test_moments_are_of_each_sample(channel_axis: int) -> None:
     assert [len(m.mean) for m in both] == [0, 0]
 
 
+@pytest.mark.parametrize("channel_axis", [1, -1])
+def test_positions_beyond_a_limit_are_scaled_down_to_it(channel_axis: int) -> None:
+    # A gain and a bias of one massive token, by samples alone or over the wrong axis.
+    y = rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    token = np.s_[1, :, 2] if channel_axis == 1 else np.s_[1, 2]
+    y[token] *= 100
+    calm = y.copy()
+    calm[token] *= np.sqrt(30 / np.square(y[token]).sum())
+    found = SampleMoments.of([y], [Feed({}, num_samples=3)], channel_axis, 30.0)
+    expected = SampleMoments.of([calm], [Feed({}, num_samples=3)], channel_axis)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-4)
+    assert found.row_limit == 30
+
+
 def test_a_run_of_one_sample_has_one_mean_whatever_axis_0_counts() -> None:
     # Time steps, nodes of a graph or tokens on axis 0 taken for samples that could disagree; a
     # value that is infinite or empty in one sample, in the teacher or the student alone.

@@ -114,6 +114,29 @@ def test_moments_are_the_sums_over_all_rows(
             assert np.array_equal(sums(moments, name)[g], expected), name
 
 
+@pytest.mark.parametrize("geometry", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
+def test_rows_beyond_a_limit_are_scaled_down_to_it(geometry: NodeGeometry) -> None:
+    # Powers of each group instead of the whole row's; X left as it was, so that a row no longer is
+    # an input and its output; rows within the limit scaled, too.
+    x = whole_numbers((6, 12) if geometry is MATMUL else (2, 4, 5, 4), 0)
+    rows, y, h, y_rows, h_rows = by_hand(geometry, x)
+    powers = np.square(y_rows).sum(axis=(1, 2))
+    limit = float(np.median(powers))
+    factor = np.sqrt(np.minimum(1, limit / np.maximum(powers, 1)))[:, None, None]
+    assert (factor < 1).any()
+    assert (factor == 1).any()
+    moments = SecondMoments(geometry, limit)
+    moments.update(x, y, h)
+    x_g, e_g = np.moveaxis(rows * factor, 1, 0), np.moveaxis((y_rows - h_rows) * factor, 1, 0)
+    x_e = x_g.transpose(0, 2, 1) @ e_g
+    np.testing.assert_allclose(moments.x_e, x_e, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(moments.x, (rows * factor).sum(axis=0), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(
+        moments.y_y, np.square(y_rows * factor).sum(axis=0), rtol=1e-5, atol=1e-3
+    )
+    assert moments.x_abs_max == pytest.approx(np.abs(rows * factor).max())
+
+
 def test_long_sums_keep_their_digits() -> None:
     # Sums kept in float32 stop growing at 2^24: 20 million ones are 16,777,216.
     moments = SecondMoments(NodeGeometry(weight_shape=(1, 1)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from rimc_onnx.calibration.sensitivity import measure_sensitivities
+from rimc_onnx.calibration.sensitivity import NodeSensitivity, measure_sensitivities, row_limit
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.passes import find_units, prepare_pipeline
 
@@ -21,6 +22,13 @@ Array = np.ndarray
 
 
 def measured(model: onnx.ModelProto, x: Array, seed: int = 0) -> dict[str, float]:
+    found = sensitivities(model, x, seed).items()
+    return {name: node.power for name, node in found if node.power is not None}
+
+
+def sensitivities(
+    model: onnx.ModelProto, x: Array, seed: int = 0, *, loud_only: bool = False
+) -> dict[str, NodeSensitivity]:
     teacher = ir.serde.deserialize_model(model)
     prepare_pipeline()(teacher)
     units = list(find_units(teacher).values())
@@ -30,6 +38,7 @@ def measured(model: onnx.ModelProto, x: Array, seed: int = 0) -> dict[str, float
         [Feed({"x": x}, num_samples=len(x), axes={"x": 0})],
         ort.InferenceSession,
         seed=seed,
+        loud_only=loud_only,
     )
 
 
@@ -97,3 +106,74 @@ def test_same_seed_gives_the_same_figures(matmul_model: Callable[..., onnx.Model
     x = rng(9).standard_normal((8, 4)).astype(np.float32)
     first, again, other = (measured(model, x, seed) for seed in (0, 0, 1))
     assert first == again != other
+
+
+NORMALIZED = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 6] x) => (float[N, 5] y)
+    <float[5] ones = {1, 1, 1, 1, 1}>
+    { p = MatMul(x, w)  y = LayerNormalization(p, ones) }
+    """
+LINEAR = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 6] x) => (float[N, 5] y)
+    { y = MatMul(x, w) }
+    """
+
+
+def massive_rows(text: str) -> tuple[onnx.ModelProto, Array]:
+    """One row of 50 has 100 times the others' size: 99.5 % of the power."""
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].name = "fc"
+    weight = rng(1).standard_normal((6, 5)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = rng(0).standard_normal((50, 6)).astype(np.float32)
+    x[7] *= 100
+    return model, x
+
+
+def test_rows_before_a_normalization_cost_alike() -> None:
+    # A metric of one token's power alone, where each token's error costs the same: MiniLM's
+    # outputs were further off with its adapters than without them.
+    model, x = massive_rows(NORMALIZED)
+    found = sensitivities(model, x)["fc"]
+    powers = np.square(x @ numpy_helper.to_array(model.graph.initializer[-1])).sum(axis=1)
+    assert np.sort(powers)[-2] < found.row_limit < 0.1 * powers.max()
+    calm = x.copy()
+    calm[7] /= 100
+    # What a unit of power costs is that of the other rows, not a share of the massive one's.
+    expected = sensitivities(model, calm)["fc"]
+    assert expected.row_limit == math.inf
+    assert found.power == pytest.approx(expected.power, rel=0.3)
+
+
+def test_loud_rows_that_the_outputs_are_made_of_have_no_limit() -> None:
+    # A limit by the powers at the node alone: the outputs of this model are those of the loud row.
+    assert sensitivities(*massive_rows(LINEAR))["fc"].row_limit == math.inf
+
+
+def test_loud_only_runs_what_has_loud_rows() -> None:
+    # All errors of all nodes run on where one rank for all needs none of them.
+    model, x = massive_rows(NORMALIZED)
+    assert sensitivities(model, x, loud_only=True) == sensitivities(model, x)
+    x[7] /= 100
+    assert sensitivities(model, x, loud_only=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("power", "limit"),
+    [
+        ([], math.inf),
+        ([0.0, 0.0], math.inf),
+        ([1.0] * 10, math.inf),
+        # One loud row of ten: 4 (9 + L) / 10 = L.
+        ([1.0] * 9 + [1000.0], 6.0),
+        # A third of the rows is no exception.
+        ([1.0, 1.0, 1000.0], math.inf),
+        # Rows that are zero are not what others are loud beside.
+        ([0.0] * 20 + [1.0] * 3, math.inf),
+    ],
+)
+def test_limit_is_a_multiple_of_the_limited_mean(power: list[float], limit: float) -> None:
+    # A mean that the loud rows themselves raise beyond them; a limit of zero, which leaves nothing.
+    assert row_limit(np.array(power)) == pytest.approx(limit, rel=1e-4)

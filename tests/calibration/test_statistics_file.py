@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def statistics(seed: int, group: int = 2, depth: int = 5, columns: int = 3) -> S
         y_variance=random.uniform(size=(group, columns)).astype(np.float32),
         x_abs_max=float(np.abs(x).max()),
         sensitivity=None if seed % 3 else float(seed),
+        row_limit=math.inf if seed % 2 else float(seed + 1),
     )
 
 
@@ -115,7 +117,7 @@ def test_statistics_of_another_teacher_are_refused(tmp_path: Path) -> None:
         read_statistics(path, teacher_sha256="1" * 64)
 
 
-def _npz(path: Path, header: Any = ("3", SHA), **arrays: Any) -> None:
+def _npz(path: Path, header: Any = ("4", SHA), **arrays: Any) -> None:
     np.savez(path, **{"rimc.statistics": np.array(header), **arrays})
 
 
@@ -152,7 +154,8 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a node without a part": lambda p: _without(p, "n/x_cov"),
     "parts of other shapes": lambda p: _npz(
         p, **{f"n/{k}": np.zeros((1, 2), np.float32)
-              for k in ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "sensitivity")}
+              for k in ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "row_limit",
+                        "sensitivity")}
     ),
 }  # fmt: skip
 
@@ -175,6 +178,6 @@ def test_newer_format_and_missing_file_say_so(tmp_path: Path) -> None:
     _npz(path, ["1", SHA])
     with pytest.raises(CalibrationError, match=r"t.npz: written by an older rimc-onnx"):
         read_statistics(path, teacher_sha256=SHA)
-    _npz(path, ["4", SHA])
+    _npz(path, ["5", SHA])
     with pytest.raises(CalibrationError, match=r"t.npz: written by a newer rimc-onnx"):
         read_statistics(path, teacher_sha256=SHA)

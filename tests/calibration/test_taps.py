@@ -336,20 +336,24 @@ def test_changed_runs_are_those_of_the_changed_value() -> None:
         pieces.append(content)
         return ort.InferenceSession(content)
 
-    def change(name: str, values: Mapping[str, Array]) -> Array:
+    def change(name: str, values: Mapping[str, Array]) -> list[Array]:
         np.testing.assert_array_equal(values["x"], x)
-        return np.asarray(values[name] + 1)
+        return [np.asarray(values[name] + more) for more in ((1, 2) if name == "d" else (1,))]
 
     runs = changed_runs(
         model, {"x": x, "c": c}, ["a", "d"], factory, change, keep={"a": "x", "d": "x"}
     )
-    found = {name: (output, before, after) for name, output, before, after in runs}
-    assert list(found) == ["a", "d"]
-    expected = {"a": (x - (a + 1)) * (a + 1) + c, "d": (d + 1) * a + c}
-    for name, (output, before, after) in found.items():
+    found = {(name, index): rest for name, index, *rest in runs}
+    expected = {
+        ("a", 0): (x - (a + 1)) * (a + 1) + c,
+        ("d", 0): (d + 1) * a + c,
+        ("d", 1): (d + 2) * a + c,
+    }
+    assert list(found) == list(expected)
+    for key, (output, before, after) in found.items():
         assert output == "y"
         np.testing.assert_array_equal(before, np.abs(d * a + c))
-        np.testing.assert_array_equal(after, np.abs(expected[name]))
+        np.testing.assert_array_equal(after, np.abs(expected[key]))
     assert len(pieces) == 3
 
 
