@@ -80,6 +80,8 @@ def _check_signature(node: ir.Node) -> None:
     for name, kind in types.items():
         if node.attributes[name].type != _KINDS[kind]:
             raise node_error(node, f"attribute '{name}' must be of type {kind}")
+        if kind == "string" and not isinstance(node.attributes[name].value, str):
+            raise node_error(node, f"attribute '{name}' is no UTF-8 text: convert the model again")
 
 
 def _check_rram(node: ir.Node) -> None:

@@ -78,6 +78,15 @@ def _curve_of_relative_noise(model: ir.Model, node: str) -> None:
             "'fc/rram' .*: attribute 'seed' must be of type int",
         ),
         (
+            # Read as text where the bytes are damaged: a TypeError of onnx_ir from `inspect`.
+            lambda m: _attribute(
+                m,
+                "fc/rram",
+                ir.Attr("device_config", ir.AttributeType.STRING, b"\xd5@"),  # type: ignore[arg-type]
+            ),
+            "'fc/rram' .*: attribute 'device_config' is no UTF-8 text",
+        ),
+        (
             lambda m: _attribute(m, "fc/rram", ir.AttrInt64("num_tiles", 3)),
             "'fc/rram' .*: num_tiles must be 1, got 3",
         ),
