@@ -19,7 +19,7 @@ constexpr std::ptrdiff_t kRank = 3;
 struct Options {
   bool is_conv;
   bool pairs;
-  bool words;  // the low-rank part of a convolution's adapter as int8 quads
+  bool quads;  // the low-rank part of a convolution's adapter as int8 quads
   bool resume, adc, offset, first, last, noise, draws, post_ops, partial, has_nan;
   std::ptrdiff_t depth;
   int more_blocks;
@@ -30,7 +30,7 @@ struct Options {
                                                   {offset, "offset"}, {first, "first"},
                                                   {last, "last"},     {noise, "noise"},
                                                   {draws, "draws"},   {post_ops, "post-ops"},
-                                                  {words, "words"},   {partial, "partial vectors"},
+                                                  {quads, "quads"},   {partial, "partial vectors"},
                                                   {has_nan, "NaN"}};
     for (const auto& [is_on, name] : named) {
       if (is_on) text += std::string(", ") + name;
@@ -39,7 +39,7 @@ struct Options {
   }
 };
 
-Options RandomOptions(bool is_conv, bool pairs, bool words, int rows, Random* random) {
+Options RandomOptions(bool is_conv, bool pairs, bool quads, int rows, Random* random) {
   Options o{};
   o.is_conv = is_conv;
   o.pairs = pairs;
@@ -54,7 +54,7 @@ Options RandomOptions(bool is_conv, bool pairs, bool words, int rows, Random* ra
   o.post_ops = is_read && random->Once(2);
   o.noise = is_read && random->Once(3);
   o.draws = o.noise && is_conv && rows == kernels::kDrawRows && random->Once(2);
-  o.words = words && o.post_ops && random->Once(2);
+  o.quads = quads && o.post_ops && random->Once(2);
   o.partial = random->Once(2);
   o.has_nan = !pairs && random->Once(4);
   o.more_blocks = is_conv ? static_cast<int>(random->Whole(0, 2)) : 0;
@@ -68,8 +68,8 @@ struct Data {
   std::ptrdiff_t all_rows, width, c_row, a_block;
   std::vector<float> a, b, c, gain, offset, back, sigma, deviation;
   std::vector<float> v, scale, sums, sums_scale, magnitude, bias, residual, u, basis;
-  std::vector<std::int32_t> b_offset, word_b, word_start;
-  std::vector<std::uint32_t> z, word_u;
+  std::vector<std::int32_t> b_offset, quad_b, quad_start;
+  std::vector<std::uint32_t> z, quad_u;
   std::vector<int> lanes_of;
   kernels::DrawArgs draws{};
   kernels::PostOpArgs post_ops{};
@@ -99,8 +99,8 @@ struct Data {
     back = random->Reals(size(columns));
     deviation = random->Reals(size(columns), 0.0f, 1.0f);
     sigma = random->Reals(size(o.is_conv ? width : all_rows), 0.0f, 2.0f);
-    z = random->Words(size(all_rows * width));
-    for (auto& word : z) word = (word & 0xffff0000u) | 0x8000u;
+    z = random->Uint32s(size(all_rows * width));
+    for (auto& draw : z) draw = (draw & 0xffff0000u) | 0x8000u;
     for (int i = 0; i < vecs; ++i) {
       const bool may = o.is_conv || i + 1 == vecs;
       lanes_of.push_back(o.partial && may ? static_cast<int>(random->Whole(1, lanes)) : lanes);
@@ -113,10 +113,10 @@ struct Data {
     residual = random->Reals(size(all_rows * c_row));
     u = random->Reals(size(rows * kRank));
     basis = random->Reals(size(kRank * width));
-    word_u = random->Quads(size(width));
+    quad_u = random->Quads(size(width));
     for (std::ptrdiff_t i = 0; i < all_rows; ++i) {
-      word_b.push_back(static_cast<std::int32_t>(random->Next()));
-      word_start.push_back(StartOf(word_b.back()));
+      quad_b.push_back(static_cast<std::int32_t>(random->Next()));
+      quad_start.push_back(StartOf(quad_b.back()));
     }
     if (o.draws) {
       draws.key = {{7, 8}, {9, 10}};
@@ -125,14 +125,14 @@ struct Data {
       draws.first = static_cast<std::uint32_t>(random->Next());
       draws.count = draws.z_row = width;
     }
-    // A term is there or not; of the v of several blocks there is only one.
-    const bool has_v = !o.words && o.more_blocks == 0 && random->Once(2);
+    // Any term may be left out; v is of one block, so it needs a call of one block.
+    const bool has_v = !o.quads && o.more_blocks == 0 && random->Once(2);
     const bool has[4] = {random->Once(2), random->Once(2), random->Once(2), random->Once(2)};
     post_ops.v = has_v ? v.data() : nullptr;
-    post_ops.scale = has_v || o.words ? scale.data() : nullptr;
-    post_ops.b = o.words ? word_b.data() : nullptr;
-    post_ops.b_start = word_start.data();
-    post_ops.u = word_u.data();
+    post_ops.scale = has_v || o.quads ? scale.data() : nullptr;
+    post_ops.b = o.quads ? quad_b.data() : nullptr;
+    post_ops.b_start = quad_start.data();
+    post_ops.u = quad_u.data();
     post_ops.sums = has[0] ? sums.data() : nullptr;
     post_ops.sums_scale = has[0] ? sums_scale.data() : nullptr;
     post_ops.magnitude = has[1] ? magnitude.data() : nullptr;
@@ -194,8 +194,8 @@ struct Data {
   }
 };
 
-// What the words of an output's adapter add up to.
-float WordSum(std::int32_t start, std::uint32_t u, std::int32_t b) {
+// The low-rank part of an output, from int8 quads.
+float QuadSum(std::int32_t start, std::uint32_t u, std::int32_t b) {
   std::int32_t sum = start;
   for (int byte = 0; byte < 4; ++byte) {
     const auto code = static_cast<std::int32_t>(u >> (8 * byte) & 255);
@@ -243,15 +243,15 @@ void OneOutput(Data& data, BlockFunction scalar, std::ptrdiff_t row, int vec, in
   }
   kernels::PostOpArgs post_ops = data.post_ops;
   kernels::PanelPostOpArgs panel = data.panel;
-  float word_sum = 0.0f;
+  float quad_sum = 0.0f;
   if (args.post_ops != nullptr) {
     args.post_ops = &post_ops;
-    if (o.words) {
+    if (o.quads) {
       const auto i = static_cast<std::size_t>(row);
-      word_sum =
-          WordSum(data.word_start[i], data.word_u[static_cast<std::size_t>(at)], data.word_b[i]);
+      quad_sum =
+          QuadSum(data.quad_start[i], data.quad_u[static_cast<std::size_t>(at)], data.quad_b[i]);
       post_ops.b = nullptr;
-      post_ops.v = &word_sum;
+      post_ops.v = &quad_sum;
     } else if (post_ops.v != nullptr) {
       post_ops.v += row * data.width + at;
     }
@@ -303,7 +303,7 @@ void TestShape(const KernelTable& table, const KernelTable& scalar, BlockFunctio
 using Blocks = const BlockFunction (&)[kernels::kMaxRows][kernels::kMaxVecs];
 
 void TestTable(const KernelTable& table, const KernelTable& scalar, Blocks blocks, Blocks ones,
-               bool is_conv, bool pairs, bool words, const char* name, Report* report) {
+               bool is_conv, bool pairs, bool quads, const char* name, Report* report) {
   for (int rows = 1; rows <= kernels::kMaxRows; ++rows) {
     for (int vecs = 1; vecs <= kernels::kMaxVecs; ++vecs) {
       const std::string entry = std::string(table.isa) + " " + name + "[" + std::to_string(rows) +
@@ -316,7 +316,7 @@ void TestTable(const KernelTable& table, const KernelTable& scalar, Blocks block
       ++report->entries;
       Random random(static_cast<std::uint64_t>(rows * 100 + vecs));
       for (int turn = 0; turn < 12; ++turn) {
-        const Options o = RandomOptions(is_conv, pairs, words, rows, &random);
+        const Options o = RandomOptions(is_conv, pairs, quads, rows, &random);
         TestShape(table, scalar, block, ones[0][0], o, rows, vecs, entry, &random, report);
       }
     }

@@ -53,37 +53,37 @@ class Random {
     for (float& value : values) value = Real(low, high);
     return values;
   }
-  // int16 pairs of small numbers.
+  // Small int16 pairs.
   std::vector<float> Pairs(std::size_t count) {
     std::vector<float> values(count);
     for (float& value : values) {
-      const auto word = static_cast<std::uint32_t>(Whole(-99, 99) & 0xffff) |
+      const auto pair = static_cast<std::uint32_t>(Whole(-99, 99) & 0xffff) |
                         static_cast<std::uint32_t>(Whole(-99, 99) & 0xffff) << 16;
-      std::memcpy(&value, &word, sizeof word);
+      std::memcpy(&value, &pair, sizeof pair);
     }
     return values;
   }
-  std::vector<std::uint32_t> Words(std::size_t count) {
-    std::vector<std::uint32_t> words(count);
-    for (auto& word : words) word = static_cast<std::uint32_t>(Next());
-    return words;
+  std::vector<std::uint32_t> Uint32s(std::size_t count) {
+    std::vector<std::uint32_t> values(count);
+    for (auto& value : values) value = static_cast<std::uint32_t>(Next());
+    return values;
   }
   // int8 quads of inputs: bytes of codes plus 128.
   std::vector<std::uint32_t> Quads(std::size_t count) {
-    std::vector<std::uint32_t> words(count);
-    for (auto& word : words) {
+    std::vector<std::uint32_t> quads(count);
+    for (auto& quad : quads) {
       for (int byte = 0; byte < 4; ++byte) {
-        word |= static_cast<std::uint32_t>(Whole(1, 255)) << (8 * byte);
+        quad |= static_cast<std::uint32_t>(Whole(1, 255)) << (8 * byte);
       }
     }
-    return words;
+    return quads;
   }
 
  private:
   std::uint64_t state_;
 };
 
-// What takes the 128 of the codes away from a sum of products with the bytes of `cell`.
+// The initial sum that cancels the 128 of the codes in products with the bytes of `cell`.
 inline std::int32_t StartOf(std::int32_t cell) {
   std::int32_t start = 0;
   for (int byte = 0; byte < 4; ++byte) {

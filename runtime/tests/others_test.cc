@@ -84,13 +84,13 @@ void TestLines(const KernelTable& table, const KernelTable& scalar, Report* repo
     pairs.width = width;
     pairs.second_width = random.Once(2) ? width : random.Whole(0, width);
     pairs.quantizer = &whole;
-    std::vector<std::uint32_t> words(Size(rows * pairs.to_row), 7), want_words = words;
-    pairs.to = words.data();
+    std::vector<std::uint32_t> packed(Size(rows * pairs.to_row), 7), want_packed = packed;
+    pairs.to = packed.data();
     const bool complete = table.pack_pairs(pairs);
-    pairs.to = want_words.data();
+    pairs.to = want_packed.data();
     const std::string entry = std::string(table.isa) + " pack_pairs";
     report->Expect(complete == scalar.pack_pairs(pairs), entry + ": NaN is taken otherwise");
-    if (complete) ExpectSame(words, want_words, entry, report);
+    if (complete) ExpectSame(packed, want_packed, entry, report);
   }
 }
 
@@ -183,15 +183,15 @@ void TestReads(const KernelTable& table, const KernelTable& scalar, Report* repo
     compare("row_squares",
             [&](const KernelTable& t, float* y) { t.row_squares(x.data(), row, rows, y, count); });
     const auto pairs = random.Pairs(x.size());
-    const auto* const words = reinterpret_cast<const std::uint32_t*>(pairs.data());
+    const auto* const packed = reinterpret_cast<const std::uint32_t*>(pairs.data());
     compare("pair_column_squares", [&](const KernelTable& t, float* y) {
-      t.pair_column_squares(words, row, rows, y, count);
+      t.pair_column_squares(packed, row, rows, y, count);
     });
     compare("pair_row_squares", [&](const KernelTable& t, float* y) {
-      t.pair_row_squares(words, row, rows, y, count);
+      t.pair_row_squares(packed, row, rows, y, count);
     });
     const auto partial = random.Reals(Size(count), -9.0f, 9.0f);
-    auto z = random.Words(Size(count + 1));
+    auto z = random.Uint32s(Size(count + 1));
     for (auto& draw : z) draw = (draw & 0xffff0000u) | 0x8000u;
     const auto values = random.Reals(Size(4 * (count + 1)), 0.1f, 3.0f);
     const float* const v = values.data();
@@ -219,7 +219,7 @@ void TestReads(const KernelTable& table, const KernelTable& scalar, Report* repo
     });
     const std::ptrdiff_t z_row = (count + 15) / 16 * 16;
     std::vector<std::uint32_t> draws(Size(rows * z_row)), want_draws = draws;
-    auto places = random.Words(Size(z_row + 16));
+    auto places = random.Uint32s(Size(z_row + 16));
     kernels::DrawArgs draw{{{1, 2}, {3, 4}},
                            static_cast<std::uint64_t>(random.Whole(0, 99)),
                            rows,

@@ -135,14 +135,14 @@ void TestRankBlock(const KernelTable& table, int ranks, int vecs, Report* report
       args.u[v] = got.data() + v * table.lanes;
     }
     for (std::ptrdiff_t at = 0; at < width; ++at) {
-      std::uint32_t word = 0x80808080u;
+      std::uint32_t quad = 0x80808080u;
       for (int i = 0; i < ranks; ++i) {
         const auto sum =
             static_cast<float>(operands.sums[static_cast<std::size_t>(i * width + at)]);
-        word &= ~(255u << (8 * i));
-        word |= Byte(sum, steps[static_cast<std::size_t>(i)].step) << (8 * i);
+        quad &= ~(255u << (8 * i));
+        quad |= Byte(sum, steps[static_cast<std::size_t>(i)].step) << (8 * i);
       }
-      want[static_cast<std::size_t>(at)] = word;
+      want[static_cast<std::size_t>(at)] = quad;
     }
     block(args);
     ExpectSame(got, want, entry, report);
@@ -210,13 +210,13 @@ void TestPackQuads(const KernelTable& table, Report* report) {
     args.to = got.data();
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
       for (std::ptrdiff_t i = 0; i < width; ++i) {
-        std::uint32_t word = 0;
+        std::uint32_t quad = 0;
         for (int j = 0; j < 4; ++j) {
           const float value =
               args.from[j] == nullptr ? 0.0f : args.from[j][r * from_row + i * stride];
-          word |= Byte(value, args.divisor.step) << (8 * j);
+          quad |= Byte(value, args.divisor.step) << (8 * j);
         }
-        want[static_cast<std::size_t>(r * to_row + i)] = word;
+        want[static_cast<std::size_t>(r * to_row + i)] = quad;
       }
     }
     const std::string entry = std::string(table.isa) + " quads->pack_quads";
@@ -235,31 +235,31 @@ void TestRows(const KernelTable& table, Report* report) {
   Random random(4);
   for (int turn = 0; turn < 30; ++turn) {
     const std::ptrdiff_t width = random.Whole(1, 90), rows = random.Whole(1, 5);
-    const std::ptrdiff_t row_words =
+    const std::ptrdiff_t row_quads =
         (width + 4 * table.lanes - 1) / (4 * table.lanes) * table.lanes;
     auto x = random.Reals(static_cast<std::size_t>(rows * width), -3.0f, 3.0f);
     const float step = random.Real(0.01f, 0.1f);
-    std::vector<std::uint8_t> got(static_cast<std::size_t>(rows * row_words * 4)),
+    std::vector<std::uint8_t> got(static_cast<std::size_t>(rows * row_quads * 4)),
         want(got.size(), 128);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
       for (std::ptrdiff_t k = 0; k < width; ++k) {
-        want[static_cast<std::size_t>(r * row_words * 4 + k)] =
+        want[static_cast<std::size_t>(r * row_quads * 4 + k)] =
             static_cast<std::uint8_t>(Byte(x[static_cast<std::size_t>(r * width + k)], step));
       }
     }
     const std::string entry = std::string(table.isa) + " quads->pack_quad_rows";
     report->Expect(
-        table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+        table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_quads * 4, step}),
         entry + ": a NaN where there is none");
     ExpectSame(got, want, entry, report);
 
     const std::ptrdiff_t rank = random.Whole(1, 9);
-    const auto words = random.Quads(static_cast<std::size_t>(rows * row_words));
-    const auto cells = random.Words(static_cast<std::size_t>(rank * row_words));
+    const auto quads = random.Quads(static_cast<std::size_t>(rows * row_quads));
+    const auto cells = random.Uint32s(static_cast<std::size_t>(rank * row_quads));
     const std::uint32_t* const a = cells.data();
     std::vector<std::int32_t> start(static_cast<std::size_t>(rank));
     for (std::size_t k = 0; k < cells.size(); ++k) {
-      const std::size_t r = k / static_cast<std::size_t>(row_words);
+      const std::size_t r = k / static_cast<std::size_t>(row_quads);
       start[r] += StartOf(static_cast<std::int32_t>(cells[k]));
     }
     const auto rank_step = random.Reals(static_cast<std::size_t>(rank), 900.0f, 9000.0f);
@@ -267,19 +267,19 @@ void TestRows(const KernelTable& table, Report* report) {
     for (std::ptrdiff_t i = 0; i < rows; ++i) {
       for (std::ptrdiff_t r = 0; r < rank; ++r) {
         std::int32_t sum = start[static_cast<std::size_t>(r)];
-        for (std::ptrdiff_t k = 0; k < row_words; ++k) {
-          sum += Dot(words[static_cast<std::size_t>(i * row_words + k)],
-                     static_cast<std::int32_t>(a[r * row_words + k]));
+        for (std::ptrdiff_t k = 0; k < row_quads; ++k) {
+          sum += Dot(quads[static_cast<std::size_t>(i * row_quads + k)],
+                     static_cast<std::int32_t>(a[r * row_quads + k]));
         }
         want_u.push_back(Code(static_cast<float>(sum), rank_step[static_cast<std::size_t>(r)]));
       }
     }
     table.quads->quad_ranks(
-        {words.data(), a, row_words, rows, rank, start.data(), rank_step.data(), u.data()});
+        {quads.data(), a, row_quads, rows, rank, start.data(), rank_step.data(), u.data()});
     ExpectSame(u, want_u, std::string(table.isa) + " quads->quad_ranks", report);
     x[0] = NAN;
     report->Expect(
-        !table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_words * 4, step}),
+        !table.quads->pack_quad_rows({x.data(), width, rows, got.data(), row_quads * 4, step}),
         entry + ": NaN is not noticed");
   }
 }

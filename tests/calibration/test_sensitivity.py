@@ -48,8 +48,8 @@ def rng(seed: int) -> np.random.Generator:
 
 def test_linear_chain_gives_the_closed_form(matmul_model: Callable[..., onnx.ModelProto]) -> None:
     # The error of another node, power over rows mixed up with power over bit lines, a mean that
-    # stays: for one MatMul the output is the node, so a unit of its power is felt as 1 over the
-    # power of the output. Rows of equal outputs but the sign have no mean.
+    # stays: for one MatMul the output is the node, so a unit of its error power is 1 over the
+    # power of the output there. Rows of equal outputs but the sign have no mean.
     x = rng(0).standard_normal((4, 6)).astype(np.float32)
     weight = rng(1).standard_normal((6, 5)).astype(np.float32)
     y = np.concatenate([x, -x]) @ weight

@@ -44,7 +44,7 @@ std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node);
 DoraTensors CurrentAdapter(const Context& context);
 
 // What an operator keeps of adapter inputs that are constants: checked and packed once, by its
-// Check, Pack and PackWords, into its own members.
+// Check, Pack and PackQuads, into its own members.
 struct ConstantAdapterOf {
   template <class Operator>
   static void Pack(const NodeInfo& node, Operator* op) {
@@ -85,12 +85,12 @@ struct MergeVectors {
 };
 void FillMergeVectors(const DoraTensors& adapter, Index columns, const MergeVectors& vectors);
 
-// How codes of `step`, which is positive, are had without a division; where that would give another
-// code for some value, `rest` is negative.
+// How codes of `step`, which is positive, are computed without a division; `rest` is negative where
+// some value would get another code.
 kernels::Divisor DivisorOf(float step);
 
-// True where the low-rank part adds nothing because lora_b is zero, or empty. (A zero would add NaN
-// for an x of NaN or a lora_b_scale of infinity; that is not kept.)
+// True where the low-rank part adds nothing because lora_b is zero, or empty. (By the formula a
+// zero adds NaN for an x of NaN or a lora_b_scale of infinity; this is left out.)
 bool IsSilent(const Tensor& lora_b);
 
 }  // namespace rimc

@@ -81,17 +81,17 @@ QuadMatrix::QuadMatrix(const DoraTensors& adapter, const CellGrid& grid, const S
   const auto used = static_cast<Index>(packed_.size());
   is_lists_ = used * kBlockProducts < columns * steps_ * kListProducts;
   if (!is_lists_) {
-    PackBlocks(FullWords());
+    PackBlocks(FullQuads());
     return;
   }
   for (Index g = 0; g < shape_.groups; ++g) {
     const auto begin = list_starts_[static_cast<std::size_t>(g * shape_.columns)];
     const auto end = list_starts_[static_cast<std::size_t>((g + 1) * shape_.columns)];
-    max_group_words_ = std::max<Index>(max_group_words_, end - begin);
+    max_group_quads_ = std::max<Index>(max_group_quads_, end - begin);
   }
 }
 
-// Adds a byte to the word of a step, in the column whose words start at `begin`. Only words of the
+// Adds a byte to the quad of a step, in the column whose quads start at `begin`. Only quads of the
 // same four channels may lie behind it.
 void QuadMatrix::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin) {
   std::size_t at = packed_.size();
@@ -104,23 +104,23 @@ void QuadMatrix::AddByte(std::int32_t step, std::int32_t byte, std::size_t begin
   list_steps_.insert(list_steps_.begin() + static_cast<std::ptrdiff_t>(at), step);
 }
 
-// The words of the lists and the zeros between them.
-std::vector<std::int32_t> QuadMatrix::FullWords() const {
+// The quads of the lists and the zeros between them.
+std::vector<std::int32_t> QuadMatrix::FullQuads() const {
   const Index columns = shape_.groups * shape_.columns;
-  std::vector<std::int32_t> words(static_cast<std::size_t>(columns * steps_));
+  std::vector<std::int32_t> quads(static_cast<std::size_t>(columns * steps_));
   for (Index m = 0; m < columns; ++m) {
     const auto end = static_cast<std::size_t>(list_starts_[static_cast<std::size_t>(m + 1)]);
     for (auto i = static_cast<std::size_t>(list_starts_[static_cast<std::size_t>(m)]); i < end;
          ++i) {
-      words[static_cast<std::size_t>(m * steps_ + list_steps_[i])] = packed_[i];
+      quads[static_cast<std::size_t>(m * steps_ + list_steps_[i])] = packed_[i];
     }
   }
-  return words;
+  return quads;
 }
 
-void QuadMatrix::PackBlocks(const std::vector<std::int32_t>& words) {
-  packed_.resize(words.size());
-  PackColumnBlocks(words.data(), shape_.groups, shape_.columns, steps_,
+void QuadMatrix::PackBlocks(const std::vector<std::int32_t>& quads) {
+  packed_.resize(quads.size());
+  PackColumnBlocks(quads.data(), shape_.groups, shape_.columns, steps_,
                    CeilDiv(shape_.columns, shape_.max_rows), packed_.data());
 }
 

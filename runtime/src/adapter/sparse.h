@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The sparse part of an adapter: cells S that are corrected one by one. Few of them are kept as
-// lists, one per column; where they are a good part of the matrix, the operator packs them like
-// weights and uses the kernels of a full matrix.
+// The sparse part of an adapter: corrections S of single cells. Few cells are stored as lists, one
+// per column; where they are a good part of the matrix, the operator packs them like weights and
+// uses the kernels of a full matrix.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,7 @@ struct CellGrid {
   Index Count() const { return columns * steps; }
 };
 
-// Columns and steps of indices: one after the other, since most follow the one before by less than
-// what a division would be needed for.
+// Columns and steps of indices in turn: most are found from the index before without a division.
 class CellPlaces {
  public:
   explicit CellPlaces(const CellGrid& grid)
@@ -59,7 +58,7 @@ Index CheckSparse(const DoraTensors& adapter, const CellGrid& grid);
 // True where `count` cells of a grid are so many that the kernels of a full matrix are faster.
 bool IsDense(Index count, const CellGrid& grid);
 
-// Cells by column: those of column m are number starts[m] .. starts[m + 1] - 1.
+// Cells by column: column m has cells starts[m] .. starts[m + 1] - 1.
 struct SparseColumns {
   const std::int32_t* starts;  // [columns + 1]
   const std::int32_t* steps;   // [E]; in DoraMatMul multiplied, see PackSparse

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "base/ranges.h"
@@ -11,10 +11,10 @@ namespace rimc {
 
 constexpr std::size_t kAlignment = 64;
 
-// The first aligned place from `memory` on.
+// The first aligned address from `memory` on.
 inline float* AlignUp(void* memory) {
-  const auto address = reinterpret_cast<std::uintptr_t>(memory);
-  return reinterpret_cast<float*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  std::size_t space = kAlignment;
+  return static_cast<float*>(std::align(kAlignment, 0, memory, space));
 }
 
 // Floats aligned to 64 bytes, zero at first: what kernels pack their constants into.

@@ -11,10 +11,10 @@
 
 namespace rimc {
 
-// Lets the system take back the memory of weights that were packed: ONNX Runtime keeps them, mapped
-// from their file where that is one of their own, but nothing reads them again. Their contents
-// stay. Small ones, and systems before Linux 5.4, are left alone.
-inline void ForgetPages(const void* data, std::size_t bytes) {
+// Lets the system page out weights that were packed: ONNX Runtime holds them to the end, mapped
+// where they are external data, but nothing reads them again. Their contents stay. Does nothing for
+// small weights and before Linux 5.4.
+inline void PageOut(const void* data, std::size_t bytes) {
 #if defined(__linux__)
   constexpr int kPageOut = 21;  // MADV_PAGEOUT, which older headers lack
   constexpr std::size_t kSmall = std::size_t{4} << 20;
@@ -23,7 +23,9 @@ inline void ForgetPages(const void* data, std::size_t bytes) {
   const auto address = reinterpret_cast<std::uintptr_t>(data);
   const std::uintptr_t begin = (address + page - 1) / page * page;
   const std::uintptr_t end = (address + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, kPageOut);
+  if (begin >= end) return;
+  char* const first = static_cast<char*>(const_cast<void*>(data)) + (begin - address);
+  madvise(first, end - begin, kPageOut);
 #else
   static_cast<void>(data);
   static_cast<void>(bytes);

@@ -22,8 +22,8 @@ class PlanCache {
   std::shared_ptr<const T> For(const Key& dims, const Make& make) const {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      for (const auto& kept : last_) {
-        if (kept != nullptr && kept->first == dims) return {kept, &kept->second};
+      for (const auto& cached : last_) {
+        if (cached != nullptr && cached->first == dims) return {cached, &cached->second};
       }
     }
     const auto made = std::make_shared<const std::pair<Key, T>>(dims, make());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The adapter's part of ConvEngine::ComputeFused: codes of the input, of the ranks, and sums of
-// them.
+// The adapter's branch of ConvEngine::ComputeFused: codes of the ranks, and sums over them and over
+// the sparse cells.
 #include <algorithm>
 
 #include "adapter/quads.h"
@@ -9,21 +9,21 @@
 
 namespace rimc {
 
-// Columns of a matrix of the branch, from the vectors b on, to `to`.
+// Sums of columns of a matrix of the branch over the vectors b, to `to`.
 void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const float* const* b,
                                Range vecs, float* to, Index to_row) const noexcept {
   const Index num_vecs = vecs.size();
-  const auto words = [&](Index v) {
+  const auto quads = [&](Index v) {
     return reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
   };
   if (cells.is_lists()) {
     kernels::QuadListsArgs args;
     const Index first = cells.lists[columns.begin] - cells.lists[0];
     args.starts = cells.lists + columns.begin;
-    args.a = cells.words + first;
+    args.a = cells.quads + first;
     args.b_offset = cells.offsets + first;
     args.start = cells.start + columns.begin;
-    for (Index v = 0; v < num_vecs; ++v) args.b[v] = words(v);
+    for (Index v = 0; v < num_vecs; ++v) args.b[v] = quads(v);
     args.rows = columns.size();
     args.c = to + vecs.begin * kernels_.lanes;
     args.c_row = to_row;
@@ -31,20 +31,20 @@ void ConvEngine::ComputeBranch(const BranchCells& cells, Range columns, const fl
     return;
   }
   kernels::QuadBlockArgs args{};
-  args.a = cells.words + columns.begin * cells.depth;
+  args.a = cells.quads + columns.begin * cells.depth;
   args.start = cells.start + columns.begin;
   args.b_offset = cells.offsets;
   args.depth = cells.depth;
   args.c_row = to_row;
   for (Index v = 0; v < num_vecs; ++v) {
-    args.b[v] = words(v);
+    args.b[v] = quads(v);
     args.c[v] = to + (vecs.begin + v) * kernels_.lanes;
     args.lanes[v] = static_cast<int>(kernels_.lanes);
   }
   kernels_.quads->quad_block[columns.size() - 1][num_vecs - 1](args);
 }
 
-// Where the branch reads for vectors `vecs` of an item's positions.
+// Pointers to the codes of vectors `vecs` of an item's positions.
 void ConvEngine::FindCodePointers(const Place& place, Range vecs, const ConvBranch& branch,
                                   const float** codes) const noexcept {
   const Index lanes = kernels_.lanes;
@@ -75,7 +75,7 @@ void ConvEngine::ComputeRanks(const Place& place, const ConvBranch& branch,
   }
 }
 
-// The words of vectors `vecs`, whose input is at `codes`.
+// The codes of the ranks for vectors `vecs`, whose input is at `codes`.
 void ConvEngine::ComputeQuadRanks(const ConvBranch& branch, const float* const* codes,
                                   Range vecs) const noexcept {
   const BranchCells& a = branch.a;
@@ -87,7 +87,7 @@ void ConvEngine::ComputeQuadRanks(const ConvBranch& branch, const float* const* 
   args.depth = a.depth;
   for (Index i = 0; i < a.num_blocks; ++i) {
     const Range ranks = Part(a.columns, a.num_blocks, i);
-    args.a = a.words + ranks.begin * a.depth;
+    args.a = a.quads + ranks.begin * a.depth;
     args.start = a.start + ranks.begin;
     args.rank_step = branch.rank_step + ranks.begin;
     auto* const u = reinterpret_cast<std::uint32_t*>(branch.u + i * branch.u_row);

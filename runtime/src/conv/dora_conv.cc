@@ -110,7 +110,7 @@ DoraConv::Quads DoraConv::PackQuads(const DoraTensors& adapter, const Layout& la
                    {conv.group, layout.GroupColumns(), conv.depth, window, kernels_.max_rows});
   }
   const Index steps = CeilDiv(conv.depth, kQuadChannels) * window;
-  const Index cells = quads.cells.is_lists() ? CeilDiv(quads.cells.max_group_words(), steps)
+  const Index cells = quads.cells.is_lists() ? CeilDiv(quads.cells.max_group_quads(), steps)
                       : layout.num_cells > 0 ? layout.GroupColumns()
                                              : 0;
   const Index passes = CeilDiv(kPassWork * (conv.depth + layout.GroupColumns()), steps);
@@ -188,16 +188,16 @@ bool DoraConv::AddQuadBranch(const Context& context, const Run& run) const {
     return ConvPlan(conv, run.shape, false, kernels_, quads.other_columns, quads.cells.is_lists());
   };
   // An adapter that is not constant may have another size in the next run.
-  const auto kept =
+  const auto cached =
       is_constant_ ? plans_.For(run.x_dims, make) : std::make_shared<const ConvPlan>(make());
-  const ConvPlan& plan = *kept;
+  const ConvPlan& plan = *cached;
   const QuadInputs inputs(plan, kernels_, layout.conv.depth, quads.x_divisor, run.x);
   const ConvEngine engine(plan, kernels_, inputs);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;
   engine.Run(
-      context, u_floats + quads.cells.max_group_words(), [&](const ConvEngine::Place& place) {
+      context, u_floats + quads.cells.max_group_quads(), [&](const ConvEngine::Place& place) {
         float* const u = place.extra;
         if (rank > 0) {
           const float* const rank_step = run.packed + layout.rank_step();

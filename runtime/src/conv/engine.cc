@@ -40,8 +40,8 @@ void ConvEngine::PackInputs(const Place& place, const ConvInputs* branch) const 
     const ConvInputs::Sources sources = inputs_.FindSources(item);
     const Index step =
         std::max<Index>(1, kPackFloats / (kQuadChannels * plan_.scratch_floats() / depth));
-    for (Index word = 0; word < codes; word += step) {
-      const Range part{word, std::min(word + step, codes)};
+    for (Index quad = 0; quad < codes; quad += step) {
+      const Range part{quad, std::min(quad + step, codes)};
       const Range channels{part.begin * kQuadChannels, std::min(part.end * kQuadChannels, depth)};
       inputs_.Copy(item, g, channels, sources, place.input);
       branch->PackCopied(place.input, part, sources, place.codes);
@@ -90,7 +90,7 @@ void ConvEngine::PackPanels(const Place& place, const ConvInputs* branch) const 
 
 Axes ConvEngine::BandOut(const ConvItem& item) const {
   const Axes& out = plan_.shape().out;
-  // Picked one by one: an element stored at an index, then loaded as part of all, is waited for.
+  // Elements one by one: a load of all three would wait for the store of one at an index.
   const auto size = [&](int axis) {
     return axis == plan_.band_axis() ? item.band.size() : out[static_cast<std::size_t>(axis)];
   };
@@ -156,7 +156,7 @@ void ConvEngine::ForListBlocks(const Place& place, Range columns, const Body& bo
   const Index parts = CeilDiv(num_vecs, block_vecs);
   for (Index part = 0; part < parts; ++part) {
     const Range vecs = Part(num_vecs, parts, part);
-    // What a block leaves in place.local has to fit there.
+    // place.local holds one block of outputs.
     const Index rows = plan_.by_rows() ? columns.size() : kernels_.max_accumulators / vecs.size();
     for (Index column = 0; column < columns.size(); column += rows) {
       body(Block{vecs, {column, std::min(column + rows, columns.size())}});
@@ -190,7 +190,7 @@ void ConvEngine::SetVectorPointers(const Place& place, Range vecs, const ConvOut
   }
   const Axes out = BandOut(place.item);
   const Axes extent = Extent();
-  // Divisions would take as long as some of the products.
+  // A division takes as long as dozens of products.
   const bool is_row = out[0] * out[1] == 1;
   const Index row_vecs = is_row ? 0 : CeilDiv(out[2], lanes);
   Index row = is_row ? 0 : vecs.begin / row_vecs;
@@ -259,7 +259,7 @@ void ConvEngine::ComputeLists(const Place& place, const Block& block, const Spar
 namespace {
 
 // A quad block's arguments, from the pointers that SetVectorPointers sets.
-kernels::QuadBlockArgs WordsAt(const kernels::BlockArgs& aim) {
+kernels::QuadBlockArgs QuadArgsOf(const kernels::BlockArgs& aim) {
   kernels::QuadBlockArgs args{};
   for (int v = 0; v < kernels::kMaxVecs; ++v) {
     args.b[v] = reinterpret_cast<const std::uint32_t*>(aim.b[v]);
@@ -277,7 +277,7 @@ void ConvEngine::ComputeQuads(const Place& place, const QuadCells& cells, const 
   const Index depth = plan_.num_offsets();
   const auto body = [&](const Block& block, const kernels::BlockArgs& aim) {
     const Index column = block.columns.begin;
-    kernels::QuadBlockArgs args = WordsAt(aim);
+    kernels::QuadBlockArgs args = QuadArgsOf(aim);
     args.a = cells.packed + column * depth;
     args.start = cells.start + column;
     args.b_offset = place.offsets;
@@ -297,11 +297,11 @@ void ConvEngine::ComputeQuadLists(const Place& place, const QuadLists& cells, Ra
     const ConvOutput first{output.data + column0 * output.column, output.column, output.image};
     kernels::BlockArgs aim{};
     SetVectorPointers(place, block.vecs, first, &aim);
-    kernels::QuadBlockArgs args = WordsAt(aim);
+    kernels::QuadBlockArgs args = QuadArgsOf(aim);
     const auto kernel = kernels_.quads->quad_block[0][block.vecs.size() - 1];
     for (Index m = column0; m < block.columns.end; ++m) {
       const Index column = columns.begin + m;
-      args.a = cells.words + cells.starts[column];
+      args.a = cells.quads + cells.starts[column];
       args.start = cells.start + column;
       args.b_offset = cell_offsets + (cells.starts[column] - cell0);
       args.depth = cells.starts[column + 1] - cells.starts[column];
@@ -334,8 +334,8 @@ void ConvEngine::ForRuns(const ConvItem& item, Range positions, Index image,
   }
 }
 
-// Copies what belongs to the output from a block `local` of positions that run on over rows and
-// images. `output` is of the block's first column.
+// Copies the output positions of a block `local`, whose vectors run on over rows and images, to
+// `output`, which is of the block's first column.
 void ConvEngine::ScatterRuns(const Place& place, const Block& block, const float* local,
                              const ConvOutput& output) const noexcept {
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};
@@ -352,7 +352,8 @@ void ConvEngine::ScatterRuns(const Place& place, const Block& block, const float
   });
 }
 
-// The other way round, from what lies as the output does. `from` is of the block's first column.
+// The inverse of ScatterRuns, for values laid out like the output. `from` is of the block's first
+// column.
 void ConvEngine::GatherRuns(const Place& place, const Block& block, const float* from,
                             const ConvOutput& output, float* local) const noexcept {
   const Range positions{block.vecs.begin * kernels_.lanes, block.vecs.end * kernels_.lanes};

@@ -59,7 +59,8 @@ class ConvEngine {
     bool is_new = true;  // false: input and codes are already packed, for the place before
   };
 
-  // Noise of the reads of a group's sums. What is of positions lies as vectors hold them.
+  // Noise of the reads of a group's sums. Values per position are in the order of the vectors'
+  // lanes.
   struct Noise {
     const float* sigma;           // [tiles, sigma_row] over a deviation of 1
     Index sigma_row;              // MaxPositions() of the plan
@@ -72,10 +73,10 @@ class ConvEngine {
       return kPartsTogether * kernels::kDrawRows * plan.panel_row();
     }
   };
-  // places[i]: number of what vectors hold at i, of an item, among the positions of all images;
-  // anything where that is none. `first_image`: of all, the first of the run.
+  // places[i]: index of the position in lane i of an item's vectors among the positions of all
+  // images; lanes without a position get any. `first_image`: of all, the first of the run.
   void FillPlaces(const Place& place, Index first_image, std::uint32_t* places) const noexcept;
-  // Sums over `depth` word lines of an item, as vectors hold them.
+  // Sums over `depth` word lines for the vectors of an item.
   void SumVecs(const Place& place, const float* cells, Index depth, float* sums) const noexcept;
 
   // Calls body(place) for every group of every item of the plan, on the threads of the session.
@@ -88,7 +89,7 @@ class ConvEngine {
   void Compute(const Place& place, const ConvCells& cells, Range blocks, const ConvReadout& readout,
                Index column0, const ConvOutput& output) const noexcept;
 
-  // Compute for what an item has of a group, and what follows. `output` is of the group's first
+  // The sums of an item's columns of a group with their epilogue. `output` is of the group's first
   // column.
   void ComputeFused(const Place& place, const ConvCells& cells, const ConvReadout& readout,
                     const std::vector<ConvPass>& passes, Index column0, const ConvOutput& output,
@@ -107,7 +108,7 @@ class ConvEngine {
   void ComputeSparse(const Place& place, const SparseColumns& cells, Range columns,
                      const std::int32_t* cell_offsets, const ConvOutput& output) const noexcept;
 
-  // Compute and ComputeSparse of words. `rank_step`: of the columns of the group, or null.
+  // Compute and ComputeSparse of int8 quads. `rank_step`: of the columns of the group, or null.
   void ComputeQuads(const Place& place, const QuadCells& cells, const float* rank_step,
                     const ConvOutput& output) const noexcept;
   void ComputeQuadLists(const Place& place, const QuadLists& cells, Range columns,

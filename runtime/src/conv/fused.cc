@@ -100,7 +100,7 @@ void ConvEngine::PostOpsOfBlock(const Block& block, const float* const* codes,
   }
   const float* const u = branch.u + block.vecs.begin * kernels_.lanes;
   if (branch.b.columns > 0 && branch.b.depth == 1) {
-    args->b = branch.b.words + column;
+    args->b = branch.b.quads + column;
     args->b_start = branch.b.start + column;
     args->u = reinterpret_cast<const std::uint32_t*>(u);
   } else if (branch.b.columns > 0) {
@@ -125,9 +125,9 @@ struct ConvEngine::Aim {
   kernels::BlockArgs args;                // of the first column
   kernels::DrawArgs draws;                // where the kernel makes them
   const std::int32_t* offsets;            // of its inputs
-  const float* codes[kernels::kMaxVecs];  // where the branch reads
+  const float* codes[kernels::kMaxVecs];  // the branch's input
   const ConvPostOps* post_ops;            // or null
-  float* local;  // column 0 of sums that run on over rows; residuals follow all sums
+  float* local;  // column 0 of sums of vectors that run on over rows; residuals follow all sums
 };
 
 // What all passes over an item share.
@@ -243,9 +243,9 @@ kernels::DrawArgs ConvEngine::DrawsOf(const Noise& noise, Index tile, Range colu
   return args;
 }
 
-// Noise of `columns` for part `i`. Draws are made next to the products that they go with: a
-// processor does both at once. The kernel makes them where its blocks have some of their own;
-// others share them, and those of the columns `drawn` are made here, where they are new.
+// Noise of `columns` for part `i`. Draws are made next to their products: a processor overlaps the
+// two. Where no two blocks share a counter the kernel makes them; else `is_new` says that the draws
+// of the columns `drawn` have to be made, and following blocks read them too.
 void ConvEngine::SetNoisePointers(const Job& job, Index tile, Range columns, Range drawn,
                                   bool is_new, Index i) const noexcept {
   const Noise& noise = *job.noise;
@@ -380,8 +380,8 @@ void ConvEngine::SetReadout(const ConvReadout& readout, const ConvPass& pass, In
   args->top = readout.top;
 }
 
-// Blocks of `rows` columns each of a part: the kernel, what follows its sums, and their way to the
-// output.
+// Blocks of `rows` columns each of a part: sums, epilogue, and the copy to the output where vectors
+// run on over rows.
 void ConvEngine::ComputeColumns(const Place& place, Range columns, Index num_blocks, Index rows,
                                 const ConvOutput& output, const ConvPass& pass, bool has_post_ops,
                                 Aim* aim) const noexcept {

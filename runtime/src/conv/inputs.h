@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Input packing of a convolution: phases of a group's channels, or panels of a pointwise one, in
-// scratch memory. ConvInputs knows the places; a class each says what lies there, floats, int16
-// pairs or int8 quads.
+// scratch memory. ConvInputs has the layout; its subclasses pack floats, int16 pairs or int8 quads.
 #pragma once
 
 #include <array>
@@ -74,7 +73,7 @@ class ConvInputs {
   };
   using PhaseParts = std::array<Inside, kAxes>;
 
-  // Those of plane `c`, whose channels are `row` apart from `first` on.
+  // The channels of plane `c`, which are `row` apart from `first` on.
   virtual Channels ChannelsOf(Index c, const float* first, Index row) const noexcept = 0;
   // Planes from `c` on whose channels are as many, and as far from those of the plane before: how
   // many, and how many channels these are apart.
@@ -83,7 +82,7 @@ class ConvInputs {
   // Rows of a plane, from `at` of its channels on; `rows` says where to and how many.
   virtual void CopyRows(const Channels& channels, Index at,
                         const kernels::CopyArgs& rows) const noexcept = 0;
-  // The byte that words of zeros are made of.
+  // The byte that fills the padding.
   virtual int ZeroByte() const noexcept { return 0; }
   // One phase of some planes.
   virtual void CopyPhase(const ConvItem& item, Index g, Range planes, const PhaseParts& parts,
@@ -133,10 +132,10 @@ class FloatInputs final : public ConvInputs {
   const kernels::Quantizer* const quantizer_;
 };
 
-// Two channels to a word, whose whole numbers the quantizer gives.
+// int16 pairs: two channels, whose integers the quantizer gives.
 class PairInputs final : public ConvInputs {
  public:
-  PairInputs(const ConvPlan& plan, const kernels::KernelTable& kernels, const PairSteps& pairs,
+  PairInputs(const ConvPlan& plan, const kernels::KernelTable& kernels, const PairLayout& pairs,
              const kernels::Quantizer& quantizer, const float* x)
       : ConvInputs(plan, kernels, pairs.steps, x), pairs_(pairs), quantizer_(quantizer) {}
 
@@ -147,11 +146,11 @@ class PairInputs final : public ConvInputs {
   void CopyRows(const Channels& channels, Index at,
                 const kernels::CopyArgs& rows) const noexcept override;
 
-  const PairSteps pairs_;
+  const PairLayout pairs_;
   const kernels::Quantizer& quantizer_;
 };
 
-// The codes of four channels to a word.
+// int8 quads: the codes of four channels.
 class QuadInputs final : public ConvInputs {
  public:
   QuadInputs(const ConvPlan& plan, const kernels::KernelTable& kernels, Index channels,

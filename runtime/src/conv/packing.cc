@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What lies in the planes of ConvInputs: floats, int16 pairs, int8 quads.
+// Packing of the planes of ConvInputs: floats, int16 pairs, int8 quads.
 #include <algorithm>
 
 #include "conv/inputs.h"
@@ -11,7 +11,7 @@ namespace rimc {
 namespace {
 
 // Distance of a prefetch, in channels.
-constexpr Index kChannelsAhead = 2;
+constexpr Index kPrefetchChannels = 2;
 
 }  // namespace
 
@@ -38,9 +38,9 @@ void FloatInputs::CopyPhase(const ConvItem& item, Index g, Range planes, const P
     return;
   }
   for (Index c = planes.begin; c < planes.end; ++c) {
-    if (c + kChannelsAhead < conv.depth) {
-      const Index ahead = (item.images.begin * conv.group + g) * conv.depth + c + kChannelsAhead;
-      PrefetchRows(parts, x_ + ahead * in[0] * in[1] * in[2]);
+    if (c + kPrefetchChannels < conv.depth) {
+      const Index next = (item.images.begin * conv.group + g) * conv.depth + c + kPrefetchChannels;
+      PrefetchRows(parts, x_ + next * in[0] * in[1] * in[2]);
     }
     ConvInputs::CopyPhase(item, g, {c, c + 1}, parts, memory);
   }
@@ -122,14 +122,14 @@ void FloatInputs::CopyStrips(const StripPlan& strips, const ConvItem& item, Inde
 }
 
 PairInputs::Channels PairInputs::ChannelsOf(Index c, const float* first, Index row) const noexcept {
-  const PairSteps::Pair pair = pairs_.At(c);
+  const PairLayout::Pair pair = pairs_.At(c);
   return {{first + pair.first * row, pair.second < 0 ? nullptr : first + pair.second * row}};
 }
 
-// To the end of a tile, whose last word may have one channel.
+// To the end of a tile, whose last pair may have one channel.
 Index PairInputs::EvenRun(Index c) const noexcept {
-  const Range words = pairs_.Words(c / pairs_.TileWords());
-  const Index full = pairs_.At(words.end - 1).second < 0 ? words.end - 1 : words.end;
+  const Range pairs = pairs_.OfTile(c / pairs_.TilePairs());
+  const Index full = pairs_.At(pairs.end - 1).second < 0 ? pairs.end - 1 : pairs.end;
   return c < full ? full - c : 1;
 }
 

@@ -43,7 +43,7 @@ RramConv::RramConv(const NodeInfo& node) : kernels_(ActiveKernels()) {
            tile_group);
   }
   Pack(w->Floats());
-  ForgetPages(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
+  PageOut(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
 }
 
 RramConv::RramConv(const ConvNode& conv, const Tensor& w, Periphery periphery)
@@ -98,7 +98,7 @@ void RramConv::PackReadout() {
   readout_.tile_columns = periphery_.adc_tiles == 1 ? 0 : conv_.columns;
 }
 
-// Whether the sums are integers, and then packs words.
+// Packs int16 pairs and returns true where the sums are integers.
 bool RramConv::PackPairs(const float* w) {
   if (!ReadsAtOnce() || !periphery_.has_adc) return false;
   const Index window = conv_.Window();
@@ -107,25 +107,25 @@ bool RramConv::PackPairs(const float* w) {
   integer_cells_ =
       FindIntegers(periphery_, w, conv_.columns, steps, pairs_.tile * window, {steps, 1});
   if (!integer_cells_) return false;
-  const Index words = pairs_.NumWords();
-  std::vector<std::uint32_t> cells(static_cast<std::size_t>(conv_.columns * words * window));
+  const Index pairs = pairs_.NumPairs();
+  std::vector<std::uint32_t> cells(static_cast<std::size_t>(conv_.columns * pairs * window));
   for (Index m = 0; m < conv_.columns; ++m) {
-    for (Index word = 0; word < words; ++word) {
-      const PairSteps::Pair pair = pairs_.At(word);
+    for (Index p = 0; p < pairs; ++p) {
+      const PairLayout::Pair pair = pairs_.At(p);
       const Index first = m * steps + pair.first * window;
       const Index second = m * steps + pair.second * window;
-      std::uint32_t* const to = cells.data() + (m * words + word) * window;
+      std::uint32_t* const to = cells.data() + (m * pairs + p) * window;
       for (Index q = 0; q < window; ++q) {
-        to[q] = integer_cells_->Word(first + q, pair.second < 0 ? -1 : second + q);
+        to[q] = integer_cells_->PackPair(first + q, pair.second < 0 ? -1 : second + q);
       }
     }
   }
-  packed_ = AlignedFloats(conv_.columns * words * window);
-  PackColumnBlocks(cells.data(), conv_.group, conv_.GroupColumns(), words * window,
+  packed_ = AlignedFloats(conv_.columns * pairs * window);
+  PackColumnBlocks(cells.data(), conv_.group, conv_.GroupColumns(), pairs * window,
                    CeilDiv(conv_.GroupColumns(), kernels_.max_rows),
                    reinterpret_cast<std::uint32_t*>(packed_.data()));
   for (Index t = 0; t < pairs_.NumTiles(); ++t) {
-    const Range part = pairs_.Words(t);
+    const Range part = pairs_.OfTile(t);
     readout_.tiles.push_back(
         {{part.begin * window, part.end * window}, t == 0, t + 1 == pairs_.NumTiles()});
   }
@@ -141,7 +141,7 @@ const RramConv& RramConv::Floats() const {
     const Index steps = conv_.depth * conv_.Window();
     const std::vector<float> w = integer_cells_->Weights(conv_.columns, {steps, 1});
     Periphery periphery = periphery_;
-    periphery.most_number = 0.0f;
+    periphery.pair_max = 0.0f;
     floats_.reset(new RramConv(conv_, w.data(), std::move(periphery)));
   });
   return *floats_;
@@ -157,7 +157,7 @@ RramConv::Shaped RramConv::ShapedFor(const Tensor& x) const {
   ConvShape shape = ShapeOf(conv_, x, &y_dims);
   shape.batch = std::max<Index>(shape.batch, 1);  // there is no plan of no image
   ConvAttributes conv = conv_;
-  if (integer_cells_) conv.depth = pairs_.NumWords();
+  if (integer_cells_) conv.depth = pairs_.NumPairs();
   const bool strips = ReadsAtOnce() && !periphery_.has_adc && !periphery_.noise.on;
   Shaped shaped{y_dims, ConvPlan(conv, shape, true, kernels_, 0, false, true, strips), {}};
   if (shaped.plan.is_strips()) shaped.strips.emplace(shaped.plan);

@@ -29,7 +29,7 @@ struct ReadRun {
 //
 // Sums are read as they leave the registers; only bit-serial inputs, noise that is relative to each
 // device, and cells with an I-V curve of their own store them first. Where word lines and cells are
-// whole numbers so are the sums: then they are taken of integers.
+// integers, sums are integers of int16 pairs.
 class RramConv {
  public:
   static constexpr const char* kName = "RramConv";
@@ -58,7 +58,7 @@ class RramConv {
   void PackCells(const float* w, AlignedFloats* packed) const;
   bool PackPairs(const float* w);
   void PackReadout();
-  // The same crossbar without integers: for inputs that are no numbers.
+  // The same crossbar with float32 sums: for inputs with a NaN.
   const RramConv& Floats() const;
   // Calls run(engine), an engine of all but stored sums, for an input.
   template <class Body>
@@ -103,10 +103,10 @@ class RramConv {
   ConvAttributes conv_;
   Periphery periphery_;
   ConvReadout readout_;
-  AlignedFloats packed_;  // of words where there are numbers
-  PairSteps pairs_;
+  AlignedFloats packed_;  // floats, or int16 pairs where sums are integers
+  PairLayout pairs_;
   std::optional<IntegerCells> integer_cells_;
-  std::vector<float> pair_gain_;       // of sums of numbers
+  std::vector<float> pair_gain_;       // of integer sums
   std::vector<float> pair_deviation_;  // likewise
   mutable std::once_flag floats_once_;
   mutable std::unique_ptr<RramConv> floats_;

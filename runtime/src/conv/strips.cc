@@ -72,7 +72,7 @@ Index StripPlan::RowAt(const ConvItem& item, Index row) const {
   return at;
 }
 
-// The sums of an item's columns, without what follows them.
+// The sums of an item's columns, without their epilogue.
 void ConvEngine::SumStrips(const Place& place, const ConvCells& cells,
                            const ConvOutput& output) const noexcept {
   const kernels::StripTable& table = kernels_.strips;

@@ -12,7 +12,7 @@
 
 namespace rimc {
 
-// Word lines [k.begin, k.end) of a tile, k = (channel, kernel position).
+// A tile: word lines [k.begin, k.end), k = (channel, kernel position).
 struct ConvTile {
   Range k;
   bool first;
@@ -48,11 +48,11 @@ struct ConvCells {
 struct BranchCells {
   Index columns = 0;
   Index num_blocks = 0;
-  Index depth = 0;  // words of a column; of a list, its own
-  const std::int32_t* words = nullptr;
+  Index depth = 0;  // quads of a column; of a list, its own
+  const std::int32_t* quads = nullptr;
   const std::int32_t* start = nullptr;    // [columns]
   const std::int32_t* lists = nullptr;    // [columns + 1] where each starts, null: blocks
-  const std::int32_t* offsets = nullptr;  // [depth], or of every word of the lists
+  const std::int32_t* offsets = nullptr;  // [depth], or of every quad of the lists
 
   bool is_lists() const { return lists != nullptr; }
 };
@@ -65,10 +65,10 @@ struct ConvBranch {
   BranchCells b;                       // over the codes of the ranks
   const kernels::Divisor* rank_step = nullptr;
   BranchCells cells;      // S, of 0 columns for none
-  float* u = nullptr;     // codes of the ranks, or words of four, of all positions of the item
+  float* u = nullptr;     // codes of the ranks, or quads of them, of all positions of the item
   Index u_row = 0;        // from one to the next, ConvPlan::MaxPositions()
   float* v = nullptr;     // one block of outputs
-  float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of words
+  float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of quads
 };
 
 // Post-ops of the sums of a group's columns: PostOpArgs, whose pointers are those of the group's
@@ -88,11 +88,11 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors whose sums are computed together, of large matrices, with the few positions of
-// a last vector, which go with them.
+// Blocks of vectors that a block of columns of a large matrix is computed for at a time; a partial
+// vector of few positions goes with the last of them.
 constexpr Index kPartsTogether = 2;
 // Blocks of columns that are computed for one part of the positions after the other: their cells
-// stay in the L2 cache. So many have lists of cells whose sums are there at a time.
+// stay in the L2 cache. Also the blocks whose sums of listed cells are in memory at a time.
 constexpr Index kBlocksTogether = 8;
 Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels);
 

@@ -35,34 +35,34 @@ void RoundCells(const std::vector<float>& w_max, Index run, std::vector<float>* 
   }
 }
 
-Range PairSteps::Words(Index tile_number) const {
-  const Index first = tile_number * TileWords();
+Range PairLayout::OfTile(Index tile_number) const {
+  const Index first = tile_number * TilePairs();
   const Index size = std::min(tile, steps - tile_number * tile);
   return {first, first + CeilDiv(size, 2)};
 }
 
-PairSteps::Pair PairSteps::At(Index word) const {
-  const Index t = word / TileWords();
-  const Range words = Words(t);
-  const Index first = t * tile + word - words.begin;
-  const Index second = first + words.size();
+PairLayout::Pair PairLayout::At(Index pair) const {
+  const Index t = pair / TilePairs();
+  const Range pairs = OfTile(t);
+  const Index first = t * tile + pair - pairs.begin;
+  const Index second = first + pairs.size();
   return {first, second < std::min((t + 1) * tile, steps) ? second : -1};
 }
 
-std::uint32_t IntegerCells::Word(Index first, Index second) const {
+std::uint32_t IntegerCells::PackPair(Index first, Index second) const {
   const auto half = [&](Index at) {
-    return std::uint32_t{static_cast<std::uint16_t>(numbers[static_cast<std::size_t>(at)])};
+    return std::uint32_t{static_cast<std::uint16_t>(multiples[static_cast<std::size_t>(at)])};
   };
   return half(first) | (second < 0 ? 0 : half(second) << 16);
 }
 
 std::vector<float> IntegerCells::Weights(Index columns, CellOrder order) const {
-  std::vector<float> w(numbers.size());
-  const Index steps = static_cast<Index>(numbers.size()) / columns;
+  std::vector<float> w(multiples.size());
+  const Index steps = static_cast<Index>(multiples.size()) / columns;
   for (Index m = 0; m < columns; ++m) {
     for (Index k = 0; k < steps; ++k) {
       const auto at = static_cast<std::size_t>(m * order.column_stride + k * order.step_stride);
-      w[at] = static_cast<float>(numbers[at]) * step[static_cast<std::size_t>(m)];
+      w[at] = static_cast<float>(multiples[at]) * step[static_cast<std::size_t>(m)];
     }
   }
   return w;
@@ -84,10 +84,10 @@ std::vector<float> IntegerCells::Unscaled(const std::vector<float>& deviation) c
 
 std::optional<IntegerCells> FindIntegers(const Periphery& periphery, const float* w, Index columns,
                                          Index steps, Index tile_steps, CellOrder order) {
-  const auto most = static_cast<std::int64_t>(periphery.most_number);
+  const auto most = static_cast<std::int64_t>(periphery.pair_max);
   if (most == 0 || tile_steps > kMostSum / (most * most)) return std::nullopt;
   IntegerCells cells;
-  cells.numbers.resize(static_cast<std::size_t>(columns * steps));
+  cells.multiples.resize(static_cast<std::size_t>(columns * steps));
   std::vector<float> inverse;
   for (Index m = 0; m < columns; ++m) {
     const auto& w_max = periphery.w_max;
@@ -101,8 +101,8 @@ std::optional<IntegerCells> FindIntegers(const Periphery& periphery, const float
     const auto at = static_cast<std::size_t>(m * order.column_stride + k * order.step_stride);
     const float number = w[at] * inverse[static_cast<std::size_t>(m)];
     if (!(std::fabs(number) <= 32767.0f) || std::rint(number) != number) return false;
-    cells.numbers[at] = static_cast<std::int16_t>(number);
-    sums[static_cast<std::size_t>(m)] += std::abs(cells.numbers[at]);
+    cells.multiples[at] = static_cast<std::int16_t>(number);
+    sums[static_cast<std::size_t>(m)] += std::abs(cells.multiples[at]);
     return true;
   };
   for (Index begin = 0; begin < steps; begin += tile_steps) {

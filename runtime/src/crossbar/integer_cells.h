@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Arrays whose sums are integers: word lines of a DAC of few bits carry whole numbers, and cells
-// are whole multiples of a step (rimc_onnx/crossbar/integer_grid.py).
+// Arrays whose sums are integers: word lines of a DAC of few bits carry integers, and cells are
+// integer multiples of a step (rimc_onnx/crossbar/integer_grid.py).
 #pragma once
 
 #include <cstdint>
@@ -22,20 +22,20 @@ void RoundCells(const std::vector<float>& w_max, Index run, std::vector<float>* 
 
 // int16 pairs of word lines, or of channels: line i of a tile's first half is paired with line i of
 // its second half.
-struct PairSteps {
+struct PairLayout {
   Index steps = 0;
-  Index tile = 0;  // of which a tile has so many, the last one what is left
+  Index tile = 0;  // steps of a tile; the last tile may have fewer
 
-  // first is the lower half of the word, second the upper one; -1 is none.
+  // Lines of the lower and the upper half; -1 is none.
   struct Pair {
     Index first, second;
   };
-  Index TileWords() const { return CeilDiv(tile, 2); }
+  Index TilePairs() const { return CeilDiv(tile, 2); }
   Index NumTiles() const { return CeilDiv(steps, tile); }
-  // Words of a tile.
-  Range Words(Index tile_number) const;
-  Index NumWords() const { return Words(NumTiles() - 1).end; }
-  Pair At(Index word) const;
+  // Pairs of a tile.
+  Range OfTile(Index tile_number) const;
+  Index NumPairs() const { return OfTile(NumTiles() - 1).end; }
+  Pair At(Index pair) const;
 };
 
 // Where cell (column, step) of a crossbar lies.
@@ -44,23 +44,23 @@ struct CellOrder {
   Index step_stride;
 };
 
-// The cells of a crossbar as numbers.
+// The cells of a crossbar as integer multiples of their steps.
 struct IntegerCells {
-  std::vector<std::int16_t> numbers;  // in the order of the weights
-  std::vector<float> step;            // [columns]
+  std::vector<std::int16_t> multiples;  // in the order of the weights
+  std::vector<float> step;              // [columns]
 
-  // Of two cells by their places; a second one of -1 is 0.
-  std::uint32_t Word(Index first, Index second) const;
+  // The int16 pair of two cells; the upper half is 0 where `second` is -1.
+  std::uint32_t PackPair(Index first, Index second) const;
   std::vector<float> Weights(Index columns, CellOrder order) const;
-  // What sums are multiplied by, [M] or [tiles, M], for sums of numbers; `unit` is that of the
+  // A factor of sums, [M] or [tiles, M], as a factor of integer sums; `unit` is that of the word
   // lines.
   std::vector<float> Scaled(const std::vector<float>& gain, float unit) const;
-  // [M] of what goes with such sums, in steps of the cells; lines stay in units.
+  // A deviation of sums, [M], as one of sums in steps of the cells; word lines stay in units.
   std::vector<float> Unscaled(const std::vector<float>& deviation) const;
 };
 
-// Nothing where a cell is no whole multiple of its step, or a sum of `tile_steps` steps could be
-// beyond an int32; or where the periphery has no numbers.
+// Nothing where a cell is no integer multiple of its step, or a sum of `tile_steps` steps could be
+// beyond an int32, or where word lines carry no integers.
 std::optional<IntegerCells> FindIntegers(const Periphery& periphery, const float* w, Index columns,
                                          Index steps, Index tile_steps, CellOrder order);
 

@@ -168,11 +168,11 @@ std::vector<float> TabulateCurve(const Periphery& p, kernels::Quantizer line) {
   return values;
 }
 
-// Word lines as whole numbers, where they are.
+// Word lines as integers, where they carry any.
 void ReadNumbers(Periphery* p) {
   if (!p->is_coded || p->serial_bits > 0 || p->iv.on) return;
   const bool bends = !p->curve.empty();
-  p->most_number = bends ? kCurveSteps : p->line.high;
+  p->pair_max = bends ? kCurveSteps : p->line.high;
   p->pair_unit = bends ? p->line.unit : p->line.step;
   p->pair_table = TabulateCurve(*p, p->PairQuantizer());
 }

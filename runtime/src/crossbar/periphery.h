@@ -57,8 +57,9 @@ struct Periphery {
   kernels::Quantizer line{};           // of all bits at once; see Line()
   std::vector<Index> plane_shifts{0};  // bits below each plane of the codes; one plane if parallel
   Index serial_bits = 0;               // bits of a plane, 0 is all of them
-  // Word lines as whole numbers of pair_unit: the largest one, 0 where they are none.
-  float most_number = 0.0f;
+  // The largest integer on a word line, in units of pair_unit; 0 where word lines carry no
+  // integers.
+  float pair_max = 0.0f;
   float pair_unit = 1.0f;
   std::vector<float> pair_table;  // as curve_table
 
@@ -75,7 +76,7 @@ struct Periphery {
   Index num_planes() const { return static_cast<Index>(plane_shifts.size()); }
   // What plane `i` of the codes puts on the word lines; points into this object.
   kernels::Quantizer Line(Index plane) const;
-  // The same in numbers.
+  // Line(0) in integers.
   kernels::Quantizer PairQuantizer() const;
   // From what is on the word lines of a plane to the inputs of the cells of `iv`: x u and x u^2,
   // u = x / range of Line(plane). `square` and `cube` may not overlap.

@@ -41,7 +41,7 @@ RIMC_NOINLINE void BlockInMemory(const BlockArgs& args, BlockShape shape, SumFun
     return;
   }
   for_each([&](int i, int v, const float* at) {
-    typename S::Vec one[1][1] = {{kPairs ? S::ToFloat(S::LoadInt(WordsOf(at))) : S::Load(at)}};
+    typename S::Vec one[1][1] = {{kPairs ? S::ToFloat(S::LoadInt(PairsAt(at))) : S::Load(at)}};
     Epilogue<S, 1, 1, kConv>{args, {i, v, shape.vecs}}.Run(one);
   });
 }

@@ -18,7 +18,7 @@ struct HasQuads {
   static constexpr bool value = false;
 };
 template <class S>
-struct HasQuads<S, decltype(static_cast<void>(sizeof(typename S::Words)))> {
+struct HasQuads<S, decltype(static_cast<void>(S::kMaxQuadSums))> {
   static constexpr bool value = true;
 };
 
@@ -131,15 +131,15 @@ struct Epilogue {
     }
   }
 
-  // The low-rank part of an adapter of up to four ranks, whose codes are the bytes of words.
+  // The low-rank part of an adapter of up to four ranks, whose codes are int8 quads.
   RIMC_INLINE void AddQuads(const PostOpArgs& post_ops, Sums& sums) const {
-    typename S::Words u[kVecs];
+    typename S::Int u[kVecs];
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) u[v] = S::LoadCodes(post_ops.u + (part.vec + v) * S::kLanes);
     ForEach([&](int i, int v) {
       const int row = part.row + i;
-      const auto start = S::Set1Words(S::StartOf(post_ops.b_start[row]));
-      const Vec value = S::ToFloat(S::Dot(start, u[v], S::Set1Words(post_ops.b[row])));
+      const auto start = SetInt32<S>(S::StartOf(post_ops.b_start[row]));
+      const Vec value = S::ToFloat(S::Dot(start, u[v], SetInt32<S>(post_ops.b[row])));
       sums[i][v] = S::Add(sums[i][v], S::Mul(value, S::Set1(post_ops.scale[row])));
     });
   }

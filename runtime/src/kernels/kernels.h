@@ -73,11 +73,11 @@ struct CopyArgs {
   ptrdiff_t size;
 };
 
-// int16 pairs: two lines of whole numbers as the halves of words, the first one in the lower half:
+// int16 pairs: the values of two word lines in one uint32, the first line in the lower half:
 //   to[r * to_row + i] = f(from[0][r * from_row + i * stride]) & 0xffff
 //                        | f(from[1][r * from_row + i * stride]) << 16, r < rows, i < width
 // The second half is 0 where from[1] is null, and from i = second_width on.
-// Pre: the quantizer gives whole numbers of 16 bits.
+// Pre: the quantizer gives integers that an int16 holds.
 struct PairPackArgs {
   const float* from[2];
   ptrdiff_t from_row;
@@ -95,7 +95,7 @@ struct PairPackArgs {
 //   y = min(max(y, low), high) where `activates`; a NaN stays
 // A term whose values are null is left out. v and sums are [rows, vecs * lanes]; scales, magnitude
 // and bias are per row; residual[v] is indexed like c[v]. In the conv_block of a QuadTable v may be
-// b_start[i] + the four products of b[i] and u [vecs * lanes] instead, words as in QuadBlockArgs.
+// b_start[i] + the four products of b[i] and u [vecs * lanes] instead, quads as in QuadBlockArgs.
 struct PostOpArgs {
   const float* v;
   const int32_t* b;
@@ -142,10 +142,10 @@ struct DrawKey {
 constexpr int kDrawRows = 8;
 
 // z[i * z_row + j] = the draw of the output in row `row` + i at place j, i < rows, j < count: in
-// its upper half 16 bits of the words of the counter whose word 0 is places[j], or first + j where
-// that is null, and word 1 the row / kDrawRows; its lower half is 2^15. NormalsOf in reading.h
-// makes it a normal. Pre: z_row is count rounded up to whole vectors or more: these are written,
-// and read of `places`.
+// its upper half 16 bits of Philox's output for the counter whose word 0 is places[j], or first + j
+// where that is null, and word 1 the row / kDrawRows; its lower half is 2^15. NormalsOf in
+// reading.h makes it a normal. Pre: z_row is count rounded up to whole vectors or more: these are
+// written, and read of `places`.
 struct DrawArgs {
   DrawKey key;
   uint64_t row;
@@ -169,10 +169,10 @@ struct DrawArgs {
 //
 // c[i, v] is at c[v] + i * c_row, of which lanes[v] values are read and written.
 //
-// In pair blocks a and b are int16 pairs: words of two signed numbers of 16 bits, and a product is
-// that of the lower halves plus that of the upper ones. Sums are words; without ADC they go to c as
-// they are and there is no noise, otherwise they become float32, rounded, before anything else is
-// done. Pre: sums of the sizes of all products are below 2^31, so their order is free.
+// In blocks of PairBlocks a and b hold int16 pairs, whose product is that of the lower halves plus
+// that of the upper halves, and sums are int32. Without ADC c receives these int32 and there is no
+// noise; with ADC they are first converted to float32, rounded. Pre: the sum of the absolute
+// products is below 2^31, so their order is free.
 struct BlockArgs {
   const float* a;
   const float* b[kMaxVecs];
@@ -315,8 +315,8 @@ struct PairBlocks {
   void (*conv_partial_vector)(const PartialVectorArgs& args);
 };
 
-// Kernels of int8 quads. A vector has as many words as a vector of the enclosing table has floats,
-// and blocks are as large.
+// Kernels of int8 quads. A vector has a quad for every lane of the enclosing table, and blocks are
+// as large.
 struct QuadTable {
   // Indexed like conv_block.
   QuadBlockFunction quad_block[kMaxRows][kMaxVecs];
@@ -324,12 +324,12 @@ struct QuadTable {
   QuadListsFunction quad_lists[kMaxVecs];
   // Indexed [ranks - 1][vecs - 1], ranks * vecs <= max_accumulators.
   RankBlockFunction rank_block[kQuadRanks][kMaxVecs];
-  // False where a value is NaN, for which there is no code.
+  // False where a value is NaN, which no code represents.
   bool (*pack_quads)(const QuadPackArgs& args);
   // Likewise.
   bool (*pack_quad_rows)(const QuadRowsArgs& args);
   void (*quad_ranks)(const QuadRanksArgs& args);
-  // conv_block of the table, which can multiply words in what follows the sums.
+  // conv_block of the table with an epilogue that also takes the adapter's codes as int8 quads.
   BlockFunction conv_block[kMaxRows][kMaxVecs];
   // The enclosing table's, by the instruction set of the quads.
   PairBlocks pairs;
@@ -366,7 +366,7 @@ struct KernelTable {
 
   void (*quantize)(const float* x, float* y, ptrdiff_t count, const Quantizer& quantizer);
   void (*copy_rows)(const CopyArgs& args);
-  // False where a value is NaN, for which there is no number.
+  // False where a value is NaN, which no int16 represents.
   bool (*pack_pairs)(const PairPackArgs& args);
   void (*rank_codes)(const RankArgs& args);
   void (*transpose)(const TransposeArgs& args);
@@ -385,7 +385,7 @@ struct KernelTable {
   void (*column_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
                          ptrdiff_t count);
   // y[r] = the sum of x[r * x_row + i]^2 over i < count: 16 sums with fma, of every 16th value,
-  // then those in halves.
+  // which are then added in halves.
   void (*row_squares)(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count);
 
   // y[i] = the sum of the squares of both halves of x[r * x_row + i] over r < rows. Pre: below

@@ -6,17 +6,16 @@
 namespace rimc::kernels {
 namespace {
 
-// Without an instruction for four products of bytes: two products of bytes add up to int16, two of
-// those to int32. The first factor of a byte product is unsigned, which is |a|; b has its sign.
-struct Avx2Quads : Avx2Words {
+// AVX2 has no instruction for the four products of a quad: vpmaddubsw adds two products to an
+// int16, vpmaddwd two int16 to an int32. Its first factor is unsigned: |a|, and b takes the sign of
+// a.
+struct Avx2Quads : Avx2Int8 {
   static constexpr int kMaxQuadSums = 8;
   // Signed codes, whose sums start from 0: two products, of |a| up to 128 and |b| up to 127, are no
   // more than an int16.
-  static Words LoadCodes(const uint32_t* p) {
-    return _mm256_xor_si256(LoadWords(p), Set1Words(kBias));
-  }
+  static Int LoadCodes(const uint32_t* p) { return _mm256_xor_si256(LoadInt(p), SetInt(kBias)); }
   static int32_t StartOf(int32_t) { return 0; }
-  static Words Dot(Words sum, Words b, Words a) {
+  static Int Dot(Int sum, Int b, Int a) {
     const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
   }

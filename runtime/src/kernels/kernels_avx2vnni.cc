@@ -5,12 +5,12 @@
 namespace rimc::kernels {
 namespace {
 
-struct Avx2Vnni : Avx2Words {
+struct Avx2Vnni : Avx2Int8 {
   static constexpr int kMaxQuadSums = kMaxAccumulators;
   static constexpr bool kPairsNeedRegister = false;
-  static Words LoadCodes(const uint32_t* p) { return LoadWords(p); }
+  static Int LoadCodes(const uint32_t* p) { return LoadInt(p); }
   static int32_t StartOf(int32_t start) { return start; }
-  static Words Dot(Words sum, Words b, Words a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
+  static Int Dot(Int sum, Int b, Int a) { return _mm256_dpbusd_avx_epi32(sum, b, a); }
   static Sums DotPairs(Sums sums, Int a, Int b) { return _mm256_dpwssd_avx_epi32(sums, a, b); }
 };
 

@@ -94,8 +94,8 @@ struct Neon {
     const uint32_t lanes[kLanes] = {0, 1, 2, 3};
     return vaddq_u32(vdupq_n_u32(first), vld1q_u32(lanes));
   }
-  static Int Xor(Int a, Int b, uint32_t word) {
-    return veorq_u32(veorq_u32(a, b), vdupq_n_u32(word));
+  static Int Xor(Int a, Int b, uint32_t scalar) {
+    return veorq_u32(veorq_u32(a, b), vdupq_n_u32(scalar));
   }
   static Int AndOr(Int a, uint32_t b, uint32_t c) {
     return vorrq_u32(vandq_u32(a, vdupq_n_u32(b)), vdupq_n_u32(c));
@@ -119,20 +119,21 @@ struct Neon {
     return vld1q_u32(lanes);
   }
   static void StoreInts(uint32_t* p, int n, Int a) {
+    if (n == kLanes) return vst1q_u32(p, a);
     uint32_t lanes[kLanes];
     vst1q_u32(lanes, a);
     for (int i = 0; i < n; ++i) p[i] = lanes[i];
   }
-  static Int Halves(Int low, Int high) { return vsliq_n_u32(low, high, 16); }
-  // Of words 0, 1 and 2, 3: the halves of each apart.
+  static Int PackHalves(Int low, Int high) { return vsliq_n_u32(low, high, 16); }
+  // Of lanes 0, 1 and 2, 3: the products of lower and upper halves apart.
   struct Sums {
     int32x4_t low, high;
   };
-  static Sums NoSums() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  static Sums ZeroSums() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
   static Sums LoadSums(const uint32_t* p, int n) {
-    const int32x4_t words = vreinterpretq_s32_u32(LoadInts(p, n));
+    const int32x4_t sums = vreinterpretq_s32_u32(LoadInts(p, n));
     const int32x4_t zero = vdupq_n_s32(0);
-    return {vzip1q_s32(words, zero), vzip2q_s32(words, zero)};
+    return {vzip1q_s32(sums, zero), vzip2q_s32(sums, zero)};
   }
   static int32x4_t Together(Sums sums) { return vpaddq_s32(sums.low, sums.high); }
   static void StoreSums(uint32_t* p, int n, Sums sums) {
@@ -146,7 +147,7 @@ struct Neon {
             vmlal_high_s16(sums.high, first, second)};
   }
 
-  // One value after the other.
+  // Scalar loads: there is no gather.
   template <int kSize>
   struct Lookup {
     const float* table;
@@ -161,19 +162,12 @@ struct Neon {
 
   // Of int8 quads; codes are signed, so sums start from 0. Two products, of |a| up to 128 and |b|
   // up to 127, are no more than an int16.
-  using Words = uint32x4_t;
   static constexpr int kMaxQuadSums = 16;
   static constexpr uint32_t kBias = 0x80808080u;
-  static Words LoadWords(const uint32_t* p) { return vld1q_u32(p); }
-  static void StoreWords(uint32_t* p, int n, Words v) {
-    if (n == kLanes) return vst1q_u32(p, v);
-    StoreInts(p, n, v);
-  }
-  static Words Set1Words(int32_t x) { return vdupq_n_u32(static_cast<uint32_t>(x)); }
-  static Words AddWords(Words a, Words b) { return vaddq_u32(a, b); }
-  static Words LoadCodes(const uint32_t* p) { return veorq_u32(LoadWords(p), vdupq_n_u32(kBias)); }
+  static Int AddInt(Int a, Int b) { return vaddq_u32(a, b); }
+  static Int LoadCodes(const uint32_t* p) { return veorq_u32(LoadInt(p), vdupq_n_u32(kBias)); }
   static int32_t StartOf(int32_t) { return 0; }
-  static Words Dot(Words sum, Words b, Words a) {
+  static Int Dot(Int sum, Int b, Int a) {
     const int8x16_t codes = vreinterpretq_s8_u32(b);
     const int8x16_t cells = vreinterpretq_s8_u32(a);
     const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(cells));
@@ -181,34 +175,34 @@ struct Neon {
     return vreinterpretq_u32_s32(vpadalq_s16(vreinterpretq_s32_u32(sum), twos));
   }
   // A conversion saturates, and makes 0 of a NaN.
-  static Words ToWords(Vec v) {
-    const Words inside = vcaltq_f32(v, vdupq_n_f32(0x1p31f));
+  static Int ToInt32(Vec v) {
+    const Int inside = vcaltq_f32(v, vdupq_n_f32(0x1p31f));
     return vbslq_u32(inside, ToInt(v), vdupq_n_u32(0x80000000u));
   }
-  static int32_t SumQuads(Words v) { return vaddvq_s32(vreinterpretq_s32_u32(v)); }
-  static int16x8_t Narrowed(Words a, Words b) {
+  static int32_t Sum32(Int v) { return vaddvq_s32(vreinterpretq_s32_u32(v)); }
+  static int16x8_t Narrowed(Int a, Int b) {
     return vqmovn_high_s32(vqmovn_s32(vreinterpretq_s32_u32(a)), vreinterpretq_s32_u32(b));
   }
-  static Words Saturate(const Words* v, bool* is_beyond) {
+  static Int PackInt8(const Int* v, bool* is_beyond) {
     const int16x8_t low = Narrowed(v[0], v[1]);
     const int16x8_t high = Narrowed(v[2], v[3]);
     *is_beyond = vminvq_s16(vminq_s16(low, high)) == -32768;
     const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(low), high);
     return vreinterpretq_u32_s8(vmaxq_s8(bytes, vdupq_n_s8(-127)));
   }
-  static Words BytesInOrder(Words v) {
+  static Int InterleaveBytes(Int v) {
     const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
     const uint8x16_t bytes = vqtbl1q_u8(vreinterpretq_u8_u32(v), vld1q_u8(order));
     return veorq_u32(vreinterpretq_u32_u8(bytes), vdupq_n_u32(kBias));
   }
-  static Vec CutAbove(Vec v, Vec high) { return vbslq_f32(vcgtq_f32(v, high), high, v); }
-  static void StoreBytes(uint8_t* p, Words v) {
+  static Vec Min(Vec v, Vec high) { return vbslq_f32(vcgtq_f32(v, high), high, v); }
+  static void StoreBytes(uint8_t* p, Int v) {
     const uint16x4_t halves = vmovn_u32(v);
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(halves, halves));
-    const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
-    memcpy(p, &word, sizeof word);
+    const uint32_t quad = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+    memcpy(p, &quad, sizeof quad);
   }
-  static unsigned Nans(Vec v) { return vminvq_u32(vceqq_f32(v, v)) == 0; }
+  static unsigned NanMask(Vec v) { return vminvq_u32(vceqq_f32(v, v)) == 0; }
 
   struct Lookup16 {
     uint8x16x4_t table;
@@ -223,22 +217,22 @@ struct Neon {
     }
   };
 
-  // Words 0, 1 and 2, 3.
+  // Lanes 0, 1 and 2, 3.
   struct Wide {
     uint64x2_t low, high;
   };
   static Wide Widen(Int a) { return {vmovl_u32(vget_low_u32(a)), vmovl_u32(vget_high_u32(a))}; }
-  static Wide MulWide(Wide a, uint32_t word) {
-    const uint32x2_t factor = vdup_n_u32(word);
+  static Wide MulWide(Wide a, uint32_t scalar) {
+    const uint32x2_t factor = vdup_n_u32(scalar);
     return {vmull_u32(vmovn_u64(a.low), factor), vmull_u32(vmovn_u64(a.high), factor)};
   }
   static Wide UpperWide(Wide a) { return {vshrq_n_u64(a.low, 32), vshrq_n_u64(a.high, 32)}; }
-  static Wide XorWide(Wide a, uint32_t word) {
-    const uint64x2_t second = vdupq_n_u64(word);
+  static Wide XorWide(Wide a, uint32_t scalar) {
+    const uint64x2_t second = vdupq_n_u64(scalar);
     return {veorq_u64(a.low, second), veorq_u64(a.high, second)};
   }
-  static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    return XorWide(Wide{veorq_u64(a.low, b.low), veorq_u64(a.high, b.high)}, word);
+  static Wide XorWide(Wide a, Wide b, uint32_t scalar) {
+    return XorWide(Wide{veorq_u64(a.low, b.low), veorq_u64(a.high, b.high)}, scalar);
   }
   static Int Narrow(Wide a) { return vcombine_u32(vmovn_u64(a.low), vmovn_u64(a.high)); }
   static Int NarrowUpper(Wide a) {

@@ -50,7 +50,7 @@ struct Scalar {
   static Int LoadInt(const uint32_t* p) { return *p; }
   static void StoreInt(uint32_t* p, Int a) { *p = a; }
   static Int Count(uint32_t first) { return first; }
-  static Int Xor(Int a, Int b, uint32_t word) { return a ^ b ^ word; }
+  static Int Xor(Int a, Int b, uint32_t scalar) { return a ^ b ^ scalar; }
   static Int AndOr(Int a, uint32_t b, uint32_t c) { return (a & b) | c; }
   template <int kBits>
   static Int ShiftLeft(Int a) {
@@ -73,22 +73,22 @@ struct Scalar {
 
   static Int ToInt(Vec v) {
     const int32_t number = v == v ? static_cast<int32_t>(v) : 0;
-    Int word;
-    ::memcpy(&word, &number, sizeof(word));
-    return word;
+    Int bits;
+    ::memcpy(&bits, &number, sizeof(bits));
+    return bits;
   }
   static Int SetInt(uint32_t x) { return x; }
   static Int LoadInts(const uint32_t* p, int n) { return n > 0 ? *p : 0; }
   static void StoreInts(uint32_t* p, int n, Int a) {
     if (n > 0) *p = a;
   }
-  static Int Halves(Int low, Int high) { return (low & 0xffffu) | high << 16; }
+  static Int PackHalves(Int low, Int high) { return (low & 0xffffu) | high << 16; }
   using Sums = uint32_t;
-  static Sums NoSums() { return 0; }
+  static Sums ZeroSums() { return 0; }
   static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
   static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
   static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
-  static int32_t Half(Int word) { return static_cast<int16_t>(static_cast<uint16_t>(word)); }
+  static int32_t Half(Int pair) { return static_cast<int16_t>(static_cast<uint16_t>(pair)); }
   static Sums DotPairs(Sums sums, Int a, Int b) {
     const int32_t low = Half(a) * Half(b);
     const int32_t high = Half(a >> 16) * Half(b >> 16);
@@ -103,10 +103,10 @@ struct Scalar {
 
   using Wide = uint64_t;
   static Wide Widen(Int a) { return a; }
-  static Wide MulWide(Wide a, uint32_t word) { return uint64_t{Narrow(a)} * word; }
+  static Wide MulWide(Wide a, uint32_t scalar) { return uint64_t{Narrow(a)} * scalar; }
   static Wide UpperWide(Wide a) { return a >> 32; }
-  static Wide XorWide(Wide a, uint32_t word) { return a ^ word; }
-  static Wide XorWide(Wide a, Wide b, uint32_t word) { return a ^ b ^ word; }
+  static Wide XorWide(Wide a, uint32_t scalar) { return a ^ scalar; }
+  static Wide XorWide(Wide a, Wide b, uint32_t scalar) { return a ^ b ^ scalar; }
   static Int Narrow(Wide a) { return static_cast<uint32_t>(a); }
   static Int NarrowUpper(Wide a) { return static_cast<uint32_t>(a >> 32); }
 };

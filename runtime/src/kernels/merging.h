@@ -102,7 +102,7 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
   const bool has_scale = kRank != 0 || args.scale != nullptr;
   const bool has_sums = args.sums_scale != nullptr;
   const float* sums = has_sums ? args.sums + row * args.y_row : nullptr;
-  Vec kept[kRows][kRank > 0 ? kRank : 1];
+  Vec coef_vecs[kRows][AtLeastOne(kRank)];
   Vec scale[kRows];
   Vec sums_scale[kRows];
   Vec magnitude[kRows];
@@ -110,7 +110,7 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
-    for (int r = 0; r < kRank; ++r) kept[i][r] = S::Set1(coef[i * args.coef_row + r]);
+    for (int r = 0; r < kRank; ++r) coef_vecs[i][r] = S::Set1(coef[i * args.coef_row + r]);
     if (!kColumns) {
       if (has_scale) scale[i] = S::Set1(args.scale[row + i]);
       if (has_sums) sums_scale[i] = S::Set1(args.sums_scale[row + i]);
@@ -136,7 +136,7 @@ void MergeRows(const MergeArgs& args, ptrdiff_t row) {
       for (int r = 0; r < kRank; ++r) {
         const Vec basis = S::Load(args.basis + r * args.basis_row + n);
         RIMC_UNROLL
-        for (int i = 0; i < kRows; ++i) v[i] = S::Fma(kept[i][r], basis, v[i]);
+        for (int i = 0; i < kRows; ++i) v[i] = S::Fma(coef_vecs[i][r], basis, v[i]);
       }
     }
     RIMC_UNROLL

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// int16 pairs of word lines that carry whole numbers, and sums of their squares. Over the SIMD type
-// S of simd.h.
+// Packing of int16 pairs of word lines, and sums of their squares, over the SIMD type S of simd.h.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -11,7 +10,7 @@
 
 namespace rimc::kernels {
 
-// The first `lanes` numbers of a word line; a NaN among them turns `nans` into NaN.
+// The first `lanes` values of a word line as int16; a NaN among them makes `nans` NaN.
 template <class S, Drive kDrive, int kStride>
 inline typename S::Int NumbersOf(const float* from, ptrdiff_t stride, int lanes,
                                  const Quantizer& quantizer, const LineTable<S, kDrive>& table,
@@ -63,9 +62,9 @@ bool PackPairsOf(const PairPackArgs& args) {
                                              quantizer, table, &nans);
       }
       if (lanes == S::kLanes) {
-        S::StoreInt(to + i, S::Halves(low, high));
+        S::StoreInt(to + i, S::PackHalves(low, high));
       } else {
-        S::StoreInts(to + i, lanes, S::Halves(low, high));
+        S::StoreInts(to + i, lanes, S::PackHalves(low, high));
       }
     }
     first += args.from_row;
@@ -100,20 +99,20 @@ bool PackPairs(const PairPackArgs& args) {
   }
 }
 
-// Vectors side by side, none of which waits for itself.
+// Several vectors at a time, since a chain of sums waits for the latency of each step.
 template <class S, int kVecs>
 inline void PairColumnSquaresOf(const uint32_t* x, ptrdiff_t x_row, ptrdiff_t rows, float* y,
                                 int lanes) {
   typename S::Sums sums[kVecs];
   RIMC_UNROLL
-  for (int v = 0; v < kVecs; ++v) sums[v] = S::NoSums();
+  for (int v = 0; v < kVecs; ++v) sums[v] = S::ZeroSums();
   for (ptrdiff_t r = 0; r < rows; ++r) {
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       const uint32_t* const from = x + r * x_row + v * S::kLanes;
-      const auto words =
+      const auto values =
           v + 1 < kVecs || lanes == S::kLanes ? S::LoadInt(from) : S::LoadInts(from, lanes);
-      sums[v] = S::DotPairs(sums[v], words, words);
+      sums[v] = S::DotPairs(sums[v], values, values);
     }
   }
   RIMC_UNROLL
@@ -139,11 +138,11 @@ template <class S>
 void PairRowSquares(const uint32_t* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, ptrdiff_t count) {
   for (ptrdiff_t r = 0; r < rows; ++r) {
     const uint32_t* const row = x + r * x_row;
-    auto sums = S::NoSums();
+    auto sums = S::ZeroSums();
     for (ptrdiff_t i = 0; i < count; i += S::kLanes) {
-      const auto words = count - i < S::kLanes ? S::LoadInts(row + i, static_cast<int>(count - i))
-                                               : S::LoadInt(row + i);
-      sums = S::DotPairs(sums, words, words);
+      const auto values = count - i < S::kLanes ? S::LoadInts(row + i, static_cast<int>(count - i))
+                                                : S::LoadInt(row + i);
+      sums = S::DotPairs(sums, values, values);
     }
     uint32_t lanes[S::kLanes];
     S::StoreSums(lanes, S::kLanes, sums);

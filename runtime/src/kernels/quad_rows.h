@@ -12,11 +12,11 @@ namespace rimc::kernels {
 template <class S>
 bool PackQuadRows(const QuadRowsArgs& args) {
   using Vec = typename S::Vec;
-  using Words = typename S::Words;
+  using Int = typename S::Int;
   const Vec step = S::Set1(args.step);
   const Vec high = S::Set1(127.0f);
   const Vec low = S::Set1(-127.0f);
-  const Words zero = S::Set1Words(128);
+  const Int zero = S::SetInt(128);
   unsigned nans = 0;
   for (ptrdiff_t r = 0; r < args.rows; ++r) {
     const float* const from = args.from + r * args.width;
@@ -25,8 +25,8 @@ bool PackQuadRows(const QuadRowsArgs& args) {
     for (; i < args.width; i += S::kLanes) {
       const int lanes = args.width - i < S::kLanes ? static_cast<int>(args.width - i) : S::kLanes;
       const Vec x = LoadLanes<S>(from + i, lanes);
-      nans |= S::Nans(x);
-      S::StoreBytes(to + i, S::AddWords(S::ToWords(S::Clip(S::Div(x, step), low, high)), zero));
+      nans |= S::NanMask(x);
+      S::StoreBytes(to + i, S::AddInt(S::ToInt32(S::Clip(S::Div(x, step), low, high)), zero));
     }
     for (; i < args.to_row; i += S::kLanes) S::StoreBytes(to + i, zero);
   }
@@ -35,23 +35,23 @@ bool PackQuadRows(const QuadRowsArgs& args) {
 
 template <class S, int kRank>
 void QuadRanksOf(const QuadRanksArgs& args, ptrdiff_t rank0) {
-  using Words = typename S::Words;
-  const uint32_t* const a = args.a + rank0 * args.row_words;
+  using Int = typename S::Int;
+  const uint32_t* const a = args.a + rank0 * args.row_quads;
   for (ptrdiff_t i = 0; i < args.rows; ++i) {
-    const uint32_t* const x = args.x + i * args.row_words;
-    Words sums[kRank];
+    const uint32_t* const x = args.x + i * args.row_quads;
+    Int sums[kRank];
     RIMC_UNROLL
-    for (int r = 0; r < kRank; ++r) sums[r] = S::Set1Words(0);
-    for (ptrdiff_t k = 0; k < args.row_words; k += S::kLanes) {
-      const Words codes = S::LoadCodes(x + k);
+    for (int r = 0; r < kRank; ++r) sums[r] = S::SetInt(0);
+    for (ptrdiff_t k = 0; k < args.row_quads; k += S::kLanes) {
+      const Int codes = S::LoadCodes(x + k);
       RIMC_UNROLL
       for (int r = 0; r < kRank; ++r) {
-        sums[r] = S::Dot(sums[r], codes, S::LoadWords(a + r * args.row_words + k));
+        sums[r] = S::Dot(sums[r], codes, S::LoadInt(a + r * args.row_quads + k));
       }
     }
     RIMC_UNROLL
     for (int r = 0; r < kRank; ++r) {
-      const int32_t sum = S::SumQuads(sums[r]) + S::StartOf(args.start[rank0 + r]);
+      const int32_t sum = S::Sum32(sums[r]) + S::StartOf(args.start[rank0 + r]);
       const typename S::Vec ratio =
           S::Div(S::Set1(static_cast<float>(sum)), S::Set1(args.rank_step[rank0 + r]));
       S::StoreN(args.u + i * args.rank + rank0 + r, 1,

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The integer kernels of kernels.h, written once over a SIMD type S that a file per ISA defines in
-// its unnamed namespace. It has what microkernel.h asks for, but Block's sizes and Transpose, and
-//   Words (a vector of int32), LoadWords, StoreWords(p, n), Set1Words, AddWords,
-//   LoadCodes (words of codes, as Dot takes them), Dot(sum, b, a) (sum + the products of the bytes
-//   of codes b and the signed ones of a, exact), StartOf(start) (where a sum starts: `start` of
-//   QuadBlockArgs if Dot takes codes plus 128, or 0), kMaxQuadSums (in registers at a time),
-//   ToFloat, ToWords(v) (rint; the lowest int32 where that is beyond), SumQuads,
-//   Saturate(words, &is_beyond) (four, cut to -127 .. 127, as bytes in any order; whether
-//   one may be the lowest int32), BytesInOrder(bytes) (plus 128, and those of a lane of the four as
-//   the bytes of its word),
-//   StoreBytes(p, v) (the lowest byte of each word), Nans(v) (not 0 where a value is NaN),
-//   CutAbove(v, high) (the lesser one; a NaN stays).
+// its unnamed namespace. Vectors of int8 quads and of int32 are the Int of simd.h, with
+//   LoadCodes (quads of codes, as Dot takes them), Dot(sum, b, a) (sum + the four products of codes b
+//     and signed cells a, exact), StartOf(start) (the initial sum: `start` of QuadBlockArgs if Dot
+//     takes codes plus 128, or 0), kMaxQuadSums (sums that registers hold),
+//   AddInt, Sum32 (of all lanes), ToInt32(v) (rint; the lowest int32 where that is beyond),
+//   PackInt8(v, &is_beyond) (four vectors cut to -127 .. 127, as bytes in any order; whether a value
+//     may be the lowest int32), InterleaveBytes(bytes) (quads of PackInt8's bytes, plus 128),
+//   StoreBytes(p, v) (the lowest byte of each lane), NanMask(v) (not 0 where a value is NaN),
+//   Min(v, high) (a NaN in v stays).
 #pragma once
 
 #include "kernels/kernels.h"
@@ -25,26 +23,26 @@ namespace rimc::kernels {
 // in memory, [rows, vecs * lanes].
 template <class S, class Args, int kRows, int kVecs, int kFirst>
 RIMC_INLINE void SumQuads(const Args& args, int32_t* sums) {
-  using Words = typename S::Words;
+  using Int = typename S::Int;
   constexpr int kMost = S::kMaxQuadSums / kRows > 0 ? S::kMaxQuadSums / kRows : 1;
   constexpr int kCount = kVecs - kFirst < kMost ? kVecs - kFirst : kMost;
-  Words acc[kRows][kCount];
+  Int acc[kRows][kCount];
   RIMC_UNROLL
   for (int i = 0; i < kRows; ++i) {
     RIMC_UNROLL
-    for (int v = 0; v < kCount; ++v) acc[i][v] = S::Set1Words(S::StartOf(args.start[i]));
+    for (int v = 0; v < kCount; ++v) acc[i][v] = SetInt32<S>(S::StartOf(args.start[i]));
   }
   const uint32_t* b[kCount];
   RIMC_UNROLL
   for (int v = 0; v < kCount; ++v) b[v] = args.b[kFirst + v];
   for (ptrdiff_t k = 0; k < args.depth; ++k) {
     const ptrdiff_t b_at = args.b_offset[k];
-    Words b_k[kCount];
+    Int b_k[kCount];
     RIMC_UNROLL
     for (int v = 0; v < kCount; ++v) b_k[v] = S::LoadCodes(b[v] + b_at);
     RIMC_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      const Words a_k = S::Set1Words(args.a[k * kRows + i]);
+      const Int a_k = SetInt32<S>(args.a[k * kRows + i]);
       RIMC_UNROLL
       for (int v = 0; v < kCount; ++v) acc[i][v] = S::Dot(acc[i][v], b_k[v], a_k);
     }
@@ -66,12 +64,12 @@ RIMC_INLINE void SumQuads(const Args& args, int32_t* sums) {
 template <class S>
 RIMC_NOINLINE void StoreQuadBlock(const QuadBlockArgs& args, BlockShape shape,
                                   const int32_t* sums) {
-  const auto* words = reinterpret_cast<const uint32_t*>(sums);
+  const auto* bits = reinterpret_cast<const uint32_t*>(sums);
   const typename S::Vec high = S::Set1(127.0f);
   const typename S::Vec low = S::Set1(-127.0f);
   for (int i = 0; i < shape.rows; ++i) {
-    for (int v = 0; v < shape.vecs; ++v, words += S::kLanes) {
-      typename S::Vec sum = S::ToFloat(S::LoadInt(words));
+    for (int v = 0; v < shape.vecs; ++v, bits += S::kLanes) {
+      typename S::Vec sum = S::ToFloat(S::LoadInt(bits));
       if (args.rank_step != nullptr) {
         sum = S::Clip(S::Rint(S::Div(sum, S::Set1(args.rank_step[i]))), low, high);
       }
@@ -87,12 +85,12 @@ void QuadBlock(const QuadBlockArgs& args) {
   StoreQuadBlock<S>(args, {kRows, kVecs}, sums);
 }
 
-// Sums of few vectors would wait for the latency of a product: even and odd words are then added up
-// apart.
+// With few vectors a sum would wait for the latency of each product: even and odd quads then have an
+// accumulator each.
 template <class S, int kVecs>
 void QuadLists(const QuadListsArgs& args) {
-  using Words = typename S::Words;
-  constexpr int kTurns = kVecs <= 4 ? 2 : 1;
+  using Int = typename S::Int;
+  constexpr int kChains = kVecs <= 4 ? 2 : 1;
   const uint32_t* b[kVecs];
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) b[v] = args.b[v];
@@ -100,21 +98,21 @@ void QuadLists(const QuadListsArgs& args) {
   const int32_t* b_offset = args.b_offset;
   float* c = args.c;
   for (ptrdiff_t i = 0; i < args.rows; ++i, c += args.c_row) {
-    Words acc[kTurns][kVecs];
+    Int acc[kChains][kVecs];
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      acc[0][v] = S::Set1Words(S::StartOf(args.start[i]));
-      if (kTurns > 1) acc[kTurns - 1][v] = S::Set1Words(0);
+      acc[0][v] = SetInt32<S>(S::StartOf(args.start[i]));
+      if (kChains > 1) acc[kChains - 1][v] = S::SetInt(0);
     }
-    const auto add = [&](ptrdiff_t k, Words(&sums)[kVecs]) {
-      const Words a_k = S::Set1Words(a[k]);
+    const auto add = [&](ptrdiff_t k, Int(&sums)[kVecs]) {
+      const Int a_k = SetInt32<S>(a[k]);
       const ptrdiff_t at = b_offset[k];
       RIMC_UNROLL
       for (int v = 0; v < kVecs; ++v) sums[v] = S::Dot(sums[v], S::LoadCodes(b[v] + at), a_k);
     };
     const ptrdiff_t depth = args.starts[i + 1] - args.starts[i];
     ptrdiff_t k = 0;
-    if constexpr (kTurns > 1) {
+    if constexpr (kChains > 1) {
       for (; k + 1 < depth; k += 2) {
         add(k, acc[0]);
         add(k + 1, acc[1]);
@@ -125,46 +123,46 @@ void QuadLists(const QuadListsArgs& args) {
     b_offset += depth;
     RIMC_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      if (kTurns > 1) acc[0][v] = S::AddWords(acc[0][v], acc[kTurns - 1][v]);
+      if (kChains > 1) acc[0][v] = S::AddInt(acc[0][v], acc[kChains - 1][v]);
       S::Store(c + v * S::kLanes, S::ToFloat(acc[0][v]));
     }
   }
 }
 
-// Words of codes that are not cut to -127 .. 127. Where x is beyond int32, the lowest one.
+// Codes as int32, not yet cut to -127 .. 127; the lowest int32 where x is beyond.
 template <class S, bool kDivides>
-inline typename S::Words CodesOf(typename S::Vec x, const Divisor& divisor) {
+inline typename S::Int CodesOf(typename S::Vec x, const Divisor& divisor) {
   if (kDivides) {
     const typename S::Vec quotient = S::Div(x, S::Set1(divisor.step));
-    return S::ToWords(S::Clip(quotient, S::Set1(-127.0f), S::Set1(127.0f)));
+    return S::ToInt32(S::Clip(quotient, S::Set1(-127.0f), S::Set1(127.0f)));
   }
   const typename S::Vec rest = S::Mul(x, S::Set1(divisor.rest));
-  return S::ToWords(S::Fma(x, S::Set1(divisor.inverse), rest));
+  return S::ToInt32(S::Fma(x, S::Set1(divisor.inverse), rest));
 }
 
 // A value whose code is 127, for any divisor that multiplies.
 inline float LargestValue(const Divisor& divisor) { return 128.0f * divisor.step; }
 
-// Words of the codes of a block of sums.
+// Codes of the ranks of a block of sums, as quads.
 template <class S>
 RIMC_NOINLINE void StoreRankBlock(const RankBlockArgs& args, BlockShape shape,
                                   const int32_t* sums) {
-  using Words = typename S::Words;
+  using Int = typename S::Int;
   for (int v = 0; v < shape.vecs; ++v) {
-    Words codes[kQuadRanks];
+    Int codes[kQuadRanks];
     RIMC_UNROLL
     for (int i = 0; i < kQuadRanks; ++i) {
-      codes[i] = S::Set1Words(0);
+      codes[i] = S::SetInt(0);
       if (i >= shape.rows) continue;
       const Divisor divisor = args.rank_step[i];
-      const auto* const words = reinterpret_cast<const uint32_t*>(sums);
-      const typename S::Vec sum = S::ToFloat(S::LoadInt(words + (i * shape.vecs + v) * S::kLanes));
+      const auto* const bits = reinterpret_cast<const uint32_t*>(sums);
+      const typename S::Vec sum = S::ToFloat(S::LoadInt(bits + (i * shape.vecs + v) * S::kLanes));
       codes[i] = divisor.rest < 0.0f
                      ? CodesOf<S, true>(sum, divisor)
-                     : CodesOf<S, false>(S::CutAbove(sum, S::Set1(LargestValue(divisor))), divisor);
+                     : CodesOf<S, false>(S::Min(sum, S::Set1(LargestValue(divisor))), divisor);
     }
     bool is_beyond = false;
-    S::StoreWords(args.u[v], S::kLanes, S::BytesInOrder(S::Saturate(codes, &is_beyond)));
+    S::StoreInts(args.u[v], S::kLanes, S::InterleaveBytes(S::PackInt8(codes, &is_beyond)));
   }
 }
 
@@ -175,16 +173,15 @@ void RankBlock(const RankBlockArgs& args) {
   StoreRankBlock<S>(args, {kRanks, kVecs}, sums);
 }
 
-// Distance of a prefetch, in rows.
-constexpr ptrdiff_t kRowsAhead = 3;
+constexpr ptrdiff_t kPrefetchRows = 3;
 
-// Codes of up to four values, whose channels start at from[0] .. from[3], as a vector of words; a
-// null channel is 0. kAll: none is null and the vectors are full.
+// A vector of quads: codes of up to four channels, which start at from[0] .. from[3]; a null channel
+// is 0. kAll: none is null and the vectors are full.
 template <class S, int kStride, bool kDivides, bool kAll>
-RIMC_INLINE typename S::Words PackVec(const float* const* from, ptrdiff_t stride, int lanes,
+RIMC_INLINE typename S::Int PackVec(const float* const* from, ptrdiff_t stride, int lanes,
                                       const Divisor& divisor, unsigned* nans) {
   using Vec = typename S::Vec;
-  using Words = typename S::Words;
+  using Int = typename S::Int;
   const auto load = [&](const float* values) {
     if (!kAll && values == nullptr) return S::Set1(0.0f);
     if constexpr (kStride == 1) {
@@ -197,25 +194,25 @@ RIMC_INLINE typename S::Words PackVec(const float* const* from, ptrdiff_t stride
       return S::LoadN(picked, lanes);
     }
   };
-  const auto code = [&](Vec x) { return kDivides ? S::ToWords(x) : CodesOf<S, false>(x, divisor); };
+  const auto code = [&](Vec x) { return kDivides ? S::ToInt32(x) : CodesOf<S, false>(x, divisor); };
   Vec x[4];
-  Words words[4];
+  Int codes[4];
   RIMC_UNROLL
   for (int j = 0; j < 4; ++j) {
     x[j] = load(from[j]);
     if (kDivides) x[j] = S::Div(x[j], S::Set1(divisor.step));
-    words[j] = code(x[j]);
+    codes[j] = code(x[j]);
   }
   bool is_beyond = false;
-  const Words bytes = S::Saturate(words, &is_beyond);
-  if (!is_beyond) return S::BytesInOrder(bytes);
+  const Int bytes = S::PackInt8(codes, &is_beyond);
+  if (!is_beyond) return S::InterleaveBytes(bytes);
   // A NaN, or a value far beyond the codes.
   const Vec most = S::Set1(kDivides ? 127.0f : LargestValue(divisor));
   for (int j = 0; j < 4; ++j) {
-    *nans |= S::Nans(x[j]);
-    words[j] = code(S::CutAbove(x[j], most));
+    *nans |= S::NanMask(x[j]);
+    codes[j] = code(S::Min(x[j], most));
   }
-  return S::BytesInOrder(S::Saturate(words, &is_beyond));
+  return S::InterleaveBytes(S::PackInt8(codes, &is_beyond));
 }
 
 // `rows` rows of `width` values; false where one is a NaN.
@@ -236,21 +233,22 @@ bool PackQuadsOf(const QuadPackArgs& args, ptrdiff_t rows, ptrdiff_t width) {
   };
   for (ptrdiff_t r = 0; r < rows; ++r) {
     const float* at[4] = {from[0], from[1], from[2], from[3]};
-    const ptrdiff_t ahead = kStride == 1 && r + kRowsAhead < rows ? kRowsAhead * args.from_row : 0;
+    const ptrdiff_t prefetch =
+        kStride == 1 && r + kPrefetchRows < rows ? kPrefetchRows * args.from_row : 0;
     ptrdiff_t i = 0;
     if (kStride == 1 && is_full) {
       for (; i + S::kLanes <= width; i += S::kLanes) {
         RIMC_UNROLL
-        for (int j = 0; j < 4; ++j) RIMC_PREFETCH(at[j] + i + ahead);
+        for (int j = 0; j < 4; ++j) RIMC_PREFETCH(at[j] + i + prefetch);
         const float* const values[4] = {at[0] + i, at[1] + i, at[2] + i, at[3] + i};
-        S::StoreWords(to + i, S::kLanes,
+        S::StoreInts(to + i, S::kLanes,
                       PackVec<S, kStride, kDivides, true>(values, 1, S::kLanes, divisor, &nans));
       }
       move(at, i);
     }
     for (; i < width; i += S::kLanes) {
       const int lanes = width - i < S::kLanes ? static_cast<int>(width - i) : S::kLanes;
-      S::StoreWords(to + i, lanes,
+      S::StoreInts(to + i, lanes,
                     PackVec<S, kStride, kDivides, false>(at, args.stride, lanes, divisor, &nans));
       move(at, S::kLanes * args.stride);
     }

@@ -45,7 +45,7 @@ inline PhiloxStart StartPhilox(const DrawKey& key, uint32_t group) {
   return start;
 }
 
-// For several vectors side by side, none of which waits for itself.
+// Of several vectors at a time, to hide the latency of a multiplication.
 template <class S, int kVecs>
 inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVecs],
                    typename S::Int (&words)[kVecs][4]) {
@@ -253,8 +253,8 @@ void Root(const float* x, float* y, ptrdiff_t count) {
   }
 }
 
-// y[i] for the next kVecs vectors, of which the last has `lanes`: sums side by side, none of which
-// waits for itself.
+// y[i] for the next kVecs vectors, of which the last has `lanes`: a sum each, to hide the latency of
+// an fma.
 template <class S, int kVecs>
 inline void ColumnSquaresOf(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, int lanes) {
   using Vec = typename S::Vec;
@@ -291,7 +291,7 @@ void ColumnSquares(const float* x, ptrdiff_t x_row, ptrdiff_t rows, float* y, pt
   }
 }
 
-// y[r] for the next kRows rows: their sums side by side, none of which waits for itself.
+// y[r] for the next kRows rows: a sum each, to hide the latency of an fma.
 template <class S, int kRows>
 inline void RowSquaresOf(const float* x, ptrdiff_t x_row, float* y, ptrdiff_t count) {
   using Vec = typename S::Vec;

@@ -10,26 +10,31 @@
 //   NaN), Sum (any order), SumHalves (the upper half is added to the lower one, and so on),
 //   Transpose(Vec[kLanes]), Sub, Sqrt, Floor, Abs, CopySign(magnitude, sign), FlipSign(v, sign)
 //   (-v where sign has its bit set), kHasLookup and, where true, Lookup<n>(p), a function of p[i]
-//   for whole numbers i < n (NaN stays NaN), Lookup16(p), a function of p[i & 15] for words i,
-// and over words of 32 bits:
-//   Int, LoadInt, StoreInt, Count(first) (first, first + 1, ..), Xor(a, b, word), ShiftLeft<n>,
-//   ShiftRight<n>, AndOr(a, b, c) = (a & b) | c for words b and c, ToFloat (of a signed word),
+//   for whole numbers i < n (NaN stays NaN), Lookup16(p), a function of p[i & 15] for an Int i,
+// over 32-bit integers:
+//   Int, SetInt, LoadInt, StoreInt, Count(first) (first, first + 1, ..), Xor(a, b, scalar),
+//   ShiftLeft<n>, ShiftRight<n>, AndOr(a, b, c) = (a & b) | c for scalars b and c, ToFloat (of int32),
 //   FloatBits, ToInt (of a whole number), LoadInts(p, n) (zero beyond n), StoreInts(p, n, a),
-//   Halves(low, high) (of words of 16 bits each, as unsigned ones),
-// and over kLanes sums of words in Sums:
-//   NoSums (zeros), LoadSums and StoreSums (as LoadInts), SumsToFloat, DotPairs(sums, a, b) (plus
-//   the products of both halves of a and b, which are signed), kPairsNeedRegister (products of a
-//   whole block of sums leave no register for all its inputs) and, where true,
-//   DotPairsAtOnce(sums, a, b), the same, which a compiler can't take apart,
-// and over kLanes words in the lower halves of 64 bits, with anything in the upper ones:
-//   Wide, Widen (an Int), MulWide(a, word) (all 64 bits of the products), UpperWide (upper halves
-//   to the lower), XorWide(a, word), XorWide(a, b, word), Narrow (to an Int), NarrowUpper (of the
-//   upper halves).
+//   PackHalves(low, high) (two uint16 as the halves of each lane),
+// over kLanes int32 sums of int16 pairs:
+//   Sums, ZeroSums, LoadSums and StoreSums (as LoadInts), SumsToFloat, DotPairs(sums, a, b) (plus
+//   both products of the int16 pairs a and b), kPairsNeedRegister (the products of a whole block of
+//   sums leave no register for all its inputs) and, where true, DotPairsAtOnce(sums, a, b), which is
+//   DotPairs in one asm statement, which a compiler does not reorder,
+// and over kLanes uint32 in the lower halves of 64-bit lanes, whose upper halves may hold anything:
+//   Wide, Widen (an Int), MulWide(a, scalar) (all 64 bits of the products), UpperWide (upper halves
+//   to the lower), XorWide(a, scalar), XorWide(a, b, scalar), Narrow (to an Int), NarrowUpper (of
+//   the upper halves).
 #pragma once
 
 #include "kernels/kernels.h"
 
 namespace rimc::kernels {
+
+template <class S>
+inline typename S::Int SetInt32(int32_t x) {
+  return S::SetInt(static_cast<uint32_t>(x));
+}
 
 template <class S>
 inline typename S::Vec LoadLanes(const float* p, int lanes) {

@@ -83,8 +83,8 @@ struct Avx2 {
   static Int Count(uint32_t first) {
     return _mm256_add_epi32(SetInt(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  static Int Xor(Int a, Int b, uint32_t word) {
-    return _mm256_xor_si256(_mm256_xor_si256(a, b), SetInt(word));
+  static Int Xor(Int a, Int b, uint32_t scalar) {
+    return _mm256_xor_si256(_mm256_xor_si256(a, b), SetInt(scalar));
   }
   static Int AndOr(Int a, uint32_t b, uint32_t c) {
     return _mm256_or_si256(_mm256_and_si256(a, SetInt(b)), SetInt(c));
@@ -110,19 +110,18 @@ struct Avx2 {
   static void StoreInts(uint32_t* p, int n, Int a) {
     _mm256_maskstore_epi32(reinterpret_cast<int*>(p), Mask(n), a);
   }
-  static Int Halves(Int low, Int high) {
+  static Int PackHalves(Int low, Int high) {
     return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
   }
   using Sums = __m256i;
-  static Sums NoSums() { return _mm256_setzero_si256(); }
+  static Sums ZeroSums() { return _mm256_setzero_si256(); }
   static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
   static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
   static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
   static Sums DotPairs(Sums sums, Int a, Int b) {
     return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
   }
-  // DotPairs as one: GCC takes the products of a block of rows first, for which there are no
-  // registers.
+  // GCC would compute the products of a whole block before it adds one: more than registers hold.
   static Sums DotPairsAtOnce(Sums sums, Int a, Int b) {
 #if defined(__GNUC__) && !defined(__clang__)
     Int products;
@@ -180,24 +179,24 @@ struct Avx2 {
     }
   };
 
-  // Words 0, 2, 4, 6 and 1, 3, 5, 7.
+  // Lanes 0, 2, 4, 6 and 1, 3, 5, 7.
   struct Wide {
     __m256i even, odd;
   };
   static Wide Widen(Int a) { return {a, _mm256_srli_epi64(a, 32)}; }
-  static Wide MulWide(Wide a, uint32_t word) {
-    const Int factor = SetInt(word);
+  static Wide MulWide(Wide a, uint32_t scalar) {
+    const Int factor = SetInt(scalar);
     return {_mm256_mul_epu32(a.even, factor), _mm256_mul_epu32(a.odd, factor)};
   }
   static Wide UpperWide(Wide a) {
     return {_mm256_srli_epi64(a.even, 32), _mm256_srli_epi64(a.odd, 32)};
   }
-  static Wide XorWide(Wide a, uint32_t word) {
-    const Int second = SetInt(word);
+  static Wide XorWide(Wide a, uint32_t scalar) {
+    const Int second = SetInt(scalar);
     return {_mm256_xor_si256(a.even, second), _mm256_xor_si256(a.odd, second)};
   }
-  static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    return {Xor(a.even, b.even, word), Xor(a.odd, b.odd, word)};
+  static Wide XorWide(Wide a, Wide b, uint32_t scalar) {
+    return {Xor(a.even, b.even, scalar), Xor(a.odd, b.odd, scalar)};
   }
   static Int Narrow(Wide a) {
     return _mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa);
@@ -229,39 +228,31 @@ struct Avx2 {
 };
 
 // What quads.h asks for beside products.
-struct Avx2Words : Avx2 {
-  using Words = __m256i;
-  static constexpr int32_t kBias = static_cast<int32_t>(0x80808080u);
+struct Avx2Int8 : Avx2 {
+  static constexpr uint32_t kBias = 0x80808080u;
 
-  static Words LoadWords(const uint32_t* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  }
-  static void StoreWords(uint32_t* p, int n, Words v) {
-    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), Mask(n), v);
-  }
-  static Words Set1Words(int32_t x) { return _mm256_set1_epi32(x); }
-  static Words AddWords(Words a, Words b) { return _mm256_add_epi32(a, b); }
-  static Words ToWords(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
-  static int32_t SumQuads(Words v) {
+  static Int AddInt(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int ToInt32(Vec v) { return _mm256_cvtps_epi32(Rint(v)); }
+  static int32_t Sum32(Int v) {
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
   }
-  static Words Saturate(const Words* v, bool* is_beyond) {
-    const Words low = _mm256_packs_epi32(v[0], v[1]);
-    const Words high = _mm256_packs_epi32(v[2], v[3]);
-    const Words least = _mm256_min_epi16(low, high);
+  static Int PackInt8(const Int* v, bool* is_beyond) {
+    const Int low = _mm256_packs_epi32(v[0], v[1]);
+    const Int high = _mm256_packs_epi32(v[2], v[3]);
+    const Int least = _mm256_min_epi16(low, high);
     *is_beyond = _mm256_movemask_epi8(_mm256_cmpeq_epi16(least, _mm256_set1_epi16(-32768))) != 0;
     return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
   }
-  static Words BytesInOrder(Words v) {
+  static Int InterleaveBytes(Int v) {
     // Within 128 bits, four bytes of each of the four vectors.
-    const Words order = _mm256_broadcastsi128_si256(
+    const Int order = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    return _mm256_xor_si256(_mm256_shuffle_epi8(v, order), Set1Words(kBias));
+    return _mm256_xor_si256(_mm256_shuffle_epi8(v, order), SetInt(kBias));
   }
-  static Vec CutAbove(Vec v, Vec high) { return _mm256_min_ps(high, v); }
-  static void StoreBytes(uint8_t* p, Words v) {
+  static Vec Min(Vec v, Vec high) { return _mm256_min_ps(high, v); }
+  static void StoreBytes(uint8_t* p, Int v) {
     const __m256i lowest = _mm256_and_si256(v, _mm256_set1_epi32(255));
     const __m256i halves = _mm256_packus_epi32(lowest, lowest);
     const __m256i bytes = _mm256_packus_epi16(halves, halves);
@@ -269,7 +260,7 @@ struct Avx2Words : Avx2 {
         reinterpret_cast<__m128i*>(p),
         _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
   }
-  static unsigned Nans(Vec v) {
+  static unsigned NanMask(Vec v) {
     return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
   }
 };

@@ -87,8 +87,8 @@ struct Avx512 {
         SetInt(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }
   static Int And(Int a, Int b) { return _mm512_and_si512(a, b); }
-  static Int Xor(Int a, Int b, uint32_t word) {
-    return _mm512_ternarylogic_epi32(a, b, SetInt(word), kXor3);
+  static Int Xor(Int a, Int b, uint32_t scalar) {
+    return _mm512_ternarylogic_epi32(a, b, SetInt(scalar), kXor3);
   }
   static Int AndOr(Int a, uint32_t b, uint32_t c) {
     constexpr int kAndOr = 0xea;
@@ -109,11 +109,11 @@ struct Avx512 {
   static Int ToInt(Vec v) { return _mm512_cvtps_epi32(v); }
   static Int LoadInts(const uint32_t* p, int n) { return _mm512_maskz_loadu_epi32(Mask(n), p); }
   static void StoreInts(uint32_t* p, int n, Int a) { _mm512_mask_storeu_epi32(p, Mask(n), a); }
-  static Int Halves(Int low, Int high) {
+  static Int PackHalves(Int low, Int high) {
     return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
   }
   using Sums = __m512i;
-  static Sums NoSums() { return _mm512_setzero_si512(); }
+  static Sums ZeroSums() { return _mm512_setzero_si512(); }
   static Sums LoadSums(const uint32_t* p, int n) { return LoadInts(p, n); }
   static void StoreSums(uint32_t* p, int n, Sums sums) { StoreInts(p, n, sums); }
   static Vec SumsToFloat(Sums sums) { return ToFloat(sums); }
@@ -168,24 +168,24 @@ struct Avx512 {
     Vec operator()(Int index) const { return _mm512_permutexvar_ps(index, table); }
   };
 
-  // Words 0, 2, .. and 1, 3, ..
+  // Lanes 0, 2, .. and 1, 3, ..
   struct Wide {
     __m512i even, odd;
   };
   static Wide Widen(Int a) { return {a, _mm512_srli_epi64(a, 32)}; }
-  static Wide MulWide(Wide a, uint32_t word) {
-    const Int factor = SetInt(word);
+  static Wide MulWide(Wide a, uint32_t scalar) {
+    const Int factor = SetInt(scalar);
     return {_mm512_mul_epu32(a.even, factor), _mm512_mul_epu32(a.odd, factor)};
   }
   static Wide UpperWide(Wide a) {
     return {_mm512_srli_epi64(a.even, 32), _mm512_srli_epi64(a.odd, 32)};
   }
-  static Wide XorWide(Wide a, uint32_t word) {
-    const Int second = SetInt(word);
+  static Wide XorWide(Wide a, uint32_t scalar) {
+    const Int second = SetInt(scalar);
     return {_mm512_xor_si512(a.even, second), _mm512_xor_si512(a.odd, second)};
   }
-  static Wide XorWide(Wide a, Wide b, uint32_t word) {
-    return {Xor(a.even, b.even, word), Xor(a.odd, b.odd, word)};
+  static Wide XorWide(Wide a, Wide b, uint32_t scalar) {
+    return {Xor(a.even, b.even, scalar), Xor(a.odd, b.odd, scalar)};
   }
   static Int Narrow(Wide a) {
     return FloatBits(_mm512_mask_moveldup_ps(BitsFloat(a.even), 0xaaaa, BitsFloat(a.odd)));

@@ -10,10 +10,10 @@
 
 namespace rimc::kernels {
 
-inline const uint32_t* WordsOf(const float* words) {
-  return reinterpret_cast<const uint32_t*>(words);
+inline const uint32_t* PairsAt(const float* packed) {
+  return reinterpret_cast<const uint32_t*>(packed);
 }
-inline uint32_t* WordsOf(float* words) { return reinterpret_cast<uint32_t*>(words); }
+inline uint32_t* PairsAt(float* packed) { return reinterpret_cast<uint32_t*>(packed); }
 
 // Products of float32.
 template <class S>
@@ -31,18 +31,18 @@ struct FloatProducts {
   static typename S::Vec ToFloat(Sum sum) { return sum; }
 };
 
-// Products of words of two signed numbers of 16 bits.
+// Products of int16 pairs.
 template <class S>
 struct PairProducts {
   using Sum = typename S::Sums;
   using Operand = typename S::Int;
   static constexpr bool kPrefetchesInputs = false;
   static constexpr bool kNeedsRegister = S::kPairsNeedRegister;
-  static Sum Zero() { return S::NoSums(); }
-  static Sum Load(const float* p, int lanes) { return S::LoadSums(WordsOf(p), lanes); }
-  static void Store(float* p, int lanes, Sum sum) { S::StoreSums(WordsOf(p), lanes, sum); }
-  static Operand LoadOperand(const float* p) { return S::LoadInt(WordsOf(p)); }
-  static Operand Broadcast(const float* p) { return S::SetInt(*WordsOf(p)); }
+  static Sum Zero() { return S::ZeroSums(); }
+  static Sum Load(const float* p, int lanes) { return S::LoadSums(PairsAt(p), lanes); }
+  static void Store(float* p, int lanes, Sum sum) { S::StoreSums(PairsAt(p), lanes, sum); }
+  static Operand LoadOperand(const float* p) { return S::LoadInt(PairsAt(p)); }
+  static Operand Broadcast(const float* p) { return S::SetInt(*PairsAt(p)); }
   static Sum Add(Sum sum, Operand a, Operand b) { return S::DotPairs(sum, a, b); }
   static Sum AddAtOnce(Sum sum, Operand a, Operand b) { return S::DotPairsAtOnce(sum, a, b); }
   static typename S::Vec ToFloat(Sum sum) { return S::SumsToFloat(sum); }

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+namespace rimc::kernels {
+
+// A length for an array that may have no elements.
+constexpr int AtLeastOne(int count) { return count > 0 ? count : 1; }
+
+}  // namespace rimc::kernels
+
 #if defined(__GNUC__) && !defined(__clang__)
 #define RIMC_UNROLL _Pragma("GCC unroll 16")
 #elif defined(__clang__)

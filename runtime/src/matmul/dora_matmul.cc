@@ -171,10 +171,10 @@ void DoraMatMul::RunTask(const Run& run, Range rows, float* memory) const noexce
   const bool has_lists = layout.num_cells > 0 && !layout.dense;
   const Index chunk_rows = has_lists ? layout.chunk_rows : kChunkRows;
   float* const codes = memory;
-  float* const turned = codes + chunk_rows * std::max(depth, layout.columns);
+  float* const transposed = codes + chunk_rows * std::max(depth, layout.columns);
   float* const u = layout.num_cells == 0 ? memory
                    : layout.dense        ? codes + rows.size() * depth
-                                         : turned + chunk_rows * depth;
+                                         : transposed + chunk_rows * depth;
   const kernels::Quantizer x_codes{run.x_scale, -127.0f, 127.0f, 1.0f};
   if (layout.dense) {
     kernels_.quantize(run.x + rows.begin * depth, codes, rows.size() * depth, x_codes);
@@ -194,7 +194,7 @@ void DoraMatMul::RunTask(const Run& run, Range rows, float* memory) const noexce
                            run.x_scale, layout.num_cells > 0, run.packed + layout.rank_step(),
                            run.u == nullptr ? u : run.u + row * rank});
     }
-    if (has_lists) SumLists(run, chunk, codes, turned);
+    if (has_lists) SumLists(run, chunk, codes, transposed);
     if (run.y != nullptr) Merge(run, chunk, u);
   }
 }
@@ -229,21 +229,22 @@ void DoraMatMul::SumDense(const Run& run, Range rows, const float* codes) const 
   }
 }
 
-// With the codes turned, a vector holds one step of several rows, and a column is a block of one
-// row like that of a convolution.
-void DoraMatMul::SumLists(const Run& run, Range rows, float* codes, float* turned) const noexcept {
+// With the codes transposed, a vector holds one word line of several rows, and a column is a block
+// of one row like that of a convolution.
+void DoraMatMul::SumLists(const Run& run, Range rows, float* codes,
+                          float* transposed) const noexcept {
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
   const Index num_vecs = CeilDiv(rows.size(), lanes);
   std::fill(codes + rows.size() * layout.depth, codes + num_vecs * lanes * layout.depth, 0.0f);
   kernels_.transpose(
-      {codes, layout.depth, turned, layout.chunk_rows, num_vecs * lanes, layout.depth});
+      {codes, layout.depth, transposed, layout.chunk_rows, num_vecs * lanes, layout.depth});
   float* const sums = codes;  // [N, chunk_rows]
   const SparseColumns cells =
       SparseIn(run.packed + layout.cells(), layout.columns, layout.num_cells);
   kernels::BlockArgs args{};
   for (Index v = 0; v < num_vecs; ++v) {
-    args.b[v] = turned + v * lanes;
+    args.b[v] = transposed + v * lanes;
     args.c[v] = sums + v * lanes;
     args.lanes[v] = static_cast<int>(lanes);
   }

@@ -58,11 +58,11 @@ class DoraMatMul {
   };
   // Both matrices once more, for the integer kernels of processors that have them.
   struct Quads {
-    Index row_words = 0;              // of the codes of a row
-    std::vector<std::uint32_t> a;     // [R, row_words]
+    Index row_quads = 0;              // of the codes of a row
+    std::vector<std::uint32_t> a;     // [R, row_quads]
     std::vector<std::int32_t> start;  // [R] -128 times the sum of a
     QuadMatrix cells;
-    std::vector<std::int32_t> offsets;  // of the words of `cells` in turned codes
+    std::vector<std::int32_t> offsets;  // of the quads of `cells` in transposed codes
   };
   struct Run;
 
@@ -78,8 +78,10 @@ class DoraMatMul {
   bool RunQuadTask(const Run& run, Range rows, float* memory) const noexcept;
   // X S of a chunk of rows, to y. `sums`: memory [N, chunk_rows], or of a vector of columns where
   // cells are lists.
-  void SumQuadLists(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
-  void SumQuadBlocks(const Run& run, Range rows, const float* turned, float* sums) const noexcept;
+  void SumQuadLists(const Run& run, Range rows, const float* transposed,
+                    float* sums) const noexcept;
+  void SumQuadBlocks(const Run& run, Range rows, const float* transposed,
+                     float* sums) const noexcept;
   void RunFloats(const Context& context, const Run& run, Index rows, Index num_tasks) const;
   Index NumPanels(const Layout& layout) const {
     return CeilDiv(layout.b_row / kernels_.lanes, kernels_.panel_vecs);
@@ -89,9 +91,9 @@ class DoraMatMul {
   void RunTask(const Run& run, Range rows, float* memory) const noexcept;
   // X S of rows whose codes are given [rows, K], to y.
   void SumDense(const Run& run, Range rows, const float* codes) const noexcept;
-  // X S of a chunk of rows, to y. `codes` [chunk_rows, K] are overwritten, `turned` is memory for
-  // them [K, chunk_rows].
-  void SumLists(const Run& run, Range rows, float* codes, float* turned) const noexcept;
+  // X S of a chunk of rows, to y. `codes` [chunk_rows, K] are overwritten, `transposed` is memory
+  // for them [K, chunk_rows].
+  void SumLists(const Run& run, Range rows, float* codes, float* transposed) const noexcept;
   void Merge(const Run& run, Range rows, const float* u) const noexcept;
 
   const kernels::KernelTable& kernels_;

@@ -20,14 +20,14 @@ DoraMatMul::Quads DoraMatMul::PackQuads(const DoraTensors& adapter, const Layout
   Quads quads;
   if (kernels_.quads == nullptr || (layout.active_rank == 0 && layout.num_cells == 0)) return quads;
   const Index lanes = kernels_.lanes;
-  quads.row_words = RoundUp(CeilDiv(layout.depth, kQuadChannels), lanes);
+  quads.row_quads = RoundUp(CeilDiv(layout.depth, kQuadChannels), lanes);
   if (layout.active_rank > 0) {
-    quads.a.resize(static_cast<std::size_t>(layout.rank * quads.row_words));
+    quads.a.resize(static_cast<std::size_t>(layout.rank * quads.row_quads));
     quads.start.resize(static_cast<std::size_t>(layout.rank));
     const std::int8_t* a = adapter[kLoraA].Int8s();
     for (Index k = 0; k < layout.depth; ++k) {
       for (Index r = 0; r < layout.rank; ++r, ++a) {
-        quads.a[static_cast<std::size_t>(r * quads.row_words + k / kQuadChannels)] |=
+        quads.a[static_cast<std::size_t>(r * quads.row_quads + k / kQuadChannels)] |=
             std::uint32_t{static_cast<std::uint8_t>(*a)} << (8 * (k % kQuadChannels));
         quads.start[static_cast<std::size_t>(r)] -= 128 * *a;
       }
@@ -38,7 +38,7 @@ DoraMatMul::Quads DoraMatMul::PackQuads(const DoraTensors& adapter, const Layout
   const Index most = kernels_.PanelRows(layout.chunk_rows / lanes);
   quads.cells = QuadMatrix(adapter, layout.Grid(), {1, layout.columns, layout.depth, 1, most});
   const bool lists = quads.cells.is_lists();
-  const Index count = lists ? quads.cells.max_group_words() : quads.cells.steps();
+  const Index count = lists ? quads.cells.max_group_quads() : quads.cells.steps();
   for (Index i = 0; i < count; ++i) {
     const Index step = lists ? Index{quads.cells.Lists().steps[i]} : i;
     quads.offsets.push_back(static_cast<std::int32_t>(step * layout.chunk_rows));
@@ -54,7 +54,7 @@ bool DoraMatMul::RunQuads(const Context& context, const Run& run, Index rows,
   const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
   const Index sum_columns = quads.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
   const Index task_floats =
-      RoundUp(chunk_rows * ((has_cells ? 2 : 1) * quads.row_words + layout.active_rank +
+      RoundUp(chunk_rows * ((has_cells ? 2 : 1) * quads.row_quads + layout.active_rank +
                             (has_cells ? sum_columns : 0)),
               16);
   const Scratch scratch(context, num_tasks * task_floats);
@@ -74,34 +74,35 @@ bool DoraMatMul::RunQuadTask(const Run& run, Range rows, float* memory) const no
   const bool has_cells = layout.num_cells > 0;
   const Index rank = layout.active_rank;
   const Index chunk_rows = has_cells ? layout.chunk_rows : kChunkRows;
-  const Index row_words = quads.row_words;
-  float* const codes = memory;  // [chunk_rows, row_words]
-  float* const turned = codes + chunk_rows * row_words;
-  float* const sums = turned + (has_cells ? chunk_rows * row_words : 0);
+  const Index row_quads = quads.row_quads;
+  float* const codes = memory;  // [chunk_rows, row_quads]
+  float* const transposed = codes + chunk_rows * row_quads;
+  float* const sums = transposed + (has_cells ? chunk_rows * row_quads : 0);
   const Index sum_columns = quads.cells.is_lists() ? Index{kernels_.lanes} : layout.columns;
   float* const u = sums + (has_cells ? chunk_rows * sum_columns : 0);
   for (Index row = rows.begin; row < rows.end; row += chunk_rows) {
     const Range chunk{row, std::min(row + chunk_rows, rows.end)};
     if (!kernels_.quads->pack_quad_rows({run.x + row * layout.depth, layout.depth, chunk.size(),
                                          reinterpret_cast<std::uint8_t*>(codes),
-                                         row_words * kQuadChannels, run.x_scale})) {
+                                         row_quads * kQuadChannels, run.x_scale})) {
       return false;
     }
     if (rank > 0) {
       kernels_.quads->quad_ranks({reinterpret_cast<const std::uint32_t*>(codes), quads.a.data(),
-                                  row_words, chunk.size(), rank, quads.start.data(),
+                                  row_quads, chunk.size(), rank, quads.start.data(),
                                   run.packed + layout.rank_step(),
                                   run.u == nullptr ? u : run.u + row * rank});
     }
     if (has_cells) {
-      // A vector of turned codes holds a word of several rows; whole vectors of rows are read.
+      // A vector of transposed codes holds one quad of several rows; whole vectors of rows are
+      // read.
       const Index whole = RoundUp(chunk.size(), kernels_.lanes);
-      std::fill(codes + chunk.size() * row_words, codes + whole * row_words, 0.0f);
-      kernels_.transpose({codes, row_words, turned, chunk_rows, whole, row_words});
+      std::fill(codes + chunk.size() * row_quads, codes + whole * row_quads, 0.0f);
+      kernels_.transpose({codes, row_quads, transposed, chunk_rows, whole, row_quads});
       if (quads.cells.is_lists()) {
-        SumQuadLists(run, chunk, turned, sums);
+        SumQuadLists(run, chunk, transposed, sums);
       } else {
-        SumQuadBlocks(run, chunk, turned, sums);
+        SumQuadBlocks(run, chunk, transposed, sums);
       }
     }
     if (run.y != nullptr) Merge(run, chunk, u);
@@ -109,7 +110,7 @@ bool DoraMatMul::RunQuadTask(const Run& run, Range rows, float* memory) const no
   return true;
 }
 
-void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
+void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* transposed,
                               float* sums) const noexcept {
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
@@ -117,7 +118,7 @@ void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
   const QuadLists lists = run.quads.cells.Lists();
   kernels::QuadListsArgs args{};
   for (Index v = 0; v < num_vecs; ++v) {
-    args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(transposed) + v * lanes;
   }
   args.c = sums;
   args.c_row = layout.chunk_rows;
@@ -129,7 +130,7 @@ void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
       continue;
     }
     args.starts = lists.starts + n0;
-    args.a = lists.words + *args.starts;
+    args.a = lists.quads + *args.starts;
     args.b_offset = run.quads.offsets.data() + *args.starts;
     args.start = lists.start + n0;
     args.rows = n1 - n0;
@@ -138,7 +139,7 @@ void DoraMatMul::SumQuadLists(const Run& run, Range rows, const float* turned,
   }
 }
 
-void DoraMatMul::SumQuadBlocks(const Run& run, Range rows, const float* turned,
+void DoraMatMul::SumQuadBlocks(const Run& run, Range rows, const float* transposed,
                                float* sums) const noexcept {
   const Layout& layout = run.layout;
   const Index lanes = kernels_.lanes;
@@ -149,7 +150,7 @@ void DoraMatMul::SumQuadBlocks(const Run& run, Range rows, const float* turned,
   args.depth = run.quads.cells.steps();
   args.c_row = layout.chunk_rows;
   for (Index v = 0; v < num_vecs; ++v) {
-    args.b[v] = reinterpret_cast<const std::uint32_t*>(turned) + v * lanes;
+    args.b[v] = reinterpret_cast<const std::uint32_t*>(transposed) + v * lanes;
     args.lanes[v] = static_cast<int>(lanes);
   }
   for (Index block = 0; block < cells.num_blocks; ++block) {

@@ -16,7 +16,7 @@ namespace {
 constexpr Index kPassRows = 384;
 // Multiplications of a task: a few microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 18;
-// Fewer rows take as long as these: reading the panels costs more than the products.
+// Rows below which a task is bound by the reading of its panels.
 constexpr Index kLeastRows = 4;
 constexpr Index kMaxTasks = 24;
 // Word lines that a task makes at a time: they should stay in the L2 cache.
@@ -55,7 +55,7 @@ RramMatMul::RramMatMul(const NodeInfo& node) : kernels_(ActiveKernels()) {
   TakeShape(*w);
   periphery_ = ReadPeriphery(node, columns_, depth_, 1);
   Pack(w->Floats());
-  ForgetPages(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
+  PageOut(w->Floats(), static_cast<std::size_t>(w->dims.Count()) * sizeof(float));
 }
 
 RramMatMul::RramMatMul(const Tensor& w, Periphery periphery) : kernels_(ActiveKernels()) {
@@ -94,30 +94,30 @@ void RramMatMul::Pack(const float* w) {
   PadConverters();
 }
 
-// What is the same of sums of numbers.
+// Converters that float32 and integer sums have in common.
 void RramMatMul::PadConverters() {
   back_ = PadColumns(periphery_.adc_back);
   if (!periphery_.adc_offset.empty()) offset_ = PadColumns(periphery_.adc_offset);
 }
 
-// Whether the sums are integers, and then packs words.
+// Packs int16 pairs and returns true where the sums are integers.
 bool RramMatMul::PackPairs(const float* w) {
   if (HasStoredSums() || !periphery_.has_adc) return false;
   pairs_ = {depth_, CeilDiv(depth_, periphery_.num_tiles)};
   integer_cells_ = FindIntegers(periphery_, w, columns_, depth_, pairs_.tile, {1, columns_});
   if (!integer_cells_) return false;
-  line_row_ = pairs_.NumWords();
+  line_row_ = pairs_.NumPairs();
   PlanPasses();
-  std::vector<std::uint32_t> words;
-  words.reserve(static_cast<std::size_t>(line_row_ * columns_));
-  for (Index word = 0; word < line_row_; ++word) {
-    const PairSteps::Pair pair = pairs_.At(word);
+  std::vector<std::uint32_t> pairs;
+  pairs.reserve(static_cast<std::size_t>(line_row_ * columns_));
+  for (Index i = 0; i < line_row_; ++i) {
+    const PairLayout::Pair pair = pairs_.At(i);
     for (Index n = 0; n < columns_; ++n) {
       const Index second = pair.second < 0 ? -1 : pair.second * columns_ + n;
-      words.push_back(integer_cells_->Word(pair.first * columns_ + n, second));
+      pairs.push_back(integer_cells_->PackPair(pair.first * columns_ + n, second));
     }
   }
-  panels_ = PackPanels(reinterpret_cast<const float*>(words.data()));
+  panels_ = PackPanels(reinterpret_cast<const float*>(pairs.data()));
   if (periphery_.noise.on) {
     deviation_ = PadColumns(integer_cells_->Unscaled(periphery_.noise.deviation));
   }
@@ -129,7 +129,7 @@ bool RramMatMul::PackPairs(const float* w) {
 const RramMatMul& RramMatMul::Floats() const {
   std::call_once(floats_once_, [&] {
     Periphery periphery = periphery_;
-    periphery.most_number = 0.0f;
+    periphery.pair_max = 0.0f;
     const std::vector<float> w = integer_cells_->Weights(columns_, {1, columns_});
     floats_.reset(new RramMatMul(depth_, columns_, w.data(), std::move(periphery)));
   });
@@ -187,7 +187,7 @@ AlignedFloats RramMatMul::PadColumns(const std::vector<float>& values) const {
 
 void RramMatMul::PlanPasses() {
   tiled_ = periphery_.has_adc && periphery_.num_tiles > 1;
-  const Index tile = integer_cells_ ? pairs_.TileWords() : CeilDiv(depth_, periphery_.num_tiles);
+  const Index tile = integer_cells_ ? pairs_.TilePairs() : CeilDiv(depth_, periphery_.num_tiles);
   const Index rows = tiled_ ? tile : kPassRows;
   for (Index k = 0; k < line_row_; k += rows) {
     const bool first = k == 0;
@@ -291,18 +291,18 @@ bool RramMatMul::DriveRows(const float* x, Index plane, Index rows, float* line)
   const kernels::Quantizer quantizer = periphery_.PairQuantizer();
   bool all = true;
   for (Index t = 0; t < pairs_.NumTiles(); ++t) {
-    const Range words = pairs_.Words(t);
-    const PairSteps::Pair pair = pairs_.At(words.begin);
+    const Range pairs = pairs_.OfTile(t);
+    const PairLayout::Pair pair = pairs_.At(pairs.begin);
     kernels::PairPackArgs args{};
     args.from[0] = x + pair.first;
     if (pair.second >= 0) args.from[1] = x + pair.second;
     args.from_row = depth_;
     args.stride = 1;
-    args.to = reinterpret_cast<std::uint32_t*>(line) + words.begin;
+    args.to = reinterpret_cast<std::uint32_t*>(line) + pairs.begin;
     args.to_row = line_row_;
     args.rows = rows;
-    args.width = words.size();
-    args.second_width = std::min(pairs_.tile, depth_ - t * pairs_.tile) - words.size();
+    args.width = pairs.size();
+    args.second_width = std::min(pairs_.tile, depth_ - t * pairs_.tile) - pairs.size();
     args.quantizer = &quantizer;
     all = kernels_.pack_pairs(args) && all;
   }
@@ -379,8 +379,8 @@ void RramMatMul::FindSigma(const float* line, Index rows, float* sigma, Index si
     const Range k = tiled_ ? passes_[static_cast<std::size_t>(tile)].k : Range{0, line_row_};
     float* const to = sigma + tile * sigma_row;
     if (integer_cells_) {
-      const auto* const words = reinterpret_cast<const std::uint32_t*>(line);
-      kernels_.pair_row_squares(words + k.begin, line_row_, rows, to, k.size());
+      const auto* const pairs = reinterpret_cast<const std::uint32_t*>(line);
+      kernels_.pair_row_squares(pairs + k.begin, line_row_, rows, to, k.size());
     } else {
       kernels_.row_squares(line + k.begin, line_row_, rows, to, k.size());
     }
@@ -432,7 +432,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
     const auto& blocks = integer_cells_ ? kernels_.pairs.matmul_block : kernels_.matmul_block;
     blocks[rows.size() - 1][vecs.size() - 1](args);
   };
-  // Draws are made for few sums at a time, next to their products: a processor does both at once.
+  // Draws are made for few sums at a time, next to their products: a processor overlaps the two.
   const Index count = chunk.rows.size();
   const Index step = noisy ? Index{kernels::kDrawRows} : count;
   for (Index row = 0; row < count; row += step) {

@@ -20,8 +20,7 @@ namespace rimc {
 // RramMatMul: x [..., K] times the crossbar w [K, N] gives [..., N]. w has to be a constant.
 //
 // Sums are read as they leave the registers; only noise of each cell and bit-serial inputs store
-// them first. Where word lines and cells are whole numbers so are the sums: then they are taken of
-// integers.
+// them first. Where word lines and cells are integers, sums are integers of int16 pairs.
 class RramMatMul {
  public:
   static constexpr const char* kName = "RramMatMul";
@@ -61,7 +60,7 @@ class RramMatMul {
   AlignedFloats PackPanels(const float* w) const;
   bool PackPairs(const float* w);
   void PadConverters();
-  // The same crossbar without integers: for inputs that are no numbers.
+  // The same crossbar with float32 sums: for inputs with a NaN.
   const RramMatMul& Floats() const;
   AlignedFloats PadColumns(const std::vector<float>& values) const;
   void PlanPasses();
@@ -74,7 +73,7 @@ class RramMatMul {
   Index StoredFloats() const;
   void DriveLines(const Context& context, const Work& work) const;
   void RunTask(const Work& work, Index task) const;
-  // What `rows` rows of x put on the word lines of a plane; false where a number is NaN.
+  // The word lines of a plane for `rows` rows of x; false where an int16 would be NaN.
   bool DriveRows(const float* x, Index plane, Index rows, float* line) const;
   // What a pass finds on the word lines of a chunk.
   void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
@@ -96,9 +95,9 @@ class RramMatMul {
   Index num_vecs_ = 0;    // vectors that hold the columns
   Index num_panels_ = 0;  // groups of at most panel_vecs vectors
   Periphery periphery_;
-  Index line_row_ = 0;  // of the word lines of one row: K floats, or words of numbers
+  Index line_row_ = 0;  // of the word lines of one row: K floats, or int16 pairs
   std::optional<IntegerCells> integer_cells_;
-  PairSteps pairs_;
+  PairLayout pairs_;
   mutable std::once_flag floats_once_;
   mutable std::unique_ptr<RramMatMul> floats_;
   bool tiled_ = false;  // a pass is a tile

@@ -28,7 +28,7 @@ struct RramMatMul::Work {
   Index line_floats;  // of a task's memory: word lines of a chunk,
   Index z_floats;     // and draws for a group of rows and a panel
   float* memory;
-  std::atomic<bool>* has_nan;  // among numbers
+  std::atomic<bool>* has_nan;  // among word lines of int16 pairs
 
   Index TaskFloats() const { return line_floats + z_floats; }
 

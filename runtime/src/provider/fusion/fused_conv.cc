@@ -188,13 +188,13 @@ void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
   if (!quads.cells.is_lists()) {
     const QuadCells dense = quads.cells.Blocks(place.group);
     cells.depth = quads.cells.steps();
-    cells.words = dense.packed;
+    cells.quads = dense.packed;
     cells.start = dense.start;
     return;
   }
   const QuadLists lists = quads.cells.Lists();
   cells.lists = lists.starts + column0;
-  cells.words = lists.words + *cells.lists;
+  cells.quads = lists.quads + *cells.lists;
   cells.start = lists.start + column0;
   cells.offsets = shaped.cell_offsets.data() + *cells.lists;
 }

@@ -39,7 +39,7 @@ class FusedConv {
   };
 
   void PackRanks(const NodeInfo& adapter);
-  // Rows of the codes of the ranks, words of four.
+  // Rows of the codes of the ranks, a quad of four each.
   Index RankRows() const { return CeilDiv(adapter_->layout_.rank, Index{kernels::kQuadRanks}); }
   Index ExtraFloats(const ConvPlan& plan) const;
   Index SumBlocks(const ConvPlan& plan) const;
