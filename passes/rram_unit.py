@@ -13,13 +13,13 @@ from rimc_onnx.crossbar import ConvertConfig, NodePeriphery, NodeRanges, node_pe
 from rimc_onnx.errors import ModelError, NodeMappingError
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.geometry import NodeGeometry
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes._graph import Shapes, constant_add
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.node_geometry import node_geometry
 
-__all__ = ["RramUnit", "conv_unit", "matmul_unit", "unit_periphery"]
+__all__ = ["RramUnit", "checked_weight", "conv_unit", "matmul_unit", "unit_periphery"]
 
-_STORE_IT = "store it in the file as a constant"
 _CAST_FROM = {ir.DataType.FLOAT: None, ir.DataType.FLOAT16: ir.DataType.FLOAT16}
 
 
@@ -53,17 +53,16 @@ class RramUnit:
         return schema.RRAM_CONV if self.geometry.is_conv else schema.RRAM_MATMUL
 
 
-def _checked_weight(node: ir.Node) -> Constant | str:
-    """The weight (input 1), or why it is none: what Conv and MatMul have in common."""
+def checked_weight(node: ir.Node) -> Constant | str:
+    """The weight (input 1), or why it is none: what all operators have in common."""
     value = node.inputs[1]
     weight = find_constant(value)
     if weight is None:
-        name = "" if value is None else f" '{value.name}'"
-        return f"weight{name} is {explain_variable(value)}: {_STORE_IT}"
+        return Refusal.NOT_STORED.of(getattr(value, "name", ""), explain_variable(value))
     if weight.dtype not in _CAST_FROM:
-        return f"dtype {weight.dtype.name.lower()}: RRAM operators compute in float32, export it so"
+        return Refusal.DTYPE.of(weight.dtype.name.lower())
     if 0 in weight.shape:
-        return f"weight of shape {list(weight.shape)} is empty"
+        return Refusal.EMPTY.of(list(weight.shape))
     return weight
 
 
@@ -73,15 +72,15 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
     Raises:
         ModelError: the attributes contradict the weight.
     """
-    weight = _checked_weight(node)
+    weight = checked_weight(node)
     if isinstance(weight, str):
         return weight
     x = node.inputs[0]
     if x is None:
-        return "the input is missing"
+        return Refusal.OPERAND_MISSING.of()
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad not in {"NOTSET", "VALID"}:
-        return f"auto_pad {auto_pad} is not written as pads: export with a fixed input size"
+        return Refusal.AUTO_PAD.of(auto_pad)
     geometry = node_geometry(node, weight.shape)
     columns = geometry.columns
     bias = np.zeros(columns, np.float32)
@@ -89,7 +88,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
     if given is not None:
         constant = find_constant(given)
         if constant is None:
-            return f"bias '{given.name}' is {explain_variable(given)}: {_STORE_IT}"
+            return Refusal.BIAS_NOT_STORED.of(given.name, explain_variable(given))
         if constant.shape != (columns,):
             raise ModelError(
                 f"node '{node.name}' (Conv): the bias has shape {list(constant.shape)}, but the "
@@ -99,11 +98,7 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
     try:
         tiles = geometry.num_tiles(tile_rows)
     except ValueError:
-        window = geometry.window
-        return (
-            f"a kernel window of {window} word line{'s' * (window > 1)} does not fit in a tile "
-            f"of {tile_rows}: take taller tiles"
-        )
+        return Refusal.WINDOW.of(geometry.window, tile_rows)
     return RramUnit(
         name=str(node.name),
         node=node,
@@ -120,19 +115,19 @@ def conv_unit(node: ir.Node, tile_rows: int | None) -> RramUnit | str:
 
 def matmul_unit(node: ir.Node, tile_rows: int | None, shapes: Shapes) -> RramUnit | str:
     """The unit of a MatMul and the Add behind it, or why there is none."""
-    weight = _checked_weight(node)
+    weight = checked_weight(node)
     if isinstance(weight, str):
         return weight
     x = node.inputs[0]
     if x is None:
-        return "the input is missing"
+        return Refusal.OPERAND_MISSING.of()
     rank = len(weight.shape)
     if rank == 1:
-        return "weight has rank 1: a vector is no matrix"
+        return Refusal.VECTOR.of()
     if rank > 2:
-        return f"weight has rank {rank}: one array holds one matrix, so give each a MatMul"
+        return Refusal.BATCHED.of(rank)
     if shapes.rank(x) == 1:
-        return "left-hand side has rank 1"
+        return Refusal.LEFT_VECTOR.of()
     geometry = node_geometry(node, weight.shape)
     add, bias = _bias_add(node, geometry.columns, shapes)
     return RramUnit(

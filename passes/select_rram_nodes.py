@@ -14,10 +14,11 @@ import onnx_ir as ir
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError, suggest
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes._graph import Shapes, weight_source
 from rimc_onnx.passes.canonicalize_conv_transpose import is_overlap_add
 from rimc_onnx.passes.constants import find_constant
-from rimc_onnx.passes.rram_unit import RramUnit, conv_unit, matmul_unit
+from rimc_onnx.passes.rram_unit import RramUnit, checked_weight, conv_unit, matmul_unit
 
 __all__ = [
     "MappingDecision",
@@ -29,12 +30,12 @@ __all__ = [
 
 _INTEGER = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _NO_OPERATOR = {
-    "Attention": "attention has no weight of its own",
-    "DeformConv": "a deformable convolution has no RRAM operator",
-    "Einsum": "Einsum has no RRAM operator; write it as MatMul",
-    "GRU": "a recurrent operator holds its matrices inside: export its cell as MatMul",
-    "LSTM": "a recurrent operator holds its matrices inside: export its cell as MatMul",
-    "RNN": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "Attention": Refusal.ATTENTION,
+    "DeformConv": Refusal.DEFORMABLE,
+    "Einsum": Refusal.EINSUM,
+    "GRU": Refusal.RECURRENT,
+    "LSTM": Refusal.RECURRENT,
+    "RNN": Refusal.RECURRENT,
 }
 _OPTIMIZED = {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv"}
 """Operators of com.microsoft that ONNX Runtime's optimizer makes of ONNX's."""
@@ -178,23 +179,13 @@ class _Look:
         """The unit that ``node`` becomes, or why it stays digital."""
         pattern = is_kept_digital(str(node.name), self._config.keep_digital)
         if pattern is not None:
-            return f"kept digital by the pattern '{pattern}'"
+            return Refusal.KEPT_DIGITAL.of(pattern)
         if inside is not None:
-            return (
-                f"inside the body of {inside.op_type} node '{inside.name}': export the model "
-                "unrolled, or with the branch that is taken"
-            )
-        if node.domain == "com.microsoft" and node.op_type in _OPTIMIZED:
-            return (
-                "an operator of ONNX Runtime's optimizer: give the model before ONNX Runtime's "
-                "optimizations"
-            )
-        if node.domain != "":
-            return f"domain {node.domain} is not ours: export the model with operators of ONNX"
-        if node.op_type in _INTEGER:
-            return "integer operator: convert the float model"
-        if node.op_type in _NO_OPERATOR:
-            return _NO_OPERATOR[node.op_type]
+            return Refusal.IN_BODY.of(inside.op_type, inside.name)
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            return Refusal.UNREAD.of()
+        if refusal := _operator(node):
+            return refusal
         if refusal := self._operands(node):
             return refusal
         tile_rows = self._config.periphery.tile_rows
@@ -202,41 +193,45 @@ class _Look:
             return conv_unit(node, tile_rows)
         if node.op_type == "MatMul":
             return matmul_unit(node, tile_rows, self._shapes)
-        constant = find_constant(node.inputs[1])
-        if constant is None:
-            name = getattr(node.inputs[1], "name", None)
-            return f"weight '{name}' is no plain constant: store it in the file as one"
-        if constant.dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
-            if node.op_type == "Gemm" and len(constant.shape) == 2 and 0 not in constant.shape:
-                return "its C has more than two axes, which no Gemm takes: give it one or two"
-            return f"weight of shape {list(constant.shape)} has no kernel, or is empty"
-        return (
-            f"dtype {constant.dtype.name.lower()}: RRAM operators compute in float32, export it so"
-        )
+        # A Gemm or ConvTranspose that was not rewritten.
+        weight = checked_weight(node)
+        if isinstance(weight, str):
+            return weight
+        if node.op_type == "Gemm" and len(weight.shape) == 2:
+            return Refusal.GEMM_C.of()
+        return Refusal.NO_KERNEL.of(list(weight.shape))
 
     def _operands(self, node: ir.Node) -> str | None:
         """Refuse products that have no weight on the right-hand side."""
         x, w = node.inputs[0], node.inputs[1]
         if x is None or w is None:
-            return "an operand is missing"
+            return Refusal.OPERAND_MISSING.of()
         if w.is_initializer() and w.is_graph_input():
-            return (
-                f"weight '{w.name}' is an overridable initializer: take it off the graph's inputs"
-            )
+            return Refusal.OVERRIDABLE.of(w.name)
         x_fixed, w_fixed = self._is_fixed(x), self._is_fixed(w)
         if x_fixed and w_fixed:
-            return "both operands are constants"
+            return Refusal.BOTH_CONSTANTS.of()
         if not w_fixed:
-            return (
-                "the constant is the left operand" if x_fixed else "both operands are activations"
-            )
+            return (Refusal.LEFT_CONSTANT if x_fixed else Refusal.BOTH_ACTIVATIONS).of()
         producer = w.producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
-            return "its weight is quantized (DequantizeLinear): convert the float model"
+            return Refusal.QUANTIZED.of()
         return None
 
     def _is_fixed(self, value: ir.Value) -> bool:
         return value in self._fixed or find_constant(value) is not None
+
+
+def _operator(node: ir.Node) -> str | None:
+    """Refuse operators that no crossbar has."""
+    if node.domain == "com.microsoft" and node.op_type in _OPTIMIZED:
+        return Refusal.OPTIMIZED.of()
+    if node.domain != "":
+        return Refusal.FOREIGN.of(node.domain)
+    if node.op_type in _INTEGER:
+        return Refusal.INTEGER.of()
+    refusal = _NO_OPERATOR.get(node.op_type)
+    return None if refusal is None else refusal.of()
 
 
 def _computed_from_constants(graph: ir.Graph) -> set[ir.Value]:
@@ -268,8 +263,7 @@ def _refuse_shared(decisions: list[MappingDecision]) -> list[MappingDecision]:
             d,
             accepted=False,
             unit=None,
-            reason=f"weight is shared by nodes {_some(shared[d.name])} "
-            f"(map shared weights to give each its own array)",
+            reason=Refusal.SHARED.of(_some(shared[d.name])),
         )
         if d.name in shared
         else d

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rimc_onnx.errors import ConfigError, ModelError, NodeMappingError, RimcError, one_line
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.ops.schema import DOMAIN, has_rimc_node
 from rimc_onnx.runtime import (
     NativeLibraryError,
@@ -49,13 +50,18 @@ _MADE_NAMES: Final = ("_inlfunc_", "MatMulBnFusion_")
 """How names begin that ONNX Runtime makes: of what it inlines, of a MatMul and a batch norm."""
 _FUSION: Final = "MatMulAddFusion"
 """Makes a Gemm of a MatMul and an Add whose shapes need not be known to fit an array's bias."""
-_FINAL: Final = (
-    "kept digital by the pattern",
-    "the weight is no constant initializer",
-    "both operands are constants",
-    "nothing reads its output",
+_REWRITTEN: Final = (
+    Refusal.AUTO_PAD,
+    Refusal.BATCHED,
+    Refusal.BIAS_NOT_A_ROW,
+    Refusal.BIAS_NOT_STORED,
+    Refusal.CONV_TRANSPOSE,
+    Refusal.DTYPE,
+    Refusal.NOT_STORED,
+    Refusal.OVERRIDABLE,
+    Refusal.TRANSPOSED,
 )
-"""How reasons begin that hold in a conversion, too: ONNX Runtime has folded constants before."""
+"""What a conversion may rewrite so that the node goes to an array."""
 _MOST_PROTOBUF_BYTES: Final = (1 << 31) - (1 << 20)
 _EXTERNAL_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 _registering = threading.Lock()
@@ -250,7 +256,9 @@ def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes |
     shown = last_mapping()
     kept = [pattern for pattern in options.get("keep_digital", "").split(";") if pattern]
     is_unnamed = any(_is_unnamed(m.name) for m in shown)
-    if not is_unnamed and not _may_gain(model, shown):
+    if not is_unnamed and not any(
+        m.reason and any(refusal.gave(m.reason) for refusal in _REWRITTEN) for m in shown
+    ):
         return None
     import onnx
     import onnx_ir as ir
@@ -284,15 +292,6 @@ def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes |
     passes.InlineFunctionsPass()(named)
     passes.NameNodesPass()(named)
     return bytes(ir.serde.serialize_model(named).SerializeToString())
-
-
-def _may_gain(model: str | Path | bytes, shown: Sequence[NodeMapping]) -> bool:
-    """True where a conversion may map a node that the provider was not shown, or refused."""
-    if any(m.reason and not m.reason.startswith(_FINAL) for m in shown):
-        return True
-    if shown and all(m.reason for m in shown):  # initializers that an exporter lists as inputs
-        return True
-    return has_rimc_node(model if isinstance(model, bytes) else Path(model), ["ConvTranspose"])
 
 
 def _text(value: object) -> str:

@@ -21,7 +21,7 @@ from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import DataError
 from rimc_onnx.execution.sessions import open_session
-from rimc_onnx.jobs.figures import Hits
+from rimc_onnx.jobs.figures import Hits, Sqnr
 
 ALL_DRIFTED = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=1.0))
 
@@ -191,3 +191,20 @@ def test_inputs_without_rows_run_with_and_without_the_library(
     for native in (True, False):
         (y,) = open_session(model, native=native).run(None, {"x": normal(1, 0, 6)})
         assert y.shape == (1, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "model", "says"),
+    [
+        (np.nan, np.nan, "output 'y' of the teacher is NaN or infinite. Give samples"),
+        (1.0, np.inf, "output 'y' of the model is NaN or infinite where the teacher has numbers"),
+    ],
+)
+def test_value_that_is_no_number_is_told_of_by_whose_it_is(
+    teacher: float, model: float, says: str
+) -> None:
+    # "The model or its teacher": samples that the teacher itself can't use look like a fault here.
+    sqnr = Sqnr(["y"])
+    sqnr.add([np.float32([1.0, teacher])], [np.float32([1.0, model])])
+    with pytest.raises(DataError, match=says):
+        sqnr.db()

@@ -16,6 +16,7 @@ from provider_models import needs_providers
 from rimc_onnx import convert, runtime
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 Array = np.ndarray[Any, Any]
@@ -104,7 +105,7 @@ def test_minilm_at_drift_0_has_the_teachers_embeddings(tmp_path: Path) -> None:
     assert report.mapped == 36
     digital = [n for n in report.nodes if not n.mapped]
     assert len(digital) == 12
-    assert {n.reason for n in digital} == {"both operands are activations"}
+    assert {n.reason for n in digital} == {Refusal.BOTH_ACTIVATIONS.of()}
     (expected,) = stock(teacher).run(None, feeds)
     for native in (True, False):
         (got,) = runtime.make_session(tmp_path / "m.onnx", native=native).run(None, feeds)
@@ -126,6 +127,6 @@ def test_provider_maps_the_nodes_of_a_conversion(name: str) -> None:
     # float16, nodes without names, batch norms, embeddings: an accuracy for each way of one file.
     model = need(name)
     provider_session(model, provider_options={"preset": "gaussian-relative"})
-    in_provider = {m.name for m in last_mapping() if m.reason is None}
+    in_provider = {m.name: m.reason for m in last_mapping()}
     decisions = convert(model, config=replace(DRIFT_0, map_shared=True), dry_run=True).nodes
-    assert in_provider == {node.name for node in decisions if node.mapped}
+    assert in_provider == {node.name: node.reason for node in decisions}

@@ -142,8 +142,16 @@ class Sqnr:
             DataError: an output is NaN or infinite.
         """
         for name, power in self._error.items():
+            if not math.isfinite(self._signal[name]):
+                raise DataError(
+                    f"output {name!r} of the teacher is NaN or infinite. Give samples that it has "
+                    "numbers for."
+                )
             if not math.isfinite(power):
-                raise DataError(f"output {name!r} of the model or its teacher is NaN or infinite.")
+                raise DataError(
+                    f"output {name!r} of the model is NaN or infinite where the teacher has "
+                    "numbers. Convert and calibrate it anew, or keep the nodes before it digital."
+                )
         return {
             n: 10 * math.log10(s / self._error[n]) if self._error[n] and s else None
             for n, s in self._signal.items()

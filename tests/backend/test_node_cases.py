@@ -26,6 +26,7 @@ from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import NodeMappingError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 Array = np.ndarray[Any, Any]
@@ -38,18 +39,17 @@ MAPPED = {
 }
 
 REFUSED = {
-    "Attention": "attention has no weight of its own",
-    "ConvInteger": "integer operator: convert the float model",
-    "DeformConv": "a deformable convolution has no RRAM operator",
-    "Einsum": "Einsum has no RRAM operator",
-    "GRU": "a recurrent operator holds its matrices inside: export its cell as MatMul",
-    "LSTM": "a recurrent operator holds its matrices inside: export its cell as MatMul",
-    "MatMulInteger": "integer operator: convert the float model",
-    "QLinearConv": "integer operator: convert the float model",
-    "QLinearMatMul": "integer operator: convert the float model",
-    "RNN": "a recurrent operator holds its matrices inside: export its cell as MatMul",
+    "Attention": Refusal.ATTENTION,
+    "ConvInteger": Refusal.INTEGER,
+    "DeformConv": Refusal.DEFORMABLE,
+    "Einsum": Refusal.EINSUM,
+    "GRU": Refusal.RECURRENT,
+    "LSTM": Refusal.RECURRENT,
+    "MatMulInteger": Refusal.INTEGER,
+    "QLinearConv": Refusal.INTEGER,
+    "QLinearMatMul": Refusal.INTEGER,
+    "RNN": Refusal.RECURRENT,
 }
-RANKS_REFUSED = {1: "rank 1: a vector is no matrix", 3: "rank 3", 4: "rank 4"}
 
 DRIFT_0 = ConvertConfig(device=get_preset("gaussian-relative", drift_frac=0.0))
 
@@ -140,10 +140,11 @@ CASES = _load()
 def _refusal(case: Case) -> str | None:
     """Why the case's node must stay digital; None if it must be mapped."""
     if case.node.op_type in REFUSED:
-        return REFUSED[case.node.op_type]
+        return REFUSED[case.node.op_type].of()
     weight = next(t for t in case.model.graph.initializer if t.name == case.node.input[1])
     if case.node.op_type == "MatMul" and len(weight.dims) != 2:
-        return RANKS_REFUSED[len(weight.dims)]
+        rank = len(weight.dims)
+        return Refusal.VECTOR.of() if rank == 1 else Refusal.BATCHED.of(rank)
     return None
 
 
@@ -437,5 +438,7 @@ def test_provider_maps_what_a_conversion_maps(case: Case) -> None:
         if stock_runtime_can_run(case):
             raise
         pytest.skip("ONNX Runtime does not know the type or the opset")
-    mapped = [m.name for m in last_mapping() if m.reason is None] == ["case_node"]
-    assert mapped == (_refusal(case) is None)
+    shown = {m.name: m.reason for m in last_mapping()}
+    # What ONNX Runtime computes when it loads the model is not shown.
+    assert shown in ({"case_node": _refusal(case)}, {}) if _refusal(case) else True
+    assert ("case_node" in shown and shown["case_node"] is None) == (_refusal(case) is None)

@@ -16,6 +16,7 @@ from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes import (
     CanonicalizeConvTransposePass,
     find_units,
@@ -123,7 +124,7 @@ def test_kept_digital_keeps_its_form(build):
     prepare_pipeline(keep_digital=["up"])(model)
     assert ops(model) == ["ConvTranspose"]
     (decision,) = select_rram_nodes(model, ConvertConfig(keep_digital=("up",)))
-    assert decision.reason == "kept digital by the pattern 'up'"
+    assert decision.reason == Refusal.KEPT_DIGITAL.of("up")
 
 
 def test_weight_that_contradicts_the_node_is_an_error(build):

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from rimc_onnx.crossbar.config import ConvertConfig
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes import CanonicalizeMatMulPass, select_rram_nodes
 
 RNG = np.random.default_rng(11)
@@ -92,7 +93,7 @@ def test_weight_behind_views_is_found_and_the_views_go(build, check_rewrite):
 def test_shared_weight_stays_one_initializer_and_counts_as_shared(build, check_rewrite):
     # Catches a tied weight that doubles in the file, or that is mapped twice without being asked.
     model = build(
-        "g (float[3,6] x) => (float[3,5] y, float[3,5] z) { y = Gemm<transB=1>(x, w) "
+        "g (float[3,6] x) => (float[3,5] y, float[3,5] z, float[3,5] u) { y = Gemm<transB=1>(x, w) "
         "z = Gemm<transB=1>(x, w) t = Transpose(w) u = MatMul(x, t) }",
         w=_normal(5, 6),
     )
@@ -101,9 +102,7 @@ def test_shared_weight_stays_one_initializer_and_counts_as_shared(build, check_r
     check_rewrite(model, CanonicalizeMatMulPass(), x=_normal(3, 6), **REWRITE)
     assert sorted(model.graph.initializers) == ["a/weight", "w"]
     decisions = select_rram_nodes(model, ConvertConfig())
-    assert {d.reason for d in decisions} == {
-        "weight is shared by nodes a, b, u (map shared weights to give each its own array)"
-    }
+    assert {d.reason for d in decisions} == {Refusal.SHARED.of("a, b, u")}
     assert all(d.accepted for d in select_rram_nodes(model, ConvertConfig(map_shared=True)))
 
 

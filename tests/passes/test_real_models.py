@@ -10,6 +10,7 @@ import pytest
 
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import get_preset
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes import convert_model, find_units, prepare_pipeline, rram_branches
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -47,7 +48,7 @@ def test_real_model_converts_and_computes_the_same(run, name, mapped, digital):
     decisions = convert_model(model, IDEAL)
     assert sum(d.accepted for d in decisions) == mapped
     reasons = [d.reason for d in decisions if not d.accepted]
-    assert reasons == ["both operands are activations"] * digital
+    assert reasons == [Refusal.BOTH_ACTIVATIONS.of()] * digital
     assert not any(n.op_type == "BatchNormalization" for n in model.graph)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto)

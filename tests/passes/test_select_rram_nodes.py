@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,6 +11,7 @@ import pytest
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.errors import ModelError, NodeMappingError, UsageError
 from rimc_onnx.ops import schema
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.passes import (
     NameNodesPass,
     find_units,
@@ -37,67 +40,107 @@ def _only(model: ir.Model, config: ConvertConfig = CONFIG) -> str | None:
     return decision.reason
 
 
-@pytest.mark.parametrize(
-    ("graph", "arrays", "reason"),
-    [
-        ("g (float[3,6] x, float[6,3] z) => (float y) { y = MatMul(x, z) }", {},
-         "both operands are activations"),
-        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(2, 6, 5)},
-         "weight has rank 3: one array holds one matrix, so give each a MatMul"),
-        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6)},
-         "weight has rank 1: a vector is no matrix"),
-        ("g (float[6] x) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
-         "left-hand side has rank 1"),
-        ("g (double[3,6] x) => (double y) { y = MatMul(x, w) }", {"w": _ones(6, 5, dtype=F64)},
-         "dtype double: RRAM operators compute in float32, export it so"),
-        ("g (double[3,6] x) => (double y) { y = Gemm(x, w) }", {"w": _ones(6, 5, dtype=F64)},
-         "dtype double: RRAM operators compute in float32, export it so"),
-        (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6, 0)}, "weight of shape [6, 0] is empty"),
-        ("g (float[6,3] x) => (float y) { y = MatMul(w, x) }", {"w": _ones(5, 6)},
-         "the constant is the left operand"),
-        (f"{ROWS} {{ y = MatMul(w, w) }}", {"w": _ones(6, 6)}, "both operands are constants"),
-        # Rewritten as an Add it would compute what ONNX Runtime refuses.
-        (f"{ROWS} {{ y = Gemm(x, w, c) }}", {"w": _ones(6, 6), "c": _ones(1, 1, 6)},
-         "its C has more than two axes, which no Gemm takes: give it one or two"),
-        ("g (float[3,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
-         "weight 'w' is an overridable initializer: take it off the graph's inputs"),
-        (f"{ROWS} {{ c = Bernoulli(w) y = MatMul(x, c) }}", {"w": _ones(6, 5)},
-         "weight 'c' is computed by node 'Bernoulli_0' (Bernoulli): store it in the file as a "
-         "constant"),
-        ("g (float[3,6] x) => (float y) <float s = {0.5}> "
-         "{ c = DequantizeLinear(w, s) y = Gemm(x, c) }",
-         {"w": _ones(6, 5, dtype=np.int8)},
-         "its weight is quantized (DequantizeLinear): convert the float model"),
-        ('g (float[3,6] x) => (float y) { y = Einsum<equation="ij,jk->ik">(x, w) }',
-         {"w": _ones(6, 5)}, "Einsum has no RRAM operator; write it as MatMul"),
-        ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",
-         {"w": _ones(6, 5, dtype=np.uint8)}, "integer operator: convert the float model"),
-        ("g (float[3,6] x) => (float y) { y = com.microsoft.FusedMatMul(x, w) }",
-         {"w": _ones(6, 5)}, "an operator of ONNX Runtime's optimizer: give the model before ONNX "
-         "Runtime's optimizations"),
-        ("g (float[1,3,5,5] x, float[3,4,2,2] z) => (float y) { y = ConvTranspose(x, z) }",
-         {}, "both operands are activations"),
-        ("g (double[1,3,5,5] x) => (double y) { y = ConvTranspose(x, w) }",
-         {"w": _ones(3, 4, 2, 2, dtype=F64)},
-         "dtype double: RRAM operators compute in float32, export it so"),
-        ("g (float[1,3,5,5] x) => (float y) { y = ConvTranspose(x, w) }",
-         {"w": _ones(3, 0, 2, 2)}, "weight of shape [3, 0, 2, 2] has no kernel, or is empty"),
-        ("g (float[1,3,5,5] x, float[4] c) => (float y) { y = Conv(x, w, c) }",
-         {"w": _ones(4, 3, 2, 2)}, "bias 'c' is an input: store it in the file as a constant"),
-        ('g (float[1,3,5,5] x) => (float y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
-         {"w": _ones(4, 3, 2, 2)},
-         "auto_pad SAME_UPPER is not written as pads: export with a fixed input size"),
-    ],
-)  # fmt: skip
+REASONS = [
+    ("g (float[3,6] x, float[6,3] z) => (float y) { y = MatMul(x, z) }", {},
+     Refusal.BOTH_ACTIVATIONS.of()),
+    (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(2, 6, 5)},
+     Refusal.BATCHED.of(3)),
+    (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6)},
+     Refusal.VECTOR.of()),
+    ("g (float[6] x) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
+     Refusal.LEFT_VECTOR.of()),
+    ("g (double[3,6] x) => (double y) { y = MatMul(x, w) }", {"w": _ones(6, 5, dtype=F64)},
+     Refusal.DTYPE.of("double")),
+    ("g (double[3,6] x) => (double y) { y = Gemm(x, w) }", {"w": _ones(6, 5, dtype=F64)},
+     Refusal.DTYPE.of("double")),
+    (f"{ROWS} {{ y = MatMul(x, w) }}", {"w": _ones(6, 0)}, Refusal.EMPTY.of([6, 0])),
+    ("g (float[6,3] x) => (float y) { y = MatMul(w, x) }", {"w": _ones(5, 6)},
+     Refusal.LEFT_CONSTANT.of()),
+    (f"{ROWS} {{ y = MatMul(w, w) }}", {"w": _ones(6, 6)}, Refusal.BOTH_CONSTANTS.of()),
+    # Rewritten as an Add it would compute what ONNX Runtime refuses.
+    (f"{ROWS} {{ y = Gemm(x, w, c) }}", {"w": _ones(6, 6), "c": _ones(1, 1, 6)},
+     Refusal.GEMM_C.of()),
+    ("g (float[3,6] x, float[6,5] w) => (float y) { y = MatMul(x, w) }", {"w": _ones(6, 5)},
+     Refusal.OVERRIDABLE.of("w")),
+    (f"{ROWS} {{ c = Bernoulli(w) y = MatMul(x, c) }}", {"w": _ones(6, 5)},
+     Refusal.NOT_STORED.of("c", "computed by node 'Bernoulli_0' (Bernoulli)")),
+    ("g (float[3,6] x) => (float y) <float s = {0.5}> "
+     "{ c = DequantizeLinear(w, s) y = Gemm(x, c) }",
+     {"w": _ones(6, 5, dtype=np.int8)},
+     Refusal.QUANTIZED.of()),
+    ('g (float[3,6] x) => (float y) { y = Einsum<equation="ij,jk->ik">(x, w) }',
+     {"w": _ones(6, 5)}, Refusal.EINSUM.of()),
+    ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",
+     {"w": _ones(6, 5, dtype=np.uint8)}, Refusal.INTEGER.of()),
+    ("g (float[3,6] x) => (float y) { y = com.microsoft.FusedMatMul(x, w) }",
+     {"w": _ones(6, 5)}, Refusal.OPTIMIZED.of()),
+    ("g (float[1,3,5,5] x, float[3,4,2,2] z) => (float y) { y = ConvTranspose(x, z) }",
+     {}, Refusal.BOTH_ACTIVATIONS.of()),
+    ("g (double[1,3,5,5] x) => (double y) { y = ConvTranspose(x, w) }",
+     {"w": _ones(3, 4, 2, 2, dtype=F64)},
+     Refusal.DTYPE.of("double")),
+    ("g (float[1,3,5,5] x) => (float y) { y = ConvTranspose(x, w) }",
+     {"w": _ones(3, 0, 2, 2)}, Refusal.EMPTY.of([3, 0, 2, 2])),
+    ("g (float[1,3,5,5] x, float[4] c) => (float y) { y = Conv(x, w, c) }",
+     {"w": _ones(4, 3, 2, 2)}, Refusal.BIAS_NOT_STORED.of("c", "an input")),
+    ('g (float[1,3,5,5] x) => (float y) { y = Conv<auto_pad="SAME_UPPER">(x, w) }',
+     {"w": _ones(4, 3, 2, 2)},
+     Refusal.AUTO_PAD.of("SAME_UPPER")),
+    (f"{ROWS} {{ y = own.MyMatMul(x, w) }}", {"w": _ones(6, 5)}, Refusal.FOREIGN.of("own")),
+    (f"{ROWS} {{ y = Attention(x, x, x) }}", {}, Refusal.ATTENTION.of()),
+    ("g (float[1,1,3,3] x, float[1,8,2,2] o) => (float y) { y = DeformConv(x, w, o) }",
+     {"w": _ones(1, 1, 2, 2)}, Refusal.DEFORMABLE.of()),
+    ("g (float[2,3,6] x) => (float y) { y = GRU<hidden_size=5>(x, w, r) }",
+     {"w": _ones(1, 15, 6), "r": _ones(1, 15, 5)}, Refusal.RECURRENT.of()),
+    ("g (float[1,3] x) => (float y) { y = ConvTranspose(x, w) }", {"w": _ones(3, 4)},
+     Refusal.NO_KERNEL.of([3, 4])),
+    (f"{ROWS} {{ p = MatMul(x, w) y = Relu(x) }}", {"w": _ones(6, 5)}, Refusal.UNREAD.of()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("graph", "arrays", "reason"), REASONS)
 def test_node_stays_digital_for_a_reason(build, graph, arrays, reason):
     assert _only(build(graph, **arrays)) == reason
+
+
+def test_operand_that_is_missing_is_a_reason(build):
+    model = _named(build(f"{ROWS} {{ y = MatMul(x, w) }}", w=_ones(6, 5)))
+    model.graph[0].replace_input_with(0, None)
+    (decision,) = select_rram_nodes(model, CONFIG)
+    assert decision.reason == Refusal.OPERAND_MISSING.of()
+
+
+def test_every_reason_of_a_conversion_has_a_case():
+    # A reason that nothing gives, or that was never seen in a test.
+    elsewhere = {Refusal.IN_BODY, Refusal.KEPT_DIGITAL, Refusal.OPERAND_MISSING, Refusal.WINDOW}
+    elsewhere |= {Refusal.SHARED}  # test_canonicalize_matmul.py
+    of_the_provider = {
+        Refusal.UNNAMED, Refusal.CONV_TRANSPOSE, Refusal.TRANSPOSED,
+        Refusal.BIAS_NOT_A_ROW, Refusal.CONTRADICTION,
+    }  # fmt: skip
+    seen = {r for r in Refusal for *_, reason in REASONS if r.gave(reason)}
+    assert seen - {Refusal.CONTRADICTION} == {*Refusal} - elsewhere - of_the_provider
+
+
+@pytest.mark.parametrize("refusal", list(Refusal), ids=lambda r: r.name)
+def test_every_reason_says_what_was_found_and_what_to_do(refusal):
+    # "weight is shared", and now?
+    reason = refusal.of(*("it" for _ in range(refusal.value.count("{}"))))
+    what, _, do = reason.rpartition(": ")
+    assert what
+    assert len(do.split()) >= 2
+    assert "\n" not in reason
+    assert not reason.endswith(".")
+    assert [r for r in Refusal if r.gave(reason) and r is not Refusal.CONTRADICTION] in (
+        [refusal], []
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("tile_rows", "fits"), [(342, False), (343, True), (None, True)])
 def test_kernel_window_must_fit_in_a_tile(build, tile_rows, fits):
     model = build("g (float[1,1,9,9,9] x) => (float y) { y = Conv(x, w) }", w=_ones(1, 1, 7, 7, 7))
     config = ConvertConfig(periphery=PeripheryConfig(tile_rows=tile_rows))
-    says = "a kernel window of 343 word lines does not fit in a tile of 342: take taller tiles"
+    says = Refusal.WINDOW.of(343, 342)
     want = None if fits else says
     assert _only(model, config) == want
 
@@ -117,10 +160,7 @@ def test_node_in_a_body_stays_digital_and_is_named(build):
     )
     decisions = select_rram_nodes(_named(model), CONFIG)
     assert [d.name for d in decisions] == ["MatMul_1", "MatMul_2"]
-    assert {d.reason for d in decisions} == {
-        "inside the body of If node 'If_0': export the model unrolled, or with the branch that is "
-        "taken"
-    }
+    assert {d.reason for d in decisions} == {Refusal.IN_BODY.of("If", "If_0")}
 
 
 def test_keep_digital_takes_names_and_patterns(build):
@@ -132,9 +172,9 @@ def test_keep_digital_takes_names_and_patterns(build):
         node.name = name
     config = ConvertConfig(keep_digital=("enc/*", "head[1]"))
     assert [d.reason for d in select_rram_nodes(model, config)] == [
-        "kept digital by the pattern 'enc/*'",
-        "kept digital by the pattern 'enc/*'",
-        "kept digital by the pattern 'head[1]'",
+        Refusal.KEPT_DIGITAL.of("enc/*"),
+        Refusal.KEPT_DIGITAL.of("enc/*"),
+        Refusal.KEPT_DIGITAL.of("head[1]"),
     ]
     with pytest.raises(UsageError, match=r"`keep_digital` 'enc/2' names no node. Did you mean 'en"):
         select_rram_nodes(model, ConvertConfig(keep_digital=("enc/2",)))
@@ -225,9 +265,10 @@ def test_nothing_mapped_is_an_error_that_sums_up(build):
     )
     with pytest.raises(
         NodeMappingError,
-        match=r"none of 3 nodes can go to RRAM \('MatMul_0' and 1 more: both operands are "
-        r"activations; 'MatMul_2': weight has rank 3: one array holds one matrix, so give each a "
-        r"MatMul\)\. See",
+        match=re.escape(
+            "none of 3 nodes can go to RRAM ('MatMul_0' and 1 more: "
+            f"{Refusal.BOTH_ACTIVATIONS.of()}; 'MatMul_2': {Refusal.BATCHED.of(3)}). See"
+        ),
     ):
         require_mapped(select_rram_nodes(model, CONFIG))
     with pytest.raises(NodeMappingError, match="no node that multiplies matrices"):

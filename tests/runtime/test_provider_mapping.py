@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,78 +25,224 @@ from provider_models import (
 from rimc_onnx import passes
 from rimc_onnx.crossbar import ConvertConfig, PeripheryConfig
 from rimc_onnx.errors import ModelError, NodeMappingError
+from rimc_onnx.ops.refusals import Refusal
+from rimc_onnx.runtime import provider
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
+ROOT = Path(__file__).resolve().parents[2]
 W = normal(1, 6, 5)
 KERNEL = normal(1, 4, 3, 3, 3)
 
 
-def refused(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array], **more: Any) -> bytes:
-    """A model of one MatMul that goes to a crossbar and ``nodes``, which give z, added up."""
-    digital = [
-        *nodes,
-        helper.make_node("MatMul", ["x", "own"], ["mapped"], name="own"),
-        helper.make_node("ReduceSum", ["z"], ["sum"], keepdims=0, name="sum"),
-        helper.make_node("Add", ["mapped", "sum"], ["y"], name="total"),
-    ]
-    return model_of(digital, ["n", 6], {**constants, "own": normal(9, 6, 2)}, **more)
+def one(text: str, *, opset: int = 17, **constants: Array) -> bytes:
+    """The nodes of ``text``, of which the one that is refused gives z."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]> g {text}'
+    )
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    names = {node.op_type: f"the {node.op_type}" for node in model.graph.node}
+    for node in model.graph.node:
+        node.name = names[node.op_type]
+    return bytes(model.SerializeToString())
 
 
-REFUSALS: dict[str, tuple[bytes, str]] = {
-    "weight is an input": (
-        refused(
-            [helper.make_node("MatMul", ["x", "v"], ["z"], name="it")], {}, inputs={"v": [6, 5]}
-        ),
-        "the weight is no constant initializer",
+BYTES = np.ones((6, 5), np.uint8)
+DRAWN = "m = Multinomial<sample_size=5>(w) c = Cast<to=1>(m)"
+X = "(float[n,6] x"
+SEQUENCE = "(float[s,n,6] x) => (float[s,d,n,5] z)"
+REFUSALS: dict[Refusal, tuple[bytes, str]] = {
+    Refusal.UNREAD: (one(f"{X}) => (float[n,6] z) {{ z = Relu(x) c = MatMul(x, w) }}", w=W), ""),
+    Refusal.OPTIMIZED: (
+        one(f"{X}) => (float[n,5] z) {{ z = com.microsoft.FusedMatMul(x, w) }}", w=W), ""
     ),
-    "constant on the left": (
-        refused(
-            [helper.make_node("MatMul", ["w", "v"], ["z"], name="it")],
-            {"w": W},
-            inputs={"v": [5, 3]},
+    Refusal.FOREIGN: (
+        one(
+            "(uint8[n,6] x) => (float[n,5] z) <float s = {0.5}> "
+            "{ z = com.microsoft.MatMulIntegerToFloat(x, w, s, s) }",
+            w=BYTES,
         ),
-        "the weight is no constant initializer",
+        "com.microsoft",
     ),
-    "batch of matrices": (
-        refused(
-            [helper.make_node("MatMul", ["v", "w"], ["z"], name="it")],
-            {"w": normal(1, 2, 6, 5)},
-            inputs={"v": [2, 3, 6]},
+    Refusal.INTEGER: (
+        one("(uint8[n,6] x) => (int32[n,5] z) { z = MatMulInteger(x, w) }", w=BYTES), ""
+    ),
+    Refusal.ATTENTION: (
+        one("(float[1,2,3,4] x) => (float[1,2,3,4] z) { z = Attention(x, x, x) }", opset=23), ""
+    ),
+    Refusal.DEFORMABLE: (
+        one(
+            "(float[1,1,3,3] x, float[1,8,2,2] o) => (float z) { z = DeformConv(x, w, o) }",
+            opset=22,
+            w=normal(1, 1, 1, 2, 2),
         ),
-        "the weight has rank 3: one array holds one matrix",
+        "",
     ),
+    Refusal.EINSUM: (
+        one(f'{X}) => (float[n,5] z) {{ z = Einsum<equation="ij,jk->ik">(x, w) }}', w=W), ""
+    ),
+    Refusal.RECURRENT: (
+        one(f"{SEQUENCE} {{ z = RNN<hidden_size=5>(x, w, r) }}",
+            w=normal(1, 1, 5, 6), r=normal(2, 1, 5, 5)),
+        "",
+    ),
+    Refusal.BOTH_ACTIVATIONS: (
+        one(f"{X}, float[6,5] v) => (float[n,5] z) {{ z = MatMul(x, v) }}"), ""
+    ),
+    Refusal.BOTH_CONSTANTS: (
+        one(f"() => (float[6,5] z) {{ {DRAWN} z = MatMul(v, c) }}", w=W * W, v=normal(1, 6, 6)), ""
+    ),
+    Refusal.LEFT_CONSTANT: (
+        one("(float[5,n] x) => (float[6,n] z) { z = MatMul(w, x) }", w=W), ""
+    ),
+    Refusal.OVERRIDABLE: (
+        one(f"{X}, float[6,5] w) => (float[n,5] z) {{ z = MatMul(x, w) }}", w=W), "w"
+    ),
+    Refusal.QUANTIZED: (
+        one(
+            f"{X}) => (float[n,5] z) <float s = {{0.5}}> "
+            "{ c = DequantizeLinear(w, s) z = MatMul(x, c) }",
+            w=BYTES,
+        ),
+        "",
+    ),
+    Refusal.NOT_STORED: (
+        one(f"{X}) => (float[n,5] z) {{ {DRAWN} z = MatMul(x, c) }}", w=W * W),
+        "c|computed by node 'the Cast' (Cast)",
+    ),
+    Refusal.BIAS_NOT_STORED: (
+        one("(float[1,3,5,5] x, float[4] c) => (float[1,4,3,3] z) { z = Conv(x, w, c) }", w=KERNEL),
+        "c|an input",
+    ),
+    Refusal.DTYPE: (
+        one("(double[n,6] x) => (double[n,5] z) { z = MatMul(x, w) }", w=W.astype(np.float64)),
+        "double",
+    ),
+    Refusal.EMPTY: (
+        one(f"{X}) => (float[n,0] z) {{ z = MatMul(x, w) }}", w=normal(1, 6, 0)), "[6, 0]"
+    ),
+    Refusal.VECTOR: (one(f"{X}) => (float[n] z) {{ z = MatMul(x, w) }}", w=W[:, 0].copy()), ""),
+    Refusal.BATCHED: (
+        one("(float[2,n,6] x) => (float[2,n,5] z) { z = MatMul(x, w) }", w=normal(1, 2, 6, 5)),
+        "3",
+    ),
+}  # fmt: skip
+"""A model for every reason that both know, and what was found in it, parted by ``|``."""
+ITS_OWN: dict[Refusal, tuple[bytes, str]] = {
+    Refusal.AUTO_PAD: (
+        one(
+            "(float[1,3,h,w] x) => (float[1,4,i,j] z) "
+            '{ z = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, k) }',
+            k=KERNEL,
+        ),
+        "SAME_UPPER",
+    ),
+    Refusal.CONV_TRANSPOSE: (
+        one("(float[1,3,5,5] x) => (float[1,4,h,i] z) { z = ConvTranspose(x, w) }",
+            w=normal(1, 3, 4, 2, 2)),
+        "",
+    ),
+    Refusal.TRANSPOSED: (
+        one("(float[6,n] x) => (float[n,5] z) { z = Gemm<transA=1>(x, w) }", w=W), ""
+    ),
+    Refusal.BIAS_NOT_A_ROW: (
+        one("(float[3,6] x) => (float[3,5] z) { z = Gemm(x, w, c) }", w=W, c=normal(2, 3, 1)),
+        "[3, 1]",
+    ),
+}  # fmt: skip
+"""Of what a conversion rewrites, with the provider alone."""
+ELSEWHERE = {
+    Refusal.CONTRADICTION: "test_provider_malformed.py",
+    Refusal.IN_BODY: "below",
+    Refusal.KEPT_DIGITAL: "below",
+    Refusal.OPERAND_MISSING: "ONNX Runtime does not load such a model",
+    Refusal.UNNAMED: "below",
+    Refusal.WINDOW: "test_provider_models.py",
 }
 
 
+def shown(model: bytes, **options: object) -> dict[str, str | None]:
+    """What the provider says of every node."""
+    with contextlib.suppress(NodeMappingError):  # nothing is mapped
+        provider_session(model, provider_options={**RELATIVE, **options})
+    return {m.name: m.reason for m in last_mapping()}
+
+
+def decided(model: bytes) -> dict[str, str | None]:
+    """What a conversion says of every node."""
+    graph = ir.serde.deserialize_model(onnx.load_model_from_string(model))
+    passes.prepare_pipeline()(graph)
+    decisions = passes.select_rram_nodes(graph, ConvertConfig(map_shared=True))
+    return {d.name: d.reason for d in decisions}
+
+
+def test_the_library_has_the_words_of_the_table() -> None:
+    # Two wordings of one reason, and a reason without a test.
+    text = (ROOT / "runtime" / "src" / "provider" / "refusals.h").read_text()
+    found = re.findall(r'constexpr char k(\w+)\[\] =((?:\s*"(?:[^"\\]|\\.)*")+);', text)
+    words = {name: "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', body)) for name, body in found}
+    assert len(words) == text.count("constexpr")
+    table = {r.name.title().replace("_", ""): r for r in Refusal}
+    assert words == {name: table[name].value for name in words}
+    assert {table[name] for name in words} == {*REFUSALS, *ITS_OWN, *ELSEWHERE}
+
+
 @needs_providers
-@pytest.mark.parametrize("case", list(REFUSALS))
-def test_node_that_can_not_be_mapped_stays_with_the_cpu_provider(case: str) -> None:
+@pytest.mark.parametrize("refusal", list(REFUSALS), ids=lambda r: r.name)
+def test_provider_and_conversion_give_the_same_reason(refusal: Refusal) -> None:
+    # A node that is digital for another reason, or that one of them does not tell of at all.
+    model, found = REFUSALS[refusal]
+    told = decided(model)
+    assert refusal.of(*found.split("|")) in told.values()
+    assert shown(model) == told
+
+
+@needs_providers
+@pytest.mark.parametrize("refusal", list(ITS_OWN), ids=lambda r: r.name)
+def test_provider_alone_says_what_a_conversion_is_needed_for(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An application in C++ that hears nothing of a node, or "refused" without what to do.
+    model, found = ITS_OWN[refusal]
+    monkeypatch.setattr(provider, "_rewritten", lambda *_: None)
+    assert refusal.of(*found.split("|")) in shown(model).values()
+
+
+@needs_providers
+def test_nodes_without_a_name_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.load_model_from_string(one(f"{X}) => (float[n,5] z) {{ z = MatMul(x, w) }}", w=W))
+    model.graph.node[0].name = ""
+    monkeypatch.setattr(provider, "_rewritten", lambda *_: None)
+    assert shown(bytes(model.SerializeToString())) == {"": Refusal.UNNAMED.of()}
+
+
+@needs_providers
+@pytest.mark.parametrize("refusal", [Refusal.BATCHED, Refusal.LEFT_CONSTANT], ids=lambda r: r.name)
+def test_refused_node_beside_a_crossbar_stays_with_the_cpu_provider(refusal: Refusal) -> None:
     # A node that is claimed and then computed with a default in place of what it says.
-    model, reason = REFUSALS[case]
-    options = {**RELATIVE, "drift_frac": 0}
-    session = provider_session(model, provider_options=options)
-    mapping = {m.name: m.reason for m in last_mapping()}
-    assert mapping == {"own": None, "it": reason}
-    cpu = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    model = onnx.load_model_from_string(REFUSALS[refusal][0])
+    model.graph.node.add().CopyFrom(helper.make_node("MatMul", ["r", "own"], ["y"], name="own"))
+    model.graph.input.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, ["m", 6]))
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    model.graph.initializer.append(numpy_helper.from_array(normal(9, 6, 2), "own"))
+    both = bytes(model.SerializeToString())
+    session = provider_session(both, provider_options={**RELATIVE, "drift_frac": 0})
+    assert {m.name for m in last_mapping() if m.reason is None} == {"own"}
+    cpu = onnxruntime.InferenceSession(both, providers=["CPUExecutionProvider"])
     feeds = {
-        i.name: normal(3, *(2 if isinstance(size, str) else size for size in i.shape))
+        i.name: normal(3, *(4 if isinstance(size, str) else size for size in i.shape))
         for i in cpu.get_inputs()
     }
-    # As for exact rewrites of a graph.
-    want = cpu.run(None, feeds)[0]
-    np.testing.assert_allclose(session.run(None, feeds)[0], want, rtol=1e-5, atol=1e-5)
+    for got, want in zip(session.run(None, feeds), cpu.run(None, feeds), strict=True):
+        # As for exact rewrites of a graph.
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @needs_providers
 def test_double_weight_stays_with_the_cpu_provider() -> None:
-    model = model_of(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="it")],
-        ["n", 6],
-        {"w": W.astype(np.float64)},
-        dtype=TensorProto.DOUBLE,
-    )
-    with pytest.raises(NodeMappingError, match=r"no node can go .*'it': the weight is not float32"):
-        provider_session(model, provider_options=RELATIVE)
+    reason = re.escape(Refusal.DTYPE.of("double"))
+    with pytest.raises(NodeMappingError, match=f"no node can go .*'the MatMul': {reason}"):
+        provider_session(REFUSALS[Refusal.DTYPE][0], provider_options=RELATIVE)
 
 
 @needs_providers
@@ -124,7 +270,11 @@ def test_body_of_control_flow_stays_digital() -> None:
     ]
     model = model_of(nodes, ["n", 6], {"w": W, "v": -W, "u": normal(0, 5, 3)})
     session = provider_session(model, provider_options={**RELATIVE, "drift_frac": 0})
-    assert [m.name for m in last_mapping()] == ["outer"]
+    reason = Refusal.IN_BODY.of("If", "if")
+    assert {m.name: m.reason for m in last_mapping()} == {
+        "outer": None, "inner": reason, "other": reason
+    }  # fmt: skip
+    assert decided(model) == {m.name: m.reason for m in last_mapping()}
     x = normal(2, 3, 6)
     want = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
         None, {"x": x}

@@ -19,6 +19,7 @@ from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig, ReadNoiseL
 from rimc_onnx.device import DeviceConfig, Scaling, get_preset, load_device
 from rimc_onnx.errors import ConfigError, OutputError, UsageError
 from rimc_onnx.jobs.provider_options import provider_options
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.runtime import make_session
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
@@ -264,11 +265,11 @@ def test_kernel_that_fits_no_tile_stays_digital_as_in_a_conversion(tmp_path: Pat
     provider_session(model, provider_options=options)
     reasons = {m.name: m.reason for m in last_mapping()}
     assert reasons == {
-        "conv": "9 word lines of its kernel do not fit in a tile", "gemm": None, "fc;1": None
+        "conv": Refusal.WINDOW.of(9, 8), "gemm": None, "fc;1": None
     }  # fmt: skip
     provider_session(model, provider_options=provider_options(model, config=config))
     kept = {m.name: m.reason for m in last_mapping()}
-    assert kept["conv"] == "kept digital by the pattern 'conv'"
+    assert kept["conv"] == Refusal.KEPT_DIGITAL.of("conv")
     assert kept["gemm"] is kept["fc;1"] is None
 
 
@@ -411,4 +412,5 @@ def test_transposed_convolution_is_refused_when_options_are_made(tmp_path: Path)
     assert {m.name: m.reason for m in last_mapping()} == {"up": None, "out": None}
     options = provider_options(tmp_path / "model.onnx", config=ConvertConfig(keep_digital=("up",)))
     provider_session(tmp_path / "model.onnx", provider_options=options)
-    assert {m.name: m.reason for m in last_mapping()} == {"out": None}
+    kept = {m.name: m.reason for m in last_mapping()}
+    assert kept == {"up": Refusal.KEPT_DIGITAL.of("up"), "out": None}

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from provider_models import RELATIVE, graph_of_all, needs_providers, normal
 
 from rimc_onnx import runtime
+from rimc_onnx.ops.refusals import Refusal
 from rimc_onnx.runtime.provider import last_mapping, provider_session
 
 pytestmark = needs_providers
@@ -80,7 +81,7 @@ def test_node_without_a_reader_stays_digital() -> None:
     session = provider_session(model.SerializeToString(), provider_options=RELATIVE)
     assert session.run(None, {"x": normal(3, 2, 6)})[0].shape == (2, 5)
     reasons = {node.name: node.reason for node in last_mapping()}
-    assert reasons == {"read": None, "dead": "nothing reads its output"}
+    assert reasons == {"read": None, "dead": Refusal.UNREAD.of()}
 
 
 def test_network_of_dead_branches_runs() -> None:

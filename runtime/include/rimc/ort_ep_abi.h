@@ -44,10 +44,12 @@ using DeviceType = Slot<307, int, const HardwareDevice*>;
 using GetEpApi = Slot<317, const EpApi*>;
 using ValueName = Slot<289, Status*, const ValueInfo*, const char**>;
 using ValueTypeInfo = Slot<290, Status*, const ValueInfo*, const TypeInfo**>;
+using ValueProducer = Slot<323, Status*, const ValueInfo*, const Node**, std::size_t*>;
 using ValueNumConsumers = Slot<324, Status*, const ValueInfo*, std::size_t*>;
 using ValueConsumers =
     Slot<325, Status*, const ValueInfo*, const Node**, std::int64_t*, std::size_t>;
 using GetInitializerValue = Slot<326, Status*, const ValueInfo*, const Value**>;
+using IsOptionalGraphInput = Slot<329, Status*, const ValueInfo*, bool*>;
 using IsGraphOutput = Slot<330, Status*, const ValueInfo*, bool*>;
 using IsConstantInitializer = Slot<331, Status*, const ValueInfo*, bool*>;
 using GraphNumInputs = Slot<338, Status*, const Graph*, std::size_t*>;

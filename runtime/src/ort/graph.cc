@@ -55,6 +55,19 @@ bool IsConstant(const abi::Api* api, const abi::ValueInfo* value) {
   return constant;
 }
 
+bool IsOverridable(const abi::Api* api, const abi::ValueInfo* value) {
+  bool is_optional = false;
+  Check(api, abi::IsOptionalGraphInput::Call(api, value, &is_optional));
+  return is_optional;
+}
+
+const abi::Node* ProducerOf(const abi::Api* api, const abi::ValueInfo* value) {
+  const abi::Node* producer = nullptr;
+  std::size_t index = 0;
+  Check(api, abi::ValueProducer::Call(api, value, &producer, &index));
+  return producer;
+}
+
 std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index) {
   const Values inputs = InputsOf(api, node);
   return index < inputs.size() ? NameOf(api, inputs[index]) : "";

@@ -26,6 +26,12 @@ std::vector<const abi::ValueInfo*> OutputsOf(const abi::Api* api, const abi::Gra
 std::string NameOf(const abi::Api* api, const abi::ValueInfo* value);
 bool IsConstant(const abi::Api* api, const abi::ValueInfo* value);
 
+// Whether a caller may feed another value in place of an initializer.
+bool IsOverridable(const abi::Api* api, const abi::ValueInfo* value);
+
+// The node that a value is an output of, null where it is none of a node's.
+const abi::Node* ProducerOf(const abi::Api* api, const abi::ValueInfo* value);
+
 // Name of an input of a node, empty where it has none.
 std::string InputName(const abi::Api* api, const abi::Node* node, std::size_t index);
 

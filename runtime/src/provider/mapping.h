@@ -38,8 +38,8 @@ struct Decision {
   std::optional<MappedNode> mapped;
 };
 
-// Nothing where the node is no Conv, Gemm or MatMul.
-std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node,
+// Nothing where the node multiplies no matrices. `parent`: the node whose body it is in, or null.
+std::optional<Decision> Decide(const abi::Api* api, const abi::Node* node, const abi::Node* parent,
                                const DeviceOptions& device);
 
 }  // namespace rimc

@@ -108,10 +108,9 @@ Periphery PeripheryOption::Of(std::uint64_t seed, const std::string& node, const
   }
 }
 
-bool PeripheryOption::FitsTiles(const std::string& node, Index rows_per_step) const {
+Index PeripheryOption::TileRows(const std::string& node) const {
   const Stated* const stated = Find(node);
-  const Index tile_rows = stated == nullptr ? 0 : stated->attributes.Int("tile_rows");
-  return tile_rows == 0 || tile_rows >= rows_per_step;
+  return stated == nullptr ? 0 : stated->attributes.Int("tile_rows");
 }
 
 }  // namespace rimc

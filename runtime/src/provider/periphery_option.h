@@ -37,8 +37,8 @@ class PeripheryOption {
   Periphery Of(std::uint64_t seed, const std::string& node, const ArrayShape& shape,
                std::vector<float> w_max) const;
 
-  // False where the node's window has more word lines than a tile: it then stays digital.
-  bool FitsTiles(const std::string& node, Index rows_per_step) const;
+  // Word lines of a node's tiles, 0 where they have no limit.
+  Index TileRows(const std::string& node) const;
 
  private:
   // What is stated of one node; the other attributes are ideal.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dispatch.h"
@@ -104,14 +105,19 @@ class Provider : public abi::Ep {
   void Claim(const abi::Graph* graph, abi::EpGraphSupportInfo* info) {
     const abi::Node* parent = nullptr;
     Check(api_, abi::GraphParentNode::Call(api_, graph, &parent));
-    if (parent != nullptr) return;  // bodies of control flow stay digital, as in a conversion
+    const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
+    if (parent != nullptr) {  // bodies of control flow stay digital, as in a conversion
+      for (const abi::Node* node : nodes) {
+        auto decision = device_ ? Decide(api_, node, parent, *device_) : std::nullopt;
+        if (decision) inside_.push_back(std::move(*decision));
+      }
+      return;
+    }
     if (!device_) {
-      const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
       AddFusedNodes(nodes, CrossbarsOf(nodes), info);
       last_mapping = "[]";
       return;
     }
-    const std::vector<const abi::Node*> nodes = NodesOf(api_, graph);
     for (const abi::Node* node : nodes) {
       if (DomainOf(api_, node) == kDomain) {
         // ONNX Runtime logs an error of this function and goes on; one of Compile ends the
@@ -121,17 +127,17 @@ class Provider : public abi::Ep {
         return;
       }
     }
-    std::vector<Decision> decisions;
+    // ONNX Runtime shows the bodies before the graph that they are in.
+    std::vector<Decision> decisions = std::exchange(inside_, {});
     Starts mapped;
     for (const abi::Node* node : nodes) {
-      auto decision = Decide(api_, node, *device_);
+      auto decision = Decide(api_, node, nullptr, *device_);
       if (!decision) continue;
-      if (decision->mapped) {
-        mapped.insert(node);
-      } else {
-        Log(*decision);
-      }
+      if (decision->mapped) mapped.insert(node);
       decisions.push_back(std::move(*decision));
+    }
+    for (const Decision& decision : decisions) {
+      if (!decision.mapped) Log(decision);
     }
     AddFusedNodes(nodes, mapped, info);
     Remember(std::move(decisions));
@@ -205,7 +211,7 @@ class Provider : public abi::Ep {
     std::map<const abi::Node*, Decision> decisions;  // of an ordinary model's crossbars
     Starts starts = device_ ? Starts() : CrossbarsOf(nodes);
     for (const abi::Node* node : nodes) {
-      auto decision = device_ ? Decide(api_, node, *device_) : std::nullopt;
+      auto decision = device_ ? Decide(api_, node, nullptr, *device_) : std::nullopt;
       if (!decision || !decision->mapped) continue;
       decisions.emplace(node, std::move(*decision));
       starts.insert(node);
@@ -254,6 +260,7 @@ class Provider : public abi::Ep {
   const abi::Logger* logger_;
   std::optional<DeviceOptions> device_;
   std::vector<Decision> decisions_;
+  std::vector<Decision> inside_;  // of bodies, before the graph that they are in is shown
   bool converted_ = false;  // a preset was given for a converted model
 };
 
