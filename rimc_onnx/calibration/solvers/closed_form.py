@@ -354,19 +354,28 @@ def _leading(rest: F32, loud: F32, metric: Gram, count: int) -> tuple[F64, F64]:
 
     R and C R are [d, m].
     """
-    import scipy.linalg  # here, as in gram.py
-
     if rest.shape[1] <= rest.shape[0]:
         return _eigen((rest.T @ loud).astype(np.float64), count)
     # The smaller side: with C = F F', the same eigenvalues are those of F' R R' F.
-    power, directions = scipy.linalg.eigh(metric.dense()[0].astype("f8"), check_finite=False)
-    root = directions * np.sqrt(np.maximum(power, 0))
+    root = _root(metric.dense()[0].astype(np.float64))
     values, left = _eigen(root.T @ (rest @ rest.T) @ root, count)
     smallest = float(np.finfo(np.float32).tiny)
     floor = float(np.finfo(np.float32).eps) * max(float(values[-1]), smallest)
     # A direction without power corrects nothing: its vector is zero.
     scale = np.where(values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0)
     return values, (rest.T @ (root @ left)) * scale
+
+
+def _root(matrix: F64) -> F64:
+    """F with F F' = ``matrix``, [d, d]."""
+    import scipy.linalg  # here, as in gram.py
+
+    try:
+        return np.asarray(scipy.linalg.cholesky(matrix, lower=True, check_finite=False))
+    except scipy.linalg.LinAlgError:
+        # Inputs that hardly vary beside their mean: rounding may make their power negative.
+        power, directions = scipy.linalg.eigh(matrix, check_finite=False)
+        return np.asarray(directions * np.sqrt(np.maximum(power, 0)))
 
 
 def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
