@@ -192,32 +192,31 @@ bool DoraConv::AddQuadBranch(const Context& context, const Run& run) const {
       is_constant_ ? plans_.For(run.x_dims, make) : std::make_shared<const ConvPlan>(make());
   const ConvPlan& plan = *cached;
   const QuadInputs inputs(plan, kernels_, layout.conv.depth, quads.x_divisor, run.x);
-  const ConvEngine engine(plan, kernels_, inputs);
+  const ConvSums sums(plan, kernels_, inputs);
   const Index rank = layout.active_rank;
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;
-  engine.Run(
-      context, u_floats + quads.cells.max_group_quads(), [&](const ConvEngine::Place& place) {
-        float* const u = place.extra;
-        if (rank > 0) {
-          const float* const rank_step = run.packed + layout.rank_step();
-          engine.ComputeQuads(place, quads.a.Blocks(place.group), rank_step + place.group * rank,
-                              {u, u_row, plan.BandSize(place.item)});
-        }
-        if (layout.num_cells > 0) {
-          SumQuads(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
-        }
-        MergeGroup(run, plan, place.item, place.group, u, u_row);
-      });
+  sums.Run(context, u_floats + quads.cells.max_group_quads(), [&](const ConvPlace& place) {
+    float* const u = place.extra;
+    if (rank > 0) {
+      const float* const rank_step = run.packed + layout.rank_step();
+      sums.ComputeQuads(place, quads.a.Blocks(place.group), rank_step + place.group * rank,
+                        {u, u_row, plan.BandSize(place.item)});
+    }
+    if (layout.num_cells > 0) {
+      SumQuads(run, plan, sums, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+    }
+    MergeGroup(run, plan, place.item, place.group, u, u_row);
+  });
   return !inputs.has_nan();
 }
 
-void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
-                        const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
+void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvSums& sums,
+                        const ConvPlace& place, std::int32_t* offsets) const noexcept {
   const QuadMatrix& cells = run.quads.cells;
   const ConvOutput output = OutputOf(run, plan, place);
   if (!cells.is_lists()) {
-    engine.ComputeQuads(place, cells.Blocks(place.group), nullptr, output);
+    sums.ComputeQuads(place, cells.Blocks(place.group), nullptr, output);
     return;
   }
   const Index columns = run.layout.GroupColumns();
@@ -225,12 +224,12 @@ void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& 
   const Range group{place.group * columns, (place.group + 1) * columns};
   std::transform(lists.steps + lists.starts[group.begin], lists.steps + lists.starts[group.end],
                  offsets, [&](std::int32_t step) { return place.offsets[step]; });
-  engine.ComputeQuadLists(place, lists, group, offsets, output);
+  sums.ComputeQuadLists(place, lists, group, offsets, output);
 }
 
 // Where the columns of a group of an item are in y.
 ConvOutput DoraConv::OutputOf(const Run& run, const ConvPlan& plan,
-                              const ConvEngine::Place& place) const noexcept {
+                              const ConvPlace& place) const noexcept {
   const Layout& layout = run.layout;
   const Index volume = run.shape.OutVolume();
   const Index column =
@@ -243,21 +242,21 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
   const ConvPlan plan(layout.conv, run.shape, false, kernels_);
   const kernels::Quantizer x_codes{run.x_scale, -127.0f, 127.0f, 1.0f};
   const FloatInputs inputs(plan, kernels_, &x_codes, run.x);
-  const ConvEngine engine(plan, kernels_, inputs);
+  const ConvSums sums(plan, kernels_, inputs);
   const Index steps = layout.Steps();
   const Index rank = layout.active_rank;
-  const ConvReadout sums{{{{0, steps}, true, true}}};
+  const ConvReadout whole{{{{0, steps}, true, true}}};
   // The kernels read whole vectors of u.
   const Index u_row = RoundUp(plan.images_per_item() * plan.MaxBandSize(), 16) + kRowGap;
   const Index u_floats = rank * u_row + kernels_.lanes;
   const Index offset_floats =
       layout.dense ? 0 : std::min(layout.num_cells, layout.GroupColumns() * steps);
-  engine.Run(context, u_floats + offset_floats, [&](const ConvEngine::Place& place) {
+  sums.Run(context, u_floats + offset_floats, [&](const ConvPlace& place) {
     float* const u = place.extra;
     if (rank > 0) {
       const ConvCells a{run.packed + layout.a() + place.group * rank * steps, rank,
                         CeilDiv(rank, kernels_.max_rows)};
-      engine.Compute(place, a, {0, a.num_blocks}, sums, 0, {u, u_row, plan.BandSize(place.item)});
+      sums.Compute(place, a, {0, a.num_blocks}, whole, 0, {u, u_row, plan.BandSize(place.item)});
       const Index count = place.item.images.size() * plan.BandSize(place.item);
       for (Index r = 0; r < rank; ++r) {
         const float step = run.packed[layout.rank_step() + place.group * rank + r];
@@ -265,31 +264,31 @@ void DoraConv::AddBranch(const Context& context, const Run& run) const {
       }
     }
     if (layout.num_cells > 0) {
-      SumCells(run, plan, engine, place, reinterpret_cast<std::int32_t*>(u + u_floats));
+      SumCells(run, plan, sums, place, reinterpret_cast<std::int32_t*>(u + u_floats));
     }
     MergeGroup(run, plan, place.item, place.group, u, u_row);
   });
 }
 
-void DoraConv::SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
-                        const ConvEngine::Place& place, std::int32_t* offsets) const noexcept {
+void DoraConv::SumCells(const Run& run, const ConvPlan& plan, const ConvSums& sums,
+                        const ConvPlace& place, std::int32_t* offsets) const noexcept {
   const Layout& layout = run.layout;
   const Index columns = layout.GroupColumns();
   const Index column0 = place.group * columns;
   const ConvOutput output = OutputOf(run, plan, place);
   const float* const memory = run.packed + layout.cells();
   if (layout.dense) {
-    const ConvReadout sums{{{{0, layout.Steps()}, true, true}}};
+    const ConvReadout whole{{{{0, layout.Steps()}, true, true}}};
     const ConvCells cells{memory + column0 * layout.Steps(), columns,
                           CeilDiv(columns, kernels_.max_rows)};
-    engine.Compute(place, cells, {0, cells.num_blocks}, sums, 0, output);
+    sums.Compute(place, cells, {0, cells.num_blocks}, whole, 0, output);
     return;
   }
   const SparseColumns cells = SparseIn(memory, layout.columns, layout.num_cells);
   const std::int32_t* const begin = cells.steps + cells.starts[column0];
   const std::int32_t* const end = cells.steps + cells.starts[column0 + columns];
   std::transform(begin, end, offsets, [&](std::int32_t step) { return place.offsets[step]; });
-  engine.ComputeSparse(place, cells, {column0, column0 + columns}, offsets, output);
+  sums.ComputeSparse(place, cells, {column0, column0 + columns}, offsets, output);
 }
 
 void DoraConv::MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g,

@@ -5,7 +5,7 @@
 #include "adapter/quads.h"
 #include "adapter/sparse.h"
 #include "base/plan_cache.h"
-#include "conv/engine.h"
+#include "conv/sums.h"
 #include "kernels/kernels.h"
 #include "ort/ort.h"
 #include "ort/shape_inference.h"
@@ -71,14 +71,13 @@ class DoraConv {
                    const float* packed, const Quads& quads, float x_scale) const;
   // Whether x has codes; without (a NaN) y is not complete.
   bool AddQuadBranch(const Context& context, const Run& run) const;
-  void SumQuads(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
-                const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
+  void SumQuads(const Run& run, const ConvPlan& plan, const ConvSums& sums, const ConvPlace& place,
+                std::int32_t* offsets) const noexcept;
   void AddBranch(const Context& context, const Run& run) const;
-  ConvOutput OutputOf(const Run& run, const ConvPlan& plan,
-                      const ConvEngine::Place& place) const noexcept;
+  ConvOutput OutputOf(const Run& run, const ConvPlan& plan, const ConvPlace& place) const noexcept;
   // X S of one group of an item, to y. `offsets`: memory for those of the group's cells.
-  void SumCells(const Run& run, const ConvPlan& plan, const ConvEngine& engine,
-                const ConvEngine::Place& place, std::int32_t* offsets) const noexcept;
+  void SumCells(const Run& run, const ConvPlan& plan, const ConvSums& sums, const ConvPlace& place,
+                std::int32_t* offsets) const noexcept;
   // Of one group of an item; u [R, u_row] are the codes of the ranks.
   void MergeGroup(const Run& run, const ConvPlan& plan, const ConvItem& item, Index g,
                   const float* u, Index u_row) const noexcept;

@@ -12,7 +12,7 @@ namespace rimc {
 // One run that stores sums.
 struct RramConv::Run {
   const ConvPlan& plan;
-  const ConvEngine& engine;
+  const ConvSums& sums;
   float* y;
   ReadRun read;
 
@@ -181,7 +181,7 @@ Output RramConv::ComputeRun(const Context& context, const ReadRun& read) const {
   bool has_nan = false;
   WithEngine(*shaped, x.Floats(), [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(readout_);
-    engine.RunFused(context, NoiseFloats(plan), nullptr, [&](const ConvEngine::Place& place) {
+    engine.Run(context, NoiseFloats(plan), nullptr, [&](const ConvPlace& place) {
       ComputeGroup(engine, plan, place, passes, y, nullptr, read, place.extra);
     });
     has_nan = engine.inputs().has_nan();
@@ -192,18 +192,17 @@ Output RramConv::ComputeRun(const Context& context, const ReadRun& read) const {
 Index RramConv::NoiseFloats(const ConvPlan& plan) const {
   if (!periphery_.noise.on) return 0;
   return (static_cast<Index>(readout_.tiles.size()) + 1) * plan.MaxPositions() +
-         ConvEngine::Noise::ZFloats(plan) + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
+         ConvNoise::ZFloats(plan) + plan.scratch_floats() + RoundUp(conv_.Window(), 16);
 }
 
-ConvEngine::Noise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
-                                    const ConvEngine::Place& place, const ReadRun& read,
-                                    float* memory) const noexcept {
+ConvNoise RramConv::NoiseOf(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
+                            const ReadRun& read, float* memory) const noexcept {
   const auto num_tiles = static_cast<Index>(readout_.tiles.size());
   const Index row = plan.MaxPositions();
   auto* const places = reinterpret_cast<std::uint32_t*>(memory + num_tiles * row);
   auto* const z = places + row;
-  float* const squares = memory + (num_tiles + 1) * row + ConvEngine::Noise::ZFloats(plan);
-  engine.FillPlaces(place, read.first_image, places);
+  float* const squares = memory + (num_tiles + 1) * row + ConvNoise::ZFloats(plan);
+  engine.tiling().FillPlaces(place, read.first_image, places);
   for (Index tile = 0; tile < num_tiles; ++tile) {
     const Range k = readout_.tiles[static_cast<std::size_t>(tile)].k;
     const Range channels{k.begin / conv_.Window(), k.end / conv_.Window()};
@@ -227,9 +226,8 @@ void RramConv::SquareColumns(const float* x, Index x_row, Index rows, float* y,
 }
 
 // Sums of x^2 over `channels`, of every window, as vectors hold them.
-void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
-                            const ConvEngine::Place& place, Range channels, float* squares,
-                            float* variance) const noexcept {
+void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
+                            Range channels, float* squares, float* variance) const noexcept {
   if (plan.is_panels()) {
     const Index panel = plan.panel_row();
     const Index positions = place.item.images.size() * plan.BandSize(place.item);
@@ -241,25 +239,25 @@ void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan,
   }
   auto* const offsets = reinterpret_cast<std::int32_t*>(squares + plan.scratch_floats());
   SquareChannels(plan, place, channels, squares, offsets);
-  ConvEngine::Place summed = place;
+  ConvPlace summed = place;
   summed.input = squares;
   summed.offsets = offsets;
   engine.SumVecs(summed, ones_.data(), conv_.Window(), variance);
 }
 
-void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan,
-                            const ConvEngine::Place& place, const std::vector<ConvPass>& passes,
-                            float* y, const ConvPostOps* post_ops, const ReadRun& read,
+void RramConv::ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
+                            const std::vector<ConvPass>& passes, float* y,
+                            const ConvPostOps* post_ops, const ReadRun& read,
                             float* memory) const noexcept {
   const ConvCells cells = CellsOf(plan, place.group);
   const ConvOutput output = OutputOf(plan, place, y);
   const Index column0 = place.group * plan.columns();
   if (!periphery_.noise.on) {
-    engine.ComputeFused(place, cells, readout_, passes, column0, output, post_ops);
+    engine.Compute(place, cells, readout_, passes, column0, output, post_ops);
     return;
   }
-  const ConvEngine::Noise noise = NoiseOf(engine, plan, place, read, memory);
-  engine.ComputeFused(place, cells, readout_, passes, column0, output, post_ops, &noise);
+  const ConvNoise noise = NoiseOf(engine, plan, place, read, memory);
+  engine.Compute(place, cells, readout_, passes, column0, output, post_ops, &noise);
 }
 
 ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {
@@ -268,7 +266,7 @@ ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {
 }
 
 // Where what an item has of a group goes in y.
-ConvOutput RramConv::OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
+ConvOutput RramConv::OutputOf(const ConvPlan& plan, const ConvPlace& place,
                               float* y) const noexcept {
   const Index volume = plan.shape().OutVolume();
   const Index column = place.item.images.begin * conv_.columns + place.group * plan.columns();
@@ -288,13 +286,12 @@ void RramConv::ComputeStored(const Context& context, const ConvPlan& plan, const
                              const ReadRun& read) const {
   const kernels::Quantizer line = periphery_.Line(0);
   const FloatInputs inputs(plan, kernels_, periphery_.has_line ? &line : nullptr, x);
-  const ConvEngine engine(plan, kernels_, inputs);
-  const Run run{plan, engine, y, read};
-  engine.Run(context, TaskFloats(plan),
-             [&](const ConvEngine::Place& place) { StoreTask(run, place); });
+  const ConvSums sums(plan, kernels_, inputs);
+  const Run run{plan, sums, y, read};
+  sums.Run(context, TaskFloats(plan), [&](const ConvPlace& place) { StoreTask(run, place); });
 }
 
-void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept {
+void RramConv::StoreTask(const Run& run, const ConvPlace& place) const noexcept {
   const ConvPlan& plan = run.plan;
   const Index block_floats = RoundUp(kernels_.max_rows * run.Positions(), 16);
   const Index z_floats = kernels_.max_rows * RoundUp(run.Positions(), 16);
@@ -313,14 +310,14 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
   const Index column0 = place.group * plan.columns();
   const Index at = column0 * plan.num_offsets();
   const ConvCells cells{packed_.data() + at, plan.columns(), plan.num_blocks()};
-  ConvEngine::Place squared = place;
+  ConvPlace squared = place;
   squared.input = memory.squares;
   const bool relative = squares_.size() > 0;
   const Index band = plan.BandSize(place.item);
   for (Index plane = 0; plane < periphery_.num_planes(); ++plane) {
     const kernels::Quantizer line = periphery_.Line(plane);
     if (plane > 0) {
-      const FloatInputs digits(plan, kernels_, &line, run.engine.inputs().x());
+      const FloatInputs digits(plan, kernels_, &line, run.sums.inputs().x());
       digits.Copy(place.item, place.group, {0, plan.conv().depth}, place.input);
     }
     if (relative) kernels_.square(place.input, memory.squares, plan.scratch_floats());
@@ -339,20 +336,19 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
         const auto output = [&](float* data) -> ConvOutput {
           return {data - columns.begin * band, band, columns.size() * band};
         };
-        run.engine.Compute(place, cells, {b, b + 1}, sums_[tile], column0, output(memory.partial));
+        run.sums.Compute(place, cells, {b, b + 1}, sums_[tile], column0, output(memory.partial));
         for (int term = 0; term < (memory.term_sums != nullptr ? 2 : 0); ++term) {
-          ConvEngine::Place more = place;
+          ConvPlace more = place;
           more.input = memory.terms[term];
           const ConvCells terms{terms_[term].data() + at, plan.columns(), plan.num_blocks()};
-          run.engine.Compute(more, terms, {b, b + 1}, sums_[tile], column0,
-                             output(memory.term_sums));
+          run.sums.Compute(more, terms, {b, b + 1}, sums_[tile], column0, output(memory.term_sums));
           const Index count = place.item.images.size() * columns.size() * band;
           for (Index i = 0; i < count; ++i) memory.partial[i] += memory.term_sums[i];
         }
         if (relative) {
           const ConvCells squares{squares_.data() + at, plan.columns(), plan.num_blocks()};
-          run.engine.Compute(squared, squares, {b, b + 1}, sums_[tile], column0,
-                             output(memory.variance));
+          run.sums.Compute(squared, squares, {b, b + 1}, sums_[tile], column0,
+                           output(memory.variance));
         }
         ReadBlock(run, place, memory, columns, plane, static_cast<Index>(tile));
       }
@@ -362,7 +358,7 @@ void RramConv::StoreTask(const Run& run, const ConvEngine::Place& place) const n
 
 // Sums of x^2 over `channels` of every phase of an input, and where the kernel's positions find
 // them.
-void RramConv::SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
+void RramConv::SquareChannels(const ConvPlan& plan, const ConvPlace& place, Range channels,
                               float* squares, std::int32_t* offsets) const noexcept {
   const Index depth = plan.conv().depth;
   const Index channel = plan.images_per_item() * plan.plane();
@@ -382,20 +378,20 @@ void RramConv::SquareChannels(const ConvPlan& plan, const ConvEngine::Place& pla
 
 // variance [images, band]: of every window, the sum of x^2 over `channels`. Channels first, then
 // the kernel's positions.
-void RramConv::ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
+void RramConv::ChannelSquares(const Run& run, const ConvPlace& place, Range channels,
                               const Memory& memory) const noexcept {
   const ConvPlan& plan = run.plan;
   SquareChannels(plan, place, channels, memory.squares, memory.offsets);
-  ConvEngine::Place summed = place;
+  ConvPlace summed = place;
   summed.input = memory.squares;
   summed.offsets = memory.offsets;
   const Index band = plan.BandSize(place.item);
-  run.engine.Compute(summed, {ones_.data(), 1, 1}, {0, 1}, window_sums_, 0,
-                     {memory.variance, band, band});
+  run.sums.Compute(summed, {ones_.data(), 1, 1}, {0, 1}, window_sums_, 0,
+                   {memory.variance, band, band});
 }
 
 // Reads the stored sums of a block of a group's columns: noise, ADC, and the digital sum.
-void RramConv::ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
+void RramConv::ReadBlock(const Run& run, const ConvPlace& place, const Memory& memory,
                          Range columns, Index plane, Index tile) const noexcept {
   const ConvPlan& plan = run.plan;
   const Index volume = plan.shape().OutVolume();

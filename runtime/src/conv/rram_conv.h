@@ -10,6 +10,7 @@
 
 #include "base/plan_cache.h"
 #include "conv/engine.h"
+#include "conv/sums.h"
 #include "crossbar/integer_cells.h"
 #include "crossbar/periphery.h"
 #include "kernels/kernels.h"
@@ -66,20 +67,19 @@ class RramConv {
   // Throws where the dimensions of an input don't fit.
   Shaped ShapedFor(const Tensor& x) const;
   ConvCells CellsOf(const ConvPlan& plan, Index group) const noexcept;
-  ConvOutput OutputOf(const ConvPlan& plan, const ConvEngine::Place& place,
-                      float* y) const noexcept;
+  ConvOutput OutputOf(const ConvPlan& plan, const ConvPlace& place, float* y) const noexcept;
   // Number of a run, which the draws of its noise depend on.
   std::uint64_t NextRun() const { return runs_.fetch_add(1, std::memory_order_relaxed); }
   Output ComputeRun(const Context& context, const ReadRun& read) const;
   void ComputeStored(const Context& context, const ConvPlan& plan, const float* x, float* y,
                      const ReadRun& read) const;
-  void StoreTask(const Run& run, const ConvEngine::Place& place) const noexcept;
-  void SquareChannels(const ConvPlan& plan, const ConvEngine::Place& place, Range channels,
-                      float* squares, std::int32_t* offsets) const noexcept;
-  void ChannelSquares(const Run& run, const ConvEngine::Place& place, Range channels,
+  void StoreTask(const Run& run, const ConvPlace& place) const noexcept;
+  void SquareChannels(const ConvPlan& plan, const ConvPlace& place, Range channels, float* squares,
+                      std::int32_t* offsets) const noexcept;
+  void ChannelSquares(const Run& run, const ConvPlace& place, Range channels,
                       const Memory& memory) const noexcept;
-  void ReadBlock(const Run& run, const ConvEngine::Place& place, const Memory& memory,
-                 Range columns, Index plane, Index tile) const noexcept;
+  void ReadBlock(const Run& run, const ConvPlace& place, const Memory& memory, Range columns,
+                 Index plane, Index tile) const noexcept;
   Index TaskFloats(const ConvPlan& plan) const;
   // Whether reads can follow the sums while they are in registers, and memory that a task needs
   // then for noise.
@@ -88,14 +88,13 @@ class RramConv {
   }
   Index NoiseFloats(const ConvPlan& plan) const;
   // Noise of one group of an item, in `memory`.
-  ConvEngine::Noise NoiseOf(const ConvEngine& engine, const ConvPlan& plan,
-                            const ConvEngine::Place& place, const ReadRun& read,
-                            float* memory) const noexcept;
+  ConvNoise NoiseOf(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
+                    const ReadRun& read, float* memory) const noexcept;
   void SquareColumns(const float* x, Index x_row, Index rows, float* y, Index count) const noexcept;
-  void FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
+  void FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
                     Range channels, float* squares, float* variance) const noexcept;
-  // ComputeFused with the noise of a run, in `memory`.
-  void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvEngine::Place& place,
+  // ConvEngine::Compute with the noise of a run, in `memory`.
+  void ComputeGroup(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
                     const std::vector<ConvPass>& passes, float* y, const ConvPostOps* post_ops,
                     const ReadRun& read, float* memory) const noexcept;
 

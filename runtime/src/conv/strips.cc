@@ -73,7 +73,7 @@ Index StripPlan::RowAt(const ConvItem& item, Index row) const {
 }
 
 // The sums of an item's columns, without their epilogue.
-void ConvEngine::SumStrips(const Place& place, const ConvCells& cells,
+void ConvEngine::SumStrips(const ConvPlace& place, const ConvCells& cells,
                            const ConvOutput& output) const noexcept {
   const kernels::StripTable& table = kernels_.strips;
   const Range blocks = place.item.blocks;

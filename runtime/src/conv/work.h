@@ -12,6 +12,13 @@
 
 namespace rimc {
 
+// Blocks of vectors that a block of columns of a large matrix is computed for at a time; a partial
+// vector of few positions goes with the last of them.
+constexpr Index kPartsTogether = 2;
+// Blocks of columns that are computed for one part of the positions after the other: their cells
+// stay in the L2 cache. Also the blocks whose sums of listed cells are in memory at a time.
+constexpr Index kBlocksTogether = 8;
+
 // A tile: word lines [k.begin, k.end), k = (channel, kernel position).
 struct ConvTile {
   Range k;
@@ -71,6 +78,20 @@ struct ConvBranch {
   float* sums = nullptr;  // the same, of kBlocksTogether blocks where the cells are lists of quads
 };
 
+// Noise of the reads of a group's sums. Values per position are in the order of the vectors' lanes.
+struct ConvNoise {
+  const float* sigma;           // [tiles, sigma_row] over a deviation of 1
+  Index sigma_row;              // MaxPositions() of the plan
+  const std::uint32_t* places;  // [sigma_row] of draws
+  const float* deviation;       // [columns of the group]
+  Index column0;                // number of its first column
+  kernels::DrawKey key;         // of tile 0
+  std::uint32_t* z;             // ZFloats(): of the columns whose draws are of one counter
+  static Index ZFloats(const ConvPlan& plan) {
+    return kPartsTogether * kernels::kDrawRows * plan.panel_row();
+  }
+};
+
 // Post-ops of the sums of a group's columns: PostOpArgs, whose pointers are those of the group's
 // first column. The residual lies as the output does.
 struct ConvPostOps {
@@ -88,12 +109,6 @@ struct ConvPass {
   bool first;   // tile
   bool last;
 };
-// Blocks of vectors that a block of columns of a large matrix is computed for at a time; a partial
-// vector of few positions goes with the last of them.
-constexpr Index kPartsTogether = 2;
-// Blocks of columns that are computed for one part of the positions after the other: their cells
-// stay in the L2 cache. Also the blocks whose sums of listed cells are in memory at a time.
-constexpr Index kBlocksTogether = 8;
 Index PartsTogether(const ConvPlan& plan, const kernels::KernelTable& kernels);
 
 }  // namespace rimc

@@ -118,20 +118,20 @@ bool FusedConv::ComputeFused(const Context& context, const Shaped& shaped, const
   bool has_nan = false;
   crossbar_.WithEngine(shaped.crossbar, x, [&](const ConvEngine& engine) {
     const std::vector<ConvPass> passes = engine.PlanPasses(crossbar_.readout_);
-    engine.RunFused(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
-                    [&](const ConvEngine::Place& place) {
-                      ConvPostOps post_ops;
-                      FillPostOps(run, plan, place, &post_ops);
-                      if (codes) FillBranch(shaped, *codes, place, &post_ops.branch);
-                      crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &post_ops,
-                                             run.read, place.extra + extra);
-                    });
+    engine.Run(context, extra + crossbar_.NoiseFloats(plan), codes ? &*codes : nullptr,
+               [&](const ConvPlace& place) {
+                 ConvPostOps post_ops;
+                 FillPostOps(run, plan, place, &post_ops);
+                 if (codes) FillBranch(shaped, *codes, place, &post_ops.branch);
+                 crossbar_.ComputeGroup(engine, plan, place, passes, run.y, &post_ops, run.read,
+                                        place.extra + extra);
+               });
     has_nan = engine.inputs().has_nan();
   });
   return !has_nan && (!codes || !codes->has_nan());
 }
 
-void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvPlace& place,
                             ConvPostOps* post_ops) const noexcept {
   kernels::PostOpArgs& args = post_ops->args;
   const Index column0 = place.group * plan.columns();
@@ -153,8 +153,8 @@ void FusedConv::FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngi
   }
 }
 
-void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes,
-                           const ConvEngine::Place& place, ConvBranch* branch) const noexcept {
+void FusedConv::FillBranch(const Shaped& shaped, const ConvInputs& codes, const ConvPlace& place,
+                           ConvBranch* branch) const noexcept {
   const ConvPlan& plan = shaped.crossbar.plan;
   const DoraConv::Layout& layout = adapter_->layout_;
   const DoraConv::Quads& quads = adapter_->quads_;

@@ -46,9 +46,9 @@ class FusedConv {
   std::vector<std::int32_t> CellOffsets(const ConvPlan& codes) const;
   Shaped ShapedFor(const Tensor& x) const;
   bool ComputeFused(const Context& context, const Shaped& shaped, const Run& run) const;
-  void FillBranch(const Shaped& shaped, const ConvInputs& codes, const ConvEngine::Place& place,
+  void FillBranch(const Shaped& shaped, const ConvInputs& codes, const ConvPlace& place,
                   ConvBranch* branch) const noexcept;
-  void FillPostOps(const Run& run, const ConvPlan& plan, const ConvEngine::Place& place,
+  void FillPostOps(const Run& run, const ConvPlan& plan, const ConvPlace& place,
                    ConvPostOps* post_ops) const noexcept;
   void ComputeApart(const Context& context, const Run& run, const Dims& y_dims) const;
   void Finish(const Context& context, const Dims& y_dims, const float* residual, float* y) const;
