@@ -153,7 +153,7 @@ kernels::Divisor DivisorOf(float step) {
   return divisor;
 }
 
-bool IsSilent(const Tensor& lora_b) {
+bool IsZero(const Tensor& lora_b) {
   return std::all_of(lora_b.Int8s(), lora_b.Int8s() + lora_b.dims.Count(),
                      [](std::int8_t b) { return b == 0; });
 }

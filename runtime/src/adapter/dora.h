@@ -43,8 +43,8 @@ std::optional<DoraTensors> ConstantAdapter(const NodeInfo& node);
 // The adapter inputs of a run.
 DoraTensors CurrentAdapter(const Context& context);
 
-// What an operator keeps of adapter inputs that are constants: checked and packed once, by its
-// Check, Pack and PackQuads, into its own members.
+// Members that an operator fills once from constant adapter inputs, by its Check, Pack and
+// PackQuads.
 struct ConstantAdapterOf {
   template <class Operator>
   static void Pack(const NodeInfo& node, Operator* op) {
@@ -91,6 +91,6 @@ kernels::Divisor DivisorOf(float step);
 
 // True where the low-rank part adds nothing because lora_b is zero, or empty. (By the formula a
 // zero adds NaN for an x of NaN or a lora_b_scale of infinity; this is left out.)
-bool IsSilent(const Tensor& lora_b);
+bool IsZero(const Tensor& lora_b);
 
 }  // namespace rimc

@@ -9,7 +9,7 @@
 namespace rimc {
 namespace {
 
-// Values of h that make a task of a branch that is silent.
+// Values of h that make a task where the branch adds nothing.
 constexpr Index kMergeTask = Index{1} << 15;
 
 // Gap between the rows of u. Without it, rows of 4 KiB would share page offsets with rows of h and
@@ -68,7 +68,7 @@ DoraConv::Layout DoraConv::Check(const DoraTensors& adapter) const {
   const CellGrid grid = layout.Grid();
   layout.num_cells = CheckSparse(adapter, grid);
   layout.dense = IsDense(layout.num_cells, grid);
-  layout.active_rank = IsSilent(adapter[kLoraB]) ? 0 : layout.rank;
+  layout.active_rank = IsZero(adapter[kLoraB]) ? 0 : layout.rank;
   const Index group_cells = CeilDiv(layout.num_cells, layout.conv.group);
   layout.conv.columns = layout.conv.group * (layout.active_rank + CeilDiv(group_cells, steps));
   return layout;
@@ -227,7 +227,7 @@ void DoraConv::SumQuads(const Run& run, const ConvPlan& plan, const ConvSums& su
   sums.ComputeQuadLists(place, lists, group, offsets, output);
 }
 
-// Where the columns of a group of an item are in y.
+// The output of a group of an item in y.
 ConvOutput DoraConv::OutputOf(const Run& run, const ConvPlan& plan,
                               const ConvPlace& place) const noexcept {
   const Layout& layout = run.layout;

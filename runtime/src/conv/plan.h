@@ -77,7 +77,7 @@ struct ConvItem {
   Range blocks;  // of columns within a group
 };
 
-// What one run does; depends on shapes and the kernel table alone.
+// The tasks of a run and the layout of their input; depends on shapes and the kernel table alone.
 class ConvPlan {
  public:
   // `split_columns`: the columns of a group may go to different items. `other_columns`: as many as
@@ -124,8 +124,8 @@ class ConvPlan {
   // (and images) and what lies between is dropped. The h and w of a woven plan are one row.
   bool by_rows() const { return by_rows_; }
   bool is_woven() const { return is_woven_; }
-  // True where sums are best taken in strips (StripPlan). What follows them, and the branch, goes
-  // by this plan, which is woven then.
+  // True where sums are best taken in strips (StripPlan). Their epilogue and the branch use this
+  // plan, which is woven then.
   bool is_strips() const { return is_strips_; }
   // Positions are one row, and their inputs lie in panels [depth, panel_row] of a block of vectors.
   bool is_panels() const { return is_panels_; }

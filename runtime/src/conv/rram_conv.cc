@@ -172,7 +172,7 @@ Output RramConv::ComputeRun(const Context& context, const ReadRun& read) const {
   float* const y = context.Output(0, y_dims);
   if (y_dims.Count() == 0) return {y, y_dims};
   if (!ReadsAtOnce()) {
-    // Items that share their input can't have the planes of a bit-serial one in turn.
+    // The planes of a bit-serial input overwrite each other, so items can't share it.
     Dims dims;
     const ConvPlan stored(conv_, ShapeOf(conv_, x, &dims), periphery_.num_planes() == 1, kernels_);
     ComputeStored(context, stored, x.Floats(), y, read);
@@ -225,7 +225,7 @@ void RramConv::SquareColumns(const float* x, Index x_row, Index rows, float* y,
   }
 }
 
-// Sums of x^2 over `channels`, of every window, as vectors hold them.
+// variance: sums of x^2 over `channels` of every window, in the order of the lanes.
 void RramConv::FillVariance(const ConvEngine& engine, const ConvPlan& plan, const ConvPlace& place,
                             Range channels, float* squares, float* variance) const noexcept {
   if (plan.is_panels()) {
@@ -265,7 +265,7 @@ ConvCells RramConv::CellsOf(const ConvPlan& plan, Index group) const noexcept {
           plan.num_blocks()};
 }
 
-// Where what an item has of a group goes in y.
+// The output of a group of an item in y.
 ConvOutput RramConv::OutputOf(const ConvPlan& plan, const ConvPlace& place,
                               float* y) const noexcept {
   const Index volume = plan.shape().OutVolume();
@@ -356,8 +356,8 @@ void RramConv::StoreTask(const Run& run, const ConvPlace& place) const noexcept 
   }
 }
 
-// Sums of x^2 over `channels` of every phase of an input, and where the kernel's positions find
-// them.
+// squares: sums of x^2 over `channels` of every phase of an input. offsets: of the kernel's
+// positions in them.
 void RramConv::SquareChannels(const ConvPlan& plan, const ConvPlace& place, Range channels,
                               float* squares, std::int32_t* offsets) const noexcept {
   const Index depth = plan.conv().depth;
@@ -376,8 +376,8 @@ void RramConv::SquareChannels(const ConvPlan& plan, const ConvPlace& place, Rang
   }
 }
 
-// variance [images, band]: of every window, the sum of x^2 over `channels`. Channels first, then
-// the kernel's positions.
+// variance [images, band]: of every window, the sum of x^2 over `channels`, first over channels,
+// then over the kernel's positions.
 void RramConv::ChannelSquares(const Run& run, const ConvPlace& place, Range channels,
                               const Memory& memory) const noexcept {
   const ConvPlan& plan = run.plan;

@@ -48,7 +48,7 @@ class RramConv {
   RramConv(const ConvAttributes& conv, const float* w, Periphery periphery);
   struct Run;
   struct Memory;
-  // What a run does for an input of some dimensions.
+  // Plans for an input of some dimensions.
   struct Shaped {
     Dims y_dims;
     ConvPlan plan;

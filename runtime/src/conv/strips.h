@@ -13,7 +13,7 @@
 
 namespace rimc {
 
-// Where the input of a task lies, and the strips of its positions.
+// The layout of a task's input, and the strips of its positions.
 class StripPlan {
  public:
   // Of the tasks of a plan that is for strips.
@@ -33,7 +33,7 @@ class StripPlan {
     Index step;  // between the inputs of two positions
   };
   Rows RowsOf(const ConvItem& item) const;
-  // Where the first input of a row is.
+  // Offset of the first input of a row.
   Index RowAt(const ConvItem& item, Index row) const;
 
  private:

@@ -36,7 +36,7 @@ struct ConvReadout {
   Index tile_columns = 0;         // M where every tile has a gain and offset of its own, else 0
 };
 
-// Where the columns of one group go: column m, image n of the item and position p are at
+// The output of one group: column m, image n of the item and position p are at
 // data + m * column + n * image + p.
 struct ConvOutput {
   float* data;

@@ -38,7 +38,7 @@ struct PairLayout {
   Pair At(Index pair) const;
 };
 
-// Where cell (column, step) of a crossbar lies.
+// Strides of the cells (column, step) of a crossbar.
 struct CellOrder {
   Index column_stride;
   Index step_stride;

@@ -154,7 +154,7 @@ void ReadWordLines(const Node& node, Periphery* p) {
   }
 }
 
-// What a word line carries for each code, or each digit of a plane.
+// Values of a word line for each code, or each digit of a plane.
 std::vector<float> TabulateCurve(const Periphery& p, kernels::Quantizer line) {
   const Index most =
       p.serial_bits > 0 ? Index{1} << p.serial_bits : static_cast<Index>(line.high) + 1;

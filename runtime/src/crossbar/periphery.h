@@ -74,14 +74,14 @@ struct Periphery {
   IvTerms iv;
 
   Index num_planes() const { return static_cast<Index>(plane_shifts.size()); }
-  // What plane `i` of the codes puts on the word lines; points into this object.
+  // From x to the word lines for plane `i` of the codes; points into this object.
   kernels::Quantizer Line(Index plane) const;
   // Line(0) in integers.
   kernels::Quantizer PairQuantizer() const;
   // From what is on the word lines of a plane to the inputs of the cells of `iv`: x u and x u^2,
   // u = x / range of Line(plane). `square` and `cube` may not overlap.
   void DriveTerms(Index plane, const float* x, Index count, float* square, float* cube) const;
-  // What a code of the plane is worth.
+  // Weight of a plane's codes.
   float PlaneWeight(Index plane) const;
   // Gains and offsets [M] of a tile, null without ADC or offset.
   const float* Gain(Index tile) const;

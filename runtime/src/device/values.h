@@ -19,7 +19,7 @@ int ReadWhole(const std::string& where, const std::string& text, int least, int 
 // Digits of a number of 0 .. 2^64-1 where `text` is that.
 bool ReadDigits(const std::string& text, std::uint64_t most, std::uint64_t* value);
 
-// What a file of at most `most` bytes holds.
+// The contents of a file of at most `most` bytes.
 std::string ReadFile(const std::string& where, const std::string& path, std::size_t most);
 
 }  // namespace rimc

@@ -180,7 +180,7 @@ struct Epilogue {
     Finish(sums);
   }
 
-  // What comes after the noise.
+  // Converter, post-ops and store.
   RIMC_INLINE void Finish(Sums& sums) const {
     if (args.gain != nullptr) Convert(sums);
     if constexpr (kConv) {

@@ -24,7 +24,7 @@ constexpr int kCurveTerms = 14;
 
 // out * clip(rint(x / step), low, high); rint goes to even at ties.
 //
-// What a word line can do beyond that, off by default:
+// Further conversions, off by default:
 //   not `quantize`:  x in place of the above
 //   base > 0:  one digit of the code, which keeps the code's sign:
 //              out * (floor(|code| * down) - base * floor(|code| * next)); down and next are powers
@@ -200,8 +200,8 @@ struct BlockArgs {
   const PostOpArgs* post_ops;
   const PanelPostOpArgs* panel_post_ops;
   const float* next_a;  // what a next block of a convolution reads as `a`, or null
-  // So many more blocks of a convolution follow, of as many rows each: `a` is a_block further on,
-  // and c, what is per row, the residual, `sums`, z and `draws` go on with the rows. Not with v
+  // Number of blocks of a convolution that follow, of as many rows each: `a` advances by a_block,
+  // and c, arguments per row, the residual, `sums`, z and `draws` advance by the rows. Not with a v
   // that differs from block to block.
   ptrdiff_t more_blocks;
   ptrdiff_t a_block;

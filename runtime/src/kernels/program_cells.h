@@ -294,7 +294,7 @@ inline void StickFaulty(const ProgramArgs& args, uint32_t draw, int device, cons
   }
 }
 
-// How far each of `kCells` devices ends up off its target. `sign` is that of the weights whose
+// Deviations of `kCells` devices from their targets. `sign` is that of the weights whose
 // conductance the device holds.
 template <class S>
 RIMC_NOINLINE void Shift(const ProgramArgs& args, uint32_t draw, int device, const double* g_us,

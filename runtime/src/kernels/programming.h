@@ -15,8 +15,8 @@ struct LawColumn {
   double value = 0.0;             // 0: the law has no such quantity, and draws nothing for it
 };
 
-// How a device ends up off its target, and how a weight becomes targets: what the steps of
-// rimc_onnx/device/programming.py need to know. Conductances are in microsiemens.
+// Deviation of a device from its target, and the targets of a weight: the parameters of the steps
+// in rimc_onnx/device/programming.py. Conductances are in microsiemens.
 struct CellLaw {
   // Error of programming, where programming_sigma_us has none:
   //   (z * drift_frac + drift_mean_frac) * (reference_slope * G_t + reference_us)
@@ -41,7 +41,7 @@ struct CellLaw {
   int32_t devices_per_weight = 1;  // pairs in parallel, each with the same target
 };
 
-// What a random number is drawn for: rimc_onnx.device.Purpose.
+// Purposes of random numbers: rimc_onnx.device.Purpose.
 constexpr uint32_t kPurposeProgramming = 0;
 constexpr uint32_t kPurposeDrift = 2;
 constexpr uint32_t kPurposeFault = 3;

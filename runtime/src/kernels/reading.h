@@ -51,7 +51,7 @@ inline void Philox(const PhiloxStart& start, const typename S::Int (&places)[kVe
                    typename S::Int (&words)[kVecs][4]) {
   using Wide = typename S::Wide;
   Wide c[kVecs][4];
-  // What is left in upper halves, no product sees.
+  // Products ignore what is left in upper halves.
   RIMC_UNROLL
   for (int v = 0; v < kVecs; ++v) {
     c[v][3] = S::MulWide(S::Widen(places[v]), kPhiloxFactor0);

@@ -227,7 +227,7 @@ struct Avx2 {
   }
 };
 
-// What quads.h asks for beside products.
+// The integer operations of quads.h, but for Dot and its codes.
 struct Avx2Int8 : Avx2 {
   static constexpr uint32_t kBias = 0x80808080u;
 

@@ -9,7 +9,7 @@
 
 namespace rimc::kernels {
 
-// What is done with the values of a word line: nothing, the converter alone, all of Quantizer, or
+// Conversion of the values of a word line: none, the converter alone, all of Quantizer, or
 // that with values from its table.
 enum class Drive { kNone, kConvert, kFull, kTable128, kTable256 };
 
@@ -208,7 +208,7 @@ void CopyRowsOf(const CopyArgs& args) {
       float* const next = is_last ? end : to + args.to_row;
       const ptrdiff_t gap = next - (to + width);
       if (clears && gap <= S::kLanes && !is_last && width >= S::kLanes) {
-        // What is cleared too much, the next row puts right.
+        // The next row overwrites what is cleared too much.
         S::Store(to + width, S::Set1(0.0f));
       } else if (clears) {
         Clear<S>(to + width, gap);

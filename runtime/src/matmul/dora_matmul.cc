@@ -45,7 +45,7 @@ DoraMatMul::Layout DoraMatMul::Check(const DoraTensors& adapter) const {
   CheckAdapter(adapter, {layout.columns, layout.rank, layout.rank, layout.depth, layout.rank, 1});
   layout.a_row = RoundUp(layout.depth, kernels_.lanes);
   layout.b_row = RoundUp(layout.columns, kernels_.lanes);
-  layout.active_rank = IsSilent(adapter[kLoraB]) ? 0 : layout.rank;
+  layout.active_rank = IsZero(adapter[kLoraB]) ? 0 : layout.rank;
   const CellGrid grid = layout.Grid();
   layout.num_cells = CheckSparse(adapter, grid);
   layout.dense = IsDense(layout.num_cells, grid);
@@ -136,7 +136,7 @@ void DoraMatMul::ComputeBranch(const Context& context, const Tensor& x, float* u
 void DoraMatMul::ComputeRun(const Context& context, const Run& run, Index rows) const {
   const Layout& layout = run.layout;
   const Index rank = layout.active_rank;
-  const bool silent = rank == 0 && layout.num_cells == 0;
+  const bool adds_nothing = rank == 0 && layout.num_cells == 0;
   const Index row_work =
       layout.depth * (2 + rank) + layout.columns * (4 + rank) + 2 * layout.num_cells;
   const Index least_rows = layout.dense           ? kDenseTaskRows
@@ -144,7 +144,7 @@ void DoraMatMul::ComputeRun(const Context& context, const Run& run, Index rows) 
                                                   : 1;
   const Index num_tasks = std::clamp(rows * row_work / kTaskWork, Index{1},
                                      std::min(kMaxTasks, CeilDiv(rows, least_rows)));
-  if (kernels_.quads != nullptr && !silent && RunQuads(context, run, rows, num_tasks)) return;
+  if (kernels_.quads != nullptr && !adds_nothing && RunQuads(context, run, rows, num_tasks)) return;
   RunFloats(context, run, rows, num_tasks);
 }
 

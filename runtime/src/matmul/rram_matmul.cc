@@ -11,8 +11,8 @@
 namespace rimc {
 namespace {
 
-// Word lines of a pass without tiles: those of a panel stay in the L2 cache. Passes are resumed, so
-// the sums don't depend on it.
+// Word lines of a pass without tiles: the cells of a panel stay in the L2 cache. Passes are
+// resumed, so the sums don't depend on it.
 constexpr Index kPassRows = 384;
 // Multiplications of a task: a few microseconds of one core.
 constexpr Index kTaskWork = Index{1} << 18;
@@ -22,7 +22,7 @@ constexpr Index kMaxTasks = 24;
 // Word lines that a task makes at a time: they should stay in the L2 cache.
 constexpr Index kChunkFloats = 3 << 15;
 
-// What is of all rows of a panel whose first column is n0.
+// The arguments that all rows of a panel share, whose first column is n0.
 kernels::PanelPostOpArgs PanelPostOps(const MatMulPostOps* post_ops, Index n0, Index columns) {
   kernels::PanelPostOpArgs args{};
   if (post_ops == nullptr) return args;
@@ -40,8 +40,8 @@ kernels::PanelPostOpArgs PanelPostOps(const MatMulPostOps* post_ops, Index n0, I
   return args;
 }
 
-// What is of a block whose first row and column these are.
-void AimAt(const MatMulPostOps& post_ops, Index row, Index n0, kernels::PanelPostOpArgs* args) {
+// The pointers of a block, whose first row and column these are.
+void SetRows(const MatMulPostOps& post_ops, Index row, Index n0, kernels::PanelPostOpArgs* args) {
   args->u = post_ops.u == nullptr ? nullptr : post_ops.u + row * post_ops.rank;
   if (post_ops.residual != nullptr) args->residual = post_ops.residual + row * args->row + n0;
 }
@@ -425,7 +425,7 @@ void RramMatMul::MultiplyPanel(const Work& work, const Pass& pass, const Chunk& 
       args.z = chunk.z + rows.begin % kernels::kDrawRows * args.z_row;
       args.sigma = chunk.sigma + rows.begin;
     }
-    if (post_ops != nullptr) AimAt(*post_ops, chunk.rows.begin + rows.begin, n0, &panel_post_ops);
+    if (post_ops != nullptr) SetRows(*post_ops, chunk.rows.begin + rows.begin, n0, &panel_post_ops);
     for (Index v = 0; v < vecs.size(); ++v) {
       args.c[v] = work.y + (chunk.rows.begin + rows.begin) * columns_ + n0 + v * kernels_.lanes;
     }

@@ -75,7 +75,7 @@ class RramMatMul {
   void RunTask(const Work& work, Index task) const;
   // The word lines of a plane for `rows` rows of x; false where an int16 would be NaN.
   bool DriveRows(const float* x, Index plane, Index rows, float* line) const;
-  // What a pass finds on the word lines of a chunk.
+  // The word lines of a chunk for a pass.
   void TakeLines(const Work& work, const Pass& pass, Chunk* chunk) const;
   // Deviations of the noise of `rows` rows, for all tiles, from what is on their word lines.
   void FindSigma(const float* line, Index rows, float* sigma, Index sigma_row) const;

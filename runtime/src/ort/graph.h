@@ -16,7 +16,7 @@ namespace rimc {
 // Inputs and outputs of a node, null where one is left out.
 std::vector<const abi::ValueInfo*> InputsOf(const abi::Api* api, const abi::Node* node);
 std::vector<const abi::ValueInfo*> OutputsOf(const abi::Api* api, const abi::Node* node);
-// What the bodies of a node's control flow read from outside.
+// The outer values that the bodies of a node's control flow read.
 std::vector<const abi::ValueInfo*> ImplicitInputsOf(const abi::Api* api, const abi::Node* node);
 // Inputs and outputs of a graph; constants are among the inputs.
 std::vector<const abi::ValueInfo*> InputsOf(const abi::Api* api, const abi::Graph* graph);

@@ -65,7 +65,7 @@ void CheckWeights(const Tensor& w);
 // Throws unless `tensor` has the dimensions `want`.
 void CheckDims(const char* name, const Tensor& tensor, const Dims& want);
 
-// What a kernel may read when it is made: of a node that becomes a custom op, or of one that a
+// The node of a kernel when it is made: one that becomes a custom op, or one that a
 // provider compiles.
 class NodeInfo {
  public:
@@ -90,13 +90,13 @@ class NodeInfo {
   const abi::Node* node_ = nullptr;
 };
 
-// What a kernel has written.
+// The output that a kernel has written.
 struct Output {
   float* data;
   Dims dims;
 };
 
-// What a kernel may use when it runs.
+// The run of a kernel: inputs, output, threads and memory.
 class Context {
  public:
   Context(const abi::Api* api, abi::KernelContext* context, const abi::MemoryInfo* memory)

@@ -19,7 +19,7 @@ std::array<std::uint32_t, 2> NameWords(std::string_view node);
 // The attribute read_key of a node: rimc_onnx.device.read_key.
 std::int64_t ReadKeyOf(std::uint64_t seed, const std::string& node);
 
-// What decides the realised weight of a node, the weight itself apart.
+// Parameters of the realised weight of a node.
 struct CellRun {
   std::int64_t first_cell = 0;
   std::int64_t run = 1;          // cells from one column to the next

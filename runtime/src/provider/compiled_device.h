@@ -17,7 +17,7 @@ namespace rimc {
 
 enum class AttributeType { kInt, kFloat, kFloats };
 
-// What the devices bring along in every read, as attributes that go together: a node that states
+// Effects of the devices in every read, as attributes that go together: a node that states
 // one of them has none of them of the device.
 struct DeviceReads {
   std::string what;                // read noise, or I-V curve

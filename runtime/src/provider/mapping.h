@@ -30,7 +30,7 @@ struct MappedNode {
   Index WindowSize() const;
 };
 
-// What happens to a node that multiplies matrices.
+// Whether a node that multiplies matrices goes to a crossbar, and how.
 struct Decision {
   std::string name;
   std::string op_type;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What an application tells the provider, checked.
+// The options of the provider, checked.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace rimc {
 
-// How the weights of a node lie on their devices.
+// Mapping of a node's weights to devices.
 struct ArrayMapping {
   bool by_column = false;   // one W_max per column
   double clip_sigma = 0.0;  // 0: no weight is clipped

@@ -127,8 +127,8 @@ ConvNetwork::Layout ConvNetwork::LayOut(const std::vector<Dims>& inputs) const {
   return layout;
 }
 
-// Steps are cut where one value is between those before and those after: blocks. Neighbours that
-// are best done with as many images at a time are one pass.
+// Steps are cut into blocks where a single value connects the steps before with the steps after.
+// Neighbours that are best done with as many images at a time are one pass.
 std::vector<ConvNetwork::Pass> ConvNetwork::PlanPasses(const std::vector<Dims>& dims) const {
   const auto count = static_cast<Index>(steps_.size());
   const auto batch = std::max<Index>(static_cast<Index>(dims[steps_[0].x][0]), 1);
@@ -151,8 +151,8 @@ std::vector<ConvNetwork::Pass> ConvNetwork::PlanPasses(const std::vector<Dims>& 
   return passes;
 }
 
-// So many that cells are not read more often than images, and that a step's images are worth a
-// task.
+// The number of images: enough that cells are not read more often than images, and that a step's
+// images are worth a task.
 Index ConvNetwork::ImagesFor(Range steps, const std::vector<Dims>& dims) const {
   Index cells = 0;
   Index values = 0;
@@ -168,7 +168,7 @@ Index ConvNetwork::ImagesFor(Range steps, const std::vector<Dims>& dims) const {
   return PowerOfTwo(std::max(CeilDiv(cells, std::max<Index>(values, 1)), kNearFloats / most));
 }
 
-// Values between steps lie as near the beginning as those allow that are there at the same time.
+// Each value between steps takes the lowest place that no value alive at the same time has.
 void ConvNetwork::PlaceValues(Layout* layout) const {
   layout->images.resize(num_values_);
   layout->places.resize(num_values_);

@@ -18,7 +18,7 @@ namespace rimc {
 
 class ConvNetwork {
  public:
-  // Values are numbered: the inputs of the node, its outputs, then those in between.
+  // Values are numbered: the inputs of the node, its outputs, then the intermediate values.
   struct Step {
     std::string label;  // errors of the step begin with it
     std::unique_ptr<FusedConv> group;
@@ -37,7 +37,7 @@ class ConvNetwork {
     Range steps;
     Index images;
   };
-  // What a run does for inputs of some dimensions.
+  // Plans for inputs of some dimensions.
   struct Layout {
     std::vector<Dims> dims;  // of every value, for all images
     std::vector<Pass> passes;

@@ -53,7 +53,7 @@ FusedConv::Shaped FusedConv::ShapedFor(const Tensor& x) const {
   return {crossbar, codes, CellOffsets(codes)};
 }
 
-// Where the input of each cell of the adapter's lists is; none without lists.
+// Offsets of the inputs of the cells in the adapter's lists; none without lists.
 std::vector<std::int32_t> FusedConv::CellOffsets(const ConvPlan& codes) const {
   if (!adapter_ || !adapter_->quads_.cells.is_lists()) return {};
   const QuadLists lists = adapter_->quads_.cells.Lists();
@@ -88,7 +88,7 @@ void FusedConv::PackRanks(const NodeInfo& adapter) {
   b_quads_ = QuadMatrix(tensors[kLoraB].Int8s(), {conv.group, columns, layout.rank, 1, max_rows});
 }
 
-// What a task has for its branch: the offsets of B, u, v and sums.
+// Memory of a task for its branch: the offsets of B, u, v and sums.
 Index FusedConv::ExtraFloats(const ConvPlan& plan) const {
   if (!adapter_) return 0;
   const Index block = crossbar_.kernels_.max_rows * plan.panel_row();

@@ -31,7 +31,7 @@ class FusedConv {
 
  private:
   struct Run;
-  // What a run does for an input of some dimensions.
+  // Plans for an input of some dimensions.
   struct Shaped {
     RramConv::Shaped crossbar;
     ConvPlan codes;                          // of the input of the adapter

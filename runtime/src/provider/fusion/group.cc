@@ -23,7 +23,7 @@ struct Reader {
   std::size_t input;
 };
 
-// Who reads the output of a node, if it is one node, once, and no one else.
+// The only reader of a node's output, which reads it once; nothing otherwise.
 std::optional<Reader> OnlyReader(const abi::Api* api, const abi::Node* node) {
   const abi::ValueInfo* const value = OutputOf(api, node);
   if (value == nullptr) return std::nullopt;
