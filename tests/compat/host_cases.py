@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes random nodes and what this machine's library makes of them, for host.cc.
+"""Writes a device's law, random nodes and what this machine's library makes of them, for host.cc.
 
 ``python host_cases.py OUT COUNT``, with tests/helpers and tests/runtime on the path.
 """
@@ -17,6 +17,7 @@ import random_cases
 import test_random_cases
 
 from rimc_onnx import runtime
+from rimc_onnx.device import cell_law, get_preset, table_file
 from rimc_onnx.ops import schema
 
 RUNS = 4
@@ -62,8 +63,11 @@ def node_bytes(node: Any, outputs: list[np.ndarray], *, constant_adapter: bool) 
 
 
 def main(out: str, count: str) -> None:
-    """Write the first ``count`` random nodes."""
+    """Write the law of a measured preset, then the first ``count`` random nodes."""
+    device = get_preset("wan2022-aihwkit")
+    law = cell_law(device, device.resolve_time(None))
     with Path(out).open("wb") as file:
+        file.write(_bytes(table_file(law.values())))
         for number in range(int(count)):
             node = random_cases.random_node(number)
             session = runtime.make_session(test_random_cases.model_of([node]), num_threads=1)

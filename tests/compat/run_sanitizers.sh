@@ -41,7 +41,7 @@ build() { # build SANITIZER
 }
 build_host() { # build_host FLAG...
   "$compiler" -std=c++17 -O1 -g -Wall -Wextra -Wconversion -Werror "$@" "-I$root/runtime/include" \
-    "-I$root/runtime/src" "$here/host.cc" -o "$work/host" -ldl -pthread
+    "$here/host.cc" -o "$work/host" -ldl -pthread
 }
 
 run_address() {
