@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
 
 from rimc_onnx.crossbar import NodePeriphery, attribute_types
-from rimc_onnx.errors import ModelError
+from rimc_onnx.device import DeviceConfig
+from rimc_onnx.errors import ConfigError, ModelError
 from rimc_onnx.ops import schema
 from rimc_onnx.ops.adapter import lora_shapes
 from rimc_onnx.ops.geometry import NodeGeometry
@@ -101,6 +104,20 @@ def _check_rram(node: ir.Node) -> None:
             raise node_error(node, f"tile_group must be {tile_group}")
     if not attributes["wire_ohm"] >= 0.0:
         raise node_error(node, f"wire_ohm must lie in 0..inf, got {attributes['wire_ohm']:g}")
+    if not 0.0 <= attributes["time_s"] < math.inf:
+        raise node_error(node, f"time_s must lie in 0..inf, got {attributes['time_s']:g}")
+    if fault := _fault_of_device(attributes["device_config"]):
+        raise node_error(node, f"{fault}: convert the model again")
+
+
+@lru_cache(maxsize=4)  # most files have one device, and hundreds of nodes
+def _fault_of_device(text: str) -> str:
+    """What is wrong with a device's configuration, empty if nothing is."""
+    try:
+        DeviceConfig.from_json(text)
+    except ConfigError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
 def _geometry(node: ir.Node) -> NodeGeometry:

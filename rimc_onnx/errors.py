@@ -19,13 +19,25 @@ __all__ = [
     "OutputError",
     "RimcError",
     "UsageError",
+    "is_of_memory",
     "one_line",
     "suggest",
 ]
 
+_OF_MEMORY = ("std::bad_alloc", "annot allocate memory", "failed to map segment")
+"""Of C++, of the system, and of its loader."""
 _MOST_WORD = 300
 _MOST_TEXT = 4000
 """Characters that :func:`one_line` leaves."""
+
+
+def is_of_memory(error: BaseException | None) -> bool:
+    """True where memory ran out below, which libraries tell of in errors of their own."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(mark in str(error) for mark in _OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def one_line(text: object) -> str:

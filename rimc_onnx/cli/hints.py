@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def command(*parts: object) -> str:
 def _beside(model: str | Path, name: str, stand_in: str) -> str:
     """A file of samples beside the model, or the word that stands for one."""
     path = Path(model).with_name(name)
-    return str(path) if path.is_file() else stand_in
+    return str(path) if os.path.isfile(path) else stand_in
 
 
 def after_conversion(model: Path, report: ConvertReport) -> str | None:

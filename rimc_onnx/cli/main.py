@@ -60,7 +60,7 @@ from rimc_onnx.cli.tables import (
     show_evaluation,
     show_inspection,
 )
-from rimc_onnx.errors import RimcError, UsageError, one_line
+from rimc_onnx.errors import RimcError, UsageError, is_of_memory, one_line
 
 __all__ = ["app", "main"]
 
@@ -101,12 +101,12 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _line_of(error: BaseException) -> str:
-    if isinstance(error, RimcError):
-        return in_options(str(error))
-    if isinstance(error, MemoryError):
+    if is_of_memory(error):
         return (
             f"not enough memory ({one_line(error) or 'for an array'}). Free some, or use less data."
         )
+    if isinstance(error, RimcError):
+        return in_options(str(error))
     return (
         f"{type(error).__name__}: {one_line(error)}. This should not happen; run again with "
         "rimc-onnx --debug and report what it prints."
@@ -348,6 +348,9 @@ def main() -> None:
         code = app(standalone_mode=False, prog_name=str(app.info.name))
     except Exception as error:
         # A wrong call. typer brings a click of its own, so its errors have no class to import.
+        if is_of_memory(error):  # before any command runs
+            print(f"error: {_line_of(error)}", file=sys.stderr)
+            sys.exit(1)
         if not hasattr(error, "format_message"):
             raise
         text = " ".join(error.format_message().split())

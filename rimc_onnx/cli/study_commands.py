@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -256,5 +257,5 @@ def _engine(name: str, workers: int | None) -> Engine:
 
 def _from_here(text: str) -> str:
     """A path as it is seen from the current folder; a reader's name as it is."""
-    is_reader = ":" in text and not Path(text).exists()
+    is_reader = ":" in text and not os.path.exists(text)
     return text if is_reader else str(Path(text).absolute())

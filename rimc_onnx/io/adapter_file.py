@@ -10,6 +10,7 @@ at neither; :func:`read_adapter_file` does.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def read_adapter_file(path: str | Path, model: ir.Model) -> dict[str, QuantizedA
     """
     onnxruntime = _onnxruntime()
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file. Give the path of an .onnx_adapter file.")
     try:
         adapter_format = onnxruntime.AdapterFormat.read_adapter(str(path))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict
         ArraysError: no regular file, no .npz, an array that is truncated or no plain one, or more
             than ``MOST_BYTES``.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArraysError(_no_file(path))
     if not zipfile.is_zipfile(path):  # np.load would take an .npy, and anything else for a pickle
         raise ArraysError("not an .npz, or truncated")
@@ -93,7 +94,7 @@ def read_npy(path: Path) -> Array:
     Raises:
         ArraysError: no regular file, or no plain array.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArraysError(_no_file(path))
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -105,4 +106,4 @@ def read_npy(path: Path) -> Array:
 
 
 def _no_file(path: Path) -> str:
-    return "is no regular file" if path.exists() else "no such file"
+    return "is no regular file" if os.path.exists(path) else "no such file"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,6 @@ def data_beside(model: Path, data: Data | None) -> Data:
     if data is not None and not (isinstance(data, SampleArrays) and data.arrays is None):
         return data
     default = model.parent / "calibration.npz"
-    if not default.is_file():
+    if not os.path.isfile(default):
         raise DataError(f"{model}: no calibration.npz beside the model. Give samples with `data`.")
     return replace(data, arrays=default) if isinstance(data, SampleArrays) else default

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from rimc_onnx import passes
-from rimc_onnx.errors import ModelError, RimcError, one_line
+from rimc_onnx.errors import ModelError, RimcError, is_of_memory, one_line
 from rimc_onnx.execution.external_data import remember_external
 from rimc_onnx.io.model_checks import (
     check_external_data,
@@ -135,6 +135,8 @@ def blame_model(path: Path) -> Iterator[None]:
     except RimcError:
         raise
     except Exception as error:
+        if is_of_memory(error):  # the checker needs some, too, and may end the process without
+            raise
         try:
             onnx.checker.check_model(str(path), full_check=True)
         except Exception as fault:  # what is raised differs from version to version

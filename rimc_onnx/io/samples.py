@@ -10,6 +10,7 @@ along an axis that the model fixes.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -346,9 +347,9 @@ def load_samples(source: Data, inputs: Sequence[InputSpec]) -> Samples:
         return _Stacked(source, inputs, stacked_axes(inputs, batch_axis))
     path = Path(source)
     try:
-        if path.suffix == ".npz" or (path.exists() and not path.is_dir()):
+        if path.suffix == ".npz" or (os.path.exists(path) and not os.path.isdir(path)):
             return _Stacked(read_npz(path), inputs, stacked_axes(inputs, batch_axis))
-        if path.is_dir():
+        if os.path.isdir(path):
             arrays = {f.stem: read_npy(f) for f in sorted(path.glob("*.npy"))}
             if not arrays:
                 raise DataError(f"{path}: holds no .npy file named after an input.")
@@ -375,7 +376,7 @@ def files_of_data(data: Data | None) -> list[Path]:
     if source is None or isinstance(source, Mapping):
         return []
     path = Path(source)
-    return sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    return sorted(path.glob("*.npy")) if os.path.isdir(path) else [path]
 
 
 def _read(make_reader: Callable[..., Any], name: str) -> list[Mapping[str, Any]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def read_statistics(path: Path, *, teacher_sha256: str) -> TeacherKnowledge:
         version, digest = arrays.pop(_HEADER)
         written = int(version)
     except ArraysError as error:
-        what = "no such file" if not path.exists() else f"not a statistics file ({error})"
+        what = "no such file" if not os.path.exists(path) else f"not a statistics file ({error})"
         raise CalibrationError(f"{path}: {what}. Write it with rimc-onnx statistics.") from error
     except _GARBLED as error:
         raise CalibrationError(garbled) from error

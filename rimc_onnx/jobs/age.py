@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rimc_onnx import passes
 from rimc_onnx.io.model_files import blame_model, files_of, load_model, save_model
 from rimc_onnx.io.outputs import check_output, output_of
 from rimc_onnx.jobs.reports import AgeReport
-from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
+from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, recorded_path, teacher_of
 from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["age"]
@@ -56,9 +55,7 @@ def age(
         passes.prepare_pipeline()(teacher_graph)
     units = passes.find_units(teacher_graph)
     passes.AgeRramPass(units, time_s, programmer=native_programmer())(student)
-    student.metadata_props[TEACHER_PATH] = os.path.relpath(
-        teacher_path.resolve(), target.resolve().parent
-    )
+    student.metadata_props[TEACHER_PATH] = recorded_path(teacher_path, target)
     save_model(student, target, force=force)
     return AgeReport(
         output=str(target),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from rimc_onnx.io.samples import Data, files_of_data, load_samples
 from rimc_onnx.io.statistics_file import read_statistics
 from rimc_onnx.jobs.cost import cost_of
 from rimc_onnx.jobs.reports import CalibratedNodeReport, CalibrateReport, OutputsReport
-from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, teacher_of
+from rimc_onnx.jobs.teacher import TEACHER_PATH, check_converted, recorded_path, teacher_of
 
 __all__ = ["calibrate"]
 
@@ -153,9 +152,7 @@ def calibrate(
         teacher_sha256=teacher_sha256,
         runs_on=_name_of(device),
     )
-    student.metadata_props[TEACHER_PATH] = os.path.relpath(
-        teacher_path.resolve(), target.resolve().parent
-    )
+    student.metadata_props[TEACHER_PATH] = recorded_path(teacher_path, target)
     if swappable or passes.is_swappable(student):
         passes.MakeAdaptersSwappablePass()(student)
     files.write(student, nodes, record, force=force)

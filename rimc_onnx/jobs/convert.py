@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from rimc_onnx.jobs.teacher import (
     VERSION,
     nodes_text,
     package_version,
+    recorded_path,
 )
 from rimc_onnx.runtime.programming import native_programmer
 
@@ -119,7 +119,7 @@ def convert(
     graph.metadata_props.update(
         {
             TEACHER_SHA256: digest,
-            TEACHER_PATH: os.path.relpath(source.resolve(), target.resolve().parent),
+            TEACHER_PATH: recorded_path(source, target),
             VERSION: package_version(),
             NODES: nodes_text(report.nodes),
         }

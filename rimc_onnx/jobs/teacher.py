@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "digital_nodes",
     "nodes_text",
     "package_version",
+    "recorded_path",
     "teacher_of",
 ]
 
@@ -101,6 +103,14 @@ def package_version() -> str:
     return importlib.metadata.version("rimc-onnx")
 
 
+def recorded_path(teacher: Path, target: Path) -> str:
+    """What a model that is written to ``target`` records of where its teacher is.
+
+    The file takes the place of a link there, so the folder of the link is the one that counts.
+    """
+    return os.path.relpath(teacher.resolve(), target.parent.resolve())
+
+
 def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, force: bool) -> Path:
     """The file that ``source`` was converted from, or ``given``, its sha256 checked.
 
@@ -118,12 +128,12 @@ def teacher_of(student: ir.Model, source: Path, given: str | Path | None, *, for
         path = Path(given)
     elif recorded is not None:
         path = source.parent / recorded
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelError(f"{source}: its teacher {path} is not there. Give it with `teacher`.")
     else:
         raise ModelError(f"{source}: records no teacher. Give it with `teacher`.")
     want = student.metadata_props.get(TEACHER_SHA256)
-    if not force and want is not None and path.is_file() and sha256_of(path) != want:
+    if not force and want is not None and os.path.isfile(path) and sha256_of(path) != want:
         raise ModelError(
             f"{path}: is not the file that {source.name} was converted from (its sha256 differs). "
             "Give that one with `teacher`, or `force` to use this one."

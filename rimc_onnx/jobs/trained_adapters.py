@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from rimc_onnx.io.feeds import feeds_of
 from rimc_onnx.io.model_files import put_model
 from rimc_onnx.io.outputs import Outputs
 from rimc_onnx.io.samples import Samples
-from rimc_onnx.jobs.teacher import TEACHER_PATH
+from rimc_onnx.jobs.teacher import TEACHER_PATH, recorded_path
 from rimc_onnx.ops.adapter import QuantizedAdapter
 
 if TYPE_CHECKING:
@@ -87,9 +86,7 @@ def write_with_adapters(
 ) -> None:
     """Write ``student`` with ``adapters``, and these alone where a file is named, both or none."""
     passes.AttachAdaptersPass(adapters)(student)
-    student.metadata_props[TEACHER_PATH] = os.path.relpath(
-        teacher.resolve(), target.resolve().parent
-    )
+    student.metadata_props[TEACHER_PATH] = recorded_path(teacher, target)
     if swappable or passes.is_swappable(student):
         passes.MakeAdaptersSwappablePass()(student)
     with Outputs(force=force) as out:

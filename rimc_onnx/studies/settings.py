@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from enum import Enum
@@ -131,7 +132,7 @@ def _data(source: Any, folder: Path, axis: Any) -> Data:
     if not isinstance(source, str):
         raise UsageError(f"data must be a path or module:callable, got {source!r}.")
     path = _path(source, folder)
-    is_reader = ":" in source and not source.startswith(_SAMPLE) and not path.exists()
+    is_reader = ":" in source and not source.startswith(_SAMPLE) and not os.path.exists(path)
     data: str | Path = source if is_reader else path
     return data if axis is None else SampleArrays(arrays=data, batch_axis=axis)
 

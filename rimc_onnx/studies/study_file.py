@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -263,7 +264,7 @@ def _points(
                 raise UsageError(
                     f"sweep {sweep.name!r} at {at or 'its only point'}: {error}"
                 ) from error
-            missing = next((p for p in _needed(trial) if not p.exists()), None)
+            missing = next((p for p in _needed(trial) if not os.path.exists(p)), None)
             if missing is not None and "network" in names:
                 left_out[f"{names['network']}: {missing} is missing"] = None
                 continue

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -143,7 +144,7 @@ def keys_of(trial: Trial, digest_of: Callable[[Path], str]) -> Keys:
         UsageError: a function has no name by which it could be found again.
     """
     version = importlib.metadata.version("rimc-onnx")
-    model = digest_of(trial.model) if trial.model.is_file() else str(trial.model)
+    model = digest_of(trial.model) if os.path.isfile(trial.model) else str(trial.model)
     data = _data_key(trial.calibration_data, digest_of)
     judge = [
         _data_key(trial.test, digest_of),

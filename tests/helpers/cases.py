@@ -19,6 +19,7 @@ import onnx
 from rimc_onnx import reference, runtime
 from rimc_onnx.bodies import operators
 from rimc_onnx.crossbar import CODED_BITS, on_grid
+from rimc_onnx.device import get_preset
 from rimc_onnx.ops import schema
 
 Array = npt.NDArray[Any]
@@ -27,7 +28,7 @@ EPS = float(np.finfo(np.float32).eps)
 ANNOTATIONS = {
     "node": "n",
     "device": "d",
-    "device_config": "{}",
+    "device_config": get_preset("gaussian-relative").to_json(),
     "seed": 0,
     "time_s": 0.0,
     "wire_ohm": 0.0,

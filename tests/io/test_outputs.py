@@ -205,3 +205,19 @@ def test_conversion_with_external_data_brings_its_own(tmp_path: Path, digits_fol
     before = data.read_bytes()
     convert(path, force=True)
     assert data.read_bytes() == before
+
+
+def test_file_in_the_place_of_a_link_finds_its_teacher(cli: Cli, digits_folder: Path) -> None:
+    # The path to the teacher counted from the folder that the link led to; a circle led nowhere,
+    # and its error was one that should not happen.
+    elsewhere = digits_folder / "some" / "where"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "old.onnx").write_text("old")
+    (digits_folder / "link.onnx").symlink_to(elsewhere / "old.onnx")
+    (digits_folder / "circle.onnx").symlink_to("circle.onnx")
+    for name in ("link.onnx", "circle.onnx"):
+        assert cli("convert", "model.onnx", "-o", name, "--force", cwd=digits_folder).code == 0
+        assert not (digits_folder / name).is_symlink()
+        made = cli("calibrate", name, "--samples", 2, "-o", f"of.{name}", cwd=digits_folder)
+        assert made.code == 0, made.stderr
+    assert (elsewhere / "old.onnx").read_text() == "old"
