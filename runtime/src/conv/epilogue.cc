@@ -85,8 +85,8 @@ void ConvEpilogue::SetPostOps(const ConvPlace& place, const ConvBlock& block,
 void ConvEpilogue::SetBranch(const ConvBlock& block, const float* const* codes,
                              const ConvBranch& branch, kernels::PostOpArgs* args) const noexcept {
   const Index column = block.columns.begin;
-  const Range vecs{0, block.vecs.size()};
-  const Index row = vecs.size() * kernels_.lanes;
+  const Index num_vecs = block.vecs.size();
+  const Index row = num_vecs * kernels_.lanes;
   const float* const u = branch.u + block.vecs.begin * kernels_.lanes;
   if (branch.b.columns > 0 && branch.b.depth == 1) {
     args->b = branch.b.quads + column;
@@ -94,25 +94,22 @@ void ConvEpilogue::SetBranch(const ConvBlock& block, const float* const* codes,
     args->u = reinterpret_cast<const std::uint32_t*>(u);
   } else if (branch.b.columns > 0) {
     const float* at[kernels::kMaxVecs];
-    for (Index v = 0; v < vecs.end; ++v) at[v] = u + v * kernels_.lanes;
-    SumBranch(branch.b, block.columns, at, vecs, branch.v, row);
+    for (Index v = 0; v < num_vecs; ++v) at[v] = u + v * kernels_.lanes;
+    SumBranch(branch.b, block.columns, at, num_vecs, branch.v, row);
     args->v = branch.v;
   } else if (args->scale != nullptr) {
     args->v = kZeros;
   }
   if (branch.cells.columns > 0) {
-    SumBranch(branch.cells, block.columns, codes, vecs, branch.sums, row);
+    SumBranch(branch.cells, block.columns, codes, num_vecs, branch.sums, row);
     args->sums = branch.sums;
   }
 }
 
-// Sums of columns of a matrix of the branch over the vectors b, to `to`.
+// Sums of columns of a matrix of the branch over the `num_vecs` vectors b, to `to`.
 void ConvEpilogue::SumBranch(const BranchCells& cells, Range columns, const float* const* b,
-                             Range vecs, float* to, Index to_row) const noexcept {
-  const Index num_vecs = vecs.size();
-  const auto quads = [&](Index v) {
-    return reinterpret_cast<const std::uint32_t*>(b[vecs.begin + v]);
-  };
+                             Index num_vecs, float* to, Index to_row) const noexcept {
+  const auto quads = [&](Index v) { return reinterpret_cast<const std::uint32_t*>(b[v]); };
   if (cells.is_lists()) {
     kernels::QuadListsArgs args;
     const Index first = cells.lists[columns.begin] - cells.lists[0];
@@ -122,7 +119,7 @@ void ConvEpilogue::SumBranch(const BranchCells& cells, Range columns, const floa
     args.start = cells.start + columns.begin;
     for (Index v = 0; v < num_vecs; ++v) args.b[v] = quads(v);
     args.rows = columns.size();
-    args.c = to + vecs.begin * kernels_.lanes;
+    args.c = to;
     args.c_row = to_row;
     kernels_.quads->quad_lists[num_vecs - 1](args);
     return;
@@ -135,7 +132,7 @@ void ConvEpilogue::SumBranch(const BranchCells& cells, Range columns, const floa
   args.c_row = to_row;
   for (Index v = 0; v < num_vecs; ++v) {
     args.b[v] = quads(v);
-    args.c[v] = to + (vecs.begin + v) * kernels_.lanes;
+    args.c[v] = to + v * kernels_.lanes;
     args.lanes[v] = static_cast<int>(kernels_.lanes);
   }
   kernels_.quads->quad_block[columns.size() - 1][num_vecs - 1](args);

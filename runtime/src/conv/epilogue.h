@@ -59,7 +59,7 @@ class ConvEpilogue {
                             std::uint32_t* z) const noexcept;
   void SetBranch(const ConvBlock& block, const float* const* codes, const ConvBranch& branch,
                  kernels::PostOpArgs* args) const noexcept;
-  void SumBranch(const BranchCells& cells, Range columns, const float* const* b, Range vecs,
+  void SumBranch(const BranchCells& cells, Range columns, const float* const* b, Index num_vecs,
                  float* to, Index to_row) const noexcept;
   void ComputeQuadRanks(const ConvBranch& branch, const float* const* codes,
                         Range vecs) const noexcept;
