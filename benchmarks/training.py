@@ -3,15 +3,16 @@
 
     python -m benchmarks.training [--network digits] [--data TRAIN.npz] [--steps 300]
         [--recipes none clip penalty] [--device wan2022-aihwkit] [--time 1d] [--seeds 2]
-        [--images 1000]
+        [--images 1000] [--models FOLDER]
     python -m benchmarks.training --cost
 
-A row per recipe: the trained network as it is, on devices that are not calibrated, calibrated as a
-black box from 10 samples, and with the arrays read out; SRAM as for rank 2. ``none`` trains
-nothing, ``convert-clip`` clips in the conversion. Without ``--data`` ResNet-20 is trained on the
-256 training images of the shared data, digits on all of its 1,297; a file of more has arrays
-``input`` and ``labels``. ``--cost`` times a step with deviations drawn, and one with the penalty,
-over a plain step of the same module.
+A row per recipe: the trained network as it is, on devices that are not calibrated (mapped for a
+calibration, and for use without one), calibrated as a black box from 10 samples, and with the
+arrays read out; the default SRAM. ``none`` trains nothing, ``convert-clip`` clips in the
+conversion, FILE.onnx is a network that was trained before. ``--models`` keeps the trained ones.
+Without ``--data`` ResNet-20 is trained on the 256 training images of the shared data, digits on all
+of its 1,297; a file of more has arrays ``input`` and ``labels``. ``--cost`` times a step with
+deviations drawn, and one with the penalty, over a plain step of the same module.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--time", default="1d")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--models", type=Path, help="a folder for the trained networks")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     if arguments.cost:
@@ -116,7 +118,8 @@ def main() -> None:
     network = NETWORKS[arguments.network]()
     if arguments.data:
         network = replace(network, train=arguments.data)
-    print("recipe              clean  uncalibrated  black box  read-out  seconds", flush=True)
+    head = "recipe              clean  uncalibrated  mapped for it  black box  read-out  seconds"
+    print(head, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for recipe in arguments.recipes:
             _row(recipe, network, Path(folder), config, arguments)
@@ -132,8 +135,10 @@ def _row(
     start, model = time.perf_counter(), network.model
     if recipe == "convert-clip":
         config = replace(config, device=replace(config.device, clip_sigma=2.5))
+    elif recipe.endswith(".onnx"):
+        model = Path(recipe)
     elif recipe != "none":
-        model = folder / f"{recipe}.onnx"
+        model = (arguments.models or folder) / f"{recipe}.onnx"
         job = FinetuneConfig(
             convert=config,
             steps=arguments.steps,
@@ -148,11 +153,14 @@ def _row(
     clean = _top1(model, test, native=False)
     found = []
     for seed in range(arguments.seeds):
-        target = folder / f"{recipe}.{seed}.rimc.onnx"
-        rimc_onnx.convert(model, target, config=replace(config, seed=seed))
-        figures = [_top1(target, test)]
+        figures = []
+        target, for_itself = folder / "model.rimc.onnx", folder / "for_itself.rimc.onnx"
+        for path, uncalibrated in ((target, False), (for_itself, True)):
+            job = replace(config, seed=seed, uncalibrated=uncalibrated)
+            rimc_onnx.convert(model, path, config=job, force=True)
+            figures.append(_top1(path, test))
         for read_out in (False, True):
-            calibrated = folder / f"{recipe}.{seed}.calibrated.onnx"
+            calibrated = folder / "calibrated.onnx"
             rimc_onnx.calibrate(
                 target,
                 calibrated,
@@ -165,8 +173,8 @@ def _row(
         found.append(figures)
     means = np.mean(found, axis=0)
     print(
-        f"{recipe:18s} {clean:6.2f} {means[0]:13.2f} {means[1]:10.2f} {means[2]:9.2f} "
-        f"{seconds:8.0f}",
+        f"{recipe:18s} {clean:6.2f} {means[0]:13.2f} {means[1]:14.2f} {means[2]:10.2f} "
+        f"{means[3]:9.2f} {seconds:8.0f}",
         flush=True,
     )
 
