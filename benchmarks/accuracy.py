@@ -133,7 +133,7 @@ def _row(
 def _calibrate(
     converted: str, teacher: Path, solver: str, arguments: argparse.Namespace, known: Path | None
 ) -> Any:
-    in_bytes, frac = (None, None) if arguments.budget is None else parse_budget(arguments.budget)
+    in_bytes, frac = parse_budget(arguments.budget)
     return rimc_onnx.calibrate(
         converted,
         data=_images(),

@@ -177,12 +177,14 @@ def parse_adapter(text: str) -> Kinds:
     )
 
 
-def parse_budget(text: str) -> tuple[int | None, float | None]:
-    """Bytes (``14000``) or a share of the weights (``2%``).
+def parse_budget(text: str | None) -> tuple[int | None, float | None]:
+    """``sram_budget_bytes`` and ``sram_budget_frac`` of ``14000``, ``2%`` or nothing, the default.
 
     Raises:
         UsageError: neither.
     """
+    if text is None:
+        return None, None
     try:
         if text.endswith("%"):
             return None, float(text[:-1]) / 100

@@ -39,7 +39,7 @@ def study_calibration(*, samples: int, adapter: str, sram_budget: str | None) ->
     """The calibration that a study repeats."""
     from rimc_onnx.calibration.config import CalibrateConfig, parse_budget
 
-    budget_bytes, budget_frac = parse_budget(sram_budget) if sram_budget else (None, None)
+    budget_bytes, budget_frac = parse_budget(sram_budget)
     return CalibrateConfig(
         num_samples=samples,
         adapter=adapter,
@@ -100,14 +100,14 @@ class FitOptions:
                 "--read-out-noise says how well arrays are measured, and none is. "
                 "Give --read-out too."
             )
-        budget = parse_budget(self.sram_budget) if self.sram_budget else (None, None)
+        budget_bytes, budget_frac = parse_budget(self.sram_budget)
         return CalibrateConfig(
             num_samples=self.samples,
             sample_seed=self.seed,
             adapter=self.adapter,
             rank=self.rank,
-            sram_budget_bytes=budget[0],
-            sram_budget_frac=budget[1],
+            sram_budget_bytes=budget_bytes,
+            sram_budget_frac=budget_frac,
             solver=Solver(one_of("--solver", self.solver, *(s.value for s in Solver))),
             propagate=Propagate(
                 one_of("--propagate", self.propagate, *(p.value for p in Propagate))

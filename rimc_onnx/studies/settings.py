@@ -181,7 +181,7 @@ def _method(given: Mapping[str, Any], *, is_none: bool) -> CalibrateConfig | Bas
         raise UsageError("`options` are those of a baseline: name one with `method`.")
     knowledge = one_of("`knowledge`", str(given.get("knowledge", _KNOWLEDGE[0])), *_KNOWLEDGE)
     budget = given.get("sram_budget")
-    in_bytes, in_frac = (None, None) if budget is None else parse_budget(str(budget))
+    in_bytes, in_frac = parse_budget(None if budget is None else str(budget))
     # A study has points at which nothing helps: their rows say so.
     return CalibrateConfig(
         **{"allow_identity": True, **_part(given, _CALIBRATE)},
