@@ -6,7 +6,7 @@
 #
 #   .github/zig_wheel.sh manylinux_2_28_x86_64 [FOLDER]      or musllinux_1_2_x86_64, ..._aarch64
 #
-# Needs pip install "ziglang>=0.15" wheel. The releases are built by cibuildwheel (workflows/wheels.yml) and
+# Needs pip install "ziglang>=0.15" wheel, and a cmake of this system: pip would take the target's. The releases are built by cibuildwheel (workflows/wheels.yml) and
 # checked by the same .github/check_wheel.py.
 set -euo pipefail
 platform=${1:?usage: zig_wheel.sh manylinux_2_28_x86_64|musllinux_1_2_x86_64|... [FOLDER]}

@@ -157,7 +157,7 @@ def _row(
         target, for_itself = folder / "model.rimc.onnx", folder / "for_itself.rimc.onnx"
         for path, uncalibrated in ((target, False), (for_itself, True)):
             job = replace(config, seed=seed, uncalibrated=uncalibrated)
-            rimc_onnx.convert(model, path, config=job, force=True)
+            rimc_onnx.convert(model, path, config=job, data=network.calibration, force=True)
             figures.append(_top1(path, test))
         for read_out in (False, True):
             calibrated = folder / "calibrated.onnx"

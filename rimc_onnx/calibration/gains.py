@@ -115,8 +115,8 @@ def gain_change(teacher: SampleMoments, student: SampleMoments, *, per_line: boo
     taken where it is larger than its standard error, and l_j - l is shrunk by tau^2 / (tau^2 + v_j)
     with tau^2 the variance of true gains over bit lines (James and Stein; Efron and Morris, 1973).
 
-    ``per_line`` False gives all lines the factor of l. One sample has no gain, and silent lines
-    keep theirs.
+    ``per_line`` False gives all lines the factor of l. One sample has no gain, nor have two of one
+    row each; silent lines keep theirs.
     """
     num_samples, num_lines = teacher.mean.shape
     if num_samples < 2:
@@ -126,15 +126,22 @@ def gain_change(teacher: SampleMoments, student: SampleMoments, *, per_line: boo
     if not heard.any():
         return np.ones(num_lines)
     left_out = teacher.without_each()[:, heard], student.without_each()[:, heard]
+    # What varies between samples alone is constant without one of two: nothing tells its worth.
+    told = np.logical_and(
+        *((r > _SILENT_FRAC * p[heard]).all(axis=0) for r, p in zip(left_out, powers, strict=True))
+    )
+    if not told.any():
+        return np.ones(num_lines)
     node = _half_log_ratio(*(p[heard].sum() for p in powers))
     node_variance = _jackknife(_half_log_ratio(*(p.sum(axis=1) for p in left_out)))
     common = node * max(1 - float(node_variance) / max(float(node) ** 2, _TINY), 0.0)
     change = np.zeros(heard.shape)
     change[heard] = common
     if per_line:
-        off = _half_log_ratio(*(p[heard] for p in powers)) - node
-        variance = _jackknife(_half_log_ratio(*left_out))
-        change[heard] += off * _shrunk(np.square(off), variance)
+        lines = np.flatnonzero(heard)[told]
+        off = _half_log_ratio(*(p[lines] for p in powers)) - node
+        variance = _jackknife(_half_log_ratio(*(p[:, told] for p in left_out)))
+        change[lines] += off * _shrunk(np.square(off), variance)
     return np.exp(np.clip(change, -_MOST_LOG_GAIN, _MOST_LOG_GAIN))
 
 

@@ -174,6 +174,19 @@ def test_one_sample_and_silent_lines_keep_their_gain() -> None:
     assert (gain_change(moments(0 * y), moments(y), per_line=True) == 1).all()
 
 
+@pytest.mark.parametrize("per_line", [True, False])
+def test_two_samples_of_a_row_each_tell_no_gain(per_line: bool) -> None:
+    # A jackknife that leaves one row, whose variance of zero is taken for certainty: the head of a
+    # classifier fitted two samples exactly, and ResNet-20 fell below what drift had left of it.
+    y, error = rng(0).standard_normal((2, 1, 8)), rng(1).standard_normal((2, 1, 8))
+    assert (gain_change(moments(y), moments(y + error), per_line=per_line) == 1).all()
+    # A line that varies in one sample alone has the node's gain beside lines that tell theirs.
+    y = rng(0).standard_normal((3, 200, 4))
+    y[1:, :, 2] = 0
+    found = gain_change(moments(y), moments(y / 1.3), per_line=per_line)
+    np.testing.assert_allclose(found, 1.3, rtol=0.01)
+
+
 def test_a_gain_moves_by_a_bounded_factor() -> None:
     # A student that is all but dead made a thousand times louder, its noise with it.
     y = rng(0).standard_normal((6, 300, 4))
