@@ -33,7 +33,9 @@ _MOST_TEXT = 4000
 
 def is_of_memory(error: BaseException | None) -> bool:
     """True where memory ran out below, which libraries tell of in errors of their own."""
-    while error is not None:
+    seen: set[int] = set()  # an error that was raised again is its own context's cause
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, MemoryError) or any(mark in str(error) for mark in _OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__
