@@ -114,6 +114,32 @@ def test_truncated_external_data_is_named(
     assert f"has {64 * 32 * 4 - 1}" in line
 
 
+def test_maps_are_refused_with_what_to_do(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # A classifier of scikit-learn as it is exported by default: "the graph can't be read", and the
+    # checker that the line named finds no fault with it.
+    model = matmul_model(np.ones((3, 2), np.float32))
+    kind = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    probabilities = helper.make_value_info("p", helper.make_sequence_type_proto(kind))
+    zipmap = helper.make_node(
+        "ZipMap",
+        [model.graph.output[0].name],
+        ["p"],
+        domain="ai.onnx.ml",
+        classlabels_int64s=[0, 1],
+    )
+    model.graph.node.append(zipmap)
+    model.graph.output.append(probabilities)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(model, tmp_path / "zipmap.onnx")
+    line = fails(tmp_path, 1, "inspect", "zipmap.onnx")
+    assert "'p'" in line
+    assert "options={'zipmap': False}" in line
+
+
 # ------------------------------------------------------------------- models that can't be mapped
 
 

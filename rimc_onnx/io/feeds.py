@@ -60,14 +60,30 @@ def _spec(value: ir.Value) -> InputSpec:
     )
 
 
-def data_needed(inputs: Sequence[InputSpec]) -> str:
-    """What samples of a model are, in one line: for whoever has to provide them."""
+def data_needed(inputs: Sequence[InputSpec], data: Data | None = None) -> str:
+    """What samples of a model are, in one line: for whoever has to provide them.
+
+    ``data`` may name the axes.
+
+    Raises:
+        UsageError: it names no input, or an axis that an input does not have.
+    """
+    named = data.batch_axis if isinstance(data, SampleArrays) else {}
     try:
-        axes = stacked_axes(inputs)
+        axes = stacked_axes(inputs, named)
     except DataError as error:
         return str(error)
-    shown = [f"{spec}{'' if spec.name in axes else ' (of every run)'}" for spec in inputs]
-    return f"samples on axis 0 of {', '.join(shown)}" if axes else f"runs of {', '.join(shown)}"
+    if not axes:
+        return f"runs of {', '.join(map(str, inputs))}"
+    shown, last = [], None
+    for spec in inputs:
+        axis = axes.get(spec.name)
+        if axis is None:
+            shown.append(f"{spec} (of every run)")
+        else:
+            shown.append(f"{spec}" if axis == last else f"axis {axis} of {spec}")
+            last = axis
+    return f"samples on {', '.join(shown)}"
 
 
 def range_data(source: Path, data: Data | None) -> Data:

@@ -85,6 +85,7 @@ def load_model(path: Path) -> ir.Model:
     check_external_data(proto, path)
     check_tensors(proto, path)
     make_dense(proto, path)
+    _check_types(proto, path)
     try:
         # The protobuf stays inline; tensors in other files are mapped, not read.
         model = ir.serde.deserialize_model(proto)
@@ -253,6 +254,19 @@ def _digest(paths: Sequence[Path]) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_types(proto: onnx.ModelProto, path: Path) -> None:
+    """No maps, which exporters of scikit-learn write for probabilities."""
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        kind = value.type
+        while kind.HasField("sequence_type"):
+            kind = kind.sequence_type.elem_type
+        if kind.HasField("map_type"):
+            raise ModelError(
+                f"{path}: value {value.name!r} holds maps, which no crossbar reads or writes. "
+                "Export the model with arrays in their place (skl2onnx: options={'zipmap': False})."
+            )
 
 
 def _root_cause(error: BaseException) -> BaseException:

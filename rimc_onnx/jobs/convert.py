@@ -97,7 +97,7 @@ def convert(
         config,
         output=None if dry_run else str(target),
         digest=digest,
-        data=data_needed(inputs),
+        data=data_needed(inputs, data),
     )
     if dry_run:
         return _timed(report, start)

@@ -156,6 +156,10 @@ def test_axis_of_samples_is_asked_for_where_the_model_fixes_axis_0(tmp_path: Pat
         calibrate(tmp_path / "m.rimc.onnx", tmp_path / "c.onnx", data=arrays)
     data = SampleArrays(arrays=arrays, batch_axis={"s": 1})
     calibrate(tmp_path / "m.rimc.onnx", tmp_path / "c.onnx", data=data, config=RANK_3)
+    # Whoever named the axis was told of another.
+    report = convert(model, tmp_path / "n.rimc.onnx", data=data)
+    assert "axis 0 of 'x'" in report.data
+    assert "axis 1 of 's' float32[2, N, 5]" in report.data
     want = error_db(tmp_path / "c.onnx", model, data)
     assert want > 20
     # The same samples by a reader are the same samples.
