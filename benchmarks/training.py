@@ -40,14 +40,14 @@ _DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 RECIPES: dict[str, dict[str, Any]] = {
-    "clip": {"penalty": 0.0},
-    "penalty": {},
-    "injection": {"penalty": 0.0, "noise_scale": 1.0},
-    "penalty-no-clip": {"weight_clip_sigma": None},
-    "fisher": {"penalty_weight": PenaltyWeight.FISHER},
-    "penalty-injection": {"noise_scale": 1.0},
+    "clip": {"penalty": 0.0, "noise_scale": None},
+    "penalty": {"noise_scale": None},
+    "injection": {"penalty": 0.0},
+    "penalty-no-clip": {"noise_scale": None, "weight_clip_sigma": None},
+    "fisher": {"noise_scale": None, "penalty_weight": PenaltyWeight.FISHER},
+    "penalty-injection": {},
 }
-"""What a recipe changes of the default."""
+"""What a recipe changes of the default; weights are clipped where nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,11 +56,11 @@ class RecipeOptions:
     ] = "distill"
     temperature: Annotated[float, typer.Option(help="Of softened classes.")] = 2.0
     noise_scale: Annotated[
-        float | None,
+        str,
         typer.Option(
-            help="Draw the device's deviations for every batch, times this.", show_default="none"
+            metavar="SCALE|none", help="Draw the device's deviations for every batch, times this."
         ),
-    ] = None
+    ] = "1.0"
     noise_ramp: Annotated[
         float, typer.Option(help="Share of the steps over which --noise-scale grows from 0.")
     ] = 0.3
@@ -131,13 +131,13 @@ class RecipeOptions:
             convert=convert,
             loss=loss,
             temperature=self.temperature,
-            noise_scale=self.noise_scale,
+            noise_scale=_number("--noise-scale", self.noise_scale),
             noise_ramp_frac=self.noise_ramp,
             life_s=_life(self.life),
             penalty=self.penalty,
             penalty_weight=PenaltyWeight(one_of("--penalty-weight", self.penalty_weight, *weights)),
             learn_input_ranges=self.learn_ranges,
-            weight_clip_sigma=_sigmas(self.weight_clip),
+            weight_clip_sigma=_number("--weight-clip", self.weight_clip),
             adapters_only=adapters_only,
             optimizer=Optimizer(optimizer),
             learning_rate=self.learning_rate,
@@ -183,13 +183,13 @@ class AdapterOptions:
 OWN_WEIGHTS = AdapterOptions()
 
 
-def _sigmas(text: str) -> float | None:
+def _number(option: str, text: str) -> float | None:
     if text == "none":
         return None
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--weight-clip {text!r} is neither a number nor 'none'.") from None
+        raise UsageError(f"{option} {text!r} is neither a number nor 'none'.") from None
 
 
 def _life(text: str | None) -> tuple[float, float] | None:
@@ -234,7 +234,7 @@ def finetune(
     Examples:
         rimc-onnx finetune model.onnx --device wan2022-aihwkit --time 1d --data train.npz
 
-        rimc-onnx finetune model.onnx --data train.npz --loss task --noise-scale 1 --epochs 10
+        rimc-onnx finetune model.onnx --data train.npz --loss task --noise-scale 2 --epochs 10
 
         rimc-onnx finetune model.rimc.onnx --data train.npz --adapter-file a.onnx_adapter
     """

@@ -192,10 +192,12 @@ def _check_asked_for(
             "`swappable` and `adapter_file` go with a converted model or `adapters_only`: "
             "training of the weights writes the float model."
         )
-    if is_converted and config.noise_scale is not None:
+    has_draws = config.noise_scale not in {None, FinetuneConfig.noise_scale}
+    if is_converted and (has_draws or config.life_s is not None):
         raise UsageError(
-            "the arrays of a converted model are as they are: leave `noise_scale` out. Train the "
-            "model before conversion with `adapters_only` for devices that are drawn."
+            "the arrays of a converted model are as they are: leave `noise_scale` and `life_s` "
+            "out. Train the model before conversion with `adapters_only` for devices that are "
+            "drawn."
         )
     if config.learn_input_ranges and (is_converted or config.adapters_only):
         raise UsageError(
@@ -211,13 +213,13 @@ def _check_asked_for(
 
 
 def _recipe(config: FinetuneConfig, is_converted: bool) -> FinetuneConfig:
-    """Adapters have no W_max to clip and nothing to penalise."""
+    """Adapters have no W_max to clip and nothing to penalise, and arrays at hand are not drawn."""
     if not (is_converted or config.adapters_only):
         return config
     plain = replace(config, penalty=0.0, weight_clip_sigma=None)
     if is_converted:
-        return replace(plain, validation_devices=1)
-    return plain if config.noise_scale is not None else replace(plain, noise_scale=1.0)
+        return replace(plain, noise_scale=None, validation_devices=1)
+    return plain
 
 
 def _labels(samples: Samples, labels: str | None, loss: Loss) -> str | None:

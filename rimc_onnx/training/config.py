@@ -70,7 +70,7 @@ class FinetuneConfig:
     loss: Loss = Loss.DISTILL
     temperature: float = 2.0
     """Of softened classes."""
-    noise_scale: float | None = None
+    noise_scale: float | None = 1.0
     """Deviations of the device's law, drawn for every batch, times this; None draws none."""
     noise_ramp_frac: float = 0.3
     """Share of the steps over which the scale grows from 0."""
@@ -86,8 +86,8 @@ class FinetuneConfig:
     weight_clip_sigma: float | None = 2.5
     """Weights are kept within so many standard deviations of their start; None: anywhere."""
     adapters_only: bool = False
-    """Weights stay as they are, adapters of the conversion's rank are trained under deviations
-    (``noise_scale``, 1 where None). What is written is the converted model."""
+    """Weights stay as they are, adapters of the conversion's rank are trained under deviations.
+    What is written is the converted model."""
     optimizer: Optimizer = Optimizer.ADAM
     learning_rate: float = 5e-4
     weight_decay: float = 0.0

@@ -37,6 +37,7 @@ WAN = ConvertConfig(
     time_s=86400.0,
     periphery=PeripheryConfig(device_reads=False),  # read noise would be another at every run
 )
+AGED = ConvertConfig(device=get_preset("wan2022-aihwkit"), time_s=10.0)
 FEW = FinetuneConfig(
     steps=60,
     batch_size=16,
@@ -244,7 +245,8 @@ def _only(model: Any, dora: Any) -> bytes:
     [
         ({"swappable": True}, {}, "adapters_only"),
         ({"teacher": "model.onnx"}, {}, "converted model"),
-        ({"converted": True}, {"noise_scale": 1.0}, "as they are"),
+        ({"converted": True}, {"noise_scale": 2.0}, "as they are"),
+        ({"converted": True}, {"convert": AGED, "life_s": (1.0, 10.0)}, "as they are"),
         ({"converted": True}, {"loss": Loss.FEATURES}, "features"),
     ],
 )

@@ -60,6 +60,7 @@ def back_propagation(problem: BaselineProblem) -> BaselineResult:
     config = FinetuneConfig(
         loss=Loss(options.pop("loss")),
         temperature=1.0,
+        noise_scale=None,
         penalty=0.0,
         weight_clip_sigma=None,
         schedule=Schedule.CONSTANT,
