@@ -153,6 +153,16 @@ def test_old_opset_is_refused(
     assert "Export the model" in line
 
 
+def test_curve_without_samples_is_refused_as_what_it_is(
+    fails: Callable[..., str], tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]
+) -> None:
+    # The line spoke of converters' resolution to someone who had asked for none.
+    onnx.save(matmul_model(np.ones((3, 2), np.float32)), tmp_path / "m.onnx")
+    line = fails(tmp_path, 1, "convert", "m.onnx", "--iv-sinh", "2")
+    assert "I-V curves need samples" in line
+    assert "--data" in line
+
+
 def test_converted_model_is_not_converted_again(
     fails: Callable[..., str], digits_job: Path
 ) -> None:

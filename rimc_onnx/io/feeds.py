@@ -96,8 +96,8 @@ def range_data(source: Path, data: Data | None) -> Data:
         return data_beside(source, data)
     except DataError as error:
         raise DataError(
-            f"{source}: converters with a resolution need samples to set their ranges. "
-            "Give `data`, or put calibration.npz beside the model."
+            f"{source}: converters with a resolution and I-V curves need samples to set "
+            "their ranges. Give `data`, or put calibration.npz beside the model."
         ) from error
 
 
