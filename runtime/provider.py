@@ -268,9 +268,11 @@ def _rewritten(model: str | Path | bytes, options: Mapping[str, str]) -> bytes |
 
     def graph() -> ir.Model:
         if isinstance(model, bytes):
-            return ir.serde.deserialize_model(onnx.load_from_string(model))
-        found = ir.serde.deserialize_model(onnx.load(str(model), load_external_data=False))
-        ir.external_data.set_base_dir(found.graph, Path(model).resolve().parent)
+            found = ir.serde.deserialize_model(onnx.load_from_string(model))
+        else:
+            found = ir.serde.deserialize_model(onnx.load(str(model), load_external_data=False))
+            ir.external_data.set_base_dir(found.graph, Path(model).resolve().parent)
+        found.graph.sort()  # ONNX Runtime takes nodes in any order, passes do not
         return found
 
     prepared = graph()

@@ -382,6 +382,7 @@ HOSTILE: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "no data": lambda: with_weight([4, 4]),
     "data of no length": lambda: with_weight([4, 4], raw_data=b""),
     "more data than sizes": lambda: with_weight([4, 4], b"\0" * 64, data_type=TensorProto.INT4),
+    "no type": lambda: with_weight([4, 4], b"\0" * 64, data_type=0),
     "type that does not exist": lambda: with_weight([4, 4], b"\0" * 64, data_type=99),
     "external data outside the folder": lambda: _external("../../../../etc/passwd"),
     "external data at a negative place": lambda: _external("model.onnx", offset="-8", length="64"),

@@ -172,6 +172,8 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
             bits = 0
         if bits == 0:
             held, wanted, what = len(tensor.string_data), count, "strings"
+            if tensor.data_type == onnx.TensorProto.UNDEFINED:
+                raise ModelError(f"{where} has no data type. Export the model again.")
             if tensor.data_type != onnx.TensorProto.STRING:
                 continue
         elif onnx.external_data_helper.uses_external_data(tensor):

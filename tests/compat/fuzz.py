@@ -304,6 +304,8 @@ def verdict(code: int, text: str, changed: bool) -> str:
     if code not in (0, 1, 2):
         return f"CODE {code}"
     lines = text.splitlines()
+    if code == 0 and len(lines) == 1 and lines[0].startswith("warning: "):
+        return _GOOD[0]
     if (code == 0) != (not lines) or len(lines) > 1:
         return "LINES"
     if changed:
