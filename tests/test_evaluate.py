@@ -118,20 +118,6 @@ def test_metric_gets_the_runs_of_a_reader_one_by_one(
         evaluate(model, data="some_reader:feeds", metric=leaves)
 
 
-def test_samples_of_a_reader_of_batches_are_the_rows_that_are_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # "20 test samples" over a score of 5,000 images that a reader gave in 20 runs.
-    body = "g (float[T,6] x) => (float[T,3] y) { y = MatMul(x, w) }"
-    model = model_of(tmp_path, body, w=normal(6, 3))
-    reader = types.ModuleType("some_reader")
-    vars(reader)["feeds"] = lambda: [
-        {"x": normal(n, 6), "labels": np.zeros(n, np.int64)} for n in (3, 5)
-    ]
-    monkeypatch.setitem(sys.modules, "some_reader", reader)
-    assert evaluate(model, data="some_reader:feeds").samples == 8
-
-
 @pytest.mark.parametrize(
     ("shape", "labels", "axis"),
     [

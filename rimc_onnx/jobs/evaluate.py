@@ -33,7 +33,6 @@ class EvaluationReport:
 
     model: str
     samples: int
-    """Of a reader whose runs hold several rows, the rows that were judged."""
     top1: float | None
     """Share of samples whose largest logit is the label's."""
     top5: float | None
@@ -248,9 +247,7 @@ def _evaluate(
     hits = hits or Hits(outputs[0])
     return EvaluationReport(
         model=name,
-        samples=samples.num_samples
-        if samples.stacked
-        else max(samples.num_samples, hits.total, hits.compared),
+        samples=samples.num_samples,
         top1=hits.top1 / hits.total if hits.total else None,
         top5=hits.top5 / hits.total if hits.total else None,
         agreement=hits.agree / hits.compared if hits.compared else None,
