@@ -230,7 +230,7 @@ class _Shown:
         tests = sorted({row["test_samples"] for row in good})
         if tests:
             few = f"{tests[0]:,}" if len(tests) == 1 else f"{tests[0]:,} to {tests[-1]:,}"
-            cards.append(("Test samples", few, "of a score"))
+            cards.append(("Test samples", few, "of a score; a dict of a reader is one"))
         if self.comparisons:
             ours = [one for one in self.comparisons if not one.is_redone]
             worse = sum(one.is_worse for one in ours)
