@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.calibration.moments import limiting_factor
+from rimc_onnx.calibration.moments import limited_rows
 from rimc_onnx.execution.feed import Feed
 
 __all__ = ["SampleMoments", "bias_shift", "gain_change", "in_both"]
@@ -68,8 +68,7 @@ class SampleMoments:
                 means.append(nothing)
                 variances.append(nothing)
                 continue
-            if row_limit < math.inf:
-                output = output * limiting_factor(output, channel, row_limit)
+            (output,) = limited_rows((output,), output, channel, row_limit)
             axes = tuple(axis for axis in range(1, output.ndim) if axis != channel)
             mean = output.mean(axis=axes, dtype=np.float64, keepdims=True)
             with np.errstate(invalid="ignore"):  # infinity less infinity

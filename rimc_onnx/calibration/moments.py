@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram, are_few
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["Features", "SecondMoments", "finite_rows", "limiting_factor", "rows_of"]
+__all__ = ["Features", "SecondMoments", "finite_rows", "limited_rows", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -60,10 +60,16 @@ def finite_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(part[known] for part in rows)
 
 
-def limiting_factor(y: Array, axes: int | tuple[int, ...], row_limit: float) -> Array:
-    """Scales rows of more power over ``axes`` than ``row_limit`` down to it; axes are kept."""
+def limited_rows(
+    rows: tuple[Array, ...], y: Array, axes: int | tuple[int, ...], row_limit: float
+) -> tuple[Array, ...]:
+    """Rows of which ``y`` has more power over ``axes`` than ``row_limit``, scaled down to it."""
+    if row_limit == math.inf:
+        return rows
     power = np.square(y, dtype=np.float64).sum(axis=axes, keepdims=True)
-    return np.sqrt(row_limit / np.maximum(power, row_limit)).astype(np.float32)
+    factor = np.sqrt(row_limit / np.maximum(power, row_limit)).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # infinities times zero: such rows are left out
+        return tuple(part * factor for part in rows)
 
 
 class SecondMoments:
@@ -93,7 +99,7 @@ class SecondMoments:
         Without ``h`` only the teacher's moments are kept.
         """
         for whole_rows in rows_of(self.geometry, x, y, *([] if h is None else [h])):
-            rows = self._limited(whole_rows)
+            rows = limited_rows(whole_rows, whole_rows[1], (1, 2), self.row_limit)
             x_rows, y_rows, *h_rows = rows
             # What the array lacks: Y - H.
             with np.errstate(invalid="ignore"):  # infinities of both: those rows go below
@@ -125,13 +131,6 @@ class SecondMoments:
         g, d = self.geometry.group, self.geometry.depth
         rows = np.concatenate([np.zeros((0, g, d), np.float32), *self._rows])
         return Gram(rows=np.moveaxis(rows, 1, 0))
-
-    def _limited(self, rows: tuple[Array, ...]) -> tuple[Array, ...]:
-        if self.row_limit == math.inf:
-            return rows
-        factor = limiting_factor(rows[1], (1, 2), self.row_limit)
-        with np.errstate(invalid="ignore"):  # infinities times zero: such rows are left out
-            return tuple(part * factor for part in rows)
 
     def _add(self, rows: Array) -> None:
         """Rows themselves while they are few, the matrix from then on."""

@@ -126,7 +126,8 @@ def measure_sensitivities(
         power = _row_powers(unit, y)
         limit = row_limit(power)
         share = np.minimum(1, limit / np.maximum(power, np.finfo(np.float32).tiny))
-        has_loud_rows = float((power * share).sum()) < _LOUD_FRAC * float(power.sum())
+        whole, limited = float(power.sum()), float((power * share).sum())
+        has_loud_rows = limited < _LOUD_FRAC * whole
         if loud_only and not has_loud_rows:
             return []
         error = _error(unit, values[inputs[name]], product(unit), seed)
@@ -135,8 +136,8 @@ def measure_sensitivities(
         per_size = len(y) * unit.geometry.columns / max(error.size, 1)
         errors = np.square(error, dtype=np.float64).sum(axis=channel) * per_size
         node.limits.append(limit)
-        node.power += float(power.sum())
-        node.limited_power += float((power * share).sum())
+        node.power += whole
+        node.limited_power += limited
         node.node_error += float(errors.sum())
         node.limited_error += float((errors * share).sum())
         changed = [error]
