@@ -24,8 +24,13 @@ __all__ = [
     "suggest",
 ]
 
-_OF_MEMORY = ("std::bad_alloc", "annot allocate memory", "failed to map segment")
-"""Of C++, of the system, and of its loader."""
+_OF_MEMORY = (
+    "std::bad_alloc",
+    "annot allocate memory",
+    "failed to map segment",
+    "Failed to allocate memory",
+)
+"""Of C++, of the system, of its loader, and of ONNX Runtime's arena."""
 _MOST_WORD = 300
 _MOST_TEXT = 4000
 """Characters that :func:`one_line` leaves."""

@@ -92,9 +92,11 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
             # What an interrupt ran into may have made an error of its own of it.
             if _Settings.interrupted or isinstance(error, KeyboardInterrupt):
                 print(INTERRUPTED, file=sys.stderr)
+                _Settings.told = True
                 raise typer.Exit(INTERRUPTED_CODE) from None
             _debug()
             print(f"error: {_line_of(error)}", file=sys.stderr)
+            _Settings.told = True
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     return wrapper
@@ -131,6 +133,8 @@ def _interruptible() -> Iterator[None]:
 class _Settings:
     debug = False
     interrupted = False
+    told = False
+    """A command's line is printed: where memory is short, leaving can fail once more."""
 
 
 def _debug() -> None:
@@ -344,12 +348,14 @@ app.add_typer(study, name="study")
 
 def main() -> None:
     """Entry point of ``rimc-onnx``."""
+    _Settings.told = False
     try:
         code = app(standalone_mode=False, prog_name=str(app.info.name))
     except Exception as error:
         # A wrong call. typer brings a click of its own, so its errors have no class to import.
         if is_of_memory(error):  # before any command runs
-            print(f"error: {_line_of(error)}", file=sys.stderr)
+            if not _Settings.told:
+                print(f"error: {_line_of(error)}", file=sys.stderr)
             sys.exit(1)
         if not hasattr(error, "format_message"):
             raise
