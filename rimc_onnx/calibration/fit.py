@@ -10,7 +10,6 @@ What follows, on the student's own inputs and at the model's outputs, is in :mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +25,7 @@ from rimc_onnx.calibration.problem import (
     problem_from_device,
 )
 from rimc_onnx.calibration.quantize import quantize
-from rimc_onnx.calibration.sensitivity import NodeSensitivity, measure_sensitivities
+from rimc_onnx.calibration.sensitivity import NodeSensitivity, Sensitivities, measure_sensitivities
 from rimc_onnx.calibration.shelf import Shelf
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
@@ -36,14 +35,14 @@ from rimc_onnx.calibration.solvers.closed_form import (
     squared_error,
 )
 from rimc_onnx.calibration.solvers.registry import NodeTask
-from rimc_onnx.calibration.walk import Pair, RowLimits, lockstep, teacher_features
+from rimc_onnx.calibration.walk import Pair, lockstep, teacher_features
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
 from rimc_onnx.passes import AttachAdaptersPass
 
-__all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student"]
+__all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student", "sensitivities_of"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -73,7 +72,7 @@ class Fitted:
     """Of the teacher's output of every node on the samples; empty without samples."""
     outputs: dict[str, Chunks]
     """The teacher's outputs on the samples; empty without samples."""
-    row_limits: RowLimits
+    sensitivities: Sensitivities
 
 
 def _check_known(job: CalibrationJob) -> None:
@@ -96,11 +95,9 @@ def _check_known(job: CalibrationJob) -> None:
             )
 
 
-def fit_nodes(job: CalibrationJob) -> Fitted:
+def fit_nodes(job: CalibrationJob, sensitivities: Sensitivities) -> Fitted:
     """Every adapter, with the share of the SRAM that its node has."""
     _check_known(job)
-    sensitivities = _sensitivities(job)
-    row_limits = {name: node.row_limit for name, node in sensitivities.items()}
     shares = _ranks(job)
     given = dict(zip((p.branch.node for p in job.pairs), shares, strict=False))
     moments: dict[str, SampleMoments] = {}
@@ -116,7 +113,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
                     features.y,
                     job.feeds,
                     pair.geometry.channel_axis,
-                    row_limits.get(pair.branch.node, math.inf),
+                    sensitivities[pair.branch.node].row_limit,
                 )
             drafted = _draft(job, problem, exact=job.exact)
             share = given.get(pair.branch.node)
@@ -140,7 +137,7 @@ def fit_nodes(job: CalibrationJob) -> Fitted:
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     return Fitted(
-        nodes=nodes, shares=shares, moments=moments, outputs=outputs, row_limits=row_limits
+        nodes=nodes, shares=shares, moments=moments, outputs=outputs, sensitivities=sensitivities
     )
 
 
@@ -184,13 +181,13 @@ def _walk(
         yield from ((pair, None) for pair in job.pairs)
 
 
-def _sensitivities(job: CalibrationJob) -> dict[str, NodeSensitivity]:
+def sensitivities_of(job: CalibrationJob) -> Sensitivities:
     """Sensitivity of each node; with one rank for all, only what tells how its rows count."""
     if job.known is not None:
-        return {
-            name: NodeSensitivity(power=known.sensitivity, row_limit=known.row_limit)
+        return Sensitivities(
+            (name, NodeSensitivity(power=known.sensitivity, row_limit=known.row_limit))
             for name, known in job.known.statistics.items()
-        }
+        )
     return measure_sensitivities(
         job.teacher,
         job.units,
@@ -245,7 +242,7 @@ def refit_on_student(job: CalibrationJob, fitted: Fitted) -> list[CalibratedNode
     def refit(pair: Pair, features: Features) -> None:
         problem = problem_from_device(
             pair.branch.node,
-            features.moments(pair.geometry, fitted.row_limits.get(pair.branch.node, math.inf)),
+            features.moments(pair.geometry, fitted.sensitivities[pair.branch.node].row_limit),
             target_of(pair),
             bias_frac=job.bias_frac,
             prior=prior_of(pair, job.config),

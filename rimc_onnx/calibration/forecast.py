@@ -99,11 +99,10 @@ def measured_nodes(
 ) -> list[TeacherNode]:
     """The nodes with moments of the teacher on ``feeds``, to be judged on other samples."""
     found = measure_sensitivities(teacher, units, feeds, factory, seed=seed)
-    row_limits = {name: node.row_limit for name, node in found.items()}
     judged = {
         unit.name: Statistics.of(moments)
         for unit, moments in teacher_moments(
-            teacher, units, judged_on, factory, row_limits=row_limits
+            teacher, units, judged_on, factory, sensitivities=found
         )
     }
     return [
@@ -112,10 +111,10 @@ def measured_nodes(
             moments=moments,
             statistics=replace(
                 judged[unit.name],
-                sensitivity=found[unit.name].power if unit.name in found else None,
+                sensitivity=found[unit.name].power,
             ),
         )
-        for unit, moments in teacher_moments(teacher, units, feeds, factory, row_limits=row_limits)
+        for unit, moments in teacher_moments(teacher, units, feeds, factory, sensitivities=found)
     ]
 
 

@@ -26,11 +26,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from rimc_onnx.calibration.config import CalibrateConfig, Propagate
-from rimc_onnx.calibration.fit import CalibratedNode, Fitted, fit_nodes, refit_on_student
+from rimc_onnx.calibration.fit import (
+    CalibratedNode,
+    Fitted,
+    fit_nodes,
+    refit_on_student,
+    sensitivities_of,
+)
 from rimc_onnx.calibration.gains import SampleMoments, bias_shift, gain_change
 from rimc_onnx.calibration.job import CalibrationJob, Progress
 from rimc_onnx.calibration.output_error import OutputFigures, output_figures
 from rimc_onnx.calibration.problem import TeacherKnowledge
+from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.calibration.solvers.registry import Solver
 from rimc_onnx.calibration.walk import (
     Feeds,
@@ -141,7 +148,7 @@ def fit_adapters(
     )
     identity = {pair.branch.node: _identity(pair) for pair in job.pairs}
     drifted_outputs = _outputs(job, identity)
-    first = _attempt(job)
+    first = _attempt(job, sensitivities_of(job))
     drifted = (
         None if first.figures is None else output_figures(first.fitted.outputs, drifted_outputs)
     )
@@ -183,9 +190,9 @@ def _attach(job: CalibrationJob, nodes: Sequence[CalibratedNode]) -> None:
     AttachAdaptersPass({node.name: node.adapter for node in nodes})(job.student)
 
 
-def _attempt(job: CalibrationJob) -> _Attempt:
+def _attempt(job: CalibrationJob, sensitivities: Sensitivities) -> _Attempt:
     """Fit all nodes, settle them on the student's inputs, and look at the outputs."""
-    fitted = fit_nodes(job)
+    fitted = fit_nodes(job, sensitivities)
     _attach(job, fitted.nodes)
     if job.config.propagate is Propagate.STUDENT:
         fitted = replace(fitted, nodes=refit_on_student(job, fitted))
@@ -198,7 +205,7 @@ def _attempt(job: CalibrationJob) -> _Attempt:
             trial.feeds,
             trial.device,
             outputs=fitted.outputs,
-            row_limits=fitted.row_limits,
+            sensitivities=fitted.sensitivities,
         )
         settled, outputs = settle(
             job.student,
@@ -235,7 +242,8 @@ def _with_less(job: CalibrationJob, first: _Attempt) -> Iterator[_Attempt]:
     for words, adapter in _lesser_adapters(job.config):
         solver = job.config.solver if "lora" in adapter else Solver.CLOSED_FORM
         config = replace(job.config, adapter=adapter, solver=solver)
-        yield replace(_attempt(replace(job, config=config)), taken_back=words)
+        attempt = _attempt(replace(job, config=config), fitted.sensitivities)
+        yield replace(attempt, taken_back=words)
 
 
 def _lesser_adapters(config: CalibrateConfig) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from rimc_onnx.calibration.problem import (
     TeacherKnowledge,
     problem_from_device,
 )
-from rimc_onnx.calibration.sensitivity import NodeSensitivity
+from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.calibration.solvers.registry import NodeSolver, solver_of
 from rimc_onnx.calibration.walk import Feeds, Pair, Sessions, holding
 from rimc_onnx.crossbar.read_noise import variance_of_reads
@@ -101,7 +101,7 @@ class CalibrationJob:
 
 def problem_of(
     job: CalibrationJob,
-    sensitivities: Mapping[str, NodeSensitivity],
+    sensitivities: Sensitivities,
     pair: Pair,
     features: Features | None,
 ) -> NodeProblem:
@@ -118,7 +118,7 @@ def problem_of(
             error=target - _measured(pair, config),
             bias_frac=job.bias_frac,
         )
-    sensitivity = sensitivities.get(name, NodeSensitivity(power=None))
+    sensitivity = sensitivities[name]
     problem = problem_from_device(
         name,
         features.moments(pair.geometry, sensitivity.row_limit),

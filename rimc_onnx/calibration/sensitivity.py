@@ -31,7 +31,7 @@ from rimc_onnx.execution.sessions import Session, SessionFactory
 from rimc_onnx.execution.taps import changed_runs
 from rimc_onnx.passes import RramUnit
 
-__all__ = ["NodeSensitivity", "measure_sensitivities", "row_limit"]
+__all__ = ["NodeSensitivity", "Sensitivities", "measure_sensitivities", "row_limit"]
 
 Array = npt.NDArray[Any]
 
@@ -59,12 +59,20 @@ class NodeSensitivity:
     rows beyond it count as scaled down to it."""
 
 
+class Sensitivities(dict[str, NodeSensitivity]):
+    """Of nodes, by name; nothing is known of a node that is not there."""
+
+    def __missing__(self, _name: str) -> NodeSensitivity:
+        return NodeSensitivity(power=None)
+
+
 @dataclass(kw_only=True)
 class _Sums:
     """Of one node, over feeds."""
 
     unit: RramUnit
     limits: list[float]
+    """A feed's row limit; infinite where the feed has no loud row."""
     power: float = 0.0
     """Of the outputs."""
     limited_power: float = 0.0
@@ -86,7 +94,8 @@ class _Sums:
         if self.has_loud_rows and self.quiet_error > 0:
             cost = self.quiet_output_error / self.quiet_error
             if self.output_error**2 < cost**2 * self.node_error * self.limited_error:
-                error, limit = self.limited_error, float(np.mean(self.limits))
+                error = self.limited_error
+                limit = float(np.mean([limit for limit in self.limits if limit < math.inf]))
         return NodeSensitivity(
             power=self.output_error / error if error > 0 else 0.0, row_limit=limit
         )
@@ -100,7 +109,7 @@ def measure_sensitivities(
     *,
     seed: int,
     loud_only: bool = False,
-) -> dict[str, NodeSensitivity]:
+) -> Sensitivities:
     """What errors of each node cost, by node name.
 
     The power at a node is the sum over its bit lines of the mean square over rows; at the outputs,
@@ -161,8 +170,8 @@ def measure_sensitivities(
             else:
                 sums[name].quiet_output_error += power * rows[name]
     if not any(node.output_error for node in sums.values()):
-        return {}
-    return {node.unit.name: node.found() for node in sums.values() if node.limits}
+        return Sensitivities()
+    return Sensitivities((s.unit.name, s.found()) for s in sums.values() if s.limits)
 
 
 def row_limit(power: Array) -> float:

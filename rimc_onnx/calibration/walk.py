@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import onnx_ir as ir
 
 from rimc_onnx.calibration.gains import SampleMoments, in_both
 from rimc_onnx.calibration.moments import Features, SecondMoments
+from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.parallel import beside_each_other
@@ -34,7 +33,6 @@ from rimc_onnx.passes import RramBranch, RramUnit, find_units, rram_branches
 __all__ = [
     "GainRule",
     "Pair",
-    "RowLimits",
     "Sessions",
     "ShiftRule",
     "holding",
@@ -58,9 +56,6 @@ ShiftRule = Callable[[F64, F64], F32]
 """(what the mean output of each sample lacks [n, m], the teacher's standard deviations [m]) -> what
 to add to the bias, [m]."""
 
-RowLimits = Mapping[str, float]
-"""Power of a node's output beyond which a row is scaled down, by node name; others have none."""
-_NO_LIMITS: RowLimits = MappingProxyType({})
 _TOGETHER_BYTES = 32 << 20
 """Values of small nodes are held for several at once: a session takes longer than their run."""
 
@@ -168,13 +163,14 @@ def teacher_moments(
     units: Sequence[RramUnit],
     feeds: Feeds,
     factory: SessionFactory,
-    row_limits: RowLimits = _NO_LIMITS,
+    sensitivities: Sensitivities | None = None,
 ) -> Iterator[tuple[RramUnit, SecondMoments]]:
-    """Moments of the teacher alone, in graph order."""
+    """Moments of the teacher alone, in graph order; rows beyond a node's limit are scaled down."""
+    known = sensitivities or Sensitivities()
 
     def summed(run: tuple[RramUnit, Chunks, Chunks]) -> tuple[RramUnit, SecondMoments]:
         unit, x_chunks, y_chunks = run
-        moments = SecondMoments(unit.geometry, row_limits.get(unit.name, math.inf))
+        moments = SecondMoments(unit.geometry, known[unit.name].row_limit)
         for x, y in zip(x_chunks, y_chunks, strict=True):
             moments.update(x, y)
         return unit, moments
@@ -190,12 +186,13 @@ def sample_moments(
     factory: SessionFactory,
     *,
     outputs: dict[str, Chunks],
-    row_limits: RowLimits = _NO_LIMITS,
+    sensitivities: Sensitivities | None = None,
 ) -> dict[str, SampleMoments]:
     """Moments of every unit's output for each sample, without bias, by node name."""
+    known = sensitivities or Sensitivities()
     return {
         unit.name: SampleMoments.of(
-            y, feeds, unit.geometry.channel_axis, row_limits.get(unit.name, math.inf)
+            y, feeds, unit.geometry.channel_axis, known[unit.name].row_limit
         )
         for unit, _, y in teacher_run(teacher, units, feeds, factory, outputs=outputs)
     }

@@ -68,12 +68,10 @@ def write_statistics(
         sensitivities = measure_sensitivities(
             graph, units, reference or feeds, digital_session, seed=0
         )
-        row_limits = {name: node.row_limit for name, node in sensitivities.items()}
         for unit, moments in teacher_moments(
-            graph, units, feeds, digital_session, row_limits=row_limits
+            graph, units, feeds, digital_session, sensitivities=sensitivities
         ):
-            known = sensitivities.get(unit.name)
-            found[unit.name] = Statistics.of(moments, None if known is None else known.power)
+            found[unit.name] = Statistics.of(moments, sensitivities[unit.name].power)
             progress(len(found), len(units))
     if not found:
         raise ModelError(f"{source}: has no node that could go to RRAM. See rimc-onnx inspect.")

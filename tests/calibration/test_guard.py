@@ -20,6 +20,7 @@ from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.fit import CalibratedNode, Fitted
 from rimc_onnx.calibration.job import CalibrationJob
 from rimc_onnx.calibration.output_error import output_figures
+from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.cli.main import app
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.sessions import digital_session, native_session
@@ -38,8 +39,8 @@ def plant(
     """Fits that look as good as before in the report of every node, and are not."""
     fit = guard.fit_nodes
 
-    def fit_badly(job: CalibrationJob) -> Fitted:
-        fitted = fit(job)
+    def fit_badly(job: CalibrationJob, sensitivities: Sensitivities) -> Fitted:
+        fitted = fit(job, sensitivities)
         return replace(fitted, nodes=[bad(n) for n in fitted.nodes]) if when(job) else fitted
 
     def bad(node: CalibratedNode) -> CalibratedNode:
