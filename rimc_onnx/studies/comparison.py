@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any
 
@@ -20,6 +20,10 @@ __all__ = [
     "compare",
     "comparison_table",
 ]
+
+
+_OPTIONAL = ("also", "uncalibrated", "restored", "against")
+"""Of a point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class PaperPoint:
     """The paper's before calibration; None where it does not say."""
     restored: float | None = None
     """Share of what drift took, where the paper states that."""
+    against: Mapping[str, Any] = field(default_factory=dict)
+    """What differs of the place where our share starts; of none, the rows' own ``uncalibrated``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,7 @@ class Paper:
         points = []
         for one in values.get("point", ()):
             needed = ("figure", "what", "sweep", "at", "value")
-            _check("paper.point", one, (*needed, "also", "uncalibrated", "restored"), needed)
+            _check("paper.point", one, (*needed, *_OPTIONAL), needed)
             start = one.get("uncalibrated", values.get("uncalibrated"))
             also = tuple(one.get("also", ()))
             points.append(PaperPoint(**{**one, "also": also, "uncalibrated": start}))
@@ -118,6 +124,10 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
             if share is None and point.uncalibrated is not None:
                 share = (point.value - point.uncalibrated) / (paper.clean - point.uncalibrated)
             method = str(ours[0].value("method"))
+            before = None
+            if point.against:
+                start = at(rows, {**point.at, **where, **point.against}, point.sweep)
+                before = [n.row["calibrated"] for n in start]
             found.append(
                 Comparison(
                     figure=point.figure,
@@ -126,7 +136,7 @@ def compare(paper: Paper, rows: Sequence[Named]) -> list[Comparison]:
                     is_redone=method in paper.redone,
                     ours=fmean(n.row["calibrated"] for n in ours),
                     paper=point.value,
-                    ours_restored=restored(ours),
+                    ours_restored=restored(ours, before),
                     paper_restored=share,
                 )
             )

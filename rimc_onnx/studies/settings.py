@@ -24,7 +24,7 @@ from rimc_onnx.device import (
 from rimc_onnx.errors import UsageError, suggest
 from rimc_onnx.io.samples import Data, SampleArrays
 from rimc_onnx.studies.trial import MEASURED, BaselineMethod, Trial
-from rimc_onnx.training.config import FinetuneConfig, Loss, Optimizer, Schedule
+from rimc_onnx.training.config import FinetuneConfig, Loss, Optimizer, PenaltyWeight, Schedule
 
 __all__ = ["FIELDS", "trial_of"]
 
@@ -64,6 +64,9 @@ _CALIBRATE += ("solver_seed", "read_out_seed", "sensitivity_seed")
 FIELDS: Final = (*_TRIAL, *_CONVERT, *_DEVICE, *_PERIPHERY, *_CALIBRATE)
 """Every name; docs/studies.md says what they mean."""
 
+_UNCALIBRATED = "uncalibrated"
+"""Of a trial, and of its training: which use the mapping is chosen for."""
+
 _SAMPLE = "sample:"
 """Begins a path in the samples that come with the package."""
 
@@ -74,6 +77,7 @@ _KINDS: Final[Mapping[str, type[Enum]]] = {
     "loss": Loss,
     "optimizer": Optimizer,
     "schedule": Schedule,
+    "penalty_weight": PenaltyWeight,
 }
 """Fields whose value is one of a few names."""
 
@@ -207,8 +211,10 @@ def _training(given: Any, folder: Path, convert: ConvertConfig) -> Path | Finetu
         return _path(given, folder)
     known = [f.name for f in fields(FinetuneConfig) if f.name != "convert"]
     for name in given:
-        if name not in known:
+        if name not in (*known, _UNCALIBRATED):
             raise UsageError(f"training: {name!r} is no field. {suggest(name, known)}")
     found = {name: None if value == "none" else value for name, value in given.items()}
-    # One training serves all devices of a kind.
-    return FinetuneConfig(convert=replace(convert, seed=0), **_part(found, tuple(known)))
+    # One training serves all devices of a kind, and, where it says so, both of their uses.
+    use = found.get(_UNCALIBRATED, convert.uncalibrated)
+    convert = replace(convert, seed=0, uncalibrated=use)
+    return FinetuneConfig(convert=convert, **_part(found, tuple(known)))

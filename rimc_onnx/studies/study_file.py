@@ -34,6 +34,8 @@ _KEYS: tuple[str, ...] = (
     "paper",
 )
 _KEYS += ("lifespan",)
+_TABLES = ("training", "options")
+"""Fields of a trial that are tables of fields themselves."""
 _SWEEP_KEYS = ("name", "base", "grid", "zip", "variants")
 
 
@@ -103,13 +105,27 @@ class _Changes:
     ) -> Trial:
         """Of its fields, or the given one as the device and the draw that the place names."""
         if self.trial is None:
-            return trial_of({**settings, **self.settings}, folder)
+            return trial_of(_changed(settings, self.settings), folder)
         found, method = self.trial, self.trial.method
         if "seed" in names:
             found = replace(found, convert=replace(found.convert, seed=names["seed"]))
         if "draw" in names and method is not None:
             found = replace(found, method=replace(method, sample_seed=names["draw"]))
         return found
+
+
+def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``table.field`` changes a field of the table that a trial has; one without stays without."""
+    found = dict(settings)
+    for name, value in changes.items():
+        table, dot, inner = name.partition(".")
+        if not dot:
+            found[name] = value
+        elif table not in _TABLES:
+            raise UsageError(f"{name!r}: {table!r} is no table. {suggest(table, _TABLES)}")
+        elif isinstance(found.get(table), Mapping):
+            found[table] = {**found[table], inner: value}
+    return found
 
 
 def _numbers(value: int | Sequence[int]) -> list[int]:

@@ -23,7 +23,7 @@ from rimc_onnx.studies.settings import FIELDS, trial_of
 from rimc_onnx.studies.study_file import load_study, shipped_studies, shipped_study
 from rimc_onnx.studies.tables import Named, PlotSpec, TableSpec, curves, make_table
 from rimc_onnx.studies.trial import MEASURED, BaselineMethod, Trial
-from rimc_onnx.training.config import FinetuneConfig, Loss
+from rimc_onnx.training.config import FinetuneConfig, Loss, PenaltyWeight
 
 STUDY = """
 title = "Two ways"
@@ -93,6 +93,25 @@ def test_points_are_the_product_of_axes(study_toml: Path) -> None:
     assert {p.trial.method.num_samples for p in changed if p.trial.method} == {9}
 
 
+def test_a_field_of_a_table_is_changed_where_there_is_one(study_toml: Path) -> None:
+    # Fewer steps for all trainings that train the network of the trials without one.
+    study_toml.write_text(
+        STUDY.replace("none = {", "trained = {training = {penalty = 0.0, steps = 7}}\nnone = {")
+    )
+    points = load_study(study_toml, settings={"training.steps": 3}).points
+    for point in points:
+        training = point.trial.training
+        if point.names["method"] == "trained":
+            assert isinstance(training, FinetuneConfig)
+            assert (training.steps, training.penalty) == (3, 0.0)
+        else:
+            assert training is None
+    with pytest.raises(UsageError, match="Did you mean 'training'"):
+        load_study(study_toml, settings={"trainings.steps": 3})
+    with pytest.raises(UsageError, match="Did you mean 'steps'"):
+        load_study(study_toml, settings={"training.stepz": 3})
+
+
 def test_sweeps_that_are_left_out_leave_their_tables_out(digits: Path) -> None:
     # A chosen part of a study with several sweeps, refused since a table is of another part.
     settings = {"model": str(digits / "model.onnx"), "test": str(digits / "test.npz")}
@@ -156,6 +175,16 @@ def test_fields_reach_the_configuration_that_has_them(digits: Path) -> None:
     assert found.training == FinetuneConfig(
         loss=Loss.FEATURES, steps=5, convert=replace(found.convert, seed=0)
     )
+    found = trial_of({**least, "training": {"penalty_weight": "fisher"}}, digits)
+    assert isinstance(found.training, FinetuneConfig)
+    assert found.training.penalty_weight is PenaltyWeight.FISHER
+    # One training for both uses of a network, where there would be two.
+    training = {"uncalibrated": False}
+    both = [
+        trial_of({**least, "uncalibrated": u, "training": training}, digits) for u in (False, True)
+    ]
+    assert [t.convert.uncalibrated for t in both] == [False, True]
+    assert both[0].training == both[1].training
     assert trial_of({**least, "test": "module:reader"}, digits).test == "module:reader"
     assert trial_of({**least, "model": "sample:digits/model.onnx"}, Path()).model.is_file()
 
@@ -242,6 +271,13 @@ def test_ours_is_compared_by_what_comes_back() -> None:
     assert one.ours_restored == pytest.approx(0.45)
     assert one.is_worse
     assert not compare(paper, [_named(0.75, method="a")])[0].is_worse
+    # A conversion for a calibration is worse without one than another is: it looks like a gain.
+    paper = Paper.of(
+        {"source": "s", "clean": 0.9, "point": [{**point, "against": {"method": "b"}}]}
+    )
+    rows = [_named(0.8, uncalibrated=0.1, method="a"), _named(0.7, uncalibrated=0.7, method="b")]
+    (one,) = compare(paper, rows)
+    assert one.ours_restored == pytest.approx(0.5)
 
 
 def test_methods_of_others_are_not_ours(study_toml: Path) -> None:
