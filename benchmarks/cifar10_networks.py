@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains ResNet-18 and VGG-16 on a folder of images, as ONNX files for ``study --paper tang2025``.
 
-    python -m benchmarks.cifar10_networks FOLDER [--network resnet18 vgg16] [--epochs 2] [-o OUT]
+    python -m benchmarks.cifar10_networks FOLDER [--network resnet18 vgg16] [--epochs 3]
+        [--width 64] [--test-images 1000] [-o OUT]
 
 FOLDER has ``train`` and ``test``, each with a folder of images per class; or folders of classes
 alone, of which every sixth image is for the test. Written are train.npz (float32 ``input``
 [N, 3, 32, 32] and ``labels``; 12 KB an image), calibration.npz (256 images of it), test.npz (in
-random order, so that the first ones are a sample of it) and NETWORK.onnx, whose metadata ``names``
-has the classes. Existing .npz files of OUT are used as they are.
+random order, the first ``--test-images`` of it) and NETWORK.onnx, whose metadata ``names`` has the
+classes. Existing .npz files of OUT are used as they are.
 
 Both networks are those of CIFAR: ResNet-18 with a 3x3 stem and no max-pool, VGG-16 with batch
 norms and one dense layer. The schedule is one cycle of SGD with label smoothing over flipped and
-shifted images. Two epochs of 50,000 images take about 20 minutes of one core with bfloat16 tiles
-(AMX), or seconds of a GPU; published accuracies take 100 epochs and more. Needs the extra
-``torch``, and Pillow.
+shifted images; published accuracies take 100 epochs and more. An epoch of 50,000 images takes some
+ten minutes of one core with bfloat16 tiles (AMX), a quarter of it at half the width, and seconds of
+a GPU. Needs the extra ``torch``, and Pillow.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ import torch
 from torch import Tensor, nn
 
 import rimc_onnx
-from samples.digits.train import strip
 
 SIZE = 32
 _MEAN = np.array((0.4914, 0.4822, 0.4465), np.float32)
@@ -94,7 +94,7 @@ def vgg16(num_classes: int, width: int) -> nn.Sequential:
 NETWORKS = {"resnet18": resnet18, "vgg16": vgg16}
 
 
-def write_data(source: Path, target: Path) -> list[str]:
+def write_data(source: Path, target: Path, test_images: int | None) -> list[str]:
     """The three .npz files, unless they are there; returns the classes."""
     train, test = source / "train", source / "test"
     is_split = train.is_dir() and test.is_dir()
@@ -113,6 +113,7 @@ def write_data(source: Path, target: Path) -> list[str]:
     target.mkdir(parents=True, exist_ok=True)
     for name, (pixels, labels) in parts.items():
         order = np.random.default_rng(0).permutation(len(labels))
+        order = order[: test_images if name == "test" else None]
         images = ((pixels[order] / np.float32(255) - _MEAN) / _STD).transpose(0, 3, 1, 2)
         arrays = {"input": np.ascontiguousarray(images), "labels": labels[order]}
         np.savez(target / f"{name}.npz", **arrays)
@@ -207,7 +208,9 @@ def export(net: nn.Module, classes: list[str], path: Path) -> None:
     )
     assert program is not None
     model = program.model_proto
-    strip(model)
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info):
+        part.ClearField("metadata_props")  # the exporter notes stack traces there
     onnx.helper.set_model_props(model, {"names": json.dumps(dict(enumerate(classes)))})
     onnx.checker.check_model(model, full_check=True)
     partial = path.with_suffix(".partial")
@@ -220,15 +223,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--test-images", type=int, help="as many of them, drawn; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 in the products")
     parser.add_argument("-o", "--output", type=Path, default=Path("cifar10"))
     arguments = parser.parse_args()
-    classes = write_data(arguments.folder, arguments.output)
+    classes = write_data(arguments.folder, arguments.output, arguments.test_images)
     with np.load(arguments.output / "train.npz") as file:
         data = dict(file)
     for name in arguments.network:
