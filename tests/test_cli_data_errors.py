@@ -44,7 +44,7 @@ def images(num: int = 12) -> np.ndarray:
         ({"input": np.full_like(images(), np.nan)}, "NaN or infinity"),
         ({"input": np.where(images() > 0.5, np.inf, 0).astype(np.float32)}, "NaN or infinity"),
         ({"input": images(0)}, "holds no sample"),
-        ({"input": images(12), "labels": np.zeros(11, int)}, "11 samples on axis 0"),
+        ({"input": images(12), "labels": np.zeros(11, int)}, "Give one for every sample"),
         ({"input": images(9)}, "10 samples were asked for, the data has 9"),
     ],
     ids=["name", "rank", "size", "float64", "uint8", "nan", "inf", "none", "counts", "few"],

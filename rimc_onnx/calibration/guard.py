@@ -83,8 +83,9 @@ class Calibration:
         if error is None or error < _WARN_ERROR:
             return None
         return (
-            f"the calibrated model is far from its teacher: error {error:.2f} at its outputs. "
-            "Give more samples or more SRAM, or a device that is less far off."
+            "the calibrated model is far from its teacher: error power at its outputs "
+            f"{error:.2f} of what they vary by over the samples. Give more samples or more SRAM, "
+            "or a device that is less far off."
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one RRAM node: the error of its array and how loud its inputs are.
+"""What is known of one RRAM node: the error of its array and the power of its inputs.
 
 Two ways lead here. Black box: the error is estimated from the device's answers to the teacher's
 inputs. Since the target weight is known, the estimate needs few samples: X (W_t - W_r) = Y - H is
@@ -141,17 +141,17 @@ class NodeProblem:
         return np.asarray(_SHRINK_FRAC * self.moment.diagonal().mean(axis=1), np.float64)
 
     @cached_property
-    def loud_target(self) -> F32:
+    def metric_target(self) -> F32:
         """The target in the metric, C' W_t, [G, d, m]."""
         return self.metric @ self.target
 
     @cached_property
-    def loud_error(self) -> F32:
+    def metric_error(self) -> F32:
         """The error in the metric, C' E, [G, d, m]."""
         return self.metric @ self.error
 
     def without_products(self) -> NodeProblem:
-        """The same, with nothing of what :attr:`loud_target` and :attr:`loud_error` hold."""
+        """The same, with nothing of what :attr:`metric_target` and :attr:`metric_error` hold."""
         return replace(self)
 
     @property
@@ -242,21 +242,21 @@ def _regress(x_x: Gram, x_e: F64, known: F32, variance: F32, noise: F64, held: F
     variance = variance + np.float32(
         _FLOOR_FRAC * variance.mean(dtype=np.float64) + np.finfo(np.float32).tiny
     )
-    loudness = x_x.diagonal()[0].astype(np.float64)
-    unit = loudness.mean()
+    line_power = x_x.diagonal()[0].astype(np.float64)
+    unit = line_power.mean()
     if unit == 0:
         return known
-    power = _PRIOR_FRAC * ((loudness / unit) @ variance / depth) + noise / unit
+    power = _PRIOR_FRAC * ((line_power / unit) @ variance / depth) + noise / unit
     gram = x_x.over(unit)
     solve = gram.inverse(power.mean() / variance.mean(axis=1, dtype=np.float64))
     seen = (x_e / unit).astype(np.float32)
     if known.any():
         seen -= gram @ known
     if held is not None:
-        loud = gram @ held
-        whole = (held * loud).sum(dtype=np.float64)
+        metric_held = gram @ held
+        whole = (held * metric_held).sum(dtype=np.float64)
         share = np.float32((held * seen).sum(dtype=np.float64) / whole if whole > 0 else 0.0)
-        seen -= share * loud
+        seen -= share * metric_held
         known = known + share * held
     rank = depth if gram.rows is None else gram.rows.shape[1]
     is_large = columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS

@@ -61,12 +61,17 @@ def _w_max(node: NodeReport) -> str:
     return f"{node.scaling or ''}{clip}"
 
 
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"
+
+
 def show_conversion(console: Console, report: ConvertReport) -> None:
     """Where every node went and why, then the totals."""
     _show_nodes(console, report.nodes)
     console.line(
-        f"{report.mapped} nodes in RRAM ({report.rram_weights} weights), {report.digital} digital; "
-        f"{report.device}{_at(report.time_s)}, seed {report.seed}, {report.seconds:.1f} s"
+        f"{_nodes(report.mapped)} in RRAM ({report.rram_weights} weights), "
+        f"{report.digital} digital; {report.device}{_at(report.time_s)}, seed {report.seed}, "
+        f"{report.seconds:.1f} s"
     )
     if reads := _reads(report.read_noise_frac, report.read_noise_law, report.iv_curve):
         origin = (
@@ -78,7 +83,7 @@ def show_conversion(console: Console, report: ConvertReport) -> None:
     console.line(f"data of a calibration: {in_options(report.data)}")
     if report.clipped and not report.uncalibrated:
         console.line(
-            f"{report.clipped} of {report.mapped} nodes are clipped, for a calibration whose "
+            f"{report.clipped} of {_nodes(report.mapped)} are clipped, for a calibration whose "
             "sparse cells hold what is cut; for use without one convert with --uncalibrated"
         )
     console.line(f"wrote {report.output}" if report.output else "dry run: nothing was written")
@@ -143,7 +148,7 @@ def show_ageing(console: Console, report: AgeReport) -> None:
     from rimc_onnx.device import format_time
 
     console.line(
-        f"{report.nodes} nodes in RRAM ({report.rram_weights} weights) from "
+        f"{_nodes(report.nodes)} in RRAM ({report.rram_weights} weights) from "
         f"{format_time(report.time_s_before)} to {format_time(report.time_s)} after programming; "
         f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
     )
@@ -208,7 +213,7 @@ def show_inspection(console: Console, report: InspectReport) -> None:
     _show_ranges(console, report.ranges or [])
     state = "converted" if report.converted else "not converted; as convert would map it"
     console.line(
-        f"{state}: {report.mapped} nodes in RRAM ({report.rram_weights} weights), "
+        f"{state}: {_nodes(report.mapped)} in RRAM ({report.rram_weights} weights), "
         f"{report.digital} digital"
     )
     shown_with_nodes = {"scaling", "clip_sigma"}

@@ -153,10 +153,15 @@ class _Stacked(Samples):
         for name, count in counts.items():
             if count != num_samples:
                 axis = self._axes.get(name, 0)
+                todo = (
+                    "Name the axis that counts samples with `batch_axis`, or give a reader, of "
+                    "which every dict is a run."
+                    if name in self._axes
+                    else "Give one for every sample."
+                )
                 raise DataError(
                     f"array {name!r} has {count} samples on axis {axis}, array {first!r} has "
-                    f"{num_samples} on axis {self._axes[first]}. Name the axis that counts samples "
-                    "with `batch_axis`, or give a reader, of which every dict is a run."
+                    f"{num_samples} on axis {self._axes[first]}. {todo}"
                 )
         return num_samples
 

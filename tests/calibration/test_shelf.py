@@ -72,7 +72,7 @@ def test_drafts_from_the_file_are_what_was_put() -> None:
                 (found.problem.error, given.problem.error),
                 (found.problem.target, given.problem.target),
                 (found.problem.metric.dense(), given.problem.metric.dense()),
-                (found.problem.loud_target, given.problem.loud_target),
+                (found.problem.metric_target, given.problem.metric_target),
                 (found.without_magnitude().need, given.without_magnitude().need),
             ):
                 assert array.dtype == expected.dtype

@@ -108,8 +108,8 @@ class Draft:
 
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
-        loudness = self.problem.moment.diagonal()
-        gain = np.square(self.need * self.m[:, None, :]) * loudness[:, :, None]
+        line_power = self.problem.moment.diagonal()
+        gain = np.square(self.need * self.m[:, None, :]) * line_power[:, :, None]
         return gain * np.float32(self.problem.loss_per_power)
 
     def rank_gains(self, s: F32 | None, most: int) -> F64:
@@ -123,10 +123,10 @@ class Draft:
     def remainder(self, s: F32 | None, g: int) -> tuple[F32, F32]:
         """(D - S) o M of one group and its product with the metric, [d, m]."""
         problem, m = self.problem, self.m[g]
-        rest, loud = self.need[g], problem.loud_error[g]
+        rest, metric_rest = self.need[g], problem.metric_error[g]
         if s is not None:
-            rest, loud = rest - s[g], loud - problem.metric[g] @ s[g]
-        return rest * m, (1 - m) * problem.loud_target[g] + m * loud
+            rest, metric_rest = rest - s[g], metric_rest - problem.metric[g] @ s[g]
+        return rest * m, (1 - m) * problem.metric_target[g] + m * metric_rest
 
 
 def draft(
@@ -171,25 +171,25 @@ class _Powers:
     @classmethod
     def of(cls, problem: NodeProblem, correction: _Correction | None = None) -> _Powers:
         """Of the array, or of the array with a correction."""
-        target, loud_target = problem.target, problem.loud_target
-        given, loud = target - problem.error, loud_target - problem.loud_error
+        target, metric_target = problem.target, problem.metric_target
+        given, metric_given = target - problem.error, metric_target - problem.metric_error
         if correction is not None:
             given += correction.held
-            loud += correction.loud
+            metric_given += correction.metric_held
         return cls(
-            wanted=np.maximum((target * loud_target).sum(axis=1, dtype=np.float64), 0.0),
-            along=(given * loud_target).sum(axis=1, dtype=np.float64),
-            given=(given * loud).sum(axis=1, dtype=np.float64),
+            wanted=np.maximum((target * metric_target).sum(axis=1, dtype=np.float64), 0.0),
+            along=(given * metric_target).sum(axis=1, dtype=np.float64),
+            given=(given * metric_given).sum(axis=1, dtype=np.float64),
         )
 
     @property
     def node_gain(self) -> float:
-        """One gain for all bit lines that makes the node as loud as its target."""
+        """One gain for all bit lines that gives the node its target's power."""
         wanted, given = self.wanted.sum(), self.given.sum()
         return float(np.sqrt(wanted / given)) if wanted > 0 and given > 0 else 1.0
 
     def magnitude(self, prior: float) -> F32:
-        """M that makes every bit line as loud as its target, shrunk to one gain.
+        """M that gives every bit line its target's power, shrunk to one gain.
 
         Least squares would give t'Cr / r'Cr, which is too small: an array's errors are independent
         of its target and add to r'Cr alone (errors in variables), so that each node would be a
@@ -242,8 +242,8 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
     a = np.zeros((group, depth, rank), np.float32)
     b = np.zeros((group, rank, columns), np.float32)
     for g in range(group if rank else 0):
-        rest, loud = node.remainder(s, g)
-        _, vectors = _leading(rest, loud, node.problem.metric[g], rank)
+        rest, metric_rest = node.remainder(s, g)
+        _, vectors = _leading(rest, metric_rest, node.problem.metric[g], rank)
         a[g] = rest @ vectors
         b[g] = vectors.T / node.m[g]
     return Adapter(a=a, b=b, m=node.m, s=s)
@@ -258,17 +258,17 @@ def _cells(node: Draft, branch: Adapter | None, start: F32) -> F32:
     problem, found = node.problem, start.copy()
     ridge = (_CELL_RIDGE * problem.ridge).astype(np.float32)
     metric = problem.metric.with_ridge(ridge)
-    loud_a = None if branch is None else problem.metric @ branch.a
+    metric_a = None if branch is None else problem.metric @ branch.a
     group, depth, columns = start.shape
     together = max(1, _MOST_CELLS // (group * depth))
     for part in (np.s_[:, :, i : i + together] for i in range(0, columns, together)):
         m, want = node.m[:, None, :][part], node.need[part]
-        loud = (1 / m - 1) * problem.loud_target[part] + problem.loud_error[part]
-        if branch is not None and loud_a is not None:
+        metric_want = (1 / m - 1) * problem.metric_target[part] + problem.metric_error[part]
+        if branch is not None and metric_a is not None:
             want = want - branch.a @ branch.b[part]
-            loud -= loud_a @ branch.b[part]
-        loud += ridge[:, None, None] * want
-        found[part] = _on_cells(metric, start[part], loud)
+            metric_want -= metric_a @ branch.b[part]
+        metric_want += ridge[:, None, None] * want
+        found[part] = _on_cells(metric, start[part], metric_want)
     return found
 
 
@@ -337,25 +337,25 @@ class _Correction:
 
     held: F32
     """A B + S"""
-    loud: F32
+    metric_held: F32
     """The same in the metric, C' (A B + S)."""
 
     @classmethod
     def of(cls, problem: NodeProblem, adapter: Adapter) -> _Correction:
-        held, loud = adapter.a @ adapter.b, (problem.metric @ adapter.a) @ adapter.b
+        held, metric_held = adapter.a @ adapter.b, (problem.metric @ adapter.a) @ adapter.b
         if adapter.s is not None:
             held += adapter.s
-            loud += problem.metric @ adapter.s
-        return cls(held=held, loud=loud)
+            metric_held += problem.metric @ adapter.s
+        return cls(held=held, metric_held=metric_held)
 
 
-def _leading(rest: F32, loud: F32, metric: Gram, count: int) -> tuple[F64, F64]:
+def _leading(rest: F32, metric_rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
     """Largest eigenvalues of R' C R, ascending, and their vectors [m, count].
 
     R and C R are [d, m].
     """
     if rest.shape[1] <= rest.shape[0]:
-        return _eigen((rest.T @ loud).astype(np.float64), count)
+        return _eigen((rest.T @ metric_rest).astype(np.float64), count)
     # The smaller side: with C = F F', the same eigenvalues are those of F' R R' F.
     root = _root(metric.dense()[0].astype(np.float64))
     values, left = _eigen(root.T @ (rest @ rest.T) @ root, count)
@@ -397,12 +397,12 @@ def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
     What the bias will take away is not counted.
     ``None`` is the array alone.
     """
-    rest, loud = problem.error, problem.loud_error
+    rest, metric_rest = problem.error, problem.metric_error
     if adapter is not None:
         m, added = adapter.m[:, None, :], _Correction.of(problem, adapter)
         rest = (1 - m) * problem.target + m * (rest - added.held)
-        loud = (1 - m) * problem.loud_target + m * (loud - added.loud)
-    total = float((rest * loud).sum(dtype=np.float64)) - float(
+        metric_rest = (1 - m) * problem.metric_target + m * (metric_rest - added.metric_held)
+    total = float((rest * metric_rest).sum(dtype=np.float64)) - float(
         problem.ridge @ np.square(rest).sum(axis=(1, 2), dtype=np.float64)
     )
     return max(total, 0.0) / problem.output_power
