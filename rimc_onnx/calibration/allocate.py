@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.solvers.closed_form import Draft
-from rimc_onnx.execution.parallel import beside_each_other
+from rimc_onnx.execution.parallel import ALONE, beside_each_other
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_RANK
 
@@ -29,7 +29,7 @@ Index = npt.NDArray[np.intp]
 
 _SPARSE_BYTES = 1.5
 """A code of 4 bits and an 8-bit relative index."""
-LARGE_NODE_WEIGHTS = 8 << 20
+LARGE_NODE_WEIGHTS = ALONE
 """Beyond this a node's matrices, some ten of its size, are not held beside another's."""
 _FIRST_RANKS = 32
 _MORE_RANKS = 4
@@ -145,12 +145,16 @@ def _magnitudes(
     if not kinds.magnitude or not kinds.sparse:
         return [kinds.magnitude] * len(drafts)
     count = _num_cells(budget_bytes, kinds, sparse_frac)
-    price = 0.0
-    if count:
-        plain = _Chosen(drafts, [(i, False) for i in range(len(drafts))])
-        price = float(_best_gains(plain, count).min()) / _SPARSE_BYTES
+    gains: list[tuple[float, int]] = []
+
+    def plain() -> Iterator[Draft]:
+        for node in drafts:
+            gains.append((node.magnitude_gain, node.m.size))
+            yield node.without_magnitude()
+
+    best = _best_gains(plain(), count)
+    price = float(best.min()) / _SPARSE_BYTES if count else 0.0
     own = [False] * len(drafts)
-    gains = [(node.magnitude_gain, node.m.size) for node in drafts]
     for i in sorted(range(len(drafts)), key=lambda i: -gains[i][0] / gains[i][1]):
         gain, size = gains[i]
         if gain > price * size and size <= budget_bytes:
@@ -189,10 +193,12 @@ def _best_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
     return cells
 
 
-def _best_gains(drafts: Sequence[Draft], count: int) -> F32:
+def _best_gains(drafts: Iterable[Draft], count: int) -> F32:
     """The ``count`` largest gains of all cells, in no order: of a few nodes at a time."""
     best = np.zeros(0, np.float32)
     for node in drafts:
+        if not count:
+            continue
         # A node can't hold more of the best than there are.
         gains = _largest(node.cell_gains().ravel(), count)
         best = _largest(np.concatenate([best, gains]), count)

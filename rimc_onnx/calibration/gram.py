@@ -58,13 +58,18 @@ class Gram:
 
     def __matmul__(self, other: Array) -> Array:
         """The product with [G, d, n], or with [d, n] where there is one group."""
-        total: Array = np.zeros((), other.dtype)
+        parts = []
         if self.matrix is not None:
-            total = self.matrix @ other
+            parts.append(self.matrix @ other)
         if self.rows is not None:
-            total = total + self.rows.transpose(0, 2, 1) @ (self.rows @ other)
+            parts.append(self.rows.transpose(0, 2, 1) @ (self.rows @ other))
         if self.ridge is not None:
-            total = total + self.ridge[:, None, None].astype(other.dtype) * other
+            parts.append(self.ridge[:, None, None].astype(other.dtype) * other)
+        if not parts:
+            return np.zeros((), other.dtype)
+        total = parts[0]
+        for part in parts[1:]:
+            total = np.add(total, part, out=total if total.dtype >= part.dtype else None)
         return total[0] if other.ndim == 2 and total.ndim == 3 else total
 
     def diagonal(self) -> Array:

@@ -23,6 +23,7 @@ from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
+from rimc_onnx.execution.parallel import for_parts
 from rimc_onnx.ops.geometry import NodeGeometry
 
 __all__ = [
@@ -43,8 +44,6 @@ _FLOOR_FRAC = 0.05
 """Prior variance that every cell has, as a share of the mean squared weight."""
 _MOST_OPERATIONS = 1e9
 """Largest columns * d^2 for which every bit line has a prior of its own in the regression."""
-_MOST_CELLS = 1 << 20
-"""Cells whose systems are solved at once: their vectors stay in the processor's caches."""
 _MOST_STEPS = 16
 """Steps of that regression; most nodes need three to six."""
 _TOLERANCE = 3e-3
@@ -249,7 +248,7 @@ def _regress(x_x: Gram, x_e: F64, known: F32, variance: F32, noise: F64, held: F
     power = _PRIOR_FRAC * ((line_power / unit) @ variance / depth) + noise / unit
     gram = x_x.over(unit)
     solve = gram.inverse(power.mean() / variance.mean(axis=1, dtype=np.float64))
-    seen = (x_e / unit).astype(np.float32)
+    seen = np.divide(x_e, unit, out=np.empty(x_e.shape, np.float32), casting="same_kind")
     if known.any():
         seen -= gram @ known
     if held is not None:
@@ -261,14 +260,14 @@ def _regress(x_x: Gram, x_e: F64, known: F32, variance: F32, noise: F64, held: F
     rank = depth if gram.rows is None else gram.rows.shape[1]
     is_large = columns * depth * min(depth, 2 * rank) > _MOST_OPERATIONS
     ridge = np.divide(power.astype(np.float32), variance, out=variance)
-    together = max(1, _MOST_CELLS // depth)
-    for part in (np.s_[:, i : i + together] for i in range(0, columns, together)):
+
+    def regress(lines: slice) -> None:
+        part = np.s_[:, lines]
         some = np.ascontiguousarray(seen[part])
-        if is_large:
-            seen[part] = solve(some)
-        else:
-            seen[part] = _conjugate_gradients(gram, ridge[part], some, solve)
-    seen += known
+        found = solve(some) if is_large else _conjugate_gradients(gram, ridge[part], some, solve)
+        np.add(found, known[part], out=seen[part])
+
+    for_parts(regress, columns, depth)
     return seen
 
 

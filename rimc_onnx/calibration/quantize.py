@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Adapter
+from rimc_onnx.execution.parallel import for_parts
 from rimc_onnx.ops.adapter import SPARSE_CODES, QuantizedAdapter, lora_shapes, magnitude_codes
 from rimc_onnx.ops.geometry import NodeGeometry
 from rimc_onnx.ops.schema import MAX_CODE_SUM
@@ -53,8 +54,7 @@ def quantize(
 
     m_codes, m_scale = magnitude_codes(adapter.m)
 
-    cells = np.zeros_like(problem.target) if adapter.s is None else adapter.s
-    s_codes, s_scale = _codes(cells, _CODES if dense else SPARSE_CODES)
+    s_codes, s_scale = _cell_codes(adapter.s, problem.target.shape, dense=dense)
     s_scale_f32 = (s_scale * np.float64(x_scale)).astype(np.float32)
     values, index = _sparse(s_codes, geometry, dense=dense)
     a_shape, b_shape, ranks = lora_shapes(geometry, a.shape[2])
@@ -75,11 +75,34 @@ def quantize(
         a=a,
         b=(b_codes * b_scale_f32[:, None, :] / u_step[:, :, None]).astype(np.float32),
         m=(m_codes * np.float64(m_scale)).astype(np.float32).reshape(adapter.m.shape),
-        s=None
-        if adapter.s is None
-        else (s_codes * s_scale_f32[:, None, :] / np.float64(x_scale)).astype(np.float32),
+        s=None if adapter.s is None else _stored_cells(s_codes, s_scale_f32, float(x_scale)),
     )
     return codes, stored
+
+
+def _cell_codes(s: F32 | None, shape: tuple[int, ...], *, dense: bool) -> tuple[Int8, F64]:
+    """Codes of sparse cells [G, d, m], and the scale of each bit line [G, m]."""
+    codes, scale = np.zeros(shape, np.int8), np.ones(shape[::2])
+
+    def fill(lines: slice) -> None:
+        found, scale[:, lines] = _codes(s[:, :, lines], _CODES if dense else SPARSE_CODES)
+        codes[:, :, lines] = found
+
+    if s is not None:
+        for_parts(fill, shape[2], shape[0] * shape[1])
+    return codes, scale
+
+
+def _stored_cells(codes: Int8, scale: F32, x_scale: float) -> F32:
+    """What codes of sparse cells stand for."""
+    found = np.empty(codes.shape, np.float32)
+
+    def fill(lines: slice) -> None:
+        part = np.s_[:, :, lines]
+        found[part] = codes[part].astype(np.float64) * scale[:, None, lines] / x_scale
+
+    for_parts(fill, codes.shape[2], codes.shape[0] * codes.shape[1])
+    return found
 
 
 def _codes(values: F32 | F64, most: int = _CODES) -> tuple[F64, F64]:
@@ -106,12 +129,12 @@ def _refit(adapter: Adapter, a: F32, metric: Gram) -> F64:
 
 
 def _sparse(
-    codes: F64, geometry: NodeGeometry, *, dense: bool
+    codes: Int8, geometry: NodeGeometry, *, dense: bool
 ) -> tuple[Int8, npt.NDArray[np.int64]]:
     """Values and C-order index in the weight's own layout; codes of zero need no place."""
     flat = geometry.weight(codes).reshape(-1)
     index = np.arange(flat.size) if dense else np.flatnonzero(flat)
-    return flat[index].astype(np.int8), index.astype(np.int64)
+    return flat[index], index.astype(np.int64)
 
 
 def _in_place(codes: Int8, geometry: NodeGeometry, shape: tuple[int, ...]) -> Int8:

@@ -37,8 +37,9 @@ Array = npt.NDArray[Any]
 
 _ERROR_FRAC = 0.2
 """Error of the weights, as a share of themselves."""
-_DRAWN = 1 << 20
-"""Test errors drawn at once; what is drawn does not depend on it."""
+_DRAWN = 1 << 16
+"""Test errors drawn at once, as the processor's caches hold them; what is drawn does not depend on
+it."""
 _NODE_RUNS = 128
 """Nodes * samples that are run to the end of the model."""
 _LOUD = 4.0

@@ -104,9 +104,9 @@ class Shelf(Sequence[Draft]):
         Raises:
             CalibrationError: the folder for temporary files has no room.
         """
-        # Target, error and need; the Gram matrix.
+        # Target and error; the Gram matrix.
         gram = draft.problem.statistics.x_cov
-        num_bytes = 3 * draft.problem.error.nbytes + sum(a.nbytes for a in _parts(gram).values())
+        num_bytes = 2 * draft.problem.error.nbytes + sum(a.nbytes for a in _parts(gram).values())
         with self._lock:
             is_held = num_bytes <= self._free_bytes
             self._free_bytes -= num_bytes if is_held else self._free_bytes
@@ -116,7 +116,7 @@ class Shelf(Sequence[Draft]):
         problem = draft.problem
         try:
             return _Put(
-                draft=replace(draft, need=_NONE, problem=_thin(problem)),
+                draft=replace(draft, problem=_thin(problem)),
                 error=self._write(problem.error),
                 gram={n: self._write(part) for n, part in _parts(problem.statistics.x_cov).items()},
             )
@@ -151,7 +151,7 @@ class Shelf(Sequence[Draft]):
             error=self._read(put.error),
             statistics=replace(thin.statistics, x_cov=gram),
         )
-        return replace(put.draft, problem=problem, need=put.draft.need_of(problem))
+        return replace(put.draft, problem=problem)
 
 
 def _parts(gram: Gram) -> dict[str, Array]:

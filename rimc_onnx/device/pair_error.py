@@ -33,6 +33,8 @@ _POINTS = 256
 """Of the lattice."""
 _STEP = 97
 """Of its second axis; odd, so every part of it has one point."""
+_CELLS = 1 << 17
+"""Of a weight at once: what is computed for them stays in the processor's caches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,21 +83,40 @@ def expected_array(
     shape = [1] * w.ndim
     shape[column_axis] = -1
     c = w_max.astype(np.float32).reshape(shape if w_max.size > 1 else [1] * w.ndim)
-    size = np.abs(w)
-    u = np.divide(size, c, out=np.zeros_like(size), where=c > 0)
-    knot = np.rint(np.minimum(u, 1, out=u) * (KNOTS - 1), out=u).astype(np.int32)
-    held, variance = np.minimum(size, c), table.variance
+    variance = table.variance
     if config.level_bits is not None:
         # Which level a weight is rounded to is known.
-        cells, limits = (a.astype(np.float64).ravel() for a in np.broadcast_arrays(held, c))
-        held = slice_weight(cells, limits, config).w_mapped.astype(np.float32).reshape(w.shape)
         variance = np.maximum(variance - _rounding_variance(config.level_bits, config), 0)
-    held = held + c * table.mean.astype(np.float32)[knot]
-    return ExpectedArray(
-        error=np.where(size > 0, w - np.copysign(1, w) * held, np.float32(0)),
-        variance=np.square(c) * variance.astype(np.float32)[knot],
-        read_variance=None if reads is None else np.square(c) * reads.astype(np.float32)[knot],
+    mean, variances = table.mean.astype(np.float32), variance.astype(np.float32)
+    read = None if reads is None else reads.astype(np.float32)
+    found = ExpectedArray(
+        error=np.empty(w.shape, np.float32),
+        variance=np.empty(w.shape, np.float32),
+        read_variance=None if read is None else np.empty(w.shape, np.float32),
     )
+    together = max(1, _CELLS * len(w) // max(w.size, 1))
+    for part in (np.s_[i : i + together] for i in range(0, len(w), together)):
+        limit = c[part] if len(c) > 1 else c
+        size = np.abs(w[part])
+        u = np.divide(size, limit, out=np.zeros_like(size), where=limit > 0)
+        knot = np.rint(np.minimum(u, 1, out=u) * (KNOTS - 1), out=u).astype(np.int32)
+        held = np.minimum(size, limit)
+        if config.level_bits is not None:
+            held = _rounded(held, limit, config)
+        held = held + limit * mean[knot]
+        lost = w[part] - np.copysign(1, w[part]) * held
+        found.error[part] = np.where(size > 0, lost, np.float32(0))
+        square = np.square(limit)
+        np.multiply(square, variances[knot], out=found.variance[part])
+        if read is not None and found.read_variance is not None:
+            np.multiply(square, read[knot], out=found.read_variance[part])
+    return found
+
+
+def _rounded(held: Float32Array, limit: Float32Array, config: DeviceConfig) -> Float32Array:
+    """Weights of no sign as levels hold them."""
+    cells, limits = (a.astype(np.float64).ravel() for a in np.broadcast_arrays(held, limit))
+    return slice_weight(cells, limits, config).w_mapped.astype(np.float32).reshape(held.shape)
 
 
 def _rounding_variance(level_bits: int, config: DeviceConfig) -> float:

@@ -16,11 +16,23 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["beside_each_other", "limit_threads", "one_blas_thread", "session_threads"]
+__all__ = [
+    "ALONE",
+    "PART",
+    "beside_each_other",
+    "for_parts",
+    "limit_threads",
+    "one_blas_thread",
+    "session_threads",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+ALONE = 8 << 20
+"""Numbers of a matrix beyond which it is not worked on beside others, but its parts are."""
+PART = 1 << 20
+"""Numbers of a part: what is computed of it stays in the processor's caches."""
 _MOST_WORKERS = 4
 """Each holds a node's matrices: a bound on memory."""
 
@@ -74,6 +86,23 @@ def beside_each_other(
             # After an error, or when nobody asks on: what has not begun must not.
             for future in waiting:
                 future.cancel()
+
+
+def for_parts(function: Callable[[slice], object], count: int, size: int) -> None:
+    """``function`` of slices of 0..count-1, so many that ``size`` numbers each are :data:`PART`.
+
+    What a slice is does not depend on the number of threads, on which those of a large matrix are.
+    """
+    together = max(1, PART // max(size, 1))
+    parts = [slice(i, min(i + together, count)) for i in range(0, count, together)]
+    workers = min(_cores(), _MOST_WORKERS, len(parts)) if count * size > ALONE else 1
+    if workers == 1:
+        for part in parts:
+            function(part)
+        return
+    with ThreadPoolExecutor(workers, "rimc-part") as pool:
+        for _ in pool.map(function, parts):
+            pass
 
 
 def _cores() -> int:

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnx import helper
 
 from rimc_onnx.execution.external_data import forget_pages
+from rimc_onnx.execution.model_bytes import bytes_with_initializers
 from rimc_onnx.execution.sessions import Session, SessionFactory, run_session
 from rimc_onnx.ops.schema import DOMAIN
 
@@ -365,12 +366,11 @@ def _session(
     for name in names:
         value = model.graph.initializers.get(name)
         if value is not None and value.const_value is not None:
-            initializers.append(_inline_tensor(value.const_value, name))
+            initializers.append((name, value.const_value))
     graph = onnx.GraphProto(name="piece")
     graph.node.extend(ir.serde.serialize_node(n) for n in nodes)
     graph.input.extend(inputs)
     graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
-    graph.initializer.extend(initializers)
     proto = helper.make_model(
         graph,
         ir_version=model.ir_version,
@@ -378,7 +378,7 @@ def _session(
     )
     needless = {DOMAIN} if getattr(factory, "has_kernels", False) else set()
     proto.functions.extend(_functions(model, nodes, needless))
-    content = proto.SerializeToString()
+    content = bytes_with_initializers(proto, initializers)
     forget_pages(model)
     return factory(content)
 
@@ -417,11 +417,3 @@ def _function(function: ir.Function) -> _Written:
             calls=frozenset(node.op_identifier() for node in _with_bodies(function)),
         )
     return _written[function]
-
-
-def _inline_tensor(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
-    proto = ir.serde.serialize_tensor(tensor)
-    proto.name = name
-    return proto

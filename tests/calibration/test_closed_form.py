@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.moments import SecondMoments
 from rimc_onnx.calibration.problem import NodeProblem, Statistics
 from rimc_onnx.calibration.solvers import closed_form as module
+from rimc_onnx.calibration.solvers import leading
 from rimc_onnx.calibration.solvers.closed_form import (
     Adapter,
     ClosedFormConfig,
@@ -20,6 +22,7 @@ from rimc_onnx.calibration.solvers.closed_form import (
     squared_error,
 )
 from rimc_onnx.errors import ConfigError
+from rimc_onnx.execution import parallel
 from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
@@ -70,8 +73,7 @@ def fit(
 
 def at_one(node: Draft) -> Draft:
     """The node with M at 1, so that what is left is its error itself."""
-    node = replace(node, m=np.ones_like(node.m), prior=np.inf)
-    return replace(node, need=node.need_of(node.problem))
+    return replace(node, m=np.ones_like(node.m), prior=np.inf)
 
 
 # More word lines than bit lines and the other way round are two paths through the solver.
@@ -136,6 +138,7 @@ def test_sparse_cells_make_up_for_those_beside_them(
     # Cells that hold their own error alone, though their input is almost that of the word line
     # beside them; bit lines that are done in parts and get the cells of another.
     monkeypatch.setattr(module, "_MOST_CELLS", most_cells)
+    monkeypatch.setattr(parallel, "PART", most_cells)
     d, m = 10, 12
     x = rng(1).standard_normal((2000, d))
     x[:, 1::2] = x[:, ::2] + 0.2 * x[:, 1::2]
@@ -389,12 +392,46 @@ def test_wide_nodes_give_the_adapter_of_the_dense_solver(monkeypatch: pytest.Mon
     problem = known(x, rng(2).standard_normal((300, 280)), error)
     products = []
     for limit in (256, 1024):
-        monkeypatch.setattr(module, "_DENSE_EIGEN", limit)
+        monkeypatch.setattr(leading, "_DENSE_EIGEN", limit)
         adapter = fit(problem, 4)
         products.append(adapter.a[0] @ adapter.b[0])
     scale = np.abs(products[1]).max()
     # Both are eigenvectors of one float32 matrix.
     np.testing.assert_allclose(products[0], products[1], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("columns", [900, 700])
+def test_large_nodes_give_the_ranks_of_the_dense_solver(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    # Rows of few samples stand out, and behind them is a crowd without end: ranks that miss one
+    # of the first, vectors that are no longer at right angles, far less of the crowd than there is.
+    d, count, samples = 800, 40, 11
+    rows = np.float32(rng(1).standard_normal((1, samples, d)))
+    metric = Gram(rows=rows, ridge=np.array([0.1 * samples]))
+    rest = np.float32(rng(2).standard_normal((d, columns)) * rng(3).uniform(0.1, 2, (d, 1)))
+    loud = metric @ rest
+    wanted, _ = leading.leading(rest, loud, metric, count)
+    monkeypatch.setattr(leading, "_MOST_FORMED", 0)
+    values, vectors = leading.leading(rest, loud, metric, count)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values[-samples:], wanted[-samples:], rtol=1e-4)
+    assert values[:-samples].sum() > 0.96 * wanted[:-samples].sum()
+    held = np.square(rows[0] @ rest @ vectors).sum(axis=0)
+    held += 0.1 * samples * np.square(rest @ vectors).sum(axis=0)
+    np.testing.assert_allclose(held, values, rtol=1e-4)
+
+
+def test_large_nodes_without_an_error_have_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A Krylov space of nothing, and one that the first products exhaust: NaN in A and B.
+    monkeypatch.setattr(leading, "_MOST_FORMED", 0)
+    metric = Gram(rows=np.zeros((1, 1, 300), np.float32), ridge=np.ones(1))
+    for rest in (np.zeros((300, 300)), np.outer(np.arange(300), np.ones(300))):
+        given = np.float32(rest)
+        values, vectors = leading.leading(given, metric @ given, metric, 4)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(values[-1], np.square(rest).sum(), rtol=1e-5)
+        np.testing.assert_allclose(values[:-1], 0, atol=1e-6 * values[-1])
 
 
 @pytest.mark.parametrize(

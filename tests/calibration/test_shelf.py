@@ -91,8 +91,8 @@ def test_first_drafts_stay_in_memory() -> None:
     with Shelf([pair, other], held_bytes=5000) as shelf:
         shelf.put(pair, given)
         shelf.put(other, large)
-        assert shelf[0].need is given.need
-        assert shelf[1].need is not large.need
+        assert shelf[0].problem.error is given.problem.error
+        assert shelf[1].problem.error is not large.problem.error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

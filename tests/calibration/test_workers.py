@@ -11,7 +11,8 @@ import pytest
 import scipy.linalg  # noqa: F401  its BLAS is one of those counted
 from threadpoolctl import threadpool_info
 
-from rimc_onnx.execution.parallel import beside_each_other
+from rimc_onnx.execution import parallel
+from rimc_onnx.execution.parallel import beside_each_other, for_parts
 
 
 def blas_threads() -> list[int]:
@@ -73,3 +74,21 @@ def test_first_error_ends_the_work() -> None:
     with pytest.raises(ValueError, match="node 0"):
         list(beside_each_other(fails, items(), workers=1))
     assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("alone", [0, 1 << 30])
+def test_parts_cover_all_whatever_the_threads(monkeypatch: pytest.MonkeyPatch, alone: int) -> None:
+    # A last part that is left out or goes too far, parts that depend on threads, an error lost.
+    monkeypatch.setattr(parallel, "PART", 30)
+    monkeypatch.setattr(parallel, "ALONE", alone)
+    seen: list[tuple[int, int]] = []
+    for_parts(lambda part: seen.append((part.start, part.stop)), 8, 10)
+    assert sorted(seen) == [(0, 3), (3, 6), (6, 8)]
+    for_parts(seen.append, 0, 10)
+    assert len(seen) == 3
+
+    def fails(part: slice) -> None:
+        raise ValueError(part)
+
+    with pytest.raises(ValueError, match="slice"):
+        for_parts(fails, 8, 10)

@@ -10,31 +10,34 @@ the best rank-r part in that metric is (R o M) V V' / M, where V are the leading
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
 from rimc_onnx.calibration.problem import NodeProblem
+from rimc_onnx.calibration.solvers.leading import leading
 from rimc_onnx.errors import ConfigError
+from rimc_onnx.execution.parallel import for_parts
 
 __all__ = ["Adapter", "ClosedFormConfig", "Draft", "draft", "finish", "mean_error", "squared_error"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Lines = tuple[slice, slice, slice]
+"""Some bit lines of arrays [G, d, m]."""
 
-_DENSE_EIGEN = 256
-"""Up to this size all eigenvectors cost less than finding a few of them."""
 _OWN_GAIN = 4.0
 """A bit line's own gain lies within this factor of its node's."""
 _CELL_RIDGE = 10.0
 """Uncorrelated power in the metric of sparse cells beside that of the metric, as a multiple."""
 _CELL_STEPS = 4
 _MOST_CELLS = 1 << 20
-"""Of bit lines whose sparse cells are found at once, and numbers of the systems for that."""
+"""Numbers of the systems of bit lines whose sparse cells are found at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,6 @@ class Draft:
     problem: NodeProblem
     m: F32
     """[G, m]"""
-    need: F32
-    """D = W_t / M - W_r, [G, d, m]"""
     prior: float
     """What the prior of one gain for the node is worth, as a multiple of the samples; infinity
     leaves bit lines no gains of their own."""
@@ -95,12 +96,20 @@ class Draft:
         if self.prior == math.inf:
             return self
         m = np.full_like(self.m, self.node_gain)
-        plain = replace(self, m=m, prior=math.inf, magnitude_gain=0.0)
-        return replace(plain, need=plain.need_of(self.problem))
+        return replace(self, m=m, prior=math.inf, magnitude_gain=0.0)
 
-    def need_of(self, problem: NodeProblem) -> F32:
-        """``need`` with this M."""
-        return _need(problem, self.m)
+    @cached_property
+    def need(self) -> F32:
+        """D = W_t / M - W_r, [G, d, m]."""
+        problem, m = self.problem, self.m[:, None, :]
+        found = np.empty_like(problem.target)
+
+        def fill(at: Lines) -> None:
+            target = problem.target[at]
+            np.subtract(target / m[at], target - problem.error[at], out=found[at])
+
+        _by_lines(fill, found.shape)
+        return found
 
     def without_products(self) -> Draft:
         """The same node, which holds no products with the metric: many wait beside each other."""
@@ -109,24 +118,39 @@ class Draft:
     def cell_gains(self) -> F32:
         """Loss that keeping a cell removes, [G, d, m]."""
         line_power = self.problem.moment.diagonal()
-        gain = np.square(self.need * self.m[:, None, :]) * line_power[:, :, None]
-        return gain * np.float32(self.problem.loss_per_power)
+        found = np.empty_like(self.need)
+
+        def fill(at: Lines) -> None:
+            gain = np.square(self.need[at] * self.m[:, None, :][at]) * line_power[:, :, None]
+            np.multiply(gain, np.float32(self.problem.loss_per_power), out=found[at])
+
+        _by_lines(fill, found.shape)
+        return found
 
     def rank_gains(self, s: F32 | None, most: int) -> F64:
         """Loss that each rank removes once ``s`` is kept, largest first, [most]."""
         values = np.zeros(most)
         for g in range(len(self.need)):
-            found, _ = _leading(*self.remainder(s, g), self.problem.metric[g], most)
+            found, _ = leading(*self.remainder(s, g), self.problem.metric[g], most)
             values += np.maximum(found[::-1], 0)
         return values * self.problem.loss_per_power
 
     def remainder(self, s: F32 | None, g: int) -> tuple[F32, F32]:
         """(D - S) o M of one group and its product with the metric, [d, m]."""
-        problem, m = self.problem, self.m[g]
-        rest, metric_rest = self.need[g], problem.metric_error[g]
-        if s is not None:
-            rest, metric_rest = rest - s[g], metric_rest - problem.metric[g] @ s[g]
-        return rest * m, (1 - m) * problem.metric_target[g] + m * metric_rest
+        problem, metric = self.problem, self.problem.metric[g]
+        metric_target, metric_error = problem.metric_target, problem.metric_error
+        found = np.empty(self.need.shape[1:], np.float32), np.empty(metric_error.shape[1:], "f4")
+
+        def fill(lines: Lines) -> None:
+            at, m = lines[1:], self.m[g][lines[2]]
+            rest, metric_rest = self.need[g][at], metric_error[g][at]
+            if s is not None:
+                rest, metric_rest = rest - s[g][at], metric_rest - metric @ s[g][at]
+            np.multiply(rest, m, out=found[0][at])
+            np.add((1 - m) * metric_target[g][at], m * metric_rest, out=found[1][at])
+
+        _by_lines(fill, (1, *found[0].shape))
+        return found
 
 
 def draft(
@@ -145,16 +169,15 @@ def draft(
     return Draft(
         problem=problem,
         m=m,
-        need=_need(problem, m),
         prior=prior,
         node_gain=powers.node_gain,
         magnitude_gain=gain,
     )
 
 
-def _need(problem: NodeProblem, m: F32) -> F32:
-    """W_t / M - W_r, [G, d, m]."""
-    return problem.target / m[:, None, :] - (problem.target - problem.error)
+def _by_lines(function: Callable[[Lines], object], shape: tuple[int, ...]) -> None:
+    """``function`` of some bit lines of arrays [G, d, m] at a time."""
+    for_parts(lambda lines: function(np.s_[:, :, lines]), shape[2], shape[0] * shape[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,16 +194,26 @@ class _Powers:
     @classmethod
     def of(cls, problem: NodeProblem, correction: _Correction | None = None) -> _Powers:
         """Of the array, or of the array with a correction."""
-        target, metric_target = problem.target, problem.metric_target
-        given, metric_given = target - problem.error, metric_target - problem.metric_error
-        if correction is not None:
-            given += correction.held
-            metric_given += correction.metric_held
-        return cls(
-            wanted=np.maximum((target * metric_target).sum(axis=1, dtype=np.float64), 0.0),
-            along=(given * metric_target).sum(axis=1, dtype=np.float64),
-            given=(given * metric_given).sum(axis=1, dtype=np.float64),
-        )
+        metric_target, metric_error = problem.metric_target, problem.metric_error
+        group, _, columns = problem.target.shape
+        found = cls(**{name: np.empty((group, columns)) for name in ("wanted", "along", "given")})
+
+        def fill(at: Lines) -> None:
+            target, metric_target_at = problem.target[at], metric_target[at]
+            given, metric_given = target - problem.error[at], metric_target_at - metric_error[at]
+            if correction is not None:
+                held, metric_held = correction.of_lines(at)
+                given += held
+                metric_given += metric_held
+            lines = at[::2]
+            found.wanted[lines] = np.maximum(
+                (target * metric_target_at).sum(axis=1, dtype=np.float64), 0.0
+            )
+            found.along[lines] = (given * metric_target_at).sum(axis=1, dtype=np.float64)
+            found.given[lines] = (given * metric_given).sum(axis=1, dtype=np.float64)
+
+        _by_lines(fill, problem.target.shape)
+        return found
 
     @property
     def node_gain(self) -> float:
@@ -224,7 +257,6 @@ def finish(node: Draft, *, rank: int, s: F32 | None) -> Adapter:
         # A bit line whose own answer told nothing of its gain keeps it.
         m = np.where(node.m == 1, np.float32(1), powers.magnitude(node.prior))
         node = replace(node, m=m)
-        node = replace(node, need=node.need_of(problem))
         s = None if s is None else np.where(s != 0, node.need, np.float32(0))
         adapter = _branch(node, rank, s) if s is None else adapter
     if s is None:
@@ -243,7 +275,7 @@ def _branch(node: Draft, rank: int, s: F32 | None) -> Adapter:
     b = np.zeros((group, rank, columns), np.float32)
     for g in range(group if rank else 0):
         rest, metric_rest = node.remainder(s, g)
-        _, vectors = _leading(rest, metric_rest, node.problem.metric[g], rank)
+        _, vectors = leading(rest, metric_rest, node.problem.metric[g], rank)
         a[g] = rest @ vectors
         b[g] = vectors.T / node.m[g]
     return Adapter(a=a, b=b, m=node.m, s=s)
@@ -255,20 +287,22 @@ def _cells(node: Draft, branch: Adapter | None, start: F32) -> F32:
     The least error in a metric that has more uncorrelated power than C': a cell that makes up for
     others relies on correlations, of which few samples tell. By conjugate gradients from ``start``.
     """
-    problem, found = node.problem, start.copy()
+    problem, found = node.problem, np.empty_like(start)
     ridge = (_CELL_RIDGE * problem.ridge).astype(np.float32)
     metric = problem.metric.with_ridge(ridge)
     metric_a = None if branch is None else problem.metric @ branch.a
-    group, depth, columns = start.shape
-    together = max(1, _MOST_CELLS // (group * depth))
-    for part in (np.s_[:, :, i : i + together] for i in range(0, columns, together)):
-        m, want = node.m[:, None, :][part], node.need[part]
-        metric_want = (1 / m - 1) * problem.metric_target[part] + problem.metric_error[part]
+    metric_target, metric_error = problem.metric_target, problem.metric_error
+
+    def fill(at: Lines) -> None:
+        m, want = node.m[:, None, :][at], node.need[at]
+        metric_want = (1 / m - 1) * metric_target[at] + metric_error[at]
         if branch is not None and metric_a is not None:
-            want = want - branch.a @ branch.b[part]
-            metric_want -= metric_a @ branch.b[part]
+            want = want - branch.a @ branch.b[at]
+            metric_want -= metric_a @ branch.b[at]
         metric_want += ridge[:, None, None] * want
-        found[part] = _on_cells(metric, start[part], metric_want)
+        found[at] = _on_cells(metric, start[at], metric_want)
+
+    _by_lines(fill, found.shape)
     return found
 
 
@@ -335,60 +369,24 @@ def _solved(metric: Gram, x: F32, wanted: F32 | F64, held: npt.NDArray[np.bool_]
 class _Correction:
     """What an adapter adds to an array, [G, d, m]."""
 
-    held: F32
-    """A B + S"""
-    metric_held: F32
-    """The same in the metric, C' (A B + S)."""
+    adapter: Adapter
+    metric: Gram
+    metric_a: F32
+    """A in the metric."""
 
     @classmethod
     def of(cls, problem: NodeProblem, adapter: Adapter) -> _Correction:
-        held, metric_held = adapter.a @ adapter.b, (problem.metric @ adapter.a) @ adapter.b
-        if adapter.s is not None:
-            held += adapter.s
-            metric_held += problem.metric @ adapter.s
-        return cls(held=held, metric_held=metric_held)
+        metric = problem.metric
+        return cls(adapter=adapter, metric=metric, metric_a=metric @ adapter.a)
 
-
-def _leading(rest: F32, metric_rest: F32, metric: Gram, count: int) -> tuple[F64, F64]:
-    """Largest eigenvalues of R' C R, ascending, and their vectors [m, count].
-
-    R and C R are [d, m].
-    """
-    if rest.shape[1] <= rest.shape[0]:
-        return _eigen((rest.T @ metric_rest).astype(np.float64), count)
-    # The smaller side: with C = F F', the same eigenvalues are those of F' R R' F.
-    root = _root(metric.dense()[0].astype(np.float64))
-    values, left = _eigen(root.T @ (rest @ rest.T) @ root, count)
-    smallest = float(np.finfo(np.float32).tiny)
-    floor = float(np.finfo(np.float32).eps) * max(float(values[-1]), smallest)
-    # A direction without power corrects nothing: its vector is zero.
-    scale = np.where(values > floor, 1 / np.sqrt(np.maximum(values, floor)), 0)
-    return values, (rest.T @ (root @ left)) * scale
-
-
-def _root(matrix: F64) -> F64:
-    """F with F F' = ``matrix``, [d, d]."""
-    import scipy.linalg  # here, as in gram.py
-
-    try:
-        return np.asarray(scipy.linalg.cholesky(matrix, lower=True, check_finite=False))
-    except scipy.linalg.LinAlgError:
-        # Inputs that hardly vary beside their mean: rounding may make their power negative.
-        power, directions = scipy.linalg.eigh(matrix, check_finite=False)
-        return np.asarray(directions * np.sqrt(np.maximum(power, 0)))
-
-
-def _eigen(matrix: F64, count: int) -> tuple[F64, F64]:
-    import scipy.linalg  # here, as in gram.py
-    import scipy.sparse.linalg
-
-    size = len(matrix)
-    if size <= _DENSE_EIGEN or 4 * count > size:
-        values, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - count, size - 1))
-    else:
-        # The start vector is fixed, so that the same problem gives the same adapter.
-        values, vectors = scipy.sparse.linalg.eigsh(matrix, k=count, v0=np.ones(size))
-    return values, vectors
+    def of_lines(self, at: Lines) -> tuple[F32, F32]:
+        """A B + S, and the same in the metric, C' (A B + S)."""
+        b, s = self.adapter.b[at], self.adapter.s
+        held, metric_held = self.adapter.a @ b, self.metric_a @ b
+        if s is not None:
+            held += s[at]
+            metric_held += self.metric @ s[at]
+        return held, metric_held
 
 
 def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
@@ -397,21 +395,36 @@ def squared_error(problem: NodeProblem, adapter: Adapter | None) -> float:
     What the bias will take away is not counted.
     ``None`` is the array alone.
     """
-    rest, metric_rest = problem.error, problem.metric_error
-    if adapter is not None:
-        m, added = adapter.m[:, None, :], _Correction.of(problem, adapter)
-        rest = (1 - m) * problem.target + m * (rest - added.held)
-        metric_rest = (1 - m) * problem.metric_target + m * (metric_rest - added.metric_held)
-    total = float((rest * metric_rest).sum(dtype=np.float64)) - float(
-        problem.ridge @ np.square(rest).sum(axis=(1, 2), dtype=np.float64)
-    )
+    metric_target, metric_error = problem.metric_target, problem.metric_error
+    added = None if adapter is None else _Correction.of(problem, adapter)
+    totals: dict[int, float] = {}
+
+    def add(at: Lines) -> None:
+        rest, metric_rest = problem.error[at], metric_error[at]
+        if adapter is not None and added is not None:
+            m = adapter.m[:, None, :][at]
+            held, metric_held = added.of_lines(at)
+            rest = (1 - m) * problem.target[at] + m * (rest - held)
+            metric_rest = (1 - m) * metric_target[at] + m * (metric_rest - metric_held)
+        uncorrelated = problem.ridge @ np.square(rest).sum(axis=(1, 2), dtype=np.float64)
+        totals[at[2].start] = float((rest * metric_rest).sum(dtype=np.float64)) - float(
+            uncorrelated
+        )
+
+    _by_lines(add, problem.error.shape)
+    total = sum(totals[start] for start in sorted(totals))
     return max(total, 0.0) / problem.output_power
 
 
 def mean_error(problem: NodeProblem, adapter: Adapter) -> F32:
     """What the node's mean output lacks on the teacher's inputs, bias aside, [G, m]."""
-    realised = problem.target - problem.error + adapter.a @ adapter.b
-    if adapter.s is not None:
-        realised = realised + adapter.s
-    mean = (problem.statistics.x_mean[:, None, :] @ realised)[:, 0, :] * adapter.m
-    return problem.statistics.y_mean - mean
+    mean = np.empty_like(adapter.m)
+
+    def fill(at: Lines) -> None:
+        realised = problem.target[at] - problem.error[at] + adapter.a @ adapter.b[at]
+        if adapter.s is not None:
+            realised = realised + adapter.s[at]
+        mean[at[::2]] = (problem.statistics.x_mean[:, None, :] @ realised)[:, 0, :]
+
+    _by_lines(fill, problem.target.shape)
+    return problem.statistics.y_mean - mean * adapter.m
