@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.execution.parallel import PART
+
 __all__ = ["OutputFigures", "output_figures"]
 
 Array = npt.NDArray[Any]
@@ -43,16 +45,13 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         given = student.get(name)
         if given is None or not _are_comparable(wanted, given):
             continue
-        pairs = [
-            (t.astype(np.float64), o.astype(np.float64)) for t, o in zip(wanted, given, strict=True)
-        ]
-        power = sum(float(np.square(t).sum()) for t, _ in pairs)
-        error = sum(float(np.square(o - t).sum()) for t, o in pairs)
-        variance = _variance([t for t, _ in pairs]) or power
+        power = _power(wanted)
+        error = _power(given, wanted)
+        variance = _variance(wanted) or power
         if not (math.isfinite(power) and variance > 0):
             continue
         if not errors:
-            agreement = _agreement(pairs)
+            agreement = _agreement(list(zip(wanted, given, strict=True)))
         errors.append(error / variance if math.isfinite(error) else math.inf)
         told = 0 < error < math.inf
         sqnr_db[name] = 10 * math.log10(power / error) if told else None
@@ -75,21 +74,43 @@ def _are_comparable(wanted: Chunks, given: Chunks) -> bool:
     )
 
 
+def _power(chunks: Chunks, beside: Chunks | None = None) -> float:
+    """Sum of squares, or of those of the differences; in float64, which holds a part at a time."""
+    totals = []
+    for index, chunk in enumerate(chunks):
+        values = chunk.reshape(-1)
+        others = None if beside is None else beside[index].reshape(-1)
+        for start in range(0, values.size, PART):
+            part = values[start : start + PART].astype(np.float64)
+            if others is not None:
+                part -= others[start : start + PART]
+            totals.append(float(np.square(part).sum()))
+    return sum(totals)
+
+
 def _variance(chunks: Chunks) -> float:
     """Sum of squares about the mean over samples.
 
     Where samples differ in shape it is the mean over all but the last axis.
     """
-    rows = [row for chunk in chunks for row in (chunk if chunk.ndim else chunk[None])]
-    if len(rows) < 2:
+    chunks = [chunk if chunk.ndim else chunk[None] for chunk in chunks]
+    num_rows = sum(len(chunk) for chunk in chunks)
+    if num_rows < 2:
         return 0.0
-    if len({row.shape for row in rows}) == 1:
-        values = np.stack(rows)
-    elif len({row.shape[-1:] for row in rows}) == 1:
-        values = np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows])
+    shapes = {chunk.shape[1:] for chunk in chunks}
+    if len(shapes) == 1:
+        flat = [chunk.reshape(len(chunk), math.prod(chunk.shape[1:])) for chunk in chunks]
+    elif len({shape[-1:] for shape in shapes}) == 1:
+        flat = [chunk.reshape(-1, chunk.shape[-1]) for chunk in chunks]
+        num_rows = sum(len(chunk) for chunk in flat)
     else:
         return 0.0
-    return float(np.square(values - values.mean(axis=0)).sum())
+    together, total = max(1, PART // num_rows), 0.0
+    for start in range(0, flat[0].shape[1], together):
+        part = np.s_[:, start : start + together]
+        values = np.concatenate([chunk[part].astype(np.float64) for chunk in flat])
+        total += float(np.square(values - values.mean(axis=0)).sum())
+    return total
 
 
 def _agreement(pairs: Sequence[tuple[Array, Array]]) -> float | None:

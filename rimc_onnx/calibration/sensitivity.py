@@ -27,6 +27,7 @@ from onnx import TensorProto, helper
 
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.execution.feed import Feed
+from rimc_onnx.execution.parallel import for_parts
 from rimc_onnx.execution.sessions import Session, SessionFactory
 from rimc_onnx.execution.taps import changed_runs
 from rimc_onnx.passes import RramUnit
@@ -252,6 +253,21 @@ def _change(before: Any, after: Any) -> float:
         return 0.0
     if before.shape != after.shape or not np.issubdtype(before.dtype, np.floating):
         return 0.0
-    known = np.isfinite(before) & np.isfinite(after)
-    was, now = before[known].astype(np.float64), after[known].astype(np.float64)
-    return float(np.square(now - was).sum()) / (float(np.square(was).sum()) or 1.0)
+    if not before.size:
+        return 0.0
+    powers: dict[int, tuple[float, float]] = {}
+    flat = before.reshape(-1), after.reshape(-1)
+
+    def add(part: slice) -> None:
+        was, now = flat[0][part], flat[1][part]
+        known = np.isfinite(was) & np.isfinite(now)
+        if not known.all():
+            was, now = was[known], now[known]
+        was, now = was.astype(np.float64), now.astype(np.float64)
+        powers[part.start] = float(np.square(now - was).sum()), float(np.square(was).sum())
+
+    for_parts(add, flat[0].size, 1)
+    changed, whole = (
+        sum(part) for part in zip(*(powers[at] for at in sorted(powers)), strict=True)
+    )
+    return changed / (whole or 1.0)

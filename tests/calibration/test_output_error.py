@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from rimc_onnx.calibration import output_error
 from rimc_onnx.calibration.output_error import output_figures
 
 Array = np.ndarray
@@ -26,6 +27,21 @@ def test_error_is_relative_to_the_spread_over_samples() -> None:
     assert found.sqnr_db == {"y": pytest.approx(sqnr)}
     same = output_figures({"y": [t]}, {"y": [t]})
     assert (same.error, same.agreement, same.sqnr_db) == (0, 1, {"y": None})
+
+
+@pytest.mark.parametrize("shapes", [[(4, 3, 5), (2, 3, 5)], [(1, 3, 5), (1, 2, 5)], [(6,), (2,)]])
+def test_large_outputs_are_compared_in_parts(
+    monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[int, ...]]
+) -> None:
+    # Parts that end with a chunk, rows about the mean of their own part.
+    wanted = [np.float32(rng(0).standard_normal(shape) + 3) for shape in shapes]
+    given = [t + np.float32(rng(1).standard_normal(t.shape)) for t in wanted]
+    whole = output_figures({"y": wanted}, {"y": given})
+    monkeypatch.setattr(output_error, "PART", 7)
+    parts = output_figures({"y": wanted}, {"y": given})
+    assert whole.error is not None
+    assert parts.error == pytest.approx(whole.error, rel=1e-12)
+    assert parts.sqnr_db == {"y": pytest.approx(whole.sqnr_db["y"], rel=1e-12)}
 
 
 def test_outputs_count_alike_and_integers_not() -> None:

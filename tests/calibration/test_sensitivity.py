@@ -14,7 +14,13 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from rimc_onnx.calibration.sensitivity import NodeSensitivity, measure_sensitivities, row_limit
+from rimc_onnx.calibration.sensitivity import (
+    NodeSensitivity,
+    _change,
+    measure_sensitivities,
+    row_limit,
+)
+from rimc_onnx.execution import parallel
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.passes import find_units, prepare_pipeline
 
@@ -70,6 +76,19 @@ def test_gain_behind_a_node_is_felt_squared() -> None:
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     found = measured(model, rng(0).standard_normal((8, 6)).astype(np.float32))
     assert found["three"] == pytest.approx(9 * found["one"], rel=1e-4)
+
+
+@pytest.mark.parametrize("part", [1 << 20, 7])
+def test_change_of_an_output_is_relative_to_it(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    # A quotient of every part, values that are not finite counted in one of the two.
+    monkeypatch.setattr(parallel, "PART", part)
+    before, after = np.float32(rng(0).standard_normal((2, 5, 6)))
+    before[2, 3] = np.inf
+    known = np.isfinite(before)
+    power = np.square(after - before, dtype=np.float64)[known].sum()
+    expected = power / np.square(before[known], dtype=np.float64).sum()
+    assert _change(before, after) == pytest.approx(expected, rel=1e-6)
+    assert _change(before[:0], after[:0]) == 0
 
 
 def test_node_that_no_output_feels_costs_nothing() -> None:
