@@ -54,6 +54,14 @@ class RecipeOptions:
         str,
         typer.Option(help="distill, features, task, span, or module:callable of one's own."),
     ] = "distill"
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CALLABLE",
+            help="A function that changes the arrays of a batch: flips, shifts, masks.",
+            show_default="none",
+        ),
+    ] = None
     temperature: Annotated[float, typer.Option(help="Of softened classes.")] = 2.0
     noise_scale: Annotated[
         str,
@@ -258,6 +266,7 @@ def finetune(
             validation=sample_source(validation, batch_axis) if validation else None,
             labels=labels,
             loss=import_callable(recipe.loss) if ":" in recipe.loss else None,
+            augment=import_callable(recipe.augment) if recipe.augment else None,
             config=config,
             teacher=adapters.teacher,
             swappable=adapters.swappable,

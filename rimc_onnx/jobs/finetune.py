@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rimc_onnx.ops.adapter import QuantizedAdapter
     from rimc_onnx.training.adapter_branch import AdapterBranch
     from rimc_onnx.training.analog_model import AnalogModel
-    from rimc_onnx.training.batches import Batches
+    from rimc_onnx.training.batches import Augment, Batches
     from rimc_onnx.training.device_model import DeviceModel
     from rimc_onnx.training.finetune import Trainer
 
@@ -60,6 +60,7 @@ def finetune(
     validation: Data | None = None,
     labels: str | None = None,
     loss: Callable[..., Any] | None = None,
+    augment: Augment | None = None,
     config: FinetuneConfig | None = None,
     teacher: str | Path | None = None,
     swappable: bool = False,
@@ -87,6 +88,9 @@ def finetune(
         labels: name of the array of class indices; default is ``labels`` where the data has one.
         loss: a function of (outputs, other arrays), both dicts of tensors, that gives the mean loss
             of a batch; with ``Loss.CUSTOM``.
+        augment: a function of (arrays of a batch by name, generator) that gives them as they are to
+            be trained on: flipped, shifted, masked. The generator is a function of seed and step.
+            The teacher answers what it gives; held-out samples are left as they are.
         config: device, loss and recipe.
         teacher: of a converted model; default is the file that it records.
         swappable: make the adapters graph inputs too, so that a live session can change them.
@@ -132,11 +136,11 @@ def finetune(
             config=_recipe(config, is_converted),
             device=device,
         )
-        trainer = job.trainer(graph if is_converted else None, held_out, labels, loss)
+        trainer = job.trainer(graph if is_converted else None, held_out, labels, loss, augment)
     state = target.with_name(target.name + _STATE_SUFFIX)
     if not resume:
         state.unlink(missing_ok=True)
-    identity = _identity(source, samples, config)
+    identity = _identity(source, samples, config, [f for f in (loss, augment) if f is not None])
     result = trainer.run(state, identity=identity, progress=progress)
     sram_bytes = None
     if of_adapters:
@@ -261,6 +265,7 @@ class _Job:
         held_out: Samples | None,
         labels: str | None,
         loss: Callable[..., Any] | None,
+        augment: Augment | None,
     ) -> Trainer:
         """``student`` is the converted model, where there is one."""
         from rimc_onnx.training.finetune import Trainer
@@ -293,6 +298,7 @@ class _Job:
             train,
             held,
             config,
+            augment=augment,
             programmer=native_programmer(),
             device=None if student is None else "cpu",  # a session answers arrays of numpy
         )
@@ -403,10 +409,15 @@ def _times(config: FinetuneConfig) -> list[float | None]:
     return [*(float(np.clip(t, first, last)) for t in between), config.convert.time_s]
 
 
-def _identity(source: Path, samples: Samples, config: FinetuneConfig) -> str:
+def _identity(
+    source: Path, samples: Samples, config: FinetuneConfig, functions: Sequence[Callable[..., Any]]
+) -> str:
     """What a state belongs to: another model, data or recipe starts anew."""
     digest = hashlib.sha256(sha256_of(source).encode())
     digest.update(repr(config).encode())
+    for function in functions:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        digest.update(f"{function.__module__}:{name}".encode())
     digest.update(str(samples.num_samples).encode())
     for batch in samples.batches(16):
         for name, array in sorted({**batch.feeds, **batch.extras}.items()):

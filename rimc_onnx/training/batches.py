@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training data in batches whose order is a function of seed and epoch."""
+"""Training data in batches whose order is a function of seed and epoch, and their augmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.errors import DataError
+from rimc_onnx.errors import DataError, UsageError, one_line
 from rimc_onnx.io.samples import Samples
 
-__all__ = ["Batches", "Rows"]
+__all__ = ["Augment", "Batches", "Rows", "augmented"]
 
 Array = npt.NDArray[Any]
+Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
+"""(arrays of one batch by name, generator of the step) -> the arrays to train on."""
 _ALL = 1 << 62
 
 
@@ -100,3 +103,36 @@ class Batches:
             n: np.take(a, batch.rows, axes[n]) if n in axes else a for n, a in chunk.feeds.items()
         }
         return feeds, {n: a[batch.rows] if a.ndim else a for n, a in chunk.extras.items()}
+
+
+def augmented(
+    feeds: Mapping[str, Array],
+    extras: Mapping[str, Array],
+    augment: Augment,
+    *,
+    seed: int,
+    step: int,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Feeds and other arrays of a batch as ``augment`` changes them; what it leaves out stays.
+
+    Raises:
+        UsageError: it fails, or gives something else than arrays of the same types and axes.
+    """
+    given = {n: a.copy() for n, a in {**extras, **feeds}.items()}
+    try:
+        found = dict(augment(given, np.random.default_rng([seed, 3, step])))
+    except Exception as error:
+        kind = type(error).__name__
+        raise UsageError(f"`augment` fails at step {step} ({kind}: {one_line(error)}).") from error
+    for name, array in {**extras, **feeds}.items():
+        changed = found.setdefault(name, array)
+        is_like = isinstance(changed, np.ndarray) and changed.dtype == array.dtype
+        if not (is_like and changed.ndim == array.ndim and changed.shape[:1] == array.shape[:1]):
+            got = f"{getattr(changed, 'dtype', type(changed).__name__)}"
+            got += f" {list(getattr(changed, 'shape', []))}"
+            raise UsageError(
+                f"`augment` gives {name!r} as {got}, the batch has {array.dtype} "
+                f"{list(array.shape)}. Keep the type, the axes and the samples."
+            )
+    contiguous = {n: np.ascontiguousarray(a) for n, a in found.items() if n in feeds or n in extras}
+    return {n: contiguous[n] for n in feeds}, {n: contiguous[n] for n in extras}

@@ -21,7 +21,7 @@ from torch import Tensor
 from rimc_onnx.device import CellProgrammer
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.training.analog_layer import Cells, Draw
-from rimc_onnx.training.batches import Batches, Rows
+from rimc_onnx.training.batches import Augment, Batches, Rows, augmented
 from rimc_onnx.training.config import FinetuneConfig, Optimizer, PenaltyWeight, Schedule
 from rimc_onnx.training.graph_module import GraphModule
 from rimc_onnx.training.losses import Objective
@@ -133,13 +133,14 @@ class Trainer:
         held_out: Batches,
         config: FinetuneConfig,
         *,
+        augment: Augment | None = None,
         programmer: CellProgrammer | None = None,
         device: str | None = None,
     ) -> None:
-        """``device`` is a GPU where there is one, else the CPU."""
+        """``device`` is a GPU where there is one, else the CPU; ``augment`` changes batches."""
         self.model, self.teacher, self.objective = model, teacher, objective
         self.data, self.held_out, self.config = data, held_out, config
-        self._programmer = programmer
+        self._augment, self._programmer = augment, programmer
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or found)
         self.model.module.to(self.device)
@@ -222,7 +223,7 @@ class Trainer:
         config, step = self.config, self.state.step
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(step)
-        feeds, extras, teacher = self._batch(self.data, rows)
+        feeds, extras, teacher = self._batch(self.data, rows, self._augment)
         self._set_cells(step)
         outputs = self.model.module.run(feeds, self.objective.taps)
         loss = self.objective(outputs, extras, teacher)
@@ -250,15 +251,21 @@ class Trainer:
         self.model.set_draw(Draw(seed=config.seed, step=step, scale=scale, time_index=index))
 
     def _batch(
-        self, data: Batches, rows: Rows
+        self, data: Batches, rows: Rows, augment: Augment | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Feeds, other arrays and the teacher's outputs."""
+        read = data.read(rows)
+        if augment is not None:
+            read = augmented(*read, augment, seed=self.config.seed, step=self.state.step)
         feeds, extras = (
             {n: torch.from_numpy(a).to(self.device) for n, a in arrays.items() if _fits(a)}
-            for arrays in data.read(rows)
+            for arrays in read
         )
         if self.objective.loss.value in ("task", "span", "custom") and data is self.data:
             return feeds, extras, {}
+        if augment is not None:  # no batch comes twice
+            with torch.no_grad():
+                return feeds, extras, self.teacher.run(feeds, self.objective.taps)
         return feeds, extras, self._teacher_of(feeds, rows)
 
     def _teacher_of(self, feeds: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,57 @@ def test_loss_of_the_user_is_minimised(folder: Path) -> None:
         run(folder, "x.onnx", recipe(), loss=own_loss)
 
 
+def flipped(arrays: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """Half of the images, drawn, as in a mirror."""
+    mirror = generator.random(len(arrays["input"])) < 0.5
+    arrays["input"][mirror] = arrays["input"][mirror, ..., ::-1]
+    return {"input": arrays["input"]}
+
+
+def nothing_seen(arrays: dict[str, Any], _generator: np.random.Generator) -> dict[str, Any]:
+    """Black images."""
+    return {"input": np.zeros_like(arrays["input"])}
+
+
+def test_batches_are_augmented_by_a_generator_of_the_step(folder: Path) -> None:
+    # A generator that goes on from call to call: a training that is killed would end elsewhere.
+    run(folder, "plain.onnx", recipe())
+    run(folder, "whole.onnx", recipe(), augment=flipped)
+
+    def killed(done: int, _total: int) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "parts.onnx", recipe(), augment=flipped, progress=killed)
+    run(folder, "parts.onnx", recipe(), augment=flipped)
+    whole = (folder / "whole.onnx").read_bytes()
+    assert whole == (folder / "parts.onnx").read_bytes() != (folder / "plain.onnx").read_bytes()
+
+
+def test_teacher_answers_what_the_augmentation_gives(folder: Path) -> None:
+    # A teacher that answers the images of the file, from its cache: on black images, without
+    # penalty, deviations and clip, there is nothing to learn from its own answers.
+    idle = recipe(penalty=0.0, weight_clip_sigma=None, optimizer=Optimizer.SGD, learning_rate=1e-3)
+    report = run(folder, "out.onnx", idle, augment=nothing_seen)
+    assert report.validations[-1].clean_loss < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda arrays, _: {"input": arrays["input"][:1]}, "as float32 [1, 1, 8, 8], the batch"),
+        (lambda arrays, _: {"input": arrays["input"].astype(float)}, "as float64"),
+        (lambda _arrays, _: {"input": "image"}, "as str"),
+        (lambda arrays, _: arrays["no"], "fails at step 0 (KeyError: 'no')"),
+    ],
+)
+def test_bad_augmentation_is_one_line(augment: Any, message: str, folder: Path) -> None:
+    # Shapes that torch would broadcast, or a traceback of the user's function.
+    with pytest.raises(UsageError, match=re.escape(message)):
+        run(folder, "out.onnx", recipe(), augment=augment)
+
+
 def test_early_stop_ends_after_patience(folder: Path) -> None:
     # Counting steps instead of validations, or never.
     report = run(
@@ -216,6 +268,7 @@ def test_command_trains_and_tells(cli: Callable[..., Any], folder: Path) -> None
         (("--validation", "no.npz"), 1, "no such file"),
         (("-o", "model.onnx", "--force"), 2, "model.onnx"),
         (("--loss", "no_module:loss"), 2, "module 'no_module' can't be imported"),
+        (("--augment", "flip"), 2, "not of the form module:callable"),
     ],
 )
 def test_wrong_call_is_one_line(
