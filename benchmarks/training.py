@@ -3,13 +3,14 @@
 
     python -m benchmarks.training [--network digits] [--data TRAIN.npz] [--steps 300]
         [--recipes none clip penalty] [--device wan2022-aihwkit] [--time 1d] [--seeds 2]
-        [--images 1000] [--models FOLDER]
+        [--images 1000] [--models FOLDER] [--flip]
     python -m benchmarks.training --cost
 
 A row per recipe: the trained network as it is, on devices that are not calibrated (mapped for a
 calibration, and for use without one), calibrated as a black box from 10 samples, and with the
 arrays read out; the default SRAM. ``none`` trains nothing, ``convert-clip`` clips in the
-conversion, FILE.onnx is a network that was trained before. ``--models`` keeps the trained ones.
+conversion, FILE.onnx is a network that was trained before. ``--models`` keeps the trained ones,
+``--flip`` trains on images of which half, drawn, are in a mirror.
 Without ``--data`` ResNet-20 is trained on the 256 training images of the shared data, digits on all
 of its 1,297; a file of more has arrays ``input`` and ``labels``. ``--cost`` times a step with
 deviations drawn, and one with the penalty, over a plain step of the same module.
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--models", type=Path, help="a folder for the trained networks")
+    parser.add_argument("--flip", action="store_true")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     if arguments.cost:
@@ -145,7 +147,8 @@ def _row(
             learning_rate=arguments.learning_rate,
             **RECIPES[recipe],
         )
-        report = finetune(network.model, model, data=network.train, config=job)
+        augment = flipped if arguments.flip else None
+        report = finetune(network.model, model, data=network.train, augment=augment, config=job)
         for v in report.validations:
             print(f"    {v}", flush=True)
     seconds = time.perf_counter() - start
@@ -177,6 +180,13 @@ def _row(
         f"{means[3]:9.2f} {seconds:8.0f}",
         flush=True,
     )
+
+
+def flipped(arrays: Arrays, generator: np.random.Generator) -> Arrays:
+    """Half of the images of a batch, drawn, as in a mirror."""
+    mirror = generator.random(len(arrays["input"])) < 0.5
+    arrays["input"][mirror] = arrays["input"][mirror, ..., ::-1]
+    return arrays
 
 
 def drawn(test: Arrays, images: int) -> Arrays:
