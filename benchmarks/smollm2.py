@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import rimc_onnx
+from benchmarks.memory import peak
 from rimc_onnx import runtime
-from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.device import get_preset
 
@@ -82,16 +82,23 @@ def _print_row(
     config = ConvertConfig(device=device, time_s=time_s, keep_digital=("logits",))
     report = rimc_onnx.convert(teacher, converted, config=config, force=True)
     drifted = perplexity(converted, evaluated, native=True)
-    start = time.perf_counter()
-    calibrated = rimc_onnx.calibrate(
-        converted, data={"tokens": calibration}, config=CalibrateConfig(rank=rank), force=True
-    )
-    seconds = time.perf_counter() - start
-    after = perplexity(Path(calibrated.output), evaluated, native=True)
+    shown = f"{row}: {report.mapped} nodes in RRAM, drifted {drifted:.2f}"
+    np.savez(teacher.parent / "calibration.npz", tokens=calibration)
+    options = [] if rank is None else [f"--rank={rank}"]
+    command = ["calibrate", converted.name, "--data", "calibration.npz", "--force", "--json"]
+    try:
+        # In a process of its own, whose memory is nobody else's.
+        used, seconds, text = peak([*command, *options], teacher.parent)
+    except SystemExit as error:
+        print(f"{shown}, not calibrated ({error})", flush=True)
+        return
+    found = json.loads(text)
+    after = perplexity(teacher.parent / found["output"], evaluated, native=True)
     print(
-        f"{row}: {report.mapped} nodes in RRAM, drifted {drifted:.2f}, calibrated {after:.2f}, "
-        f"{seconds:.0f} s, SRAM {calibrated.sram_bytes} bytes, "
-        f"peak {calibrated.peak_rss_bytes / 2**30:.2f} GiB",
+        f"{shown}, calibrated {after:.2f}, {seconds:.0f} s, SRAM {found['sram_bytes']} bytes, "
+        f"peak {used / 1e9:.2f} GB, error at the logits of the samples "
+        f"{found['drifted']['error']:.3f} -> {found['calibrated']['error']:.3f}, "
+        f"taken back: {found['taken_back']}",
         flush=True,
     )
 

@@ -148,11 +148,11 @@ def fit_adapters(
         progress=progress,
     )
     identity = {pair.branch.node: _identity(pair) for pair in job.pairs}
-    drifted_outputs = _outputs(job, identity)
     first = _attempt(job, sensitivities_of(job))
-    drifted = (
-        None if first.figures is None else output_figures(first.fitted.outputs, drifted_outputs)
-    )
+    drifted = None
+    if first.figures is not None:
+        # Not before: outputs may be larger than the model.
+        drifted = output_figures(first.fitted.outputs, _outputs(job, identity))
     if drifted is None or drifted.error is None:
         return _kept(job, first, drifted)
     worse = max(drifted.error, _NEGLIGIBLE_ERROR)
@@ -244,7 +244,8 @@ def _with_less(job: CalibrationJob, first: _Attempt) -> Iterator[_Attempt]:
         solver = job.config.solver if "lora" in adapter else Solver.CLOSED_FORM
         config = replace(job.config, adapter=adapter, solver=solver)
         attempt = _attempt(replace(job, config=config), fitted.sensitivities)
-        yield replace(attempt, taken_back=words)
+        # The teacher's outputs were compared; the first attempt holds them, too.
+        yield replace(attempt, taken_back=words, fitted=replace(attempt.fitted, outputs={}))
 
 
 def _lesser_adapters(config: CalibrateConfig) -> Iterator[tuple[str, str]]:

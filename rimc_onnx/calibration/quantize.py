@@ -83,13 +83,14 @@ def quantize(
 def _cell_codes(s: F32 | None, shape: tuple[int, ...], *, dense: bool) -> tuple[Int8, F64]:
     """Codes of sparse cells [G, d, m], and the scale of each bit line [G, m]."""
     codes, scale = np.zeros(shape, np.int8), np.ones(shape[::2])
+    if s is None:
+        return codes, scale
+    cells, most = s, _CODES if dense else SPARSE_CODES
 
     def fill(lines: slice) -> None:
-        found, scale[:, lines] = _codes(s[:, :, lines], _CODES if dense else SPARSE_CODES)
-        codes[:, :, lines] = found
+        codes[:, :, lines], scale[:, lines] = _codes(cells[:, :, lines], most)
 
-    if s is not None:
-        for_parts(fill, shape[2], shape[0] * shape[1])
+    for_parts(fill, shape[2], shape[0] * shape[1])
     return codes, scale
 
 
