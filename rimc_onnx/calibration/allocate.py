@@ -165,9 +165,14 @@ def _magnitudes(
 
 def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
     """The cells of all nodes that gain most, in the bytes of ``count``."""
+    if count <= 0 or not drafts:
+        return [None] * len(drafts)
     budget_bytes = _SPARSE_BYTES * count
-    while count > 0 and drafts:
-        cells = _best_cells(drafts, count)
+    best = _best_gains(drafts, count)
+    candidates = [_cells_of(node, best.min()) for node in drafts]
+    while count > 0:
+        best = _largest(best, count)
+        cells = _best_cells(candidates, best)
         # Half a byte is left over in every node with an odd number of them.
         over = sum(_bytes_of(c) for c in cells) - budget_bytes
         if over <= 0:
@@ -176,19 +181,25 @@ def _sparse_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
     return [None] * len(drafts)
 
 
-def _best_cells(drafts: Sequence[Draft], count: int) -> list[Index | None]:
-    best = _best_gains(drafts, count)
+def _cells_of(node: Draft, threshold: np.float32) -> tuple[Index, F32]:
+    """The cells of a node that gain something, ``threshold`` at least, and their gains."""
+    gains = node.cell_gains().ravel()
+    at = np.flatnonzero(gains >= threshold if threshold > 0 else gains > 0)
+    return at, gains[at]
+
+
+def _best_cells(candidates: Sequence[tuple[Index, F32]], best: F32) -> list[Index | None]:
+    """Those of every node whose gains are among the ``best`` of all."""
     threshold = best.min()
     ties = int((best == threshold).sum()) if threshold > 0 else 0
     cells: list[Index | None] = []
-    for node in drafts:
-        gains = node.cell_gains()
+    for at, gains in candidates:
         kept = gains > threshold
         # As many of the cells just at the threshold as there is room for, in their order.
-        at = np.flatnonzero(gains == threshold)[:ties]
-        kept.flat[at] = True
-        ties -= len(at)
-        found = np.flatnonzero(kept & (node.need != 0))
+        tied = np.flatnonzero(gains == threshold)[:ties]
+        kept[tied] = True
+        ties -= len(tied)
+        found = at[kept]
         cells.append(found if found.size else None)
     return cells
 
