@@ -12,6 +12,7 @@ import typer
 from rimc_onnx.cli import hints
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
+from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
@@ -276,4 +277,6 @@ def finetune(
             progress=progress,
         )
     console.result(report, lambda: show_finetuning(console, report))
+    if report.warning is not None:
+        console.warn(in_options(report.warning))
     console.suggest(hints.command("convert", report.output, *hints.named_device(device)))

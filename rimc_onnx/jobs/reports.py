@@ -246,3 +246,5 @@ class FinetuneReport:
     """The adapters alone."""
     sram_bytes: int | None = None
     """Of the adapters, where these were trained; then ``changed`` counts them."""
+    warning: str | None = None
+    """One line where the trained weights without a device are far less often right."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -18,7 +19,10 @@ from onnx import numpy_helper
 
 torch = pytest.importorskip("torch")
 
+from typer.testing import CliRunner  # noqa: E402
+
 from rimc_onnx import ConvertConfig, FinetuneConfig, finetune  # noqa: E402
+from rimc_onnx.cli.main import app  # noqa: E402
 from rimc_onnx.device import Scaling, get_preset  # noqa: E402
 from rimc_onnx.errors import ConfigError, DataError, UsageError  # noqa: E402
 from rimc_onnx.io.model_files import load_model  # noqa: E402
@@ -26,6 +30,7 @@ from rimc_onnx.io.samples import InputSpec, load_samples  # noqa: E402
 from rimc_onnx.training.analog_model import mapped_units  # noqa: E402
 from rimc_onnx.training.batches import Batches  # noqa: E402
 from rimc_onnx.training.config import Loss, Optimizer, Schedule  # noqa: E402
+from rimc_onnx.training.finetune import Trainer  # noqa: E402
 
 WAN = ConvertConfig(
     device=get_preset("wan2022-aihwkit", scaling=Scaling.NODE, clip_sigma=math.inf),
@@ -215,6 +220,32 @@ def test_bad_augmentation_is_one_line(augment: Any, message: str, folder: Path) 
     # Shapes that torch would broadcast, or a traceback of the user's function.
     with pytest.raises(UsageError, match=re.escape(message)):
         run(folder, "out.onnx", recipe(), augment=augment)
+
+
+def test_training_that_costs_the_clean_network_much_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file that gains on devices what no calibration can give back, with exit code 0 and no word.
+    wild = (
+        "--learning-rate",
+        "0.02",
+        "--steps",
+        "6",
+        "--validations",
+        "1",
+        "--weight-clip",
+        "none",
+    )
+    monkeypatch.setattr(Trainer, "_score", lambda _self, validation: -validation.step)
+    monkeypatch.chdir(folder)
+    command = ("finetune", "model.onnx", "--data", "train.npz", "-o", "wild.onnx", "--json", *wild)
+    done = CliRunner().invoke(app, command)
+    report = json.loads(done.stdout)
+    start, best = report["validations"][0], report["best"]
+    assert best["clean_hits"] < start["clean_hits"] - 0.05
+    assert "--noise-scale" in done.stderr
+    assert report["warning"] is not None
+    assert run(folder, "out.onnx", recipe()).warning is None
 
 
 def test_early_stop_ends_after_patience(folder: Path) -> None:
