@@ -37,6 +37,7 @@ from rimc_onnx.calibration.solvers.closed_form import (
 from rimc_onnx.calibration.solvers.registry import NodeTask
 from rimc_onnx.calibration.walk import Pair, lockstep, teacher_features
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
@@ -103,7 +104,11 @@ def fit_nodes(job: CalibrationJob, sensitivities: Sensitivities) -> Fitted:
     moments: dict[str, SampleMoments] = {}
     outputs: dict[str, Chunks] = {}
 
-    with Shelf(job.pairs) as drafts:
+    def forget() -> None:
+        forget_pages(job.teacher)
+        forget_pages(job.student)
+
+    with Shelf(job.pairs, forget=forget) as drafts:
 
         def study(item: tuple[Pair, Features | None]) -> CalibratedNode | None:
             pair, features = item
@@ -134,6 +139,7 @@ def fit_nodes(job: CalibrationJob, sensitivities: Sensitivities) -> Fitted:
                 return _finished(job, job.pairs[index], drafts[index], shares[index])
 
             nodes = list(beside_each_other(finished, range(len(drafts)), workers=_workers(job)))
+    forget()
     if job.exact:
         nodes = [_exact_bias(p, n) for p, n in zip(job.pairs, nodes, strict=True)]
     return Fitted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, overload
@@ -59,9 +59,19 @@ class Shelf(Sequence[Draft]):
     stay. Threads may put and ask at the same time.
     """
 
-    def __init__(self, pairs: Sequence[Pair], *, held_bytes: int = _HELD_BYTES) -> None:
-        """Empty; the file is made when there is something for it."""
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        held_bytes: int = _HELD_BYTES,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Empty; the file is made when there is something for it.
+
+        ``forget`` is called before a target is read again: it gives back the memory of others.
+        """
         self._pairs = pairs
+        self._forget = forget
         self._free_bytes = held_bytes
         self._items: dict[str, Draft | _Put] = {}
         self._file: Any = None
@@ -143,6 +153,7 @@ class Shelf(Sequence[Draft]):
         return array
 
     def _made(self, pair: Pair, put: _Put) -> Draft:
+        self._forget()
         thin = put.draft.problem
         gram = Gram(**{name: self._read(place) for name, place in put.gram.items()})
         problem = replace(

@@ -29,6 +29,7 @@ from rimc_onnx.calibration.walk import Sessions
 from rimc_onnx.cost.constants import default_constants
 from rimc_onnx.cost.model_cost import CostReport
 from rimc_onnx.errors import ModelError, UsageError
+from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import SessionFactory, digital_session, native_session
 from rimc_onnx.io.adapter_file import put_adapters
@@ -126,6 +127,9 @@ def calibrate(
             progress=progress,
         )
     nodes = calibration.nodes
+    cost = _cost(student, used, device or native_session)
+    # Conductances were read for it, and the file is written from the same pages.
+    forget_pages(student)
     result = CalibrateReport(
         **files.names(),
         samples=config.num_samples,
@@ -139,7 +143,7 @@ def calibrate(
         taken_back=calibration.taken_back,
         is_identity=calibration.is_identity,
         warning=calibration.warning,
-        cost=_cost(student, used, device or native_session),
+        cost=cost,
         nodes=[_node_report(n) for n in nodes],
     )
     # Made before anything is written: it refuses errors that are NaN.
