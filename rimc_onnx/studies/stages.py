@@ -107,7 +107,8 @@ class Stages:
             self._folder / keys.converted / "model.rimc.onnx",
             target,
             data=_beside(trial),
-            teacher=self._source(trial, keys),
+            teacher=self._teacher(trial, keys),
+            force=True,  # of a teacher that is not what was converted; the output is new
             statistics=statistics,
             device=trial.session,
             config=method,
@@ -193,7 +194,7 @@ class Stages:
 
     def _statistics(self, trial: Trial, keys: Keys) -> Path:
         assert keys.statistics is not None
-        model = self._source(trial, keys)
+        model = self._teacher(trial, keys)
 
         def make(folder: Path) -> dict[str, Any]:
             data = data_beside(trial.model, trial.data)
@@ -223,10 +224,19 @@ class Stages:
         return self._once(keys.converted, make)
 
     def _source(self, trial: Trial, keys: Keys) -> Path:
-        """The model that is converted: it is its calibration's teacher, too."""
+        """The model that is converted."""
         if isinstance(trial.training, Path):
             return trial.training
         return trial.model if keys.trained is None else self._trained(trial, keys)
+
+    def _teacher(self, trial: Trial, keys: Keys) -> Path:
+        """What a calibration aims at: the model that is converted, where that is right by itself.
+
+        Weights that were trained behind an I-V curve are wrong without it, and a teacher runs
+        without: theirs is the one that they were trained from.
+        """
+        is_bent = trial.convert.iv_curve is not None and keys.trained is not None
+        return trial.model if is_bent else self._source(trial, keys)
 
     def _score(self, trial: Trial, model: Path, keys: Keys, *, is_clean: bool) -> float:
         figure = self._clean(trial, keys)["figure"]
