@@ -108,6 +108,7 @@ EOF
   export TSAN_OPTIONS=exitcode=66:ignore_noninstrumented_modules=1
   if "$work/provider_threads" "$ort" "$work/provider/librimc_ops.so" model.onnx converted.onnx \
     images.f32 >"$work/race.log" 2>&1 || ! grep -q "compiled_node.cc.*CompiledNode::Run" "$work/race.log"; then
+    tail -3 "$work/race.log" >&2
     echo "the checker does not find the race that is in the provider" >&2
     return 1
   fi
