@@ -216,5 +216,7 @@ def _training(given: Any, folder: Path, convert: ConvertConfig) -> Path | Finetu
     found = {name: None if value == "none" else value for name, value in given.items()}
     # One training serves all devices of a kind, and, where it says so, both of their uses.
     use = found.get(_UNCALIBRATED, convert.uncalibrated)
+    if not isinstance(use, bool):
+        raise UsageError(f"training: {_UNCALIBRATED!r} is true or false, got {use!r}.")
     convert = replace(convert, seed=0, uncalibrated=use)
     return FinetuneConfig(convert=convert, **_part(found, tuple(known)))

@@ -184,6 +184,8 @@ def test_fields_reach_the_configuration_that_has_them(digits: Path) -> None:
         trial_of({**least, "uncalibrated": u, "training": training}, digits) for u in (False, True)
     ]
     assert [t.convert.uncalibrated for t in both] == [False, True]
+    with pytest.raises(UsageError, match="is true or false, got 'yes'"):
+        trial_of({**least, "training": {"uncalibrated": "yes"}}, digits)
     assert both[0].training == both[1].training
     assert trial_of({**least, "test": "module:reader"}, digits).test == "module:reader"
     assert trial_of({**least, "model": "sample:digits/model.onnx"}, Path()).model.is_file()
