@@ -91,12 +91,10 @@ def _handled(command: Callable[..., None]) -> Callable[..., None]:
         except BaseException as error:
             # What an interrupt ran into may have made an error of its own of it.
             if _Settings.interrupted or isinstance(error, KeyboardInterrupt):
-                print(INTERRUPTED, file=sys.stderr)
-                _Settings.told = True
+                _tell(INTERRUPTED)
                 raise typer.Exit(INTERRUPTED_CODE) from None
             _debug()
-            print(f"error: {_line_of(error)}", file=sys.stderr)
-            _Settings.told = True
+            _tell(f"error: {_line_of(error)}")
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     return wrapper
@@ -135,6 +133,11 @@ class _Settings:
     interrupted = False
     told = False
     """A command's line is printed: where memory is short, leaving can fail once more."""
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+    _Settings.told = True
 
 
 def _debug() -> None:
@@ -355,7 +358,7 @@ def main() -> None:
         # A wrong call. typer brings a click of its own, so its errors have no class to import.
         if is_of_memory(error):  # before any command runs
             if not _Settings.told:
-                print(f"error: {_line_of(error)}", file=sys.stderr)
+                _tell(f"error: {_line_of(error)}")
             sys.exit(1)
         if not hasattr(error, "format_message"):
             raise

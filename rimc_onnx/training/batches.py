@@ -118,14 +118,15 @@ def augmented(
     Raises:
         UsageError: it fails, or gives something else than arrays of the same types and axes.
     """
-    given = {n: a.copy() for n, a in {**extras, **feeds}.items()}
+    batch = {**extras, **feeds}
+    copies = {n: a.copy() for n, a in batch.items()}
     try:
-        found = dict(augment(given, np.random.default_rng([seed, 3, step])))
+        found = {**batch, **augment(copies, np.random.default_rng([seed, 3, step]))}
     except Exception as error:
         kind = type(error).__name__
         raise UsageError(f"`augment` fails at step {step} ({kind}: {one_line(error)}).") from error
-    for name, array in {**extras, **feeds}.items():
-        changed = found.setdefault(name, array)
+    for name, array in batch.items():
+        changed = found[name]
         is_like = isinstance(changed, np.ndarray) and changed.dtype == array.dtype
         if not (is_like and changed.ndim == array.ndim and changed.shape[:1] == array.shape[:1]):
             got = f"{getattr(changed, 'dtype', type(changed).__name__)}"
@@ -134,5 +135,7 @@ def augmented(
                 f"`augment` gives {name!r} as {got}, the batch has {array.dtype} "
                 f"{list(array.shape)}. Keep the type, the axes and the samples."
             )
-    contiguous = {n: np.ascontiguousarray(a) for n, a in found.items() if n in feeds or n in extras}
-    return {n: contiguous[n] for n in feeds}, {n: contiguous[n] for n in extras}
+    changed_feeds, changed_extras = (
+        {n: np.ascontiguousarray(found[n]) for n in names} for names in (feeds, extras)
+    )
+    return changed_feeds, changed_extras
