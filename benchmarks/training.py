@@ -9,8 +9,10 @@
 A row per recipe: the trained network as it is, on devices that are not calibrated (mapped for a
 calibration, and for use without one), calibrated as a black box from 10 samples, and with the
 arrays read out; the default SRAM. ``none`` trains nothing, ``convert-clip`` clips in the
-conversion, FILE.onnx is a network that was trained before. ``--models`` keeps the trained ones,
-``--flip`` trains on images of which half, drawn, are in a mirror.
+conversion, FILE.onnx is a network that was trained before. ``adapters-only`` trains adapters of
+rank 2 for devices that are mapped for use without a calibration, which would replace them.
+``--models`` keeps the trained ones, ``--flip`` trains on images of which half, drawn, are in a
+mirror.
 Without ``--data`` ResNet-20 is trained on the 256 training images of the shared data, digits on all
 of its 1,297; a file of more has arrays ``input`` and ``labels``. ``--cost`` times a step with
 deviations drawn, and one with the penalty, over a plain step of the same module.
@@ -30,9 +32,11 @@ import numpy as np
 
 import rimc_onnx
 from benchmarks.datasets import DATA, cifar100_calibration, cifar100_test
+from rimc_onnx import passes
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.device import get_preset, parse_time
+from rimc_onnx.io.model_files import load_model, save_model
 from rimc_onnx.jobs.finetune import finetune
 from rimc_onnx.training.config import FinetuneConfig, PenaltyWeight
 
@@ -40,6 +44,7 @@ _TEACHER = DATA / "resnet20_cifar100" / "resnet20.onnx"
 _DIGITS = Path(__file__).resolve().parents[1] / "samples" / "digits"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+_ADAPTERS = "adapters-only"
 RECIPES: dict[str, dict[str, Any]] = {
     "clip": {"penalty": 0.0, "noise_scale": None},
     "penalty": {"noise_scale": None},
@@ -47,6 +52,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "penalty-no-clip": {"noise_scale": None, "weight_clip_sigma": None},
     "fisher": {"noise_scale": None, "penalty_weight": PenaltyWeight.FISHER},
     "penalty-injection": {},
+    "penalty-injection-1.5": {"noise_scale": 1.5},
+    "penalty-injection-2": {"noise_scale": 2.0},
+    _ADAPTERS: {"adapters_only": True, "penalty": 0.0, "weight_clip_sigma": None},
 }
 """What a recipe changes of the default; weights are clipped where nothing else is said."""
 
@@ -135,6 +143,9 @@ def _row(
     arguments: argparse.Namespace,
 ) -> None:
     start, model = time.perf_counter(), network.model
+    if recipe == _ADAPTERS:
+        _adapters_row(network, folder, config, arguments)
+        return
     if recipe == "convert-clip":
         config = replace(config, device=replace(config.device, clip_sigma=2.5))
     elif recipe.endswith(".onnx"):
@@ -182,6 +193,31 @@ def _row(
     )
 
 
+def _adapters_row(
+    network: _Network, folder: Path, config: ConvertConfig, arguments: argparse.Namespace
+) -> None:
+    """One set of adapters, on every device."""
+    start = time.perf_counter()
+    config = replace(config, uncalibrated=True)
+    job = FinetuneConfig(convert=config, steps=arguments.steps, **RECIPES[_ADAPTERS])
+    path = (arguments.models or folder) / "adapters-only.rimc.onnx"
+    augment = flipped if arguments.flip else None
+    finetune(network.model, path, data=network.train, augment=augment, config=job)
+    seconds = time.perf_counter() - start
+    adapters = {b.node: b.adapter() for b in passes.rram_branches(load_model(path))}
+    test, found = drawn(network.test, arguments.images), []
+    for seed in range(arguments.seeds):
+        device = folder / "device.rimc.onnx"
+        job = replace(config, seed=seed)
+        rimc_onnx.convert(network.model, device, config=job, data=network.calibration, force=True)
+        graph = load_model(device)
+        passes.AttachAdaptersPass(adapters)(graph)
+        save_model(graph, device, force=True)
+        found.append(_top1(device, test))
+    clean, mean = _top1(network.model, test, native=False), np.mean(found)
+    print(f"{_ADAPTERS:18s} {clean:6.2f} {'':13s} {mean:14.2f} {'':20s} {seconds:8.0f}", flush=True)
+
+
 def flipped(arrays: Arrays, generator: np.random.Generator) -> Arrays:
     """Half of the images of a batch, drawn, as in a mirror."""
     mirror = generator.random(len(arrays["input"])) < 0.5
@@ -203,7 +239,6 @@ def _top1(model: Path, test: dict[str, Any], *, native: bool = True) -> float:
 def _cost() -> None:
     import torch
 
-    from rimc_onnx.io.model_files import load_model
     from rimc_onnx.training import load
     from rimc_onnx.training.analog_layer import Cells, Draw
     from rimc_onnx.training.analog_model import AnalogModel

@@ -20,6 +20,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
+from rimc_onnx.io import model_files
+
 Cli = Callable[..., Any]
 
 COMMAND = [sys.executable, "-c", "from rimc_onnx.cli.entry import main; main()"]
@@ -248,11 +250,11 @@ def test_full_disk_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A file of half the model's length that the next step takes for a model.
-    def save(_model: ir.Model, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half a model")
+    def write(_model: ir.Model, path: Path) -> None:
+        path.write_bytes(b"half a model")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ir, "save", save)
+    monkeypatch.setattr(model_files, "write_inline", write)
     for path in ("new.onnx", None):
         output = ["-o", path] if path else ["--force"]
         line = fails(digits_job, 1, *command, *output)

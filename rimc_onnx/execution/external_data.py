@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in files of their own: read where they are needed, given back when they were."""
+"""Weights in files: read where they are needed, given back when they were."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import onnx_ir as ir
 __all__ = ["forget_pages", "remember_external"]
 
 _EXTERNAL = "rimc_onnx.external"
-"""Key of ``ir.Model.meta``, in memory only: the tensors that lie in other files."""
+"""Key of ``ir.Model.meta``, in memory only: the tensors that lie in files."""
 
 
-def remember_external(model: ir.Model) -> bool:
-    """Note the tensors of ``model`` that lie in files; whether there are any.
+def remember_external(model: ir.Model) -> int:
+    """Note the tensors of ``model`` that lie in files, and give their number.
 
     Passes replace initializers by tensors that are computed from these when they are read.
     """
     tensors = [value.const_value for value in model.graph.initializers.values()]
     model.meta[_EXTERNAL] = [t for t in tensors if isinstance(t, ir.ExternalTensor)]
-    return bool(model.meta[_EXTERNAL])
+    return len(model.meta[_EXTERNAL])
 
 
 def forget_pages(model: ir.Model) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from rimc_onnx.execution.wire_format import header
+
 __all__ = ["bytes_with_initializers"]
 
-_LENGTH_DELIMITED = 2
 _SMALL_BYTES = 1 << 16
 """Initializers up to here are messages."""
 
@@ -38,10 +39,10 @@ def bytes_with_initializers(
         head = onnx.TensorProto(
             name=name, dims=tensor.shape.numpy(), data_type=int(tensor.dtype)
         ).SerializeToString()
-        head += _header(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, content.nbytes)
+        head += header(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, content.nbytes)
         size = len(head) + content.nbytes
-        in_graph = _header(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, size)
-        graph = _header(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(in_graph) + size)
+        in_graph = header(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, size)
+        graph = header(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(in_graph) + size)
         parts += [graph, in_graph, head, content]
     return b"".join([model.SerializeToString(), *parts])
 
@@ -64,18 +65,3 @@ def _message(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
     proto = ir.serde.serialize_tensor(tensor)
     proto.name = name
     return proto
-
-
-def _header(field: int, size: int) -> bytes:
-    """What stands before ``size`` bytes of a field."""
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last byte have their top bit set."""
-    found = bytearray()
-    while number >= 0x80:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError, RimcError, is_of_memory, one_line
 from rimc_onnx.execution.external_data import remember_external
+from rimc_onnx.io.light_model import keep_in_file, read_proto, write_inline
 from rimc_onnx.io.model_checks import (
     check_external_data,
     check_graph,
@@ -67,7 +68,7 @@ def load_model(path: Path) -> ir.Model:
             raise ModelError(
                 f"{path}: the file is empty, not an ONNX model. Export the model again."
             )
-        proto = onnx.load(path, load_external_data=False)
+        proto = read_proto(path)
     except (DecodeError, ValueError) as error:
         raise ModelError(
             f"{path}: not an ONNX model, or truncated ({one_line(error)}). "
@@ -87,7 +88,7 @@ def load_model(path: Path) -> ir.Model:
     make_dense(proto, path)
     _check_types(proto, path)
     try:
-        # The protobuf stays inline; tensors in other files are mapped, not read.
+        # Tensors in files are mapped, not read.
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
         raise ModelError(
@@ -96,7 +97,8 @@ def load_model(path: Path) -> ir.Model:
         ) from error
     check_graph(model, path)
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
-    model.meta[_CAME_EXTERNAL] = remember_external(model)
+    kept = keep_in_file(model, path)
+    model.meta[_CAME_EXTERNAL] = remember_external(model) > kept
     return model
 
 
@@ -191,7 +193,10 @@ def put_model(
     )
     folder = out.folder(path)
     try:
-        ir.save(model, folder / path.name, external_data=_DATA if external else None)
+        if external:
+            ir.save(model, folder / path.name, external_data=_DATA)
+        else:
+            write_inline(model, folder / path.name)
     except Exception as error:
         # What a lazy tensor found wrong, without what it passed through.
         cause = _root_cause(error)
@@ -227,10 +232,10 @@ def _own_data(path: Path) -> list[Path]:
 
 def data_files(path: Path) -> list[Path]:
     """Files with weights of the model in ``path``."""
-    proto = onnx.load(path, load_external_data=False)
+    proto = read_proto(path)
     tensors = onnx.external_data_helper._get_all_tensors(proto)
     names = {e.value for t in tensors for e in t.external_data if e.key == "location"}
-    return [path.parent / name for name in sorted(names)]
+    return [path.parent / name for name in sorted(names - {path.name})]
 
 
 def files_of(path: Path) -> list[Path]:

@@ -2,14 +2,13 @@
 """Trained weights put into a copy of their file, every other byte as it was.
 
 A tensor's bytes have the same length after training, so they are replaced where they lie; the
-protobuf is walked, never written anew. Wire format: a field is a varint ``number << 3 | kind``;
-kind 0 is a varint, 1 and 5 are 8 and 4 bytes, 2 is a length and so many bytes.
+protobuf is walked, never written anew.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from rimc_onnx.errors import ModelError
+from rimc_onnx.execution.wire_format import fields
 from rimc_onnx.io.model_files import files_of
 from rimc_onnx.io.outputs import Outputs, check_output
 
@@ -174,44 +174,13 @@ def _renamed(target: Path, location: str) -> str:
     return f"{target.name}.{Path(location).name}"
 
 
-# --- wire format ------------------------------------------------------------------------------
-
-
-def _fields(data: bytearray, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, stop) of every length-delimited field of a message."""
-    at = start
-    while at < stop:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            _, at = _varint(data, at)
-        elif kind == 1:
-            at += 8
-        elif kind == 5:
-            at += 4
-        else:
-            length, at = _varint(data, at)
-            yield key >> 3, at, at + length
-            at += length
-
-
-def _varint(data: bytearray, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
 def _places(data: bytearray) -> dict[str, _Place]:
     """Where initializers and Constant nodes of the main graph have their values."""
     found: dict[str, _Place] = {}
-    for number, start, stop in _fields(data, 0, len(data)):
+    for number, _, start, stop in fields(data, 0, len(data)):
         if number != _MODEL_GRAPH:
             continue
-        for part, first, last in _fields(data, start, stop):
+        for part, _, first, last in fields(data, start, stop):
             if part == _GRAPH_INITIALIZER:
                 name, place = _tensor_place(data, first, last)
                 if place is not None:
@@ -223,7 +192,7 @@ def _places(data: bytearray) -> dict[str, _Place]:
 
 def _tensor_place(data: bytearray, start: int, stop: int) -> tuple[str, _Place | None]:
     name, place = "", None
-    for number, first, last in _fields(data, start, stop):
+    for number, _, first, last in fields(data, start, stop):
         if number == _TENSOR_NAME:
             name = data[first:last].decode()
         elif number in (_TENSOR_RAW, _TENSOR_FLOATS, _TENSOR_DOUBLES):
@@ -233,13 +202,13 @@ def _tensor_place(data: bytearray, start: int, stop: int) -> tuple[str, _Place |
 
 def _constant_place(data: bytearray, start: int, stop: int) -> dict[str, _Place]:
     output, op_type, place = "", b"", None
-    for number, first, last in _fields(data, start, stop):
+    for number, _, first, last in fields(data, start, stop):
         if number == _NODE_OUTPUT:
             output = data[first:last].decode()
         elif number == _NODE_OP_TYPE:
             op_type = bytes(data[first:last])
         elif number == _NODE_ATTRIBUTE:
-            for part, begin, end in _fields(data, first, last):
+            for part, _, begin, end in fields(data, first, last):
                 if part == _ATTRIBUTE_TENSOR:
                     place = _tensor_place(data, begin, end)[1]
     return {output: place} if op_type == b"Constant" and place is not None else {}
