@@ -76,7 +76,8 @@ def _imagenet(model: str, feed: Callable[[npt.NDArray[np.uint8]], Arrays], image
     )
 
 
-def _lite0(images: npt.NDArray[np.uint8]) -> Arrays:
+def lite0_input(images: npt.NDArray[np.uint8]) -> Arrays:
+    """What EfficientNet-lite0 takes of RGB images [N, 224, 224, 3]."""
     x = (images.astype(np.float32) - 127) / 128
     return {"input": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
 
@@ -143,7 +144,7 @@ def _plain(folder: Path, images: int) -> Network:
 NETWORKS: Mapping[str, Callable[[Path, int], Network]] = {
     "ResNet-20": lambda _, n: _resnet20("resnet20.onnx", n),
     "ResNet-20, unfused": lambda _, n: _resnet20("resnet20_unfused_opset17.onnx", n),
-    "EfficientNet-lite0": lambda _, n: _imagenet("efficientnet_lite0.onnx", _lite0, n),
+    "EfficientNet-lite0": lambda _, n: _imagenet("efficientnet_lite0.onnx", lite0_input, n),
     "SqueezeNet": lambda _, n: _imagenet("squeezenet_fp16.onnx", _squeezenet, n),
     "MiniLM": lambda _, n: _minilm(n),
     "digits, depthwise": lambda _, n: _digits(n),
