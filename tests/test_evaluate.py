@@ -146,6 +146,16 @@ def test_axis_of_classes(shape: tuple[int, ...], labels: tuple[int, ...] | None,
         assert hits.top1 == hits.total == best.size
 
 
+def test_labels_that_no_class_index_can_be() -> None:
+    # Labels -1 and 1 beside a model that answers 0 and 1: half of them counted as missed.
+    answers = np.array([0, 1, 1], np.int64)
+    with pytest.raises(DataError, match=r"labels lie in -1\.\.1, .* in 0\.\.1"):
+        Hits("y").add_labels(answers, np.array([-1, 1, 1]))
+    hits = Hits("y")
+    hits.add_labels(2 * answers - 1, np.array([-1, 1, 1]))
+    assert hits.top1 == 3
+
+
 @pytest.mark.parametrize("waiting_bytes", [1, 1 << 20])
 def test_large_models_are_open_one_at_a_time_with_the_same_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting_bytes: int

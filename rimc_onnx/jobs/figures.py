@@ -43,6 +43,11 @@ class Hits:
         if output.dtype.kind in "iub":
             if labels.shape != output.shape:
                 raise self._misshapen(output, labels, output.shape)
+            if labels.size and labels.min() < 0 <= output.min():
+                raise DataError(
+                    f"labels lie in {labels.min()}..{labels.max()}, the model's class indices in "
+                    f"{int(output.min())}..{int(output.max())}. Count classes from 0."
+                )
             self.total += labels.size
             self.top1 += int((output == labels).sum())
             self.top5 += int((output == labels).sum())

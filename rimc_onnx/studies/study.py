@@ -23,7 +23,7 @@ from rimc_onnx.studies.study_file import Study
 from rimc_onnx.studies.tables import Named, PlotSpec, Table, curves, make_table
 from rimc_onnx.studies.trial import Row
 
-__all__ = ["ROWS", "StudyReport", "run_study", "study_folder", "write_study"]
+__all__ = ["ROWS", "Shown", "StudyReport", "run_study", "study_folder", "write_study"]
 
 ROWS = "rows.parquet"
 _SHOWN: tuple[str, ...] = (
@@ -90,7 +90,7 @@ def run_study(
     new: list[Row] = []
     trials = [point.trial for point in study.points]
     rows = run(trials, folder / ROWS, engine=engine, progress=progress, on_row=new.append)
-    shown, pages = _written(study, rows, folder, command)
+    shown, pages = write_study(study, rows, folder, command)
     different = {row["key"]: row for row in rows}.values()
     return StudyReport(
         title=study.title,
@@ -111,24 +111,20 @@ def run_study(
     )
 
 
-def write_study(study: Study, rows: Sequence[Row], folder: Path, command: str = "") -> list[Path]:
+def write_study(
+    study: Study, rows: Sequence[Row], folder: Path, command: str
+) -> tuple[Shown, list[Path]]:
     """Page, plots and tables of rows, one for every point of the study, in its order.
 
     Raises:
         OutputError: the folder can't be written to.
         CalibrationError: jinja2 or matplotlib is missing, of the extra ``study``.
     """
-    return _written(study, rows, folder, command)[1]
-
-
-def _written(
-    study: Study, rows: Sequence[Row], folder: Path, command: str
-) -> tuple[_Shown, list[Path]]:
     named = [
         Named(sweep=p.sweep, names=p.names, row=row)
         for p, row in zip(study.points, rows, strict=True)
     ]
-    shown = _Shown(study, named)
+    shown = Shown(study, named)
     pages = [(folder / "study.html", shown.page(command).encode())]
     pages += [(folder / f"{name}.png", png) for name, png in shown.pngs()]
     pages += [(folder / "tables.md", shown.markdown().encode())]
@@ -154,7 +150,7 @@ def study_folder(folder: str | Path) -> Path:
     return folder
 
 
-class _Shown:
+class Shown:
     """Tables, plots and the page of rows."""
 
     def __init__(self, study: Study, rows: list[Named]) -> None:
