@@ -166,11 +166,13 @@ class Shown:
             self.tables.append(study.lifespan.table(study.lifespan.updates()))
 
     def markdown(self) -> str:
+        """All tables."""
         parts = [f"# {self._study.title}\n"]
         parts += [f"## {table.title}\n\n{table.markdown()}\n" for table in self.tables]
         return "\n".join(parts)
 
     def pngs(self) -> list[tuple[str, bytes]]:
+        """Every plot with its name."""
         return [
             (f"plot-{number}", draw_png(spec, curves(spec, self._rows), self._dots(spec)))
             for number, spec in enumerate(self._study.plots, start=1)
@@ -178,6 +180,7 @@ class Shown:
         ]
 
     def page(self, command: str) -> str:
+        """HTML; ``command`` makes it again."""
         template = (resources.files(__package__) / "page.html.jinja").read_text("utf-8")
         worse = {i for i, one in enumerate(self.comparisons) if one.is_worse}
         tables = [
