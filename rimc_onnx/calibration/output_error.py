@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rimc_onnx.execution.array_file import forget_arrays
 from rimc_onnx.execution.parallel import PART
 
 __all__ = ["OutputFigures", "output_figures"]
@@ -55,6 +56,7 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         errors.append(error / variance if math.isfinite(error) else math.inf)
         told = 0 < error < math.inf
         sqnr_db[name] = 10 * math.log10(power / error) if told else None
+        forget_arrays(wanted)
     return OutputFigures(
         error=sum(errors) / len(errors) if errors else None,
         agreement=agreement,

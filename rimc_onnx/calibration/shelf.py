@@ -7,8 +7,6 @@ bound they wait in a temporary file without a name; targets are read from the te
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from rimc_onnx.calibration.job import target_of
 from rimc_onnx.calibration.problem import NodeProblem
 from rimc_onnx.calibration.solvers.closed_form import Draft
 from rimc_onnx.calibration.walk import Pair
-from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.array_file import ArrayFile, Place
 
 __all__ = ["Shelf"]
 
@@ -34,22 +32,13 @@ _HELD_BYTES = 256 << 20
 _NONE = np.zeros((0, 0, 0), np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """An array in the file."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Put:
     """A draft whose large arrays are in the file."""
 
     draft: Draft
-    error: _Place
-    gram: dict[str, _Place]
+    error: Place
+    gram: dict[str, Place]
 
 
 class Shelf(Sequence[Draft]):
@@ -66,7 +55,7 @@ class Shelf(Sequence[Draft]):
         held_bytes: int = _HELD_BYTES,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
-        """Empty; the file is made when there is something for it.
+        """Empty.
 
         ``forget`` is called before a target is read again: it gives back the memory of others.
         """
@@ -74,7 +63,7 @@ class Shelf(Sequence[Draft]):
         self._forget = forget
         self._free_bytes = held_bytes
         self._items: dict[str, Draft | _Put] = {}
-        self._file: Any = None
+        self._file = ArrayFile()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Shelf:
@@ -89,8 +78,7 @@ class Shelf(Sequence[Draft]):
     ) -> None:
         """Let the file go."""
         self._items = {}
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def __len__(self) -> int:
         """Number of drafts, those included that are still to be put."""
@@ -124,42 +112,21 @@ class Shelf(Sequence[Draft]):
 
     def _put(self, draft: Draft) -> _Put:
         problem = draft.problem
-        try:
-            return _Put(
-                draft=replace(draft, problem=_thin(problem)),
-                error=self._write(problem.error),
-                gram={n: self._write(part) for n, part in _parts(problem.statistics.x_cov).items()},
-            )
-        except OSError as error:
-            raise CalibrationError(
-                f"no room in {tempfile.gettempdir()} for what a large model needs while the SRAM "
-                f"is shared out ({error.strerror}). Set TMPDIR to a folder on a larger disk."
-            ) from error
-
-    def _write(self, array: Array) -> _Place:
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        with self._lock:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="rimc-")  # noqa: SIM115 - closed at exit
-            offset = self._file.seek(0, os.SEEK_END)
-            self._file.write(data)
-        return _Place(offset=offset, shape=array.shape, dtype=array.dtype)
-
-    def _read(self, place: _Place) -> Array:
-        array = np.empty(place.shape, place.dtype)
-        with self._lock:
-            self._file.seek(place.offset)
-            self._file.readinto(array.reshape(-1).view(np.uint8).data)
-        return array
+        gram = _parts(problem.statistics.x_cov)
+        return _Put(
+            draft=replace(draft, problem=_thin(problem)),
+            error=self._file.write(problem.error),
+            gram={name: self._file.write(part) for name, part in gram.items()},
+        )
 
     def _made(self, pair: Pair, put: _Put) -> Draft:
         self._forget()
         thin = put.draft.problem
-        gram = Gram(**{name: self._read(place) for name, place in put.gram.items()})
+        gram = Gram(**{name: self._file.read(place) for name, place in put.gram.items()})
         problem = replace(
             thin,
             target=target_of(pair),
-            error=self._read(put.error),
+            error=self._file.read(put.error),
             statistics=replace(thin.statistics, x_cov=gram),
         )
         return replace(put.draft, problem=problem)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays that wait in a temporary file without a name, where memory has no room for them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rimc_onnx.errors import CalibrationError
+
+__all__ = ["ArrayFile", "Place", "forget_arrays", "mapped"]
+
+Array = npt.NDArray[Any]
+
+_HELD_BYTES = 128 << 20
+"""Arrays up to here, together, stay in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """An array in the file."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class ArrayFile:
+    """The file is made when there is something for it. Threads may write and read at once."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._file: Any = None
+        self._lock = threading.Lock()
+
+    def write(self, array: Array) -> Place:
+        """Append an array.
+
+        Raises:
+            CalibrationError: the folder for temporary files has no room.
+        """
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(prefix="rimc-")  # noqa: SIM115
+                offset = self._file.seek(0, os.SEEK_END)
+                self._file.write(data)
+                self._file.flush()
+        except OSError as error:
+            raise CalibrationError(
+                f"no room in {tempfile.gettempdir()} for what a large model needs while it is "
+                f"calibrated ({error.strerror}). Set TMPDIR to a folder on a larger disk."
+            ) from error
+        return Place(offset=offset, shape=array.shape, dtype=array.dtype)
+
+    def read(self, place: Place) -> Array:
+        """A copy of an array."""
+        array = np.empty(place.shape, place.dtype)
+        with self._lock:
+            self._file.seek(place.offset)
+            self._file.readinto(array.reshape(-1).view(np.uint8).data)
+        return array
+
+    def map(self, place: Place) -> Array:
+        """An array that is read where it is used, also after :meth:`close`."""
+        if not np.prod(place.shape):
+            return np.empty(place.shape, place.dtype)
+        return np.memmap(self._file, place.dtype, mode="r", offset=place.offset, shape=place.shape)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+
+
+def mapped(chunks: list[Array]) -> list[Array]:
+    """The arrays, in a file if they are large: outputs that wait for those of another model.
+
+    Raises:
+        CalibrationError: the folder for temporary files has no room.
+    """
+    is_plain = all(isinstance(c, np.ndarray) and not c.dtype.hasobject for c in chunks)
+    if not is_plain or sum(chunk.nbytes for chunk in chunks) <= _HELD_BYTES:
+        return chunks
+    file = ArrayFile()
+    found = [file.map(file.write(chunk)) for chunk in chunks]
+    file.close()
+    return found
+
+
+def forget_arrays(arrays: Iterable[Any]) -> None:
+    """Give back the memory of those that :func:`mapped` put into a file; they stay valid."""
+    if not hasattr(mmap, "MADV_DONTNEED"):  # a system that takes pages back on its own
+        return
+    for array in arrays:
+        pages = array._mmap if isinstance(array, np.memmap) else None
+        if isinstance(pages, mmap.mmap):
+            pages.madvise(mmap.MADV_DONTNEED)
