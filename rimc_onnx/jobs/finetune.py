@@ -331,6 +331,8 @@ class _Job:
             times_s=_times(config),
         )
         self.analog = analog
+        if not (config.adapters_only or config.convert.uncalibrated):
+            analog.correct_gains()
         if config.learn_input_ranges:
             analog.learn_ranges()
         if config.adapters_only:

@@ -210,7 +210,8 @@ class ValidationReport:
     clean_loss: float
     """Of the weights as they are."""
     device_loss: float
-    """Mean over simulated devices, not calibrated."""
+    """Mean over simulated devices, not calibrated; trained for a use with calibration, a digital
+    scale makes up for what their law takes from all weights in common."""
     clean_hits: float | None
     """Share of samples with the label's class, or the teacher's; ``None`` without classes."""
     device_hits: float | None

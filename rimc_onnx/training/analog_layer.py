@@ -27,6 +27,8 @@ __all__ = ["AnalogLayer", "Cells", "Draw"]
 
 _INTERVALS = KNOTS - 1
 """Of the tables of a pair's error."""
+_LEAST_GAIN = 0.05
+"""Of arrays that have lost more there is nothing to scale up."""
 
 
 class Cells(Enum):
@@ -98,6 +100,8 @@ class AnalogLayer(nn.Module):
         """The adapter beside the arrays, where one is trained: (x, what they answer) -> output."""
         self.log_range: nn.Parameter | None = None
         """Logarithm of the input range over the measured one, where it is trained."""
+        self.corrects_gain = False
+        """True where a digital scale makes up for what the law takes from all cells in common."""
         self.is_measuring = False
         self.sees_slopes = False
         """True while squared slopes of the weight are added up."""
@@ -106,6 +110,7 @@ class AnalogLayer(nn.Module):
         self._powers: list[Tensor] = []
         self._device_weight: Tensor | None = None
         self._device_w_max = torch.ones(1)
+        self._gain = torch.ones(())
         means, variances = zip(*map(self._tables, times_s or [config.time_s]), strict=True)
         self.register_buffer("means", torch.stack(means))
         self.register_buffer("variances", torch.stack(variances))
@@ -187,11 +192,16 @@ class AnalogLayer(nn.Module):
     def _drawn(self, w: Tensor, w_max: Tensor) -> Tensor:
         with torch.no_grad():
             mean, sigma = self._deviations(w.detach(), w_max.detach())
+            if self.corrects_gain:
+                self._gain = _expected_gain(w, self.draw.scale * mean)
             key = _key(self.draw.seed, self.draw.step, self.name)
             generator = torch.Generator(w.device).manual_seed(key)
             z = torch.randn(w.shape, generator=generator, device=w.device)
             deviation = mean.addcmul_(sigma, z).mul_(self.draw.scale)
-        return w + deviation
+        if not self.corrects_gain:
+            return w + deviation
+        # What is common to all cells has a slope: with the scale behind it that is 1.
+        return w * self._gain + (deviation + w.detach() * (1 - self._gain))
 
     def unit_of(self, w: Tensor) -> RramUnit:
         """The unit that a conversion makes of the file's weight ``w``."""
@@ -232,6 +242,11 @@ class AnalogLayer(nn.Module):
             programmer=programmer,
         )
         self._device_weight = torch.from_numpy(np.array(realised.numpy())).to(w.device)
+        if self.corrects_gain:
+            held, limit = target, self._device_w_max.cpu()
+            at = (held.abs() / limit.clamp_min(1e-30)).clamp_max(1.0).mul(_INTERVALS).round().int()
+            mean = self._tables(config.time_s)[0][at] * held.sign() * limit
+            self._gain = _expected_gain(held, mean).to(w.device)
         self.cells = Cells.DEVICE
 
     def forget(self) -> None:
@@ -246,7 +261,11 @@ class AnalogLayer(nn.Module):
         """
         w = self.weight.to_arrays(w_file)
         w_max = self.largest(w)
-        mean, variance = self.moments(self._mapped(w, w_max), w_max, index)
+        held = self._mapped(w, w_max)
+        mean, variance = self.moments(held, w_max, index)
+        if self.corrects_gain:
+            gain = _expected_gain(held.detach(), mean.detach())
+            mean, variance = (held + mean) / gain - held, variance / gain.square()
         return ((variance + mean.square()) * self.power).sum() / self.start_power
 
     # --- input power --------------------------------------------------------------------------
@@ -334,7 +353,12 @@ class AnalogLayer(nn.Module):
         return y + (bias if self.beta == 1.0 else bias * self.beta)
 
     def _converted(self, x: Tensor, w_file: Tensor) -> Tensor:
-        """What the arrays answer, in their units."""
+        """What the arrays answer, in their units, behind the digital scale."""
+        y = self._answered(x, w_file)
+        is_off = self.corrects_gain and self.cells in (Cells.DRAWN, Cells.DEVICE)
+        return y / self._gain if is_off else y
+
+    def _answered(self, x: Tensor, w_file: Tensor) -> Tensor:
         if self.cells is Cells.DEVICE and self._device_weight is not None:
             w, w_max = self._device_weight, self._device_w_max
         else:
@@ -367,6 +391,13 @@ class AnalogLayer(nn.Module):
         if self.log_range is None:
             return None
         return self.reads.dac_range * float(self.log_range.detach().exp())
+
+
+def _expected_gain(w: Tensor, mean: Tensor) -> Tensor:
+    """Of arrays that hold w + mean where w is meant: what is common to all cells, by power."""
+    power = w.square().sum()
+    gain = 1 + (w * mean).sum() / power.clamp_min(1e-30)
+    return gain.clamp_min(_LEAST_GAIN)
 
 
 def _channels(vector: Tensor, y: Tensor) -> Tensor:

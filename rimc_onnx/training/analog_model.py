@@ -168,6 +168,14 @@ class AnalogModel:
         self.branches[node] = branch
         self.layers[node].branch = branch
 
+    def correct_gains(self) -> None:
+        """Every node has a digital scale for what its device is expected to lose in common.
+
+        A calibration has that back; weights that make up for it are wrong afterwards.
+        """
+        for layer in self.layers.values():
+            layer.corrects_gain = True
+
     def learn_ranges(self) -> None:
         """Input ranges are trained, too, of nodes whose word lines have one."""
         for layer in self.layers.values():

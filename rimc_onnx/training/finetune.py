@@ -44,7 +44,8 @@ class Validation:
     clean_loss: float
     """Of the weights as they are."""
     device_loss: float
-    """Mean over simulated devices at the conversion's time, not calibrated."""
+    """Mean over simulated devices at the conversion's time, not calibrated but for the scale that
+    :attr:`.AnalogLayer.corrects_gain` means."""
     clean_hits: float | None
     """Share of samples with the label's class, or the teacher's; None without classes."""
     device_hits: float | None
