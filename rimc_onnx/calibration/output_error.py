@@ -56,7 +56,7 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         errors.append(error / variance if math.isfinite(error) else math.inf)
         told = 0 < error < math.inf
         sqnr_db[name] = 10 * math.log10(power / error) if told else None
-        forget_arrays(wanted)
+        forget_arrays([*wanted, *given])
     return OutputFigures(
         error=sum(errors) / len(errors) if errors else None,
         agreement=agreement,

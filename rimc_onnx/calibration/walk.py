@@ -16,7 +16,6 @@ from rimc_onnx.calibration.gains import SampleMoments, in_both
 from rimc_onnx.calibration.moments import Features, SecondMoments
 from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.errors import CalibrationError
-from rimc_onnx.execution.array_file import mapped
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
@@ -132,7 +131,7 @@ def teacher_run(
     )
     for name, chunks in run:
         if outputs is not None and name in ends:
-            outputs[name] = mapped(chunks)
+            outputs[name] = chunks
         if (unit := by_output.get(name)) is None:
             continue
         bias = unit.bias.reshape(unit.geometry.channel_shape)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rimc_onnx.errors import CalibrationError
 
-__all__ = ["ArrayFile", "Place", "forget_arrays", "mapped"]
+__all__ = ["ArrayFile", "Place", "forget_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -72,9 +72,18 @@ class ArrayFile:
 
     def map(self, place: Place) -> Array:
         """An array that is read where it is used, also after :meth:`close`."""
-        if not np.prod(place.shape):
-            return np.empty(place.shape, place.dtype)
         return np.memmap(self._file, place.dtype, mode="r", offset=place.offset, shape=place.shape)
+
+    def keep(self, value: Any, count: int) -> Any:
+        """One of ``count`` values like it: an array is mapped where together they are large.
+
+        Raises:
+            CalibrationError: the folder for temporary files has no room.
+        """
+        is_plain = isinstance(value, np.ndarray) and not value.dtype.hasobject
+        if not is_plain or value.nbytes * count <= _HELD_BYTES:
+            return value
+        return self.map(self.write(value))
 
     def close(self) -> None:
         """Let the file go."""
@@ -82,23 +91,8 @@ class ArrayFile:
             self._file.close()
 
 
-def mapped(chunks: list[Array]) -> list[Array]:
-    """The arrays, in a file if they are large: outputs that wait for those of another model.
-
-    Raises:
-        CalibrationError: the folder for temporary files has no room.
-    """
-    is_plain = all(isinstance(c, np.ndarray) and not c.dtype.hasobject for c in chunks)
-    if not is_plain or sum(chunk.nbytes for chunk in chunks) <= _HELD_BYTES:
-        return chunks
-    file = ArrayFile()
-    found = [file.map(file.write(chunk)) for chunk in chunks]
-    file.close()
-    return found
-
-
 def forget_arrays(arrays: Iterable[Any]) -> None:
-    """Give back the memory of those that :func:`mapped` put into a file; they stay valid."""
+    """Give back the memory of those that :meth:`ArrayFile.keep` mapped; they stay valid."""
     if not hasattr(mmap, "MADV_DONTNEED"):  # a system that takes pages back on its own
         return
     for array in arrays:

@@ -21,6 +21,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from rimc_onnx.execution.array_file import ArrayFile, forget_arrays
 from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.model_bytes import bytes_with_initializers
 from rimc_onnx.execution.sessions import Session, SessionFactory, run_session
@@ -70,12 +71,15 @@ def nodes_session(
 def run_chunks(
     session: Session, outputs: Sequence[str], inputs: Mapping[str, Chunks], num_chunks: int
 ) -> list[Chunks]:
-    """Every output's chunks, of one run for each chunk of the inputs."""
+    """Every output's chunks, of one run for each chunk of the inputs; large ones lie in a file."""
     found: list[Chunks] = [[] for _ in outputs]
+    file = ArrayFile()
     for chunk in range(num_chunks):
         feed = {name: chunks[chunk] for name, chunks in inputs.items()}
-        for chunks, array in zip(found, run_session(session, outputs, feed, _PIECE), strict=True):
-            chunks.append(array)
+        for chunks, value in zip(found, run_session(session, outputs, feed, _PIECE), strict=True):
+            chunks.append(file.keep(value, num_chunks))
+        forget_arrays(feed.values())
+    file.close()
     return found
 
 
