@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +244,20 @@ def test_other_file_is_one_line(
     assert "\n" not in str(error.value)
     with pytest.raises(ModelError, match="no such file"):
         read_adapter_file(tmp_path / "b.onnx_adapter", model)
+
+
+@needs_adapters
+def test_file_with_an_array_beyond_all_memory_is_one_line(
+    make: Callable[..., ir.Model], tmp_path: Path
+) -> None:
+    # ONNX Runtime reads it, and numpy raises when the array is asked for.
+    model, path = make(), tmp_path / "a.onnx_adapter"
+    write_adapter_file(path, random_adapters(model, 1, rank=2, cells=5), model)
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<q", 5)) + 6] = 45
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX Runtime adapter file, or truncated"):
+        read_adapter_file(path, model)
 
 
 def test_old_runtime_is_told_so(

@@ -150,6 +150,9 @@ KINDS: dict[str, tuple[Kind, str]] = {
     "attribute: time is not finite": (_attribute("time_s", float("nan")), "node_conv2d"),
     "statistics: a mean is NaN": (_statistics("node_conv2d/x_mean", _with_nan), "bad.npz"),
     "statistics: a variance is NaN": (_statistics("node_conv2d/y_variance", _with_nan), "bad.npz"),
+    "statistics: no row is within the limit": (
+        _statistics("node_conv2d/row_limit", lambda a: np.full_like(a, 1e-45)), "bad.npz"
+    ),
     "statistics: a matrix is cut": (
         _statistics("node_conv2d/x_cov", lambda a: a[:, 1:]), "bad.npz"
     ),

@@ -108,7 +108,8 @@ def read_adapter_file(path: str | Path, model: ir.Model) -> dict[str, QuantizedA
         raise ModelError(f"{path}: no such file. Give the path of an .onnx_adapter file.")
     try:
         adapter_format = onnxruntime.AdapterFormat.read_adapter(str(path))
-    except Exception as error:  # RuntimeError, with a stack trace in its text
+        found = {name: v.numpy() for name, v in adapter_format.get_parameters().items()}
+    except Exception as error:  # RuntimeError, with a stack trace in its text; sizes beyond memory
         raise ModelError(
             f"{path}: not an ONNX Runtime adapter file, or truncated. Write or copy it again."
         ) from error
@@ -123,7 +124,6 @@ def read_adapter_file(path: str | Path, model: ir.Model) -> dict[str, QuantizedA
             f"{path}: was made for other arrays (another model, seed, device or age). "
             "Calibrate this model."
         )
-    found = {name: v.numpy() for name, v in adapter_format.get_parameters().items()}
     adapters = _by_node(path, found, model)
     try:
         _check_fit(adapters, model)

@@ -28,6 +28,8 @@ _REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading arrays that are not as they were written can end in."""
 _PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "row_limit", "sensitivity")
+_LEAST_LIMIT = 1e-6
+"""Of a node's power; a limit is a multiple of what most rows have."""
 _MAY_BE_UNKNOWN = ("/row_limit", "/sensitivity")
 """NaN or infinite where there is none."""
 
@@ -128,6 +130,9 @@ def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
     for part in parts[: -len(_MAY_BE_UNKNOWN)]:
         if not np.isfinite(part).all():
             raise ValueError(f"{node}: not finite")
+    power = float(np.sum(y_variance, dtype=np.float64) + np.square(y_mean, dtype=np.float64).sum())
+    if 0 < row_limit < _LEAST_LIMIT * power:
+        raise ValueError(f"{node}: a limit that no row is within")
     group, depth = x_mean.shape
     upper = np.triu_indices(depth)
     x_cov = np.zeros((group, depth, depth), np.float32)
