@@ -147,7 +147,8 @@ def vera_plus(problem: BaselineProblem) -> BaselineResult:
         seed=problem.seed,
     )
     whole = Batches(samples)
-    train, held = whole.split(max(whole.num_samples // 8, 1), problem.seed)
+    held_out = min(config.validation_samples, max(whole.num_samples // 8, 1))
+    train, held = whole.split(held_out, problem.seed)
     trainer = _trainer(problem, model, train, held, config)
     trainer.run(None)
     biases = {node: layer.unit.bias for node, layer in model.layers.items()}
