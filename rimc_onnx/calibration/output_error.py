@@ -56,7 +56,6 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         errors.append(error / variance if math.isfinite(error) else math.inf)
         told = 0 < error < math.inf
         sqnr_db[name] = 10 * math.log10(power / error) if told else None
-        forget_arrays([*wanted, *given])
     return OutputFigures(
         error=sum(errors) / len(errors) if errors else None,
         agreement=agreement,
@@ -87,6 +86,7 @@ def _power(chunks: Chunks, beside: Chunks | None = None) -> float:
             if others is not None:
                 part -= others[start : start + PART]
             totals.append(float(np.square(part).sum()))
+            forget_arrays([chunk] if beside is None else [chunk, beside[index]])
     return sum(totals)
 
 
@@ -112,6 +112,7 @@ def _variance(chunks: Chunks) -> float:
         part = np.s_[:, start : start + together]
         values = np.concatenate([chunk[part].astype(np.float64) for chunk in flat])
         total += float(np.square(values - values.mean(axis=0)).sum())
+        forget_arrays(chunks)
     return total
 
 
@@ -129,7 +130,9 @@ def _agreement(pairs: Sequence[tuple[Array, Array]]) -> float | None:
         axis = 1 if len(shape) > 3 else len(shape) - 1
         if axis < 1 or shape[axis] < 2:
             return None
-        best = wanted.reshape(shape).argmax(axis)
-        same += int((best == given.reshape(shape).argmax(axis)).sum())
-        total += best.size
+        for one, other in zip(wanted.reshape(shape), given.reshape(shape), strict=True):
+            best = one.argmax(axis - 1)
+            same += int((best == other.argmax(axis - 1)).sum())
+            total += best.size
+            forget_arrays([wanted, given])
     return same / total if total else None
