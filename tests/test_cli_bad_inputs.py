@@ -148,6 +148,12 @@ KINDS: dict[str, tuple[Kind, str]] = {
     "attribute: device is no JSON": (_attribute("device_config", "{"), "node_conv2d"),
     "attribute: device is a number": (_attribute("device_config", "3"), "node_conv2d"),
     "attribute: time is not finite": (_attribute("time_s", float("nan")), "node_conv2d"),
+    "statistics: a power is beyond squares": (
+        _statistics("node_conv2d/x_cov", lambda a: np.full_like(a, 3e38)), "bad.npz"
+    ),
+    "statistics: a mean is a truth value": (
+        _statistics("node_conv2d/y_mean", lambda a: a.astype(bool)), "bad.npz"
+    ),
     "statistics: a mean is NaN": (_statistics("node_conv2d/x_mean", _with_nan), "bad.npz"),
     "statistics: a variance is NaN": (_statistics("node_conv2d/y_variance", _with_nan), "bad.npz"),
     "statistics: no row is within the limit": (

@@ -28,6 +28,8 @@ _REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading arrays that are not as they were written can end in."""
 _PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "row_limit", "sensitivity")
+_MOST = 1e15
+"""Of a mean or a power: products of two have room in float32."""
 _LEAST_LIMIT = 1e-6
 """Of a node's power; a limit is a multiple of what most rows have."""
 _MAY_BE_UNKNOWN = ("/row_limit", "/sensitivity")
@@ -128,8 +130,9 @@ def _read_node(arrays: dict[str, Array], node: str) -> Statistics:
     parts = [arrays[f"{node}/{part}"] for part in _PARTS]
     x_mean, half, y_mean, y_variance, x_abs_max, row_limit, sensitivity = parts
     for part in parts[: -len(_MAY_BE_UNKNOWN)]:
-        if not np.isfinite(part).all():
-            raise ValueError(f"{node}: not finite")
+        is_usable = part.dtype.kind == "f" and (np.abs(part) <= _MOST).all()
+        if not is_usable:
+            raise ValueError(f"{node}: no numbers, or such that have no squares")
     power = float(np.sum(y_variance, dtype=np.float64) + np.square(y_mean, dtype=np.float64).sum())
     if 0 < row_limit < _LEAST_LIMIT * power:
         raise ValueError(f"{node}: a limit that no row is within")
