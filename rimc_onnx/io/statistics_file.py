@@ -28,7 +28,7 @@ _REFERENCE = "rimc.reference/"
 _GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading arrays that are not as they were written can end in."""
 _PARTS = ("x_mean", "x_cov", "y_mean", "y_variance", "x_abs_max", "row_limit", "sensitivity")
-_MOST = 1e15
+_MOST = 1e18
 """Of a mean or a power: products of two have room in float32."""
 _LEAST_LIMIT = 1e-6
 """Of a node's power; a limit is a multiple of what most rows have."""
