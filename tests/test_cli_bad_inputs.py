@@ -101,6 +101,14 @@ def _attribute(name: str, value: object) -> Kind:
     return make
 
 
+def _no_text(folder: Path) -> list[str]:
+    model = onnx.load(folder / "model.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "Conv")
+    node.attribute.add(name="auto_pad", type=onnx.AttributeProto.STRING, s=b"\xff\xfe")
+    onnx.save(model, folder / "bad.onnx")
+    return ["convert", "bad.onnx"]
+
+
 def _statistics(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Kind:
     def make(folder: Path) -> list[str]:
         with np.load(write_statistics(folder / "model.onnx").output) as made:
@@ -147,6 +155,7 @@ KINDS: dict[str, tuple[Kind, str]] = {
     "metadata: teacher's name is long": (_metadata("rimc.teacher_path", LONG), "teacher"),
     "attribute: device is no JSON": (_attribute("device_config", "{"), "node_conv2d"),
     "attribute: device is a number": (_attribute("device_config", "3"), "node_conv2d"),
+    "attribute: pads are no text": (_no_text, "auto_pad"),
     "attribute: time is not finite": (_attribute("time_s", float("nan")), "node_conv2d"),
     "statistics: a power is beyond squares": (
         _statistics("node_conv2d/x_cov", lambda a: np.full_like(a, 3e38)), "bad.npz"

@@ -56,6 +56,12 @@ def check_graph(model: ir.Model, path: Path) -> None:
                     raise ModelError(
                         f"{where}: attribute '{attribute.name}' has no type. Export it again."
                     )
+                is_bytes = isinstance(attribute.value, bytes) and node.op_type != "Constant"
+                if is_bytes and node.domain == "":
+                    raise ModelError(
+                        f"{where}: attribute '{attribute.name}' is no text ("
+                        f"{attribute.value[:20]!r}). Export it again."
+                    )
             size = _made_bytes(node)
             if size > _MOST_MADE_BYTES:
                 raise ModelError(
