@@ -93,7 +93,11 @@ def zero_feed(model: ir.Model) -> Feed | None:
         if value.name in model.graph.initializers:
             continue
         tensor = _input(value, one).type.tensor_type
-        sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        # A size below 0 says nothing either.
+        sizes = [
+            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None
+            for d in tensor.shape.dim
+        ]
         if value.dtype is None or not tensor.HasField("shape") or None in sizes:
             return None
         feed[value.name or ""] = np.zeros([s or 0 for s in sizes], value.dtype.numpy())

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,7 +19,7 @@ from rimc_onnx import api
 from rimc_onnx.cost import energy
 from rimc_onnx.cost.constants import default_constants
 from rimc_onnx.cost.counts import array_counts, branch_counts
-from rimc_onnx.cost.shapes import inferred_shapes, seen_shapes
+from rimc_onnx.cost.shapes import inferred_shapes, seen_shapes, zero_feed
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import Scaling, get_preset
 from rimc_onnx.errors import ModelError
@@ -250,3 +251,12 @@ def test_latency_is_the_slower_of_reading_and_converting(tmp_path: Path) -> None
     assert energy.array_ns(found, slow) == pytest.approx(40 * 100)
     twice = replace(found, cycles=2, pulses=2)
     assert energy.array_ns(twice, AT) == pytest.approx(2 * 40 * 20 * 0.83)
+
+
+def test_a_sample_of_zeros_is_not_made_of_a_size_below_zero(digits_job: Path) -> None:
+    # Exporters write -1 for what is free: numpy has no such array, and calibration ended there.
+    model = load_model(digits_job / "model.onnx")
+    (value,) = (v for v in model.graph.inputs if v.name == "input")
+    assert zero_feed(model) is not None
+    value.shape = ir.Shape(["batch", 1, -1, 8])
+    assert zero_feed(model) is None
