@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rimc_onnx.execution.array_file import forget_arrays
+from rimc_onnx.execution.array_file import forget_arrays, power
 from rimc_onnx.execution.parallel import PART
 
 __all__ = ["OutputFigures", "output_figures"]
@@ -46,16 +46,16 @@ def output_figures(teacher: Mapping[str, Chunks], student: Mapping[str, Chunks])
         given = student.get(name)
         if given is None or not _are_comparable(wanted, given):
             continue
-        power = _power(wanted)
+        whole = _power(wanted)
         error = _power(given, wanted)
-        variance = _variance(wanted) or power
-        if not (math.isfinite(power) and variance > 0):
+        variance = _variance(wanted) or whole
+        if not (math.isfinite(whole) and variance > 0):
             continue
         if not errors:
             agreement = _agreement(list(zip(wanted, given, strict=True)))
         errors.append(error / variance if math.isfinite(error) else math.inf)
         told = 0 < error < math.inf
-        sqnr_db[name] = 10 * math.log10(power / error) if told else None
+        sqnr_db[name] = 10 * math.log10(whole / error) if told else None
     return OutputFigures(
         error=sum(errors) / len(errors) if errors else None,
         agreement=agreement,
@@ -76,18 +76,10 @@ def _are_comparable(wanted: Chunks, given: Chunks) -> bool:
 
 
 def _power(chunks: Chunks, beside: Chunks | None = None) -> float:
-    """Sum of squares, or of those of the differences; in float64, which holds a part at a time."""
-    totals = []
-    for index, chunk in enumerate(chunks):
-        values = chunk.reshape(-1)
-        others = None if beside is None else beside[index].reshape(-1)
-        for start in range(0, values.size, PART):
-            part = values[start : start + PART].astype(np.float64)
-            if others is not None:
-                part -= others[start : start + PART]
-            totals.append(float(np.square(part).sum()))
-            forget_arrays([chunk] if beside is None else [chunk, beside[index]])
-    return sum(totals)
+    """Sum of squares, or of those of the differences."""
+    if beside is None:
+        return sum(power(chunk) for chunk in chunks)
+    return sum(power(chunk, other) for chunk, other in zip(chunks, beside, strict=True))
 
 
 def _variance(chunks: Chunks) -> float:

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.errors import CalibrationError
+from rimc_onnx.execution.parallel import PART
 
-__all__ = ["ArrayFile", "Place", "forget_arrays"]
+__all__ = ["ArrayFile", "Place", "forget_arrays", "power"]
 
 Array = npt.NDArray[Any]
 
@@ -99,3 +100,17 @@ def forget_arrays(arrays: Iterable[Any]) -> None:
         pages = array._mmap if isinstance(array, np.memmap) else None
         if isinstance(pages, mmap.mmap):
             pages.madvise(mmap.MADV_DONTNEED)
+
+
+def power(array: Array, beside: Array | None = None) -> float:
+    """Sum of squares, or of those of the differences; in float64, which holds a part at a time."""
+    values = array.reshape(-1)
+    others = None if beside is None else beside.reshape(-1)
+    total = 0.0
+    for start in range(0, values.size, PART):
+        part = values[start : start + PART].astype(np.float64)
+        if others is not None:
+            part -= others[start : start + PART]
+        total += float(np.square(part).sum())
+        forget_arrays([array] if beside is None else [array, beside])
+    return total

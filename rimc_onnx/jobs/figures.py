@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.errors import DataError, one_line
+from rimc_onnx.execution.array_file import power
 
 __all__ = ["Hits", "Metric", "Sqnr", "apply_metric"]
 
@@ -134,10 +135,9 @@ class Sqnr:
         for name, want, got in zip(self._names, expected, outputs, strict=True):
             if not isinstance(want, np.ndarray) or want.dtype.kind != "f":
                 continue
-            reference = want.astype(np.float64)
-            power = float(np.square(reference).sum())
-            error = float(np.square(reference - got).sum()) if want.shape == got.shape else power
-            self._signal[name] = self._signal.get(name, 0.0) + power
+            signal = power(want)
+            error = power(want, got) if want.shape == got.shape else signal
+            self._signal[name] = self._signal.get(name, 0.0) + signal
             self._error[name] = self._error.get(name, 0.0) + error
 
     def db(self) -> dict[str, float | None]:
@@ -146,13 +146,13 @@ class Sqnr:
         Raises:
             DataError: an output is NaN or infinite.
         """
-        for name, power in self._error.items():
+        for name, error in self._error.items():
             if not math.isfinite(self._signal[name]):
                 raise DataError(
                     f"output {name!r} of the teacher is NaN or infinite. Give samples that it has "
                     "numbers for."
                 )
-            if not math.isfinite(power):
+            if not math.isfinite(error):
                 raise DataError(
                     f"output {name!r} of the model is NaN or infinite where the teacher has "
                     "numbers. Convert and calibrate it anew, or keep the nodes before it digital."
