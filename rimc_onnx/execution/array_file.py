@@ -97,7 +97,7 @@ def forget_arrays(arrays: Iterable[Any]) -> None:
     if not hasattr(mmap, "MADV_DONTNEED"):  # a system that takes pages back on its own
         return
     for array in arrays:
-        pages = array._mmap if isinstance(array, np.memmap) else None
+        pages = getattr(array, "_mmap", None)
         if isinstance(pages, mmap.mmap):
             pages.madvise(mmap.MADV_DONTNEED)
 

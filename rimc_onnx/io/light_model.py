@@ -202,12 +202,12 @@ def _whole_tensor(light: bytes, field: Field) -> list[bytes | int]:
     if not place:
         return [light[field.first : field.stop]]
     tensor = onnx.TensorProto.FromString(light[field.start : field.stop])
-    length = onnx.external_data_helper.ExternalDataInfo(tensor).length
+    length = onnx.external_data_helper.ExternalDataInfo(tensor).length or 0
     # Fields in the order of their numbers, as protobuf writes them.
     raw = next(f.first for f in inside if f.number > _TENSOR_RAW)
     rest = place[-1].stop + len(_IS_EXTERNAL)
     assert light[place[-1].stop : rest] == _IS_EXTERNAL
-    parts = [
+    parts: list[bytes | int] = [
         light[field.start : raw] + header(_TENSOR_RAW, length),
         length,
         light[raw : place[0].first] + light[rest : field.stop],
