@@ -55,7 +55,6 @@ class ArrayFile:
                     self._file = tempfile.TemporaryFile(prefix="rimc-")  # noqa: SIM115
                 offset = self._file.seek(0, os.SEEK_END)
                 self._file.write(data)
-                self._file.flush()
         except OSError as error:
             raise CalibrationError(
                 f"no room in {tempfile.gettempdir()} for what a large model needs while it is "
@@ -73,7 +72,11 @@ class ArrayFile:
 
     def map(self, place: Place) -> Array:
         """An array that is read where it is used, also after :meth:`close`."""
-        return np.memmap(self._file, place.dtype, mode="r", offset=place.offset, shape=place.shape)
+        with self._lock:
+            self._file.flush()
+            return np.memmap(
+                self._file, place.dtype, mode="r", offset=place.offset, shape=place.shape
+            )
 
     def keep(self, value: Any, count: int) -> Any:
         """One of ``count`` values like it: an array is mapped where together they are large.

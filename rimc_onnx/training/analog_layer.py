@@ -173,8 +173,7 @@ class AnalogLayer(nn.Module):
         """Mean and standard deviation of every cell at the draw's time; no slope."""
         index = self.draw.time_index
         mean_table, variances = self.means[index], self.variances[index]
-        t = (w.abs() * (_INTERVALS / w_max.clamp_min(1e-30))).clamp_max_(_INTERVALS)
-        at = t.add_(0.5).int()
+        at = _knots(w, w_max)
         sigma = variances.sqrt()[at] * w_max
         return mean_table[at] * w.sign() * w_max, sigma
 
@@ -243,10 +242,10 @@ class AnalogLayer(nn.Module):
         )
         self._device_weight = torch.from_numpy(np.array(realised.numpy())).to(w.device)
         if self.corrects_gain:
-            held, limit = target, self._device_w_max.cpu()
-            at = (held.abs() / limit.clamp_min(1e-30)).clamp_max(1.0).mul(_INTERVALS).round().int()
-            mean = self._tables(config.time_s)[0][at] * held.sign() * limit
-            self._gain = _expected_gain(held, mean).to(w.device)
+            limit = self._device_w_max.cpu()
+            means = self._tables(config.time_s)[0]
+            mean = means[_knots(target, limit)] * target.sign() * limit
+            self._gain = _expected_gain(target, mean).to(w.device)
         self.cells = Cells.DEVICE
 
     def forget(self) -> None:
@@ -391,6 +390,12 @@ class AnalogLayer(nn.Module):
         if self.log_range is None:
             return None
         return self.reads.dac_range * float(self.log_range.detach().exp())
+
+
+def _knots(w: Tensor, w_max: Tensor) -> Tensor:
+    """Where every weight lies in the tables of a pair's error, the nearest place."""
+    t = (w.abs() * (_INTERVALS / w_max.clamp_min(1e-30))).clamp_max_(_INTERVALS)
+    return t.add_(0.5).int()
 
 
 def _expected_gain(w: Tensor, mean: Tensor) -> Tensor:
