@@ -57,8 +57,8 @@ class ArrayFile:
                 self._file.write(data)
         except OSError as error:
             raise CalibrationError(
-                f"no room in {tempfile.gettempdir()} for what a large model needs while it is "
-                f"calibrated ({error.strerror}). Set TMPDIR to a folder on a larger disk."
+                f"no room in {tempfile.gettempdir()} for values of a large model "
+                f"({error.strerror}). Set TMPDIR to a folder on a larger disk."
             ) from error
         return Place(offset=offset, shape=array.shape, dtype=array.dtype)
 

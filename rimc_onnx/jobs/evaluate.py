@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rimc_onnx.errors import DataError, UsageError
-from rimc_onnx.execution.sessions import Session, SessionFactory, open_session, run_session
+from rimc_onnx.execution.array_file import ArrayFile, Place
+from rimc_onnx.execution.sessions import (
+    Session,
+    SessionFactory,
+    open_session,
+    return_free_memory,
+    run_session,
+)
 from rimc_onnx.io.feeds import graph_inputs
 from rimc_onnx.io.model_files import files_of, load_model, model_bytes
 from rimc_onnx.io.samples import Batch, Data, Samples, import_callable, load_samples
@@ -23,8 +33,8 @@ _DEFAULT_LABELS = "labels"
 _BOTH_OPEN_BYTES = 256 << 20
 """Weights up to here are held twice, the teacher's beside the model's; a session may take three
 times its weights."""
-_WAITING_BYTES = 256 << 20
-"""Outputs of a large teacher that wait for the model's turn."""
+_WAITING_BYTES = 4 << 30
+"""Outputs of a large teacher that wait in a file for the model's turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +169,18 @@ class _Turn:
         self.stays = stays
         self._session: Session | None = opener() if stays else None
 
-    def session(self) -> Session:
+    def run(self, outputs: Sequence[str], batch: Batch, name: str) -> tuple[list[Any], float]:
+        """Outputs, and the seconds inside the session. An output keeps its session's memory."""
         if self._session is None:
             self._session = self._opener()
-        return self._session
+        start = time.perf_counter()
+        values = run_session(self._session, outputs, batch.feeds, name)
+        return values, time.perf_counter() - start
 
     def end(self) -> None:
         if not self.stays:
             self._session = None
+            return_free_memory()
 
 
 def _runs(
@@ -174,34 +188,45 @@ def _runs(
 ) -> Iterator[tuple[Batch, list[Any], list[Any] | None, float]]:
     """Every batch with the model's outputs, the teacher's and the seconds in the model.
 
-    Sessions of large models are never open at once: the teacher runs as many batches as the memory
-    holds outputs of, then it is the model's turn.
+    Sessions of large models are never open at once: the teacher runs until its outputs fill the
+    temporary file that they wait in, then it is the model's turn. A consumer that keeps outputs
+    keeps the memory of their session.
     """
-    waiting: list[tuple[Batch, list[Any] | None]] = []
-
-    def answered() -> Iterator[tuple[Batch, list[Any], list[Any] | None, float]]:
-        for batch, expected in waiting:
-            session = model.session()
-            start = time.perf_counter()
-            values = run_session(session, outputs, batch.feeds, name)
-            yield batch, values, expected, time.perf_counter() - start
+    if teacher is None or teacher.stays:
+        for batch in batches:
+            expected = None if teacher is None else teacher.run(outputs, batch, "the teacher")[0]
+            values, seconds = model.run(outputs, batch, name)
+            yield batch, values, expected, seconds
+            del values, expected
         model.end()
+        return
+    pending = iter(batches)
+    while True:
+        with closing(ArrayFile()) as file:
+            waiting: list[tuple[Batch, list[Any]]] = []
+            held = 0
+            while held < _WAITING_BYTES and (batch := next(pending, None)) is not None:
+                expected, _ = teacher.run(outputs, batch, "the teacher")
+                waiting.append((batch, [_put(file, value) for value in expected]))
+                held += sum(getattr(value, "nbytes", 0) for value in expected)
+                del expected
+            teacher.end()
+            if not waiting:
+                return
+            for batch, places in waiting:
+                values, seconds = model.run(outputs, batch, name)
+                yield batch, values, [_take(file, place) for place in places], seconds
+                del values
+            model.end()
 
-    held = 0
-    for batch in batches:
-        expected = None
-        if teacher is not None:
-            expected = run_session(teacher.session(), outputs, batch.feeds, "the teacher")
-        waiting.append((batch, expected))
-        held += sum(getattr(value, "nbytes", 0) for value in expected or [])
-        if teacher is None or teacher.stays or held > _WAITING_BYTES:
-            if teacher is not None:
-                teacher.end()
-            yield from answered()
-            waiting, held = [], 0
-    if teacher is not None:
-        teacher.end()
-    yield from answered()
+
+def _put(file: ArrayFile, value: Any) -> Any:
+    is_plain = isinstance(value, np.ndarray) and not value.dtype.hasobject
+    return file.write(value) if is_plain else value
+
+
+def _take(file: ArrayFile, value: Any) -> Any:
+    return file.read(value) if isinstance(value, Place) else value
 
 
 def _evaluate(
@@ -241,6 +266,7 @@ def _evaluate(
             hits = None
         if metric is not None:
             kept.append((values, batch.extras))
+        del values, expected
         done += batch.num_samples
         progress(done, samples.num_samples)
     taken = {f.name for f in fields(EvaluationReport)}

@@ -37,7 +37,7 @@ isas=(scalar "$("$python" -c "import rimc_onnx.runtime as r; print(r.build_info(
 build() { # build SANITIZER
   cmake -S "$root/runtime" -B "$work/$1" -DCMAKE_BUILD_TYPE=Release -DRIMC_SANITIZE="$1" \
     -DCMAKE_CXX_COMPILER="$compiler" >"$work/cmake.log"
-  cmake --build "$work/$1" -j2 >"$work/build.log" || { cat "$work/build.log" >&2; return 1; }
+  cmake --build "$work/$1" -j2 >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2; return 1; }
 }
 build_host() { # build_host FLAG...
   "$compiler" -std=c++17 -O1 -g -Wall -Wextra -Wconversion -Werror "$@" "-I$root/runtime/include" \
