@@ -150,15 +150,15 @@ def _decide(model: ir.Model, config: ConvertConfig) -> list[MappingDecision]:
 def _nodes_with_parents(
     graph: ir.Graph, parent: ir.Node | None = None
 ) -> Iterator[tuple[ir.Node, ir.Node | None]]:
-    """Every node with the outermost node whose body it is in, if any."""
+    """Every node with the node whose body it is in, if any."""
     for node in graph:
         yield node, parent
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
-                yield from _nodes_with_parents(attribute.as_graph(), parent or node)
+                yield from _nodes_with_parents(attribute.as_graph(), node)
             elif attribute.type == ir.AttributeType.GRAPHS:
                 for body in attribute.as_graphs():
-                    yield from _nodes_with_parents(body, parent or node)
+                    yield from _nodes_with_parents(body, node)
 
 
 def _multiplies(node: ir.Node) -> bool:

@@ -248,31 +248,31 @@ def test_double_weight_stays_with_the_cpu_provider() -> None:
 @needs_providers
 def test_body_of_control_flow_stays_digital() -> None:
     # A conversion leaves bodies alone; a provider that claims there gives the model other arrays.
-    inner = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["z"], name="inner")],
-        "then",
-        [],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    def body(node: onnx.NodeProto) -> onnx.GraphProto:
+        value = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+        return helper.make_graph([node], "body", [], [value])
+
+    inner, other, deep = (
+        body(helper.make_node("MatMul", ["x", w], [f"{name}_y"], name=name))
+        for name, w in (("inner", "w"), ("other", "v"), ("deep", "v"))
     )
-    otherwise = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "v"], ["z2"], name="other")],
-        "else",
-        [],
-        [helper.make_tensor_value_info("z2", TensorProto.FLOAT, None)],
+    nested = helper.make_node(
+        "If", ["flag"], ["z"], then_branch=other, else_branch=deep, name="nested"
     )
     nodes = [
         helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0, name="s"),
         helper.make_node("Cast", ["s"], ["flag"], to=TensorProto.BOOL, name="cast"),
         helper.make_node(
-            "If", ["flag"], ["h"], then_branch=inner, else_branch=otherwise, name="if"
+            "If", ["flag"], ["h"], then_branch=inner, else_branch=body(nested), name="if"
         ),
         helper.make_node("MatMul", ["h", "u"], ["y"], name="outer"),
     ]
     model = model_of(nodes, ["n", 6], {"w": W, "v": -W, "u": normal(0, 5, 3)})
     session = provider_session(model, provider_options={**RELATIVE, "drift_frac": 0})
     reason = Refusal.IN_BODY.of("If", "if")
+    below = Refusal.IN_BODY.of("If", "nested")
     assert {m.name: m.reason for m in last_mapping()} == {
-        "outer": None, "inner": reason, "other": reason
+        "outer": None, "inner": reason, "other": below, "deep": below
     }  # fmt: skip
     assert decided(model) == {m.name: m.reason for m in last_mapping()}
     x = normal(2, 3, 6)
