@@ -77,6 +77,18 @@ def test_better_settings_are_told_where_others_were_named(typed: Typed) -> None:
     assert advice.endswith(f"--sram-budget {total}")
 
 
+def test_trained_weights_and_adapters_have_their_own_next_step(typed: Typed) -> None:
+    # Weights behind a curve as their own teacher; a conversion of a file that has its arrays.
+    short = ["--data", "calibration.npz", "--steps", "2", "--validations", "1"]
+    (hint,) = typed("finetune", "model.onnx", "-o", "plain.onnx", *short)
+    assert hint == "next: rimc-onnx convert plain.onnx"
+    advice, _ = typed("finetune", "model.onnx", "-o", "bent.onnx", "--iv-sinh", "1", *short)
+    assert advice.endswith("rimc-onnx calibrate bent.rimc.onnx --teacher model.onnx --force")
+    typed("convert", "model.onnx")
+    (hint,) = typed("finetune", "model.rimc.onnx", "-o", "adapted.onnx", *short)
+    assert hint == "next: rimc-onnx evaluate adapted.onnx --data test.npz"
+
+
 def test_scripts_get_results_alone(cli: Callable[..., Any], digits_folder: Path) -> None:
     assert cli("convert", "model.onnx", cwd=digits_folder).stderr == ""
     assert cli("inspect", "model.rimc.onnx", "--json", cwd=digits_folder).stderr == ""

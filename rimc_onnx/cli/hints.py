@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rimc_onnx.cli.calibration_options import FitOptions
     from rimc_onnx.cli.options import DeviceOptions
-    from rimc_onnx.jobs.reports import CalibrateReport, ConvertReport, InspectReport
+    from rimc_onnx.jobs.reports import CalibrateReport, ConvertReport, FinetuneReport, InspectReport
 
 __all__ = [
     "after_ageing",
     "after_calibration",
     "after_conversion",
     "after_evaluation",
+    "after_finetuning",
     "after_inspection",
     "better_calibration",
     "better_mapping",
     "command",
     "named_device",
+    "teacher_of_bent",
 ]
 
 _LEAST_AGREEMENT = 0.9
@@ -91,6 +93,23 @@ def named_device(device: DeviceOptions) -> list[str]:
         if value != default
         for part in (option, str(value))
     ]
+
+
+def after_finetuning(report: FinetuneReport, device: DeviceOptions) -> str:
+    """What trained adapters are worth on other samples; trained weights go to arrays first."""
+    if report.sram_bytes is not None:
+        return _evaluate(report.output)
+    return command("convert", report.output, *named_device(device))
+
+
+def teacher_of_bent(model: Path, report: FinetuneReport) -> str:
+    """Who teaches weights that were trained behind an I-V curve, and are wrong without it."""
+    converted = Path(report.output).with_suffix(".rimc.onnx").name
+    calibration = command("calibrate", converted, "--teacher", model, "--force")
+    return (
+        "weights trained behind an I-V curve are wrong without it; convert them with the same "
+        f"curve, and calibrate towards the model that they were trained from: {calibration}"
+    )
 
 
 def better_mapping(model: Path, device: DeviceOptions) -> str | None:

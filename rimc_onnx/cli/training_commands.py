@@ -279,4 +279,6 @@ def finetune(
     console.result(report, lambda: show_finetuning(console, report))
     if report.warning is not None:
         console.warn(in_options(report.warning))
-    console.suggest(hints.command("convert", report.output, *hints.named_device(device)))
+    if converted.iv_curve is not None and report.sram_bytes is None:
+        console.advise(hints.teacher_of_bent(model, report))
+    console.suggest(hints.after_finetuning(report, device))
