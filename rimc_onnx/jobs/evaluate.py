@@ -205,9 +205,9 @@ def _runs(
         with closing(ArrayFile()) as file:
             waiting: list[tuple[Batch, list[Any]]] = []
             held = 0
-            while held < _WAITING_BYTES and (batch := next(pending, None)) is not None:
-                expected, _ = teacher.run(outputs, batch, "the teacher")
-                waiting.append((batch, [_put(file, value) for value in expected]))
+            while held < _WAITING_BYTES and (asked := next(pending, None)) is not None:
+                expected, _ = teacher.run(outputs, asked, "the teacher")
+                waiting.append((asked, [_put(file, value) for value in expected]))
                 held += sum(getattr(value, "nbytes", 0) for value in expected)
                 del expected
             teacher.end()
