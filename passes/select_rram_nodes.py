@@ -39,6 +39,11 @@ _NO_OPERATOR = {
 }
 _OPTIMIZED = {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv"}
 """Operators of com.microsoft that ONNX Runtime's optimizer makes of ONNX's."""
+_QUANTIZED = {
+    *("DynamicQuantizeMatMul", "MatMulBnb4", "MatMulIntegerToFloat", "MatMulNBits"),
+    *("QAttention", "QGemm", "QLinearConv"),
+}
+"""Operators of com.microsoft with codes for weights."""
 _FOREIGN = re.compile(r"Conv(?!ert)|MatMul|Gemm|Attention")
 """Names of operators of other domains that hold or multiply matrices."""
 
@@ -226,6 +231,8 @@ def _operator(node: ir.Node) -> str | None:
     """Refuse operators that no crossbar has."""
     if node.domain == "com.microsoft" and node.op_type in _OPTIMIZED:
         return Refusal.OPTIMIZED.of()
+    if node.domain == "com.microsoft" and node.op_type in _QUANTIZED:
+        return Refusal.INTEGER.of()
     if node.domain != "":
         return Refusal.FOREIGN.of(node.domain)
     if node.op_type in _INTEGER:

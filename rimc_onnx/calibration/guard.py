@@ -58,6 +58,7 @@ __all__ = ["Calibration", "fit_adapters"]
 _FAR_ERROR = 0.25
 """Up to here all networks that were tried are right again (docs/calibration.md)."""
 _WARN_ERROR = 0.5
+"""From here on a rise of the agreement is no sign that all is well."""
 _NEGLIGIBLE_ERROR = 1e-3
 """Rounding to int8 and read noise make such differences where drift took nothing."""
 
@@ -79,13 +80,19 @@ class Calibration:
     @property
     def warning(self) -> str | None:
         """One line where the outputs are far from the teacher's; ``None`` where they are not."""
-        error = None if self.calibrated is None else self.calibrated.error
-        if error is None or error < _WARN_ERROR:
+        found = self.calibrated
+        if found is None or found.error is None or found.error < _FAR_ERROR:
             return None
+        before = None if self.drifted is None else self.drifted.agreement
+        is_nearer = found.agreement is not None and before is not None and found.agreement > before
+        if is_nearer and found.error < _WARN_ERROR:
+            return None
+        worst = max(self.nodes, key=lambda node: node.error_after)
         return (
             "the calibrated model is far from its teacher: error power at its outputs "
-            f"{error:.2f} of what they vary by over the samples. Give more samples or more SRAM, "
-            "or a device that is less far off."
+            f"{found.error:.2f} of what they vary by over the samples. Node '{worst.name}' errs "
+            f"most ({worst.error_after:.2g}): keep it digital (`keep_digital`), or give more "
+            "samples, more SRAM or a device that is less far off."
         )
 
 
@@ -166,7 +173,7 @@ def fit_adapters(
         raise CalibrationError(
             f"calibration does not help: error {best.error:.3g} at the model's outputs, "
             f"{drifted.error:.3g} without it. Give more samples or more SRAM, or take the model "
-            "without adapters with allow_identity."
+            "without adapters (`allow_identity`)."
         )
     nodes = [
         replace(node, adapter=identity[node.name], rank=0, error_after=node.error_before)

@@ -27,6 +27,7 @@ from onnx import TensorProto, helper
 
 from rimc_onnx.device import Purpose, standard_normals
 from rimc_onnx.execution.feed import Feed
+from rimc_onnx.execution.outputs import telling_values
 from rimc_onnx.execution.parallel import for_parts
 from rimc_onnx.execution.sessions import Session, SessionFactory
 from rimc_onnx.execution.taps import changed_runs
@@ -115,9 +116,9 @@ def measure_sensitivities(
     """What errors of each node cost, by node name.
 
     The power at a node is the sum over its bit lines of the mean square over rows; at the outputs,
-    that of the change over that of the outputs themselves. Empty where no output can tell (a model
-    that ends in integers). Some samples are enough; the first few of ``feeds`` are used.
-    ``loud_only`` leaves out nodes that have no row far beyond the others, and their time.
+    that of the change over that of the outputs themselves. Empty where no output can tell.
+    Some samples are enough; the first few of ``feeds`` are used. ``loud_only`` leaves out
+    nodes that have no row far beyond the others, and their time.
     """
     sums = {unit.y.name or "": _Sums(unit=unit, limits=[]) for unit in units}
     inputs = {unit.y.name or "": unit.x.name or "" for unit in units}
@@ -158,10 +159,11 @@ def measure_sensitivities(
             changed.append(error * np.expand_dims(is_quiet, channel))
         return [np.asarray((y + e).astype(y.dtype)) for e in changed]
 
+    outputs = telling_values(teacher)
     for feed in _few(feeds, max(1, _NODE_RUNS // max(1, len(units)))):
         change: dict[tuple[str, int], float] = {}
         for name, index, _, before, after in changed_runs(
-            teacher, feed, list(sums), factory, wrong, keep=inputs
+            teacher, feed, list(sums), factory, wrong, outputs=outputs, keep=inputs
         ):
             change[name, index] = change.get((name, index), 0.0) + _change(before, after)
         for (name, index), power in change.items():

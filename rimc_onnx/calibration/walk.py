@@ -17,6 +17,7 @@ from rimc_onnx.calibration.moments import Features, SecondMoments
 from rimc_onnx.calibration.sensitivity import Sensitivities
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
+from rimc_onnx.execution.outputs import telling_values
 from rimc_onnx.execution.parallel import beside_each_other
 from rimc_onnx.execution.sessions import SessionFactory
 from rimc_onnx.execution.taps import (
@@ -120,7 +121,7 @@ def teacher_run(
     The run goes on to the end of the graph where it has to fill ``outputs``.
     """
     by_output = {unit.y.name or "": unit for unit in units}
-    ends = set() if outputs is None else set(_made_outputs(teacher))
+    ends = set() if outputs is None else set(telling_values(teacher))
     run = StagedRun(
         teacher,
         [dict(f) for f in feeds],
@@ -142,7 +143,7 @@ def teacher_run(
 def model_outputs(model: ir.Model, feeds: Feeds, factory: SessionFactory) -> dict[str, Chunks]:
     """What a converted model gives, a piece of its graph at a time."""
     stops = [branch.dora.outputs[0].name or "" for branch in rram_branches(model)]
-    ends = _made_outputs(model)
+    ends = telling_values(model)
     run = StagedRun(
         model,
         [dict(f) for f in feeds],
@@ -151,11 +152,6 @@ def model_outputs(model: ir.Model, feeds: Feeds, factory: SessionFactory) -> dic
         together_bytes=_TOGETHER_BYTES,
     )
     return {name: chunks for name, chunks in run if name in ends}
-
-
-def _made_outputs(model: ir.Model) -> list[str]:
-    """Names of the graph's outputs, those apart that are inputs or initializers."""
-    return [o.name or "" for o in model.graph.outputs if o.producer() is not None]
 
 
 def teacher_moments(
@@ -313,7 +309,7 @@ def settle(
     name, and the outputs of the model that has them.
     """
     by_output = {pair.branch.dora.outputs[0].name or "": pair for pair in pairs}
-    ends = set(_made_outputs(student))
+    ends = set(telling_values(student))
     stops = list(dict.fromkeys([*by_output, *ends]))
     run = StagedRun(student, [dict(f) for f in feeds], stops, factory)
     found: dict[str, QuantizedAdapter] = {}

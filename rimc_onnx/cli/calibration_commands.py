@@ -12,6 +12,7 @@ from rimc_onnx.cli import hints
 from rimc_onnx.cli.calibration_options import TEN_SAMPLES, FitOptions
 from rimc_onnx.cli.console import Console
 from rimc_onnx.cli.data_options import sample_source
+from rimc_onnx.cli.field_options import in_options
 from rimc_onnx.cli.options import (
     BatchAxis,
     DataOption,
@@ -103,7 +104,7 @@ def calibrate(
 
     console.result(found, lambda: show_calibration(console, found))
     if found.warning is not None:
-        console.warn(found.warning)
+        console.warn(in_options(found.warning))
     if found.is_identity:
         console.warn("the adapters do nothing: no step of the calibration helped.")
         raise typer.Exit(_NOT_CALIBRATED)

@@ -11,6 +11,7 @@ __all__ = ["OPTIONS", "in_options"]
 OPTIONS: Final = {
     "adapter": "--adapter",
     "adapter_file": "--adapter-file",
+    "allow_identity": "--allow-identity",
     "adc_bits": "--adc-bits",
     "adc_gain_error_frac": "--adc-gain-error",
     "adc_offset_error_frac": "--adc-offset-error",

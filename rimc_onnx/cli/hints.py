@@ -57,9 +57,10 @@ def _evaluate(model: str) -> str:
     return command("evaluate", model, "--data", _beside(model, "test.npz", "TEST.npz"))
 
 
-def after_calibration(report: CalibrateReport) -> str:
-    """What the calibrated file is worth on other samples."""
-    return _evaluate(report.output)
+def after_calibration(report: CalibrateReport) -> str | None:
+    """What the calibrated file is worth on other samples; nothing where that takes a metric."""
+    has_classes = report.calibrated is None or report.calibrated.agreement is not None
+    return _evaluate(report.output) if has_classes else None
 
 
 def after_ageing(output: str) -> str:

@@ -48,7 +48,7 @@ def _show_nodes(console: Console, nodes: list[NodeReport]) -> None:
         [
             [
                 *(n.name, n.op_type, "RRAM" if n.mapped else "digital"),
-                *(_w_max(n), n.reason or ""),
+                *(_w_max(n), in_options(n.reason or "")),
             ]
             for n in nodes
         ],

@@ -180,18 +180,18 @@ def changed_runs(
     factory: SessionFactory,
     change: Callable[[str, Mapping[str, Array]], Sequence[Array]],
     *,
+    outputs: Sequence[str],
     keep: Mapping[str, str],
 ) -> Iterator[tuple[str, int, str, Array, Array]]:
     """One chunk's pass through a model, and beside it passes with each of ``watched`` changed.
 
     ``change`` is called with the name of a watched value and all values that are alive, and gives
     others in its place, for a pass each. Yields (watched, index of the other value, output, the
-    output as it is, as it is then) for every output of the model that the change reaches. All
+    output as it is, as it is then) for every one of ``outputs`` that the change reaches. All
     passes go through a piece before the next one is opened, so one piece's weights are held; of
     each pass the values that later pieces read. ``keep`` names a value for each watched one that
     has to be there when that is changed.
     """
-    outputs = [o.name or "" for o in model.graph.outputs]
     values: dict[str, Any] = dict(feed)
     values |= _initial_values(model, [*keep.values(), *outputs], values)
     changed: dict[tuple[str, int], dict[str, Any]] = {}

@@ -23,7 +23,7 @@ class Refusal(enum.Enum):
         "inside the body of {} node '{}': export the model unrolled, or with the branch that is "
         "taken"
     )
-    SHARED = "weight is shared by nodes {}: map shared weights to give each an array of its own"
+    SHARED = "weight is shared by nodes {}: `map_shared` gives each an array of its own"
     UNREAD = "nothing reads its output: take the node out of the model"
 
     # operators

@@ -107,16 +107,22 @@ def test_node_that_no_output_feels_costs_nothing() -> None:
     assert measured(model, np.zeros((8, 6), np.float32)) == {}
 
 
-def test_outputs_of_integers_tell_nothing() -> None:
-    # A change of an index taken for a power.
-    model = onnx.parser.parse_model("""
-        <ir_version: 8, opset_import: ["" : 17]>
-        g (float[N, 6] x) => (int64[N] y)
-        { p = MatMul(x, w)  y = ArgMax <axis = 1, keepdims = 0> (p) }
-        """)
+def test_numbers_behind_labels_tell() -> None:
+    # A change of an index taken for a power; nothing known of the nodes before a label.
     weight = rng(1).standard_normal((6, 5)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    assert measured(model, rng(0).standard_normal((8, 6)).astype(np.float32)) == {}
+    found = []
+    for graph in (
+        "(float[N, 6] x) => (float[N, 5] p) { p = MatMul(x, w) }",
+        """(float[N, 6] x) => (bool[N] y, int64[N, 1] k)
+        { p = MatMul(x, w)  i = ArgMax <axis = 1, keepdims = 0> (p)
+          y = Equal(i, two)  v, k = TopK<axis = 1>(p, one) }""",
+    ):
+        model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {graph}')
+        for name, value in (("w", weight), ("two", np.int64(2)), ("one", np.array([1]))):
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        found.append(measured(model, rng(0).standard_normal((8, 6)).astype(np.float32)))
+    assert found[0] == found[1]
+    assert all(power > 0 for power in found[0].values())
 
 
 def test_same_seed_gives_the_same_figures(matmul_model: Callable[..., onnx.ModelProto]) -> None:

@@ -341,7 +341,13 @@ def test_changed_runs_are_those_of_the_changed_value() -> None:
         return [np.asarray(values[name] + more) for more in ((1, 2) if name == "d" else (1,))]
 
     runs = changed_runs(
-        model, {"x": x, "c": c}, ["a", "d"], factory, change, keep={"a": "x", "d": "x"}
+        model,
+        {"x": x, "c": c},
+        ["a", "d"],
+        factory,
+        change,
+        outputs=["y"],
+        keep={"a": "x", "d": "x"},
     )
     found = {(name, index): rest for name, index, *rest in runs}
     expected = {

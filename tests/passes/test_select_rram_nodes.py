@@ -72,6 +72,8 @@ REASONS = [
      {"w": _ones(6, 5)}, Refusal.EINSUM.of()),
     ("g (uint8[3,6] x) => (int32 y) { y = MatMulInteger(x, w) }",
      {"w": _ones(6, 5, dtype=np.uint8)}, Refusal.INTEGER.of()),
+    ("g (uint8[3,6] x) => (float y) { y = com.microsoft.MatMulIntegerToFloat(x, w, s, s) }",
+     {"w": _ones(6, 5, dtype=np.uint8), "s": _ones(1)}, Refusal.INTEGER.of()),
     ("g (float[3,6] x) => (float y) { y = com.microsoft.FusedMatMul(x, w) }",
      {"w": _ones(6, 5)}, Refusal.OPTIMIZED.of()),
     ("g (float[1,3,5,5] x, float[3,4,2,2] z) => (float y) { y = ConvTranspose(x, z) }",

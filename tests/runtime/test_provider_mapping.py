@@ -58,14 +58,21 @@ REFUSALS: dict[Refusal, tuple[bytes, str]] = {
     ),
     Refusal.FOREIGN: (
         one(
-            "(uint8[n,6] x) => (float[n,5] z) <float s = {0.5}> "
-            "{ z = com.microsoft.MatMulIntegerToFloat(x, w, s, s) }",
-            w=BYTES,
+            "(float[1,n,6] x) => (float[1,n,6] z) "
+            "{ z = com.microsoft.Attention<num_heads = 1>(x, w, c) }",
+            w=normal(3, 6, 18),
+            c=normal(4, 18),
         ),
         "com.microsoft",
     ),
     Refusal.INTEGER: (
-        one("(uint8[n,6] x) => (int32[n,5] z) { z = MatMulInteger(x, w) }", w=BYTES), ""
+        one(
+            "(uint8[n,6] x) => (float[n,5] z) <float s = {0.5}> "
+            "{ i = MatMulInteger(x, w) "
+            "z = com.microsoft.MatMulIntegerToFloat(x, w, s, s) }",
+            w=BYTES,
+        ),
+        "",
     ),
     Refusal.ATTENTION: (
         one("(float[1,2,3,4] x) => (float[1,2,3,4] z) { z = Attention(x, x, x) }", opset=23), ""

@@ -261,6 +261,10 @@ const std::map<std::string, const char*> kWithoutOperator = {
 // Operators of com.microsoft that ONNX Runtime's optimizer makes of ONNX's.
 const char* const kOptimizer[] = {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation",
                                   "NhwcFusedConv"};
+// Operators of com.microsoft with codes for weights.
+const char* const kQuantized[] = {"DynamicQuantizeMatMul", "MatMulBnb4",  "MatMulIntegerToFloat",
+                                  "MatMulNBits",           "QAttention",  "QGemm",
+                                  "QLinearConv"};
 
 template <std::size_t kCount>
 bool IsOneOf(const char* const (&names)[kCount], const std::string& name) {
@@ -301,6 +305,7 @@ void RefuseOperator(const std::string& domain, const std::string& op_type) {
   if (domain == "com.microsoft" && IsOneOf(kOptimizer, op_type)) {
     StayDigital(refusal::kOptimized);
   }
+  if (domain == "com.microsoft" && IsOneOf(kQuantized, op_type)) StayDigital(refusal::kInteger);
   if (!domain.empty()) StayDigital(refusal::kForeign, domain);
   if (IsOneOf(kIntegers, op_type)) StayDigital(refusal::kInteger);
   const auto found = kWithoutOperator.find(op_type);
