@@ -20,6 +20,11 @@ from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
+from rimc_onnx.passes.equalize_word_lines import (
+    EqualizeWordLinesPass,
+    equalized_share,
+    word_line_scale,
+)
 from rimc_onnx.passes.fold_adapters import FoldAdaptersPass, folded_weight
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
 from rimc_onnx.passes.inline_functions import InlineFunctionsPass
@@ -62,6 +67,7 @@ __all__ = [
     "CheckOperatorsPass",
     "Constant",
     "DropInitializerInputsPass",
+    "EqualizeWordLinesPass",
     "FoldAdaptersPass",
     "FoldBatchNormPass",
     "InlineFunctionsPass",
@@ -80,6 +86,7 @@ __all__ = [
     "check_rimc_model",
     "convert_model",
     "convert_pipeline",
+    "equalized_share",
     "explain_variable",
     "find_constant",
     "find_units",
@@ -96,4 +103,5 @@ __all__ = [
     "select_rram_nodes",
     "structure_pipeline",
     "with_mapping",
+    "word_line_scale",
 ]

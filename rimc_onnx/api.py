@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rimc_onnx.jobs.calibrate import calibrate
     from rimc_onnx.jobs.convert import convert
     from rimc_onnx.jobs.cost import inference_cost
+    from rimc_onnx.jobs.equalize import equalize
     from rimc_onnx.jobs.evaluate import EvaluationReport, evaluate
     from rimc_onnx.jobs.finetune import finetune
     from rimc_onnx.jobs.inspect import inspect
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         CalibratedNodeReport,
         CalibrateReport,
         ConvertReport,
+        EqualizedNodeReport,
+        EqualizeReport,
         FinetuneReport,
         InspectReport,
         NodeRangesReport,
@@ -47,6 +50,8 @@ __all__ = [
     "ConvertConfig",
     "ConvertReport",
     "CostReport",
+    "EqualizeReport",
+    "EqualizedNodeReport",
     "EvaluationReport",
     "FinetuneConfig",
     "FinetuneReport",
@@ -61,6 +66,7 @@ __all__ = [
     "age",
     "calibrate",
     "convert",
+    "equalize",
     "evaluate",
     "finetune",
     "get_ep_name",
@@ -81,6 +87,8 @@ _HOMES = {
     "ConvertConfig": "rimc_onnx.crossbar.config",
     "ConvertReport": "rimc_onnx.jobs.reports",
     "CostReport": "rimc_onnx.cost.model_cost",
+    "EqualizeReport": "rimc_onnx.jobs.reports",
+    "EqualizedNodeReport": "rimc_onnx.jobs.reports",
     "EvaluationReport": "rimc_onnx.jobs.evaluate",
     "FinetuneConfig": "rimc_onnx.training.config",
     "FinetuneReport": "rimc_onnx.jobs.reports",
@@ -95,6 +103,7 @@ _HOMES = {
     "age": "rimc_onnx.jobs.age",
     "calibrate": "rimc_onnx.jobs.calibrate",
     "convert": "rimc_onnx.jobs.convert",
+    "equalize": "rimc_onnx.jobs.equalize",
     "evaluate": "rimc_onnx.jobs.evaluate",
     "finetune": "rimc_onnx.jobs.finetune",
     "get_ep_name": "rimc_onnx.execution.plugin",

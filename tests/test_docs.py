@@ -242,6 +242,7 @@ _REPORTS = {
     "devices": DeviceDescription,
     "calibrate": api.CalibrateReport,
     "statistics": api.StatisticsReport,
+    "equalize": api.EqualizeReport,
     "evaluate": EvaluationReport,
     "finetune": api.FinetuneReport,
     "inspect": api.InspectReport,
@@ -280,7 +281,7 @@ def test_cli_page_states_the_defaults_of_the_code(name: str) -> None:
         if option in stated and isinstance(default, int | str) and not isinstance(default, bool):
             assert stated[option] == str(default)
             checked += 1
-    assert checked or name in {"age", "devices", "quickstart", "statistics"}
+    assert checked or name in {"age", "devices", "equalize", "quickstart", "statistics"}
 
 
 def test_deployment_page_lists_the_options_of_the_provider() -> None:

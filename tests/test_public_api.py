@@ -58,6 +58,7 @@ def test_package_exposes_the_jobs() -> None:
         "age",
         "calibrate",
         "convert",
+        "equalize",
         "evaluate",
         "finetune",
         "get_ep_name",

@@ -10,6 +10,7 @@ What follows, on the student's own inputs and at the model's outputs, is in :mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.parallel import beside_each_other, one_blas_thread
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
-from rimc_onnx.passes import AttachAdaptersPass
+from rimc_onnx.passes import AttachAdaptersPass, word_line_scale
 
 __all__ = ["CalibratedNode", "Fitted", "fit_nodes", "refit_on_student", "sensitivities_of"]
 
@@ -59,6 +60,9 @@ class CalibratedNode:
     num_weights: int
     error_before: float
     error_after: float
+    equalized_share: float
+    """What equal word lines (``equalize``) would leave of an error that all cells have alike, for
+    the inputs that the teacher gives it."""
     mean_error: F32
     """What the node's mean output lacks on the teacher's inputs, per bit line."""
 
@@ -230,8 +234,21 @@ def _coded(pair: Pair, problem: NodeProblem, fitted: Adapter, share: Share) -> C
         num_weights=problem.target.size,
         error_before=squared_error(problem, None),
         error_after=squared_error(problem, stored),
+        equalized_share=_equalized_share(pair, problem),
         mean_error=mean_error(problem, stored).reshape(-1),
     )
+
+
+def _equalized_share(pair: Pair, problem: NodeProblem) -> float:
+    """Squared scales of the channels, weighed by the power of their inputs."""
+    positions = math.prod(pair.geometry.kernel)
+    target, statistics = problem.target, problem.statistics
+    lines = np.maximum(target.max(axis=2), -target.min(axis=2)).astype(np.float64)
+    scale = word_line_scale(lines.reshape(-1, positions).max(axis=1))
+    line_power = statistics.x_cov.diagonal() + np.square(statistics.x_mean)
+    power = line_power.reshape(-1, positions).sum(axis=1, dtype=np.float64)
+    whole = power.sum()
+    return float(np.square(scale) @ power / whole) if whole > 0 else 1.0
 
 
 def _exact_bias(pair: Pair, node: CalibratedNode) -> CalibratedNode:

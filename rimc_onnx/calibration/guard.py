@@ -59,6 +59,8 @@ _FAR_ERROR = 0.25
 """Up to here all networks that were tried are right again (docs/calibration.md)."""
 _WARN_ERROR = 0.5
 """From here on a rise of the agreement is no sign that all is well."""
+_UNEQUAL_SHARE = 0.25
+"""Of the error that equal word lines would leave, up to which they are the first thing to try."""
 _NEGLIGIBLE_ERROR = 1e-3
 """Rounding to int8 and read noise make such differences where drift took nothing."""
 
@@ -88,11 +90,14 @@ class Calibration:
         if is_nearer and found.error < _WARN_ERROR:
             return None
         worst = max(self.nodes, key=lambda node: node.error_after)
+        way = "keep it digital (`keep_digital`)"
+        if worst.equalized_share < _UNEQUAL_SHARE:
+            way = f"its inputs are of unequal strength; equalize the teacher first, or {way}"
         return (
             "the calibrated model is far from its teacher: error power at its outputs "
             f"{found.error:.2f} of what they vary by over the samples. Node '{worst.name}' errs "
-            f"most ({worst.error_after:.2g}): keep it digital (`keep_digital`), or give more "
-            "samples, more SRAM or a device that is less far off."
+            f"most ({worst.error_after:.2g}): {way}, or give more samples, more SRAM or a device "
+            "that is less far off."
         )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "better_calibration",
     "better_mapping",
     "command",
+    "equal_word_lines",
     "named_device",
     "teacher_of_bent",
 ]
@@ -101,6 +102,17 @@ def after_finetuning(report: FinetuneReport, device: DeviceOptions) -> str:
     if report.sram_bytes is not None:
         return _evaluate(report.output)
     return command("convert", report.output, *named_device(device))
+
+
+def equal_word_lines(model: Path, report: ConvertReport) -> str | None:
+    """Where word lines are unequal and the device's errors are not, what makes them alike."""
+    if not report.unequal:
+        return None
+    nodes = "1 node has" if report.unequal == 1 else f"{report.unequal} nodes have"
+    return (
+        f"{nodes} word lines of far smaller weights than others, as inputs of unequal strength "
+        f"give; converting what {command('equalize', model)} writes may lose far less"
+    )
 
 
 def teacher_of_bent(model: Path, report: FinetuneReport) -> str:

@@ -21,6 +21,7 @@ from rimc_onnx.cli import (
     advise_command,
     calibration_commands,
     device_commands,
+    equalize_command,
     hints,
     lifetime_command,
     study_commands,
@@ -220,12 +221,14 @@ def convert(
         )
     console.result(report, lambda: show_conversion(console, report))
     console.advise(hints.better_mapping(model, device))
+    console.advise(hints.equal_word_lines(model, report))
     console.suggest(hints.after_conversion(model, report))
 
 
 app.command("age")(_handled(device_commands.age))
 app.command("advise")(_handled(with_options(advise_command.advise)))
 app.command("devices")(_handled(device_commands.devices))
+app.command("equalize")(_handled(equalize_command.equalize))
 
 
 app.command("calibrate")(_handled(with_options(calibration_commands.calibrate)))

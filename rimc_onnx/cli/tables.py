@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         AgeReport,
         CalibrateReport,
         ConvertReport,
+        EqualizeReport,
         FinetuneReport,
         InspectReport,
         NodeRangesReport,
@@ -34,6 +35,7 @@ __all__ = [
     "show_conversion",
     "show_device",
     "show_devices",
+    "show_equalizing",
     "show_evaluation",
     "show_finetuning",
     "show_inspection",
@@ -152,6 +154,18 @@ def show_ageing(console: Console, report: AgeReport) -> None:
         f"{format_time(report.time_s_before)} to {format_time(report.time_s)} after programming; "
         f"{report.device}, seed {report.seed}, {report.seconds:.1f} s"
     )
+    console.line(f"wrote {report.output}")
+
+
+def show_equalizing(console: Console, report: EqualizeReport) -> None:
+    """Which nodes gain, and by how much."""
+    if not report.nodes:
+        console.line("no node gains: the largest weights of its word lines are much alike")
+    else:
+        console.table(
+            ["node", "op type", "input channels", "error left, %"],
+            [[n.name, n.op_type, n.channels, f"{100 * n.error_share:.2g}"] for n in report.nodes],
+        )
     console.line(f"wrote {report.output}")
 
 

@@ -15,7 +15,7 @@ from rimc_onnx import passes
 from rimc_onnx.calibration.converter_ranges import measure_ranges
 from rimc_onnx.calibration.input_power import measure_input_power
 from rimc_onnx.crossbar.config import ConvertConfig
-from rimc_onnx.device import DeviceConfig, Scaling
+from rimc_onnx.device import DeviceConfig, DriftLaw, Scaling
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import data_needed, feeds_of, graph_inputs, range_data, range_samples
@@ -42,6 +42,8 @@ from rimc_onnx.jobs.teacher import (
 from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["convert", "inputs_of", "node_report", "takes_samples", "with_mapping"]
+
+_UNEQUAL_SHARE = 0.25
 
 
 def convert(
@@ -202,7 +204,16 @@ def _report(
         reads_of_device=config.reads_of_device,
         clipped=sum(n.clip_sigma is not None for n in nodes),
         uncalibrated=config.uncalibrated,
+        unequal=_num_unequal(decisions, config),
     )
+
+
+def _num_unequal(decisions: Sequence[passes.MappingDecision], config: ConvertConfig) -> int:
+    """Nodes that have far less error with equal word lines."""
+    if config.device.law is DriftLaw.GAUSSIAN_RELATIVE and config.periphery.dac_bits is None:
+        return 0
+    units = [decision.unit for decision in decisions if decision.unit is not None]
+    return sum(passes.equalized_share(unit.node) <= _UNEQUAL_SHARE for unit in units)
 
 
 def _timed(report: ConvertReport, start: float) -> ConvertReport:

@@ -13,6 +13,8 @@ __all__ = [
     "CalibrateReport",
     "CalibratedNodeReport",
     "ConvertReport",
+    "EqualizeReport",
+    "EqualizedNodeReport",
     "FinetuneReport",
     "InspectReport",
     "NodeRangesReport",
@@ -67,6 +69,9 @@ class ConvertReport:
     """Nodes in RRAM whose largest weights are clipped."""
     uncalibrated: bool = False
     """True where the mapping was chosen for use without a calibration."""
+    unequal: int = 0
+    """Nodes in RRAM of which ``equalize`` would leave a quarter of the error or less; 0 on a device
+    whose errors are a share of each weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +130,27 @@ class AgeReport:
     time_s_before: float
     time_s: float
     """Seconds since programming."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualizedNodeReport:
+    """A node whose inputs are scaled."""
+
+    name: str
+    op_type: str
+    channels: int
+    """Input channels, each with a power of two of its own."""
+    error_share: float
+    """What is left of an error that all cells have alike, for channels of one power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualizeReport:
+    """A model with equal word lines; ``nodes`` is empty where none gains."""
+
+    output: str
+    nodes: list[EqualizedNodeReport]
     seconds: float
 
 

@@ -175,15 +175,21 @@ def test_labels_are_judged_by_the_numbers_behind_them(
 
 
 @pytest.mark.parametrize(
-    ("error", "agreement", "is_told"),
-    [(0.2, 0.8, False), (0.38, 0.8, True), (0.38, 0.9, False), (0.6, 0.9, True)],
+    ("error", "agreement", "share", "is_told"),
+    [
+        (0.2, 0.8, 1.0, False),
+        (0.38, 0.8, 1.0, True),
+        (0.38, 0.9, 1.0, False),
+        (0.6, 0.9, 1.0, True),
+        (0.6, 0.9, 1e-3, True),
+    ],
 )
 def test_a_model_that_stays_far_off_is_said_to_be(
-    error: float, agreement: float, is_told: bool
+    error: float, agreement: float, share: float, is_told: bool
 ) -> None:
     # Better than drifted in error power and still useless: a network whose inputs a DAC drowns kept
     # 59 % of 98 at an error of 0.38, as many samples agreeing as before, and nothing was said.
-    bad = SimpleNamespace(name="bad", error_after=0.4)
+    bad = SimpleNamespace(name="bad", error_after=0.4, equalized_share=share)
     found = guard.Calibration(
         nodes=[SimpleNamespace(name="good", error_after=0.1), bad],  # type: ignore[list-item]
         drifted=OutputFigures(error=1.3, agreement=0.8, sqnr_db={}),
@@ -193,6 +199,7 @@ def test_a_model_that_stays_far_off_is_said_to_be(
     )
     assert (found.warning is not None) == is_told
     assert not is_told or "Node 'bad' errs most (0.4)" in str(found.warning)
+    assert ("equalize" in str(found.warning)) == (share < 1)
 
 
 def test_without_a_sample_to_run_nothing_is_claimed(digits_job: Path) -> None:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs of unequal strength: a model that a device loses, and its equal word lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from rimc_onnx import ConvertConfig, PeripheryConfig, calibrate, convert, equalize
+from rimc_onnx.device import get_preset
+from rimc_onnx.errors import ModelError
+
+STRENGTH = np.geomspace(1e-2, 1e3, 16).astype(np.float32)
+
+
+def inputs(count: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, 16))
+    return (rows * STRENGTH).astype(np.float32)
+
+
+@pytest.fixture
+def tabular(tmp_path: Path, matmul_model: Callable[..., onnx.ModelProto]) -> Path:
+    """A network whose input scaler is folded into its first layer: strong inputs, small weights."""
+    random = np.random.default_rng(3)
+    first = random.standard_normal((16, 24)) / STRENGTH[:, None] / 4
+    second = random.standard_normal((24, 5)) / 5
+    onnx.save(
+        matmul_model(first.astype(np.float32), second.astype(np.float32)), tmp_path / "m.onnx"
+    )
+    np.savez(tmp_path / "calibration.npz", x=inputs(40, 0))
+    return tmp_path / "m.onnx"
+
+
+@pytest.mark.parametrize("periphery", [PeripheryConfig(), PeripheryConfig(dac_bits=8, adc_bits=8)])
+def test_a_network_that_the_device_loses_comes_back(
+    tabular: Path, periphery: PeripheryConfig
+) -> None:
+    # Absolute errors of cells times strong inputs, or steps of a DAC that weak inputs never reach.
+    report = equalize(tabular)
+    assert [node.channels for node in report.nodes] == [16]
+    config = ConvertConfig(device=get_preset("milo2021"), periphery=periphery)
+    error, unequal = [], []
+    for path in (tabular, Path(report.output)):
+        converted = convert(path, config=config, data=tabular.with_name("calibration.npz"))
+        unequal.append(converted.unequal)
+        found = calibrate(converted.output, teacher=path)
+        error.append(found.calibrated.error)
+    assert unequal == [1, 0]
+    assert error[0] > 0.2
+    assert error[1] < 0.05
+
+
+def test_relative_errors_do_not_ask_for_it(tabular: Path) -> None:
+    assert convert(tabular).unequal == 0
+    config = ConvertConfig(periphery=PeripheryConfig(dac_bits=8))
+    data = tabular.with_name("calibration.npz")
+    assert convert(tabular, config=config, data=data, force=True).unequal == 1
+
+
+def test_the_file_gives_the_same_bits(tabular: Path) -> None:
+    output = equalize(tabular, tabular.with_name("other.onnx")).output
+    x = inputs(7, 1)
+    before, after = (
+        onnxruntime.InferenceSession(path).run(None, {"x": x})[0] for path in (tabular, output)
+    )
+    np.testing.assert_array_equal(after, before)
+
+
+def test_command(tabular: Path, cli: Callable[..., Any]) -> None:
+    # An overwritten file; a converted model whose arrays would not match its weights.
+    folder = tabular.parent
+    done = cli("equalize", "m.onnx", "--json", cwd=folder)
+    report = json.loads(done.stdout)
+    assert (report["output"], len(report["nodes"])) == ("m.equalized.onnx", 1)
+    again = cli("equalize", "m.onnx", cwd=folder)
+    assert again.code != 0
+    assert "--force" in again.stderr
+    assert "error left" in cli("equalize", "m.onnx", "--force", cwd=folder).stdout
+    assert "no node gains" in cli("equalize", "m.equalized.onnx", cwd=folder).stdout
+    name = report["nodes"][0]["name"]
+    kept = cli("equalize", "m.onnx", "-o", "kept.onnx", "--keep-digital", name, cwd=folder)
+    assert "no node gains" in kept.stdout
+    convert(tabular)
+    with pytest.raises(ModelError, match="has its weights in RRAM"):
+        equalize(folder / "m.rimc.onnx")
