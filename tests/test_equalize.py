@@ -73,6 +73,30 @@ def test_the_file_gives_the_same_bits(tabular: Path) -> None:
     np.testing.assert_array_equal(after, before)
 
 
+def test_weights_of_functions_and_old_files_are_found(tmp_path: Path) -> None:
+    # A weight that is an input too (IR 3); a product inside a function.
+    weight = np.random.default_rng(0).standard_normal((16, 4)) / STRENGTH[:, None]
+    for name, head, body in (
+        ("old", '<ir_version: 3, opset_import: ["": 7]> g (float[N,16] x, float[16,4] w)',
+         "{ y = MatMul(x, w) }"),
+        ("function", '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float[N,16] x)',
+         "{ y = own.product(x, w) }\n"
+         '<domain: "own", opset_import: ["": 17]> product (a, b) => (c) { c = MatMul(a, b) }'),
+    ):  # fmt: skip
+        model = onnx.parser.parse_model(f"{head} => (float[N,4] y) {body}")
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path)
+        report = equalize(path)
+        assert len(report.nodes) == 1
+        x = inputs(5, 2)
+        before, after = (
+            onnxruntime.InferenceSession(file).run(None, {"x": x})[0]
+            for file in (path, report.output)
+        )
+        np.testing.assert_array_equal(after, before)
+
+
 def test_command(tabular: Path, cli: Callable[..., Any]) -> None:
     # An overwritten file; a converted model whose arrays would not match its weights.
     folder = tabular.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rimc_onnx import passes
 from rimc_onnx.errors import ModelError
-from rimc_onnx.io.model_files import files_of, load_model, save_model
+from rimc_onnx.io.model_files import blame_model, files_of, load_model, save_model
 from rimc_onnx.io.outputs import check_output, output_of
 from rimc_onnx.jobs.reports import EqualizedNodeReport, EqualizeReport
 
@@ -25,7 +25,8 @@ def equalize(
 ) -> EqualizeReport:
     """Scale inputs of unequal strength by powers of two, and their weights by the inverse.
 
-    The output gives the same results, bit by bit in fp32, and is converted and calibrated in place
+    The output has the structure that is mapped (functions inlined, nodes named, opset 7 or newer),
+    gives the same results, bit by bit in fp32, and is converted and calibrated in place
     of ``model``: it is the teacher then. What it does: :class:`.EqualizeWordLinesPass`.
 
     Args:
@@ -49,7 +50,8 @@ def equalize(
     step = passes.EqualizeWordLinesPass(
         lambda name: passes.is_kept_digital(name, patterns) is not None
     )
-    step(graph)
+    with blame_model(source):
+        passes.Pipeline(passes.structure_pipeline(keep_digital=patterns), step)(graph)
     save_model(graph, target, force=force)
     return EqualizeReport(
         output=str(target),
