@@ -164,7 +164,10 @@ def show_equalizing(console: Console, report: EqualizeReport) -> None:
     else:
         console.table(
             ["node", "op type", "input channels", "error left, %"],
-            [[n.name, n.op_type, str(n.channels), f"{100 * n.error_share:.2g}"] for n in report.nodes],
+            [
+                [n.name, n.op_type, str(n.channels), f"{100 * n.error_share:.2g}"]
+                for n in report.nodes
+            ],
         )
     console.line(f"wrote {report.output}")
 
