@@ -21,6 +21,7 @@ from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.constants import Constant, explain_variable, find_constant
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
 from rimc_onnx.passes.equalize_word_lines import (
+    UNEQUAL_SHARE,
     EqualizeWordLinesPass,
     equalized_share,
     word_line_scale,
@@ -59,6 +60,7 @@ from rimc_onnx.passes.select_rram_nodes import (
 from rimc_onnx.passes.set_ir_version import SetIrVersionPass
 
 __all__ = [
+    "UNEQUAL_SHARE",
     "AgeRramPass",
     "AttachAdaptersPass",
     "CanonicalizeConvTransposePass",

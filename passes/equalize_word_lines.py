@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,11 +14,19 @@ import onnx_ir as ir
 from rimc_onnx.passes._graph import PASS_KEY, Names, add_initializer, lazy_tensor, remove_dead
 from rimc_onnx.passes.constants import Constant, find_constant
 
-__all__ = ["EqualizeWordLinesPass", "EqualizedNode", "equalized_share", "word_line_scale"]
+__all__ = [
+    "UNEQUAL_SHARE",
+    "EqualizeWordLinesPass",
+    "EqualizedNode",
+    "equalized_share",
+    "word_line_scale",
+]
 
 Array = npt.NDArray[np.generic]
 F64 = npt.NDArray[np.float64]
 
+UNEQUAL_SHARE = 0.25
+"""Of the error that equal word lines would leave, up to which users are told of them."""
 _MOST_SHARE = 0.5
 """Error that has to be left at most, or the node stays as it is."""
 _MOST_EXPONENT = 30
@@ -69,23 +78,22 @@ class EqualizeWordLinesPass(ir.passes.InPlacePass):
         """Rewrite in place."""
         names = Names(model)
         self.equalized = []
-        made: dict[tuple[object, ...], tuple[F64, ir.Value, ir.Value] | None] = {}
+        made: dict[tuple[object, ...], _Scaled | None] = {}
         for node in list(model.graph):
             lines = None if self._skip(node.name or "") else _lines_of(node)
-            x, w = (*node.inputs[:2], None, None)[:2]
-            if lines is None or x is None or w is None:
+            if lines is None:
                 continue
+            x, w = lines.x, lines.w
             key = (w, node.op_type, *lines.key)
             if key not in made:
-                made[key] = _scaled(model.graph, node, lines, names)
-            found = made[key]
-            if found is None:
+                made[key] = _scaled(model.graph, lines, names)
+            scaled = made[key]
+            if scaled is None:
                 continue
-            scale, scale_value, weight = found
-            base = node.name or weight.name or node.op_type
+            base = node.name or scaled.weight.name or node.op_type
             mul = ir.node(
                 "Mul",
-                [x, scale_value],
+                [x, scaled.scale],
                 name=names.node(f"{base}/word_lines"),
                 metadata_props=dict(_METADATA),
             )
@@ -93,14 +101,14 @@ class EqualizeWordLinesPass(ir.passes.InPlacePass):
             mul.outputs[0].shape, mul.outputs[0].type = x.shape, x.type
             model.graph.insert_before(node, mul)
             node.replace_input_with(0, mul.outputs[0])
-            node.replace_input_with(1, weight)
+            node.replace_input_with(1, scaled.weight)
             remove_dead([w])
             self.equalized.append(
                 EqualizedNode(
                     name=base,
                     op_type=node.op_type,
-                    channels=scale.size,
-                    error_share=float(np.square(scale).mean()),
+                    channels=scaled.channels,
+                    error_share=scaled.error_share,
                 )
             )
         return ir.passes.PassResult(model, bool(self.equalized))
@@ -110,7 +118,10 @@ class EqualizeWordLinesPass(ir.passes.InPlacePass):
 class _Lines:
     """How a weight lies: as [groups, columns, channels of a group, positions], in parts."""
 
+    x: ir.Value
+    w: ir.Value
     weight: Constant
+    """What ``w`` holds."""
     shape: tuple[int, int, int, int]
     channel_axis: int
     """Of that shape; the axis of the columns is the other one of 1 and 2."""
@@ -121,11 +132,12 @@ class _Lines:
     def key(self) -> tuple[object, ...]:
         return self.shape, self.channel_axis, self.spatial
 
-    def largest(self) -> F64:
-        """The largest magnitude of each input channel, [groups * channels]."""
+    def scale(self) -> F64:
+        """A power of two for each input channel, [groups * channels]."""
         array = np.asarray(self.weight.numpy()).reshape(self.shape)
         axes = (3 - self.channel_axis, 3)
-        return np.maximum(array.max(axis=axes), -array.min(axis=axes)).astype("f8").reshape(-1)
+        largest = np.maximum(array.max(axis=axes), -array.min(axis=axes)).astype("f8").reshape(-1)
+        return word_line_scale(largest, _LEAST_EXPONENT[self.weight.dtype])
 
     def over(self, scale: F64) -> Array:
         """The weight over the scale of its channel."""
@@ -136,36 +148,48 @@ class _Lines:
         return np.asarray(divided.reshape(array.shape))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scaled:
+    """Initializers of a scaled weight, and what they are worth."""
+
+    scale: ir.Value
+    weight: ir.Value
+    channels: int
+    error_share: float
+
+
 def _lines_of(node: ir.Node) -> _Lines | None:
     """How the constant matrix of a product lies; ``None`` of what is none."""
-    if node.domain != "" or len(node.inputs) < 2 or node.inputs[1] is None:
+    if node.domain != "" or len(node.inputs) < 2:
         return None
-    weight = find_constant(node.inputs[1])
-    if weight is None or weight.dtype not in _LEAST_EXPONENT or 0 in weight.shape:
+    x, w = node.inputs[:2]
+    weight = find_constant(w)
+    if x is None or w is None or weight is None:
+        return None
+    if weight.dtype not in _LEAST_EXPONENT or 0 in weight.shape:
         return None
     shape = weight.shape
-
-    def attribute(name: str) -> int:
-        found = node.attributes.get(name)
-        return (1 if name == "group" else 0) if found is None else found.as_int()
-
     if node.op_type in ("Conv", "ConvTranspose") and len(shape) > 2:
-        group, rest = attribute("group"), int(np.prod(shape[2:]))
+        group = node.attributes.get_int("group", 1)
         if group < 1 or shape[0] % group:
             return None
         return _Lines(
+            x=x,
+            w=w,
             weight=weight,
-            shape=(group, shape[0] // group, shape[1], rest),
+            shape=(group, shape[0] // group, shape[1], math.prod(shape[2:])),
             channel_axis=2 if node.op_type == "Conv" else 1,
             spatial=len(shape) - 2,
         )
-    is_gemm = node.op_type == "Gemm" and not attribute("transA")
+    is_gemm = node.op_type == "Gemm" and not node.attributes.get_int("transA", 0)
     if len(shape) != 2 or not (is_gemm or node.op_type == "MatMul"):
         return None
     return _Lines(
+        x=x,
+        w=w,
         weight=weight,
         shape=(1, *shape, 1),
-        channel_axis=2 if is_gemm and attribute("transB") else 1,
+        channel_axis=2 if is_gemm and node.attributes.get_int("transB", 0) else 1,
         spatial=0,
     )
 
@@ -185,33 +209,31 @@ def word_line_scale(largest: F64, least_exponent: int = -_MOST_EXPONENT) -> F64:
     return np.asarray(np.exp2(np.maximum(exponent, least_exponent)), np.float64)
 
 
-def _scaled(
-    graph: ir.Graph, node: ir.Node, lines: _Lines, names: Names
-) -> tuple[F64, ir.Value, ir.Value] | None:
-    """The scale, and initializers for it and for the weight; ``None`` where it gains little."""
-    dtype = lines.weight.dtype
-    scale = word_line_scale(lines.largest(), _LEAST_EXPONENT[dtype])
-    if np.square(scale).mean() > _MOST_SHARE:
+def _error_share(scale: F64) -> float:
+    return float(np.square(scale).mean())
+
+
+def _scaled(graph: ir.Graph, lines: _Lines, names: Names) -> _Scaled | None:
+    """Initializers for the scale and for the weight; ``None`` where they gain little."""
+    dtype, scale = lines.weight.dtype, lines.scale()
+    error_share = _error_share(scale)
+    if error_share > _MOST_SHARE:
         return None
-    w = node.inputs[1]
-    base = (None if w is None else w.name) or node.name or node.op_type
-    shape = (scale.size,) + (1,) * lines.spatial
-    values = scale.reshape(shape).astype(dtype.numpy())
-    scale_name, weight_name = names.value(f"{base}/scale"), names.value(f"{base}/equalized")
-    scale_value = add_initializer(graph, scale_name, ir.tensor(values, name=scale_name))
+    scale_name = names.value(f"{lines.w.name}/scale")
+    weight_name = names.value(f"{lines.w.name}/equalized")
+    values = scale.reshape((scale.size,) + (1,) * lines.spatial).astype(dtype.numpy())
     tensor = lazy_tensor(
-        lambda: lines.over(scale),
-        name=weight_name,
-        dtype=dtype,
-        shape=tuple(map(int, lines.weight.shape)),
+        lambda: lines.over(scale), name=weight_name, dtype=dtype, shape=lines.weight.shape
     )
-    return scale, scale_value, add_initializer(graph, weight_name, tensor)
+    return _Scaled(
+        scale=add_initializer(graph, scale_name, ir.tensor(values, name=scale_name)),
+        weight=add_initializer(graph, weight_name, tensor),
+        channels=scale.size,
+        error_share=error_share,
+    )
 
 
 def equalized_share(node: ir.Node) -> float:
     """What :class:`EqualizeWordLinesPass` would leave of the error, 1 where it has no say."""
     lines = _lines_of(node)
-    if lines is None:
-        return 1.0
-    scale = word_line_scale(lines.largest(), _LEAST_EXPONENT[lines.weight.dtype])
-    return float(np.square(scale).mean())
+    return 1.0 if lines is None else _error_share(lines.scale())

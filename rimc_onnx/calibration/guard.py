@@ -51,7 +51,7 @@ from rimc_onnx.calibration.walk import (
 from rimc_onnx.errors import CalibrationError, UsageError
 from rimc_onnx.execution.taps import Chunks
 from rimc_onnx.ops.adapter import QuantizedAdapter
-from rimc_onnx.passes import AttachAdaptersPass
+from rimc_onnx.passes import UNEQUAL_SHARE, AttachAdaptersPass
 
 __all__ = ["Calibration", "fit_adapters"]
 
@@ -59,8 +59,6 @@ _FAR_ERROR = 0.25
 """Up to here all networks that were tried are right again (docs/calibration.md)."""
 _WARN_ERROR = 0.5
 """From here on a rise of the agreement is no sign that all is well."""
-_UNEQUAL_SHARE = 0.25
-"""Of the error that equal word lines would leave, up to which they are the first thing to try."""
 _NEGLIGIBLE_ERROR = 1e-3
 """Rounding to int8 and read noise make such differences where drift took nothing."""
 
@@ -91,7 +89,7 @@ class Calibration:
             return None
         worst = max(self.nodes, key=lambda node: node.error_after)
         way = "keep it digital (`keep_digital`)"
-        if worst.equalized_share < _UNEQUAL_SHARE:
+        if worst.equalized_share < UNEQUAL_SHARE:
             way = f"its inputs are of unequal strength; equalize the teacher first, or {way}"
         return (
             "the calibrated model is far from its teacher: error power at its outputs "

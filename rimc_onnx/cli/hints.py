@@ -117,7 +117,7 @@ def equal_word_lines(model: Path, report: ConvertReport) -> str | None:
 
 def teacher_of_bent(model: Path, report: FinetuneReport) -> str:
     """Who teaches weights that were trained behind an I-V curve, and are wrong without it."""
-    converted = Path(report.output).with_suffix(".rimc.onnx").name
+    converted = Path(report.output).with_suffix(".rimc.onnx")
     calibration = command("calibrate", converted, "--teacher", model, "--force")
     return (
         "weights trained behind an I-V curve are wrong without it; convert them with the same "

@@ -78,14 +78,25 @@ class ArrayFile:
                 self._file, place.dtype, mode="r", offset=place.offset, shape=place.shape
             )
 
+    def put(self, value: Any) -> Any:
+        """The place of an array, written; other values (sequences, texts) as they are.
+
+        Raises:
+            CalibrationError: the folder for temporary files has no room.
+        """
+        return self.write(value) if _is_plain(value) else value
+
+    def take(self, value: Any) -> Any:
+        """What :meth:`put` was given."""
+        return self.read(value) if isinstance(value, Place) else value
+
     def keep(self, value: Any, count: int) -> Any:
         """One of ``count`` values like it: an array is mapped where together they are large.
 
         Raises:
             CalibrationError: the folder for temporary files has no room.
         """
-        is_plain = isinstance(value, np.ndarray) and not value.dtype.hasobject
-        if not is_plain or value.nbytes * count <= _HELD_BYTES:
+        if not _is_plain(value) or value.nbytes * count <= _HELD_BYTES:
             return value
         return self.map(self.write(value))
 
@@ -93,6 +104,10 @@ class ArrayFile:
         """Let the file go."""
         if self._file is not None:
             self._file.close()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not value.dtype.hasobject
 
 
 def forget_arrays(arrays: Iterable[Any]) -> None:

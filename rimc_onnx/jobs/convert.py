@@ -43,8 +43,6 @@ from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["convert", "inputs_of", "node_report", "takes_samples", "with_mapping"]
 
-_UNEQUAL_SHARE = 0.25
-
 
 def convert(
     model: str | Path,
@@ -213,7 +211,7 @@ def _num_unequal(decisions: Sequence[passes.MappingDecision], config: ConvertCon
     if config.device.law is DriftLaw.GAUSSIAN_RELATIVE and config.periphery.dac_bits is None:
         return 0
     units = [decision.unit for decision in decisions if decision.unit is not None]
-    return sum(passes.equalized_share(unit.node) <= _UNEQUAL_SHARE for unit in units)
+    return sum(passes.equalized_share(unit.node) <= passes.UNEQUAL_SHARE for unit in units)
 
 
 def _timed(report: ConvertReport, start: float) -> ConvertReport:

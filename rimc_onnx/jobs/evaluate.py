@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rimc_onnx.errors import DataError, UsageError
-from rimc_onnx.execution.array_file import ArrayFile, Place
+from rimc_onnx.execution.array_file import ArrayFile
 from rimc_onnx.execution.sessions import (
     Session,
     SessionFactory,
@@ -198,7 +196,6 @@ def _runs(
             values, seconds = model.run(outputs, batch, name)
             yield batch, values, expected, seconds
             del values, expected
-        model.end()
         return
     pending = iter(batches)
     while True:
@@ -207,7 +204,7 @@ def _runs(
             held = 0
             while held < _WAITING_BYTES and (asked := next(pending, None)) is not None:
                 expected, _ = teacher.run(outputs, asked, "the teacher")
-                waiting.append((asked, [_put(file, value) for value in expected]))
+                waiting.append((asked, [file.put(value) for value in expected]))
                 held += sum(getattr(value, "nbytes", 0) for value in expected)
                 del expected
             teacher.end()
@@ -215,18 +212,9 @@ def _runs(
                 return
             for batch, places in waiting:
                 values, seconds = model.run(outputs, batch, name)
-                yield batch, values, [_take(file, place) for place in places], seconds
+                yield batch, values, [file.take(place) for place in places], seconds
                 del values
             model.end()
-
-
-def _put(file: ArrayFile, value: Any) -> Any:
-    is_plain = isinstance(value, np.ndarray) and not value.dtype.hasobject
-    return file.write(value) if is_plain else value
-
-
-def _take(file: ArrayFile, value: Any) -> Any:
-    return file.read(value) if isinstance(value, Place) else value
 
 
 def _evaluate(

@@ -67,8 +67,7 @@ REFUSALS: dict[Refusal, tuple[bytes, str]] = {
     ),
     Refusal.INTEGER: (
         one(
-            "(uint8[n,6] x) => (float[n,5] z) <float s = {0.5}> "
-            "{ i = MatMulInteger(x, w) "
+            "(uint8[n,6] x) => (float[n,5] z) <float s = {0.5}> { i = MatMulInteger(x, w) "
             "z = com.microsoft.MatMulIntegerToFloat(x, w, s, s) }",
             w=BYTES,
         ),
@@ -255,29 +254,23 @@ def test_double_weight_stays_with_the_cpu_provider() -> None:
 @needs_providers
 def test_body_of_control_flow_stays_digital() -> None:
     # A conversion leaves bodies alone; a provider that claims there gives the model other arrays.
-    def body(node: onnx.NodeProto) -> onnx.GraphProto:
-        value = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+    def body(op_type: str, inputs: list[str], name: str, **given: object) -> onnx.GraphProto:
+        value = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)
+        node = helper.make_node(op_type, inputs, [f"{name}_y"], name=name, **given)
         return helper.make_graph([node], "body", [], [value])
 
-    inner, other, deep = (
-        body(helper.make_node("MatMul", ["x", w], [f"{name}_y"], name=name))
-        for name, w in (("inner", "w"), ("other", "v"), ("deep", "v"))
-    )
-    nested = helper.make_node(
-        "If", ["flag"], ["z"], then_branch=other, else_branch=deep, name="nested"
-    )
+    inner = body("MatMul", ["x", "w"], "inner")
+    other, deep = (body("MatMul", ["x", "v"], name) for name in ("other", "deep"))
+    nested = body("If", ["flag"], "nested", then_branch=other, else_branch=deep)
     nodes = [
         helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0, name="s"),
         helper.make_node("Cast", ["s"], ["flag"], to=TensorProto.BOOL, name="cast"),
-        helper.make_node(
-            "If", ["flag"], ["h"], then_branch=inner, else_branch=body(nested), name="if"
-        ),
+        helper.make_node("If", ["flag"], ["h"], then_branch=inner, else_branch=nested, name="if"),
         helper.make_node("MatMul", ["h", "u"], ["y"], name="outer"),
     ]
     model = model_of(nodes, ["n", 6], {"w": W, "v": -W, "u": normal(0, 5, 3)})
     session = provider_session(model, provider_options={**RELATIVE, "drift_frac": 0})
-    reason = Refusal.IN_BODY.of("If", "if")
-    below = Refusal.IN_BODY.of("If", "nested")
+    reason, below = (Refusal.IN_BODY.of("If", name) for name in ("if", "nested"))
     assert {m.name: m.reason for m in last_mapping()} == {
         "outer": None, "inner": reason, "other": below, "deep": below
     }  # fmt: skip
