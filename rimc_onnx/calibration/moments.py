@@ -9,7 +9,7 @@ positions), G groups, d word lines of one group, m bit lines of one group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,13 @@ import numpy.typing as npt
 from rimc_onnx.calibration.gram import Gram, are_few
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["Features", "SecondMoments", "finite_rows", "limited_rows", "rows_of"]
+__all__ = ["MOST_ABS", "Features", "SecondMoments", "finite_rows", "limited_rows", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
 
+MOST_ABS = 1e16
+"""Largest value that is summed: float32 holds the sum of a million squares."""
 _CHUNK_BYTES = 32 << 20
 """Windows held at once."""
 
@@ -52,12 +54,19 @@ def rows_of(geometry: NodeGeometry, x: Array, *outputs: Array) -> Iterator[tuple
 
 
 def finite_rows(rows: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Without the rows in which a value is NaN or infinite."""
-    # Sums of float32 in float64 do not overflow: one pass, mostly without a mask.
-    if all(np.isfinite(part.sum(dtype=np.float64)) for part in rows):
+    """Without the rows in which a value is NaN, infinite or beyond :data:`MOST_ABS`."""
+    if _are_summable(rows):
         return rows
-    known = np.logical_and.reduce([np.isfinite(part).all(axis=(1, 2)) for part in rows])
-    return tuple(part[known] for part in rows)
+    with np.errstate(invalid="ignore"):  # NaN is not below the limit
+        known = [(np.abs(part) <= MOST_ABS).all(axis=(1, 2)) for part in rows]
+    at = np.logical_and.reduce(known)
+    return tuple(part[at] for part in rows)
+
+
+def _are_summable(rows: Iterable[Array]) -> bool:
+    """Whether no value can be beyond :data:`MOST_ABS`; one pass, without a mask."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(np.linalg.norm(part) <= MOST_ABS for part in rows)
 
 
 def limited_rows(
@@ -75,7 +84,7 @@ def limited_rows(
 class SecondMoments:
     """Sums over rows of X (word lines), Y (teacher, without bias) and Y - H (H: device).
 
-    Rows in which any of the three is NaN or infinite are left out.
+    Rows in which any of the three is NaN, infinite or beyond :data:`MOST_ABS` are left out.
     """
 
     def __init__(self, geometry: NodeGeometry, row_limit: float = math.inf) -> None:
@@ -104,20 +113,16 @@ class SecondMoments:
             # What the array lacks: Y - H.
             with np.errstate(invalid="ignore"):  # infinities of both: those rows go below
                 e_rows = y_rows - h_rows[0] if h_rows else None
-            x_sum = x_rows.sum(axis=0, dtype=np.float64)
-            parts = (x_sum, y_rows) if e_rows is None else (x_sum, y_rows, e_rows)
-            # Sums of float32 in float64 do not overflow: mostly none has to be made again.
-            if not all(np.isfinite(part.sum(dtype=np.float64)) for part in parts):
+            if not _are_summable((x_rows, y_rows, *([] if e_rows is None else [e_rows]))):
                 x_rows, y_rows, *h_rows = finite_rows(rows)
                 self.num_left_out += len(rows[0]) - len(x_rows)
                 e_rows = y_rows - h_rows[0] if h_rows else None
-                x_sum = x_rows.sum(axis=0, dtype=np.float64)
             if not len(x_rows):
                 continue
             self.num_rows += len(x_rows)
             self.x_abs_max = max(self.x_abs_max, float(x_rows.max()), -float(x_rows.min()))
             self._add(x_rows)
-            self.x += x_sum
+            self.x += x_rows.sum(axis=0, dtype=np.float64)
             self.y += y_rows.sum(axis=0, dtype=np.float64)
             self.y_y += np.square(y_rows, dtype=np.float64).sum(axis=0)
             if e_rows is not None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram
-from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.calibration.moments import MOST_ABS, SecondMoments
 from rimc_onnx.errors import CalibrationError
 from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.parallel import for_parts
@@ -51,6 +51,8 @@ _TOLERANCE = 3e-3
 _TINY = np.float32(np.finfo(np.float32).tiny)
 _ROUNDING = 2.0**-20
 """Standard deviation of what is constant, over its root mean square, once sums were rounded."""
+_MOST_COST = 1e30
+"""Largest loss for a unit of power; outputs of less than its inverse are nothing to float32."""
 _SHRINK_FRAC = 0.1
 """Uncorrelated power added to the inputs' second moment, as a share of its mean diagonal."""
 
@@ -157,7 +159,8 @@ class NodeProblem:
     def loss_per_power(self) -> float:
         """What a unit of error power here costs; comparable over nodes."""
         sensitivity = self.statistics.sensitivity
-        return 1 / self.output_power if sensitivity is None else sensitivity
+        cost = 1 / self.output_power if sensitivity is None else sensitivity
+        return min(cost, _MOST_COST)
 
     @property
     def output_power(self) -> float:
@@ -215,10 +218,10 @@ def problem_from_device(
 
 
 def nothing_finite(node: str) -> CalibrationError:
-    """The error of a node that shows NaN or infinity alone."""
+    """The error of a node that shows NaN, infinity and larger values than are summed alone."""
     return CalibrationError(
-        f"node {node!r}: every sample has NaN or infinity in its inputs or outputs. Check the "
-        "samples for values out of range, or leave the node digital."
+        f"node {node!r}: every sample has NaN, infinity or values beyond {MOST_ABS:g} in its "
+        "inputs or outputs. Check the samples for values out of range, or leave the node digital."
     )
 
 
@@ -247,7 +250,10 @@ def _regress(x_x: Gram, x_e: F64, known: F32, variance: F32, noise: F64, held: F
         return known
     power = _PRIOR_FRAC * ((line_power / unit) @ variance / depth) + noise / unit
     gram = x_x.over(unit)
-    solve = gram.inverse(power.mean() / variance.mean(axis=1, dtype=np.float64))
+    try:
+        solve = gram.inverse(power.mean() / variance.mean(axis=1, dtype=np.float64))
+    except np.linalg.LinAlgError:  # inputs below 1e-21: float32 rounds their squares to anything
+        return known
     seen = np.divide(x_e, unit, out=np.empty(x_e.shape, np.float32), casting="same_kind")
     if known.any():
         seen -= gram @ known

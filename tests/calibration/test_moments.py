@@ -175,3 +175,19 @@ def test_teacher_alone_needs_no_device() -> None:
     both.update(x, y, y)
     for name in ("x_x", "x_e", "x", "y", "y_y", "num_rows", "x_abs_max"):
         assert np.array_equal(sums(alone, name), sums(both, name)), name
+
+
+@pytest.mark.parametrize("bad", [1e18, -1e25, np.inf, np.nan])
+@pytest.mark.parametrize("at", ["x", "y", "h"])
+def test_rows_that_float32_can_not_sum_are_left_out(at: str, bad: float) -> None:
+    # Sums that overflow reached the solver as infinities, and it raised or fitted to them.
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal((50, n)).astype("f4") for name, n in (("x", 12), ("y", 9))}
+    given["h"] = given["y"] + np.float32(0.1)
+    left, whole = SecondMoments(MATMUL), SecondMoments(MATMUL)
+    whole.update(*(values[1:] for values in given.values()))
+    given[at][0, 3] = bad
+    left.update(*given.values())
+    assert (left.num_rows, left.num_left_out) == (49, 1)
+    for name in ("x_x", "x_e", "x", "y", "y_y"):
+        np.testing.assert_array_equal(sums(left, name), sums(whole, name))

@@ -308,3 +308,13 @@ def test_moment_leaves_to_the_bias_what_the_bias_will_take() -> None:
         extra = found.metric.dense()[0] - moment
         power = np.trace(moment) / 5
         np.testing.assert_allclose(extra, 0.1 * power * np.eye(5), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [3e-22, 1e-22, 3e-23])
+def test_inputs_whose_squares_float32_rounds_away_teach_nothing(scale: float) -> None:
+    # Correlated rows of such inputs have sums of products with a negative eigenvalue: the
+    # factorization raised, and the model was called invalid for it.
+    x = scale * (1 + 0.1 * rng(0).standard_normal((100, 72)))
+    target = rng(1).standard_normal((72, 8))
+    found = asked(x, target, 0.2 * target * rng(2).standard_normal((72, 8)))
+    assert not found.error.any()
