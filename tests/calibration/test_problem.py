@@ -218,7 +218,7 @@ def test_regression_goes_on_until_its_equations_hold() -> None:
 
 
 @pytest.mark.usefixtures("by_line")
-@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e14])
 def test_units_do_not_matter(scale: float) -> None:
     # A ridge or a floor in absolute units.
     x, target = rng(1).standard_normal((10, 24)), rng(2).standard_normal((24, 12))
