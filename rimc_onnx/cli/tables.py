@@ -97,15 +97,22 @@ def show_finetuning(console: Console, report: FinetuneReport) -> None:
     def share(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.1f} %"
 
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    is_calibrated = report.best.calibrated_loss is not None
+    judged = ["on devices", *(["calibrated"] if is_calibrated else [])]
     console.table(
-        ["step", "loss", "loss on devices", "right", "right on devices", ""],
+        ["step", "loss", *judged, "right", *judged, ""],
         [
             [
                 str(v.step),
                 f"{v.clean_loss:.4g}",
                 f"{v.device_loss:.4g}",
+                *([number(v.calibrated_loss)] if is_calibrated else []),
                 share(v.clean_hits),
                 share(v.device_hits),
+                *([share(v.calibrated_hits)] if is_calibrated else []),
                 "written" if v == report.best else "",
             ]
             for v in report.validations
@@ -119,7 +126,10 @@ def show_finetuning(console: Console, report: FinetuneReport) -> None:
         f"{report.runs_on}{_peak(report.peak_rss_bytes)}"
     )
     if not report.changed:
-        console.line("no state was better on devices than the file: its weights are unchanged")
+        worse = " and no worse once calibrated" if is_calibrated else ""
+        console.line(
+            f"no state was better on devices{worse} than the file: its weights are unchanged"
+        )
     if report.adapter_file is not None:
         console.line(f"wrote {report.adapter_file}")
     console.line(f"wrote {report.output}")

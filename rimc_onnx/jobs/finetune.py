@@ -26,6 +26,7 @@ from rimc_onnx.io.feeds import data_beside, feeds_of, graph_inputs, range_sample
 from rimc_onnx.io.model_files import blame_model, files_of, load_model, sha256_of
 from rimc_onnx.io.outputs import check_outputs, output_of
 from rimc_onnx.io.samples import Data, Samples, files_of_data, load_samples
+from rimc_onnx.jobs.calibrated_state import CalibratedState
 from rimc_onnx.jobs.convert import convert
 from rimc_onnx.jobs.input_ranges import INPUT_RANGES, ranges_text, recorded_ranges
 from rimc_onnx.jobs.reports import FinetuneReport, ValidationReport
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from rimc_onnx.training.analog_model import AnalogModel
     from rimc_onnx.training.batches import Augment, Batches
     from rimc_onnx.training.device_model import DeviceModel
-    from rimc_onnx.training.finetune import Trainer
+    from rimc_onnx.training.finetune import Calibrated, Trainer
 
 __all__ = ["finetune"]
 
@@ -316,7 +317,19 @@ class _Job:
             augment=augment,
             programmer=native_programmer(),
             device=None if student is None else "cpu",  # a session answers arrays of numpy
+            calibrated=self._calibrated() if student is None else None,
         )
+
+    def _calibrated(self) -> Calibrated | None:
+        """Judges weights of a use with calibration; a loss of inner features needs the module."""
+        config = self.config
+        is_for_it = not (config.adapters_only or config.convert.uncalibrated)
+        if not is_for_it or config.loss is Loss.FEATURES:
+            return None
+        state = CalibratedState(
+            self.source, self.samples, self.data, config.convert, seed=config.seed
+        )
+        return lambda weights, key: state.run(weights, self.metadata(), key)
 
     def _analog(self) -> AnalogModel:
         from rimc_onnx.training.adapter_branch import AdapterBranch

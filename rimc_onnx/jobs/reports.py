@@ -241,10 +241,14 @@ class ValidationReport:
     clean_hits: float | None
     """Share of samples with the label's class, or the teacher's; ``None`` without classes."""
     device_hits: float | None
+    calibrated_loss: float | None
+    """On the first of these devices, converted and calibrated; ``None`` where the training is for
+    a use without a calibration or for inner features, or an earlier state has less ``loss``."""
+    calibrated_hits: float | None
 
     @property
     def loss(self) -> float:
-        """Sum of both losses: the best state has least of it."""
+        """Sum of both losses: the best state that is no worse once calibrated has least of it."""
         return self.clean_loss + self.device_loss
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from rimc_onnx.training.config import FinetuneConfig, Optimizer, PenaltyWeight, 
 from rimc_onnx.training.graph_module import GraphModule
 from rimc_onnx.training.losses import Objective
 
-__all__ = ["Trainable", "Trainer", "Validation"]
+__all__ = ["Calibrated", "Run", "Trainable", "Trainer", "Validation"]
 
 _LEAST_RATE = 0.01
 """Of the first learning rate, at the end of a schedule."""
@@ -49,6 +49,10 @@ class Validation:
     clean_hits: float | None
     """Share of samples with the label's class, or the teacher's; None without classes."""
     device_hits: float | None
+    calibrated_loss: float | None = None
+    """On the first of these devices, converted and calibrated; None where the training is for
+    another use, or an earlier state has less :attr:`loss`."""
+    calibrated_hits: float | None = None
 
     @property
     def loss(self) -> float:
@@ -68,6 +72,12 @@ class _State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[Validation] = field(default_factory=list)
     since_best: int = 0
+
+
+Run = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Outputs by name of arrays by the names of inputs."""
+Calibrated = Callable[[Mapping[str, Any], int], Run]
+"""The converted and calibrated model of arrays by the names of initializers and a device's key."""
 
 
 class Trainable(Protocol):
@@ -137,11 +147,15 @@ class Trainer:
         augment: Augment | None = None,
         programmer: CellProgrammer | None = None,
         device: str | None = None,
+        calibrated: Calibrated | None = None,
     ) -> None:
-        """``device`` is a GPU where there is one, else the CPU; ``augment`` changes batches."""
+        """``device`` is a GPU where there is one, else the CPU; ``augment`` changes batches.
+
+        With ``calibrated`` a state that is worse than the start once calibrated is never the best.
+        """
         self.model, self.teacher, self.objective = model, teacher, objective
         self.data, self.held_out, self.config = data, held_out, config
-        self._augment, self._programmer = augment, programmer
+        self._augment, self._programmer, self._calibrated = augment, programmer, calibrated
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or found)
         self.model.module.to(self.device)
@@ -311,15 +325,11 @@ class Trainer:
     # --- validation ---------------------------------------------------------------------------
 
     def _validate(self) -> None:
-        clean = self._figures(Cells.FILE)
+        clean = self._figures(self._cells(Cells.FILE))
         config, found = self.config.convert, []
         for i in range(self.config.validation_devices):
-            # Not the seed of the conversion: weights must not be chosen for one device.
-            seed = int.from_bytes(
-                hashlib.sha256(f"{self.config.seed}\0{i}\0validation".encode()).digest()[:6], "big"
-            )
-            with self.model.on_device(seed, config.time_s, self._programmer, run=0):
-                found.append(self._figures(Cells.DEVICE))
+            with self.model.on_device(self._device_key(i), config.time_s, self._programmer, run=0):
+                found.append(self._figures(self._cells(Cells.DEVICE)))
         hits = [h for _, h in found if h is not None]
         validation = Validation(
             step=self.state.step,
@@ -328,27 +338,61 @@ class Trainer:
             clean_hits=clean[1],
             device_hits=float(np.mean(hits)) if hits else None,
         )
-        self.state.history.append(validation)
         best = self.state.best
-        if best is None or self._score(validation) < self._score(best):
+        is_better = best is None or self._score(validation) < self._score(best)
+        if is_better and self._calibrated is not None:
+            loss, calibrated_hits = self._calibrated_figures(self._calibrated)
+            validation = replace(validation, calibrated_loss=loss, calibrated_hits=calibrated_hits)
+        self.state.history.append(validation)
+        if is_better and self._is_no_worse_calibrated(validation):
             self.state.best, self.state.since_best = validation, 0
             self.state.best_weights = {n: p.detach().cpu().clone() for n, p in self.trained.items()}
         else:
             self.state.since_best += 1
 
+    def _device_key(self, index: int) -> int:
+        """Not the seed of the conversion: weights must not be chosen for one device."""
+        text = f"{self.config.seed}\0{index}\0validation"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
     def _score(self, state: Validation) -> float:
         """What the best state has least of: adapters serve the device, not the clean weights."""
         return state.device_loss if self.config.adapters_only else state.loss
 
-    def _figures(self, cells: Cells) -> tuple[float, float | None]:
-        """Mean loss and share of hits on the held-out samples."""
+    def _is_no_worse_calibrated(self, state: Validation) -> bool:
+        """Than the start: by hits, within a standard error, or by the loss where there are none."""
+        start = self.state.history[0]
+        if state.calibrated_hits is not None and start.calibrated_hits is not None:
+            share = start.calibrated_hits
+            error = math.sqrt(share * (1.0 - share) / self.held_out.num_samples)
+            return state.calibrated_hits >= share - error
+        if state.calibrated_loss is not None and start.calibrated_loss is not None:
+            return state.calibrated_loss <= start.calibrated_loss
+        return True
+
+    def _cells(self, cells: Cells) -> Run:
+        """The module with these cells."""
         self.model.set_cells(cells)
+        return lambda feeds: self.model.module.run(feeds, self.objective.taps)
+
+    def _calibrated_figures(self, calibrated: Calibrated) -> tuple[float, float | None]:
+        run = calibrated(self.model.module.weights(), self._device_key(0))
+        return self._figures(
+            lambda feeds: {
+                name: torch.from_numpy(value).to(self.device)
+                for name, value in run({n: v.cpu().numpy() for n, v in feeds.items()}).items()
+                if _fits(value)
+            }
+        )
+
+    def _figures(self, run: Run) -> tuple[float, float | None]:
+        """Mean loss and share of hits on the held-out samples."""
         loss, hits, count = 0.0, 0.0, 0
         any_hits = True
         with torch.no_grad():
             for rows in self.held_out.epoch(self.config.batch_size):
                 feeds, extras, teacher = self._batch(self.held_out, rows)
-                outputs = self.model.module.run(feeds, self.objective.taps)
+                outputs = run(feeds)
                 size = len(rows.rows)
                 loss += float(self.objective(outputs, extras, teacher)) * size
                 share = self.objective.hits(outputs, extras, teacher)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,15 @@ torch = pytest.importorskip("torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from rimc_onnx import ConvertConfig, FinetuneConfig, finetune  # noqa: E402
+from rimc_onnx import (  # noqa: E402
+    CalibrateConfig,
+    ConvertConfig,
+    FinetuneConfig,
+    calibrate,
+    convert,
+    evaluate,
+    finetune,
+)
 from rimc_onnx.cli.main import app  # noqa: E402
 from rimc_onnx.device import Scaling, get_preset  # noqa: E402
 from rimc_onnx.errors import ConfigError, DataError, UsageError  # noqa: E402
@@ -147,6 +157,54 @@ def test_file_is_unchanged_where_training_makes_it_worse(folder: Path) -> None:
     assert (folder / "out.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
 
 
+def test_state_that_is_worse_once_calibrated_is_not_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few steps that gain on devices which nobody calibrates took 17 points from calibrated ones.
+    def figures(trainer: Trainer, _calibrated: Any) -> tuple[float, float]:
+        return 0.1, 0.9 if trainer.state.step == 0 else 0.85
+
+    monkeypatch.setattr(Trainer, "_calibrated_figures", figures)
+    report = run(folder, "out.onnx", recipe())
+    assert min(report.validations, key=lambda v: v.loss).step > 0
+    assert (report.best.step, report.changed) == (0, 0)
+    monkeypatch.setattr(Trainer, "_calibrated_figures", lambda *_: (0.1, 0.9))
+    assert run(folder, "kept.onnx", recipe()).best.step > 0
+    # Without classes the loss tells.
+    losses = {0: 0.1, 4: 0.11, 8: 0.09, 12: 0.12}
+    monkeypatch.setattr(
+        Trainer, "_calibrated_figures", lambda trainer, _: (losses[trainer.state.step], None)
+    )
+    assert run(folder, "by_loss.onnx", recipe()).best.step == 8
+
+
+def test_calibrated_figures_are_those_of_the_commands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another device, adapters that never reach the session, or training samples for held-out ones.
+    with np.load(folder / "test.npz") as file:
+        np.savez(folder / "held.npz", **{n: file[n][200:] for n in file.files})
+    monkeypatch.setattr(Trainer, "_score", lambda _self, state: -state.step)
+    config = ConvertConfig()  # no read noise, which differs from run to run
+    report = run(
+        folder, "out.onnx", recipe(steps=1, convert=config), validation=folder / "held.npz"
+    )
+    key = int.from_bytes(hashlib.sha256(b"0\x000\x00validation").digest()[:6], "big")
+    for state, name in zip(report.validations, ("model.onnx", "out.onnx"), strict=True):
+        converted = folder / name.replace(".onnx", ".rimc.onnx")
+        convert(folder / name, converted, config=replace(config, seed=key))
+        calibrated = calibrate(converted, data=folder / "train.npz", config=CalibrateConfig())
+        found = evaluate(calibrated.output, data=folder / "held.npz", native=True)
+        assert state.calibrated_hits == pytest.approx(found.top1, abs=1e-9)
+        assert state.device_hits < found.top1
+
+
+def test_use_without_calibration_is_not_judged_with_one(folder: Path) -> None:
+    # A training for --uncalibrated that waits for calibrations which nobody will make.
+    report = run(folder, "out.onnx", recipe(steps=1, convert=replace(WAN, uncalibrated=True)))
+    assert [v.calibrated_loss for v in report.validations] == [None, None]
+
+
 def test_weights_stay_within_the_limits_of_their_start(folder: Path) -> None:
     # A limit that follows the shrinking weights clips them away step by step.
     run(folder, "out.onnx", recipe(weight_clip_sigma=1.5))
@@ -237,6 +295,7 @@ def test_training_that_costs_the_clean_network_much_is_told(
         "none",
     )
     monkeypatch.setattr(Trainer, "_score", lambda _self, validation: -validation.step)
+    monkeypatch.setattr(Trainer, "_is_no_worse_calibrated", lambda *_: True)
     monkeypatch.chdir(folder)
     command = ("finetune", "model.onnx", "--data", "train.npz", "-o", "wild.onnx", "--json", *wild)
     done = CliRunner().invoke(app, command)
