@@ -13,7 +13,8 @@ one space for all white space, a token in front of each sequence, 257 tokens a s
 24.3 to 28.1, and 23.6 if the first four tokens of a sequence, which have little to go by, are not
 counted. Calibration takes ten sequences of 256 tokens from the end of the text. Rows: device and
 drift; columns: perplexity of the converted model, and of the calibrated one. A preset is read after
-a day.
+a day, or as in ``cmo-hfox-2025-2pct@10y``. ``--equalize`` scales inputs of unequal strength first,
+``--devices-per-weight`` holds every weight on so many pairs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import rimc_onnx
 from benchmarks.memory import peak
 from rimc_onnx import runtime
 from rimc_onnx.crossbar import ConvertConfig
-from rimc_onnx.device import get_preset
+from rimc_onnx.device import get_preset, parse_time
 
 Array = np.ndarray[Any, Any]
 
@@ -42,7 +43,7 @@ TOKENS = 256
 """Length of a sequence."""
 _LAYERS, _WIDTH, _HIDDEN, _HEADS, _KV_HEADS, _HEAD = 30, 576, 1536, 9, 3, 64
 _ROPE_BASE, _EPSILON = 1e5, 1e-5
-_DAY_S = 86_400.0
+_DIGITAL = ("logits",)
 _BATCH = 2
 """Sequences a run: the head gives each 50 MB."""
 
@@ -54,8 +55,13 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--rank", type=int, help="one rank for all nodes, not the default SRAM")
     parser.add_argument(
-        "--rows", nargs="+", default=["0.1", "0.2", "wan2022-aihwkit"], help="drift, or a preset"
+        "--rows",
+        nargs="+",
+        default=["0.1", "0.2", "wan2022-aihwkit"],
+        help="drift, or a preset[@time]",
     )
+    parser.add_argument("--equalize", action="store_true", help="scale unequal inputs first")
+    parser.add_argument("--devices-per-weight", type=int, default=1)
     arguments = parser.parse_args()
     path = _gguf_file()
     tokens = tokenize(path, arguments.text.read_text())
@@ -68,18 +74,38 @@ def main() -> None:
         print(f"teacher: {first:.2f} on 4 sequences", flush=True)
         clean = perplexity(teacher, evaluated, native=False)
         print(f"teacher: {clean:.2f} on {len(evaluated)} sequences", flush=True)
+        if arguments.equalize:
+            equal = teacher.with_suffix(".equalized.onnx")
+            scaled = rimc_onnx.equalize(teacher, equal, keep_digital=_DIGITAL)
+            print(f"{len(scaled.nodes)} nodes equalized", flush=True)
+            teacher = equal
         for row in arguments.rows:
-            _print_row(row, teacher, evaluated, calibration, arguments.rank)
+            config = _config(row, arguments.devices_per_weight)
+            _print_row(row, config, teacher, evaluated, calibration, arguments.rank)
+
+
+def _config(row: str, devices_per_weight: int) -> ConvertConfig:
+    time_s = None
+    if row.replace(".", "", 1).isdigit():
+        device = get_preset(
+            "gaussian-relative", drift_frac=float(row), devices_per_weight=devices_per_weight
+        )
+    else:
+        name, _, time = row.partition("@")
+        device = get_preset(name, devices_per_weight=devices_per_weight)
+        time_s = parse_time(time or "1d")
+    return ConvertConfig(device=device, time_s=time_s, keep_digital=_DIGITAL)
 
 
 def _print_row(
-    row: str, teacher: Path, evaluated: Array, calibration: Array, rank: int | None
+    row: str,
+    config: ConvertConfig,
+    teacher: Path,
+    evaluated: Array,
+    calibration: Array,
+    rank: int | None,
 ) -> None:
-    is_drift = row.replace(".", "", 1).isdigit()
-    device = get_preset("gaussian-relative", drift_frac=float(row)) if is_drift else get_preset(row)
     converted = teacher.with_suffix(".rimc.onnx")
-    time_s = None if is_drift else _DAY_S
-    config = ConvertConfig(device=device, time_s=time_s, keep_digital=("logits",))
     report = rimc_onnx.convert(teacher, converted, config=config, force=True)
     drifted = perplexity(converted, evaluated, native=True)
     shown = f"{row}: {report.mapped} nodes in RRAM, drifted {drifted:.2f}"

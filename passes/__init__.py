@@ -42,6 +42,7 @@ from rimc_onnx.passes.pipelines import (
     Pipeline,
     convert_model,
     convert_pipeline,
+    kept_digital,
     prepare_pipeline,
     structure_pipeline,
 )
@@ -53,7 +54,6 @@ from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,
     find_units,
-    is_kept_digital,
     require_mapped,
     select_rram_nodes,
 )
@@ -94,9 +94,9 @@ __all__ = [
     "find_units",
     "folded_weight",
     "is_converted",
-    "is_kept_digital",
     "is_swappable",
     "is_transposed_product",
+    "kept_digital",
     "node_ranges",
     "prepare_pipeline",
     "read_periphery",

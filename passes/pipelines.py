@@ -34,6 +34,7 @@ __all__ = [
     "Pipeline",
     "convert_model",
     "convert_pipeline",
+    "kept_digital",
     "prepare_pipeline",
     "structure_pipeline",
 ]
@@ -61,8 +62,8 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
     return Pipeline(
         structure_pipeline(keep_digital=keep_digital),
         FoldBatchNormPass(),
-        CanonicalizeConvTransposePass(_skip(keep_digital)),
-        CanonicalizeMatMulPass(_skip(keep_digital)),
+        CanonicalizeConvTransposePass(kept_digital(keep_digital)),
+        CanonicalizeMatMulPass(kept_digital(keep_digital)),
     )
 
 
@@ -78,11 +79,12 @@ def structure_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
         CheckOperatorsPass(),
         RaiseOpsetPass(),
         NameNodesPass(),  # the nodes that raising the opset brought
-        MakePadsExplicitPass(_skip(keep_digital)),
+        MakePadsExplicitPass(kept_digital(keep_digital)),
     )
 
 
-def _skip(keep_digital: Sequence[str]) -> Callable[[str], bool]:
+def kept_digital(keep_digital: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a node of that name matches one of the patterns."""
     return lambda name: is_kept_digital(name, keep_digital) is not None
 
 

@@ -47,9 +47,7 @@ def equalize(
     target = output_of(source, output, ".equalized.onnx")
     check_output(target, force=force, reads=files_of(source))
     patterns = tuple(keep_digital)
-    step = passes.EqualizeWordLinesPass(
-        lambda name: passes.is_kept_digital(name, patterns) is not None
-    )
+    step = passes.EqualizeWordLinesPass(passes.kept_digital(patterns))
     with blame_model(source):
         passes.Pipeline(passes.structure_pipeline(keep_digital=patterns), step)(graph)
     save_model(graph, target, force=force)
