@@ -15,6 +15,7 @@ from rimc_onnx.passes.canonicalize_matmul import CanonicalizeMatMulPass
 from rimc_onnx.passes.check_operators import CheckOperatorsPass
 from rimc_onnx.passes.check_rimc_model import check_rimc_model
 from rimc_onnx.passes.drop_initializer_inputs import DropInitializerInputsPass
+from rimc_onnx.passes.equalize_word_lines import EqualizedNode, EqualizeWordLinesPass
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
 from rimc_onnx.passes.inline_functions import InlineFunctionsPass
 from rimc_onnx.passes.insert_dora_branch import InsertDoraBranchPass
@@ -34,7 +35,7 @@ __all__ = [
     "Pipeline",
     "convert_model",
     "convert_pipeline",
-    "kept_digital",
+    "equalize_model",
     "prepare_pipeline",
     "structure_pipeline",
 ]
@@ -62,8 +63,8 @@ def prepare_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
     return Pipeline(
         structure_pipeline(keep_digital=keep_digital),
         FoldBatchNormPass(),
-        CanonicalizeConvTransposePass(kept_digital(keep_digital)),
-        CanonicalizeMatMulPass(kept_digital(keep_digital)),
+        CanonicalizeConvTransposePass(_skip(keep_digital)),
+        CanonicalizeMatMulPass(_skip(keep_digital)),
     )
 
 
@@ -79,11 +80,18 @@ def structure_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
         CheckOperatorsPass(),
         RaiseOpsetPass(),
         NameNodesPass(),  # the nodes that raising the opset brought
-        MakePadsExplicitPass(kept_digital(keep_digital)),
+        MakePadsExplicitPass(_skip(keep_digital)),
     )
 
 
-def kept_digital(keep_digital: Sequence[str]) -> Callable[[str], bool]:
+def equalize_model(model: ir.Model, *, keep_digital: Sequence[str] = ()) -> list[EqualizedNode]:
+    """The structure that is mapped, with equal word lines, in place; gives the nodes scaled."""
+    step = EqualizeWordLinesPass(_skip(keep_digital))
+    Pipeline(structure_pipeline(keep_digital=keep_digital), step)(model)
+    return step.equalized
+
+
+def _skip(keep_digital: Sequence[str]) -> Callable[[str], bool]:
     """Whether a node of that name matches one of the patterns."""
     return lambda name: is_kept_digital(name, keep_digital) is not None
 

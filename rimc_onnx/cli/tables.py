@@ -277,12 +277,12 @@ def _show_ranges(console: Console, ranges: list[NodeRangesReport]) -> None:
 
 
 def _mapping(option: AdviceOption) -> str:
-    """``auto``, ``node, clip 2.5``, ``auto, 4 pairs``: what is not said is the default."""
+    """``node, clip 2.5``, ``equalized, auto, 4 pairs``: what is not said is the default."""
     clip = "" if option.clip_sigma == option.scaling else f", clip {option.clip_sigma}"
     pairs = option.devices_per_weight
     slices = option.num_slices
     return (
-        f"{option.scaling}{clip}"
+        f"{'equalized, ' if option.equalized else ''}{option.scaling}{clip}"
         f"{f', {pairs} pairs' if pairs > 1 else ''}{f', {slices} slices' if slices > 1 else ''}"
     )
 

@@ -28,7 +28,7 @@ from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import feeds_of, graph_inputs
 from rimc_onnx.io.model_files import blame_model, load_model
 from rimc_onnx.io.samples import Data, load_samples
-from rimc_onnx.jobs.convert import with_mapping
+from rimc_onnx.jobs.convert import num_unequal, with_mapping
 from rimc_onnx.runtime.programming import native_programmer
 
 __all__ = ["AdviceOption", "AdviseReport", "advise"]
@@ -43,6 +43,8 @@ _JUDGED_ON = 32
 class AdviceOption:
     """One way to convert and calibrate a model."""
 
+    equalized: bool
+    """The model is equalized first."""
     scaling: str
     """``auto`` or ``node``."""
     clip_sigma: str
@@ -89,8 +91,9 @@ def advise(
 
     Of one W_max a node with nothing clipped, and of the configuration's mapping with each
     combination of ``sram_fracs`` and ``devices_per_weight``; of a device with levels also with one
-    slice more. Converters of the periphery are
-    left out of the errors, read noise is not.
+    slice more; of a model whose word lines are so unequal that :func:`.convert` tells of it, also
+    of what :func:`.equalize` makes of it. Converters of the periphery are left out of the errors,
+    read noise is not.
 
     Args:
         model: the teacher, an .onnx file.
@@ -107,30 +110,78 @@ def advise(
     start = time.perf_counter()
     config = config or ConvertConfig()
     source = Path(model)
-    graph = load_model(source)
-    with blame_model(source):
-        passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
-        decisions = passes.select_rram_nodes(graph, config)
-    passes.require_mapped(decisions)
-    units = [d.unit for d in decisions if d.unit]
-    nodes, feeds = _nodes(graph, units, data, num_samples, config.seed)
-    weights = _num_weights(nodes)
-    ways = list(_ways(config, sram_fracs or _SRAM_FRACS, devices_per_weight or _DEVICES_PER_WEIGHT))
+    given = _Model.of(source, config, data, num_samples, equalized=False)
+    models = [given]
+    if num_unequal(given.decisions, config):
+        models.append(_Model.of(source, config, data, num_samples, equalized=True))
+    fracs, pairs = sram_fracs or _SRAM_FRACS, devices_per_weight or _DEVICES_PER_WEIGHT
+    ways = [
+        (one, way, frac)
+        for one in models
+        for way, frac in _ways(config, fracs, pairs, one.equalized)
+    ]
     mapped = {}
     options = []
-    for done, (way, sram_frac) in enumerate(ways):
-        if way.device not in mapped:
-            mapped[way.device] = with_mapping(way, graph, units, feeds)
-        options.append(_option(mapped[way.device], way, nodes, num_samples, sram_frac))
+    for done, (one, way, sram_frac) in enumerate(ways):
+        key = (one.equalized, way.device)
+        if key not in mapped:
+            mapped[key] = with_mapping(way, one.graph, one.units, one.feeds)
+        options.append(_option(mapped[key], way, one, num_samples, sram_frac))
         progress(done + 1, len(ways))
     return AdviseReport(
         model=str(source),
         device=config.device.preset,
-        rram_weights=weights,
+        rram_weights=given.num_weights,
         samples=None if data is None else num_samples,
         options=sorted(options, key=lambda o: (o.num_devices, o.sram_bytes, -o.node_error)),
         seconds=time.perf_counter() - start,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Model:
+    """A model as it would be converted, and what is known of its nodes."""
+
+    equalized: bool
+    graph: ir.Model
+    decisions: list[passes.MappingDecision]
+    nodes: list[TeacherNode]
+    feeds: list[Feed]
+    """Samples that errors are judged on."""
+
+    @classmethod
+    def of(
+        cls,
+        source: Path,
+        config: ConvertConfig,
+        data: Data | None,
+        num_samples: int,
+        *,
+        equalized: bool,
+    ) -> _Model:
+        """``equalized`` or as it lies in its file."""
+        graph = load_model(source)
+        with blame_model(source):
+            if equalized:
+                passes.equalize_model(graph, keep_digital=config.keep_digital)
+            passes.prepare_pipeline(keep_digital=config.keep_digital)(graph)
+            decisions = passes.select_rram_nodes(graph, config)
+        passes.require_mapped(decisions)
+        units = [d.unit for d in decisions if d.unit]
+        nodes, feeds = _nodes(graph, units, data, num_samples, config.seed)
+        return cls(
+            equalized=equalized, graph=graph, decisions=list(decisions), nodes=nodes, feeds=feeds
+        )
+
+    @property
+    def units(self) -> list[passes.RramUnit]:
+        """Nodes that go to RRAM."""
+        return [node.unit for node in self.nodes]
+
+    @property
+    def num_weights(self) -> int:
+        """In RRAM."""
+        return sum(int(np.prod(node.unit.weight.shape)) for node in self.nodes)
 
 
 def _nodes(
@@ -155,11 +206,12 @@ def _ways(
     config: ConvertConfig,
     sram_fracs: Sequence[float],
     devices_per_weight: Sequence[int],
+    equalized: bool,
 ) -> Iterator[tuple[ConvertConfig, float]]:
     """Conversions, each with the SRAM of its calibration."""
     device = replace(config.device, devices_per_weight=devices_per_weight[0])
     plain = replace(device, scaling=Scaling.NODE, clip_sigma=math.inf)
-    for sram_frac in sram_fracs:
+    for sram_frac in [] if equalized else sram_fracs:
         yield replace(config, device=plain), sram_frac
     slices = [device.num_slices]
     if device.level_bits is not None:
@@ -172,12 +224,11 @@ def _ways(
 def _option(
     mapped: ConvertConfig,
     way: ConvertConfig,
-    nodes: Sequence[TeacherNode],
+    model: _Model,
     num_samples: int,
     sram_frac: float,
 ) -> AdviceOption:
-    device = way.device
-    weights = _num_weights(nodes)
+    device, nodes, weights = way.device, model.nodes, model.num_weights
     budget = int(sram_frac * weights)
     found = forecast(
         nodes, mapped, num_samples=num_samples, budget_bytes=budget, programmer=native_programmer()
@@ -194,6 +245,7 @@ def _option(
     clip = "none" if not device.clips else f"{device.clip_sigma:g}"
     clip = "auto" if device.clip_sigma is None else clip
     return AdviceOption(
+        equalized=model.equalized,
         scaling=scaling,
         clip_sigma=clip,
         devices_per_weight=device.devices_per_weight,
@@ -206,7 +258,3 @@ def _option(
         node_error_uncalibrated=float(np.median([one.error_before for one in found])),
         nodes=found,
     )
-
-
-def _num_weights(nodes: Sequence[TeacherNode]) -> int:
-    return sum(int(np.prod(node.unit.weight.shape)) for node in nodes)

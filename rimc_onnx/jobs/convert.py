@@ -41,7 +41,7 @@ from rimc_onnx.jobs.teacher import (
 )
 from rimc_onnx.runtime.programming import native_programmer
 
-__all__ = ["convert", "inputs_of", "node_report", "takes_samples", "with_mapping"]
+__all__ = ["convert", "inputs_of", "node_report", "num_unequal", "takes_samples", "with_mapping"]
 
 
 def convert(
@@ -202,11 +202,11 @@ def _report(
         reads_of_device=config.reads_of_device,
         clipped=sum(n.clip_sigma is not None for n in nodes),
         uncalibrated=config.uncalibrated,
-        unequal=_num_unequal(decisions, config),
+        unequal=num_unequal(decisions, config),
     )
 
 
-def _num_unequal(decisions: Sequence[passes.MappingDecision], config: ConvertConfig) -> int:
+def num_unequal(decisions: Sequence[passes.MappingDecision], config: ConvertConfig) -> int:
     """Nodes that have far less error with equal word lines."""
     if config.device.law is DriftLaw.GAUSSIAN_RELATIVE and config.periphery.dac_bits is None:
         return 0

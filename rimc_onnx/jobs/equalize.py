@@ -46,10 +46,8 @@ def equalize(
         raise ModelError(f"{source}: has its weights in RRAM. Give the float model.")
     target = output_of(source, output, ".equalized.onnx")
     check_output(target, force=force, reads=files_of(source))
-    patterns = tuple(keep_digital)
-    step = passes.EqualizeWordLinesPass(passes.kept_digital(patterns))
     with blame_model(source):
-        passes.Pipeline(passes.structure_pipeline(keep_digital=patterns), step)(graph)
+        equalized = passes.equalize_model(graph, keep_digital=tuple(keep_digital))
     save_model(graph, target, force=force)
     return EqualizeReport(
         output=str(target),
@@ -60,7 +58,7 @@ def equalize(
                 channels=node.channels,
                 error_share=node.error_share,
             )
-            for node in step.equalized
+            for node in equalized
         ],
         seconds=time.perf_counter() - start,
     )
