@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.hints import command, typed_option, typed_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
@@ -89,51 +89,32 @@ def advise(
             devices_per_weight=None if several else (config.device.devices_per_weight,),
             progress=progress,
         )
-    given = _given(device, periphery, mapping, seed)
-    kept = mapping.keep_digital or []
+    apart = ("scaling", "clip_sigma", "devices_per_weight", "slices")
+    given = [
+        *typed_options(device, PRESET, apart),
+        *typed_options(periphery, IDEAL_PERIPHERY),
+        *typed_options(mapping, EVERY_NODE),
+        *typed_option("seed", seed or None),
+    ]
+    kept = typed_option("keep_digital", mapping.keep_digital)
     shown_report = asdict(found)
     for option, shown in zip(found.options, shown_report["options"], strict=True):
         shown["commands"] = _commands(str(model), given, kept, data, samples, option)
     console.result(shown_report, lambda: show_advice(console, found, shown_report["options"]))
 
 
-def _given(
-    device: DeviceOptions, periphery: PeripheryOptions, mapping: MappingOptions, seed: int
-) -> list[str]:
-    """What was typed for a conversion, apart from what is advised on."""
-    apart = {"scaling", "clip_sigma", "devices_per_weight", "slices"}
-    values = {"seed": seed or None}
-    for typed, default in ((device, PRESET), (periphery, IDEAL_PERIPHERY), (mapping, EVERY_NODE)):
-        plain = asdict(default)
-        values |= {n: v for n, v in asdict(typed).items() if v != plain[n] and n not in apart}
-    return [part for name, value in values.items() for part in _typed(name, value)]
-
-
-def _typed(name: str, value: Any) -> list[str]:
-    """An option and its value, as it is typed."""
-    option = f"--{name.replace('_', '-')}"
-    if value is None:
-        return []
-    if value is True:
-        return [option]
-    if isinstance(value, list):
-        return [part for one in value for part in (option, str(one))]
-    return [option, str(value)]
-
-
 def _commands(
     model: str,
     given: list[str],
-    keep_digital: list[str],
+    kept: list[str],
     data: str | None,
     samples: int,
     option: AdviceOption,
 ) -> list[str]:
-    """The commands of an option."""
+    """The commands of an option; ``kept`` are the names of nodes that stay digital, as typed."""
     before = []
     if option.equalized:
-        kept = _typed("keep_digital", keep_digital)
-        before = [shlex.join(["rimc-onnx", "equalize", model, *kept])]
+        before = [command("equalize", model, *kept)]
         model = model.removesuffix(".onnx") + ".equalized.onnx"
     converted = model.removesuffix(".onnx") + ".rimc.onnx"
     source = [] if data is None else ["--data", data]
@@ -152,6 +133,6 @@ def _commands(
     fit = ["--samples", str(samples), "--sram-budget", f"{100 * option.sram_frac:g}%"]
     return [
         *before,
-        shlex.join(["rimc-onnx", "convert", model, *given, *source, *mapping]),
-        shlex.join(["rimc-onnx", "calibrate", converted, *source, *fit]),
+        command("convert", model, *given, *source, *mapping),
+        command("calibrate", converted, *source, *fit),
     ]

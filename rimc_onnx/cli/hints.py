@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rimc_onnx.cli.calibration_options import FitOptions
@@ -24,8 +26,9 @@ __all__ = [
     "better_mapping",
     "command",
     "equal_word_lines",
-    "named_device",
     "teacher_of_bent",
+    "typed_option",
+    "typed_options",
 ]
 
 _LEAST_AGREEMENT = 0.9
@@ -83,25 +86,36 @@ def after_evaluation(model: Path) -> str | None:
     return after_ageing(str(model)) if model.name.endswith(".rimc.onnx") else None
 
 
-def named_device(device: DeviceOptions) -> list[str]:
-    """The option that names the device and its age, where they are not the defaults."""
+def typed_options(given: Any, default: Any, apart: Collection[str] = ()) -> list[str]:
+    """The options of a group that differ from its default, as they are typed, but for ``apart``."""
+    plain = asdict(default)
     return [
         part
-        for option, value, default in (
-            ("--device", device.device, "gaussian-relative"),
-            ("--drift", device.drift, None),
-            ("--time", device.time, None),
-        )
-        if value != default
-        for part in (option, str(value))
+        for name, value in asdict(given).items()
+        if value != plain[name] and name not in apart
+        for part in typed_option(name, value)
     ]
 
 
-def after_finetuning(report: FinetuneReport, device: DeviceOptions) -> str:
-    """What trained adapters are worth on other samples; trained weights go to arrays first."""
+def typed_option(name: str, value: Any) -> list[str]:
+    """An option and its value: nothing for None, the name alone for a switch that is on."""
+    option = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value]
+    return [part for one in values for part in (option, str(one))]
+
+
+def after_finetuning(report: FinetuneReport, options: list[str]) -> str:
+    """What trained adapters are worth on other samples; trained weights go to arrays first.
+
+    ``options`` are those that a conversion takes, as they were typed.
+    """
     if report.sram_bytes is not None:
         return _evaluate(report.output)
-    return command("convert", report.output, *named_device(device))
+    return command("convert", report.output, *options)
 
 
 def equal_word_lines(model: Path, report: ConvertReport) -> str | None:
@@ -125,13 +139,14 @@ def teacher_of_bent(model: Path, report: FinetuneReport) -> str:
     )
 
 
-def better_mapping(model: Path, device: DeviceOptions) -> str | None:
+def better_mapping(model: Path, device: DeviceOptions, default: DeviceOptions) -> str | None:
     """Where scaling or clipping was named: what the device's law would choose."""
     if device.scaling == "auto" and device.clip_sigma == "auto":
         return None
+    named = typed_options(device, default, apart=("scaling", "clip_sigma"))
     return (
         "scaling and clipping that follow from the device's law (auto, the default) are mostly "
-        f"better; {command('advise', model, *named_device(device))} compares"
+        f"better; {command('advise', model, *named)} compares"
     )
 
 

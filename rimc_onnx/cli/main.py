@@ -220,7 +220,7 @@ def convert(
             progress=progress,
         )
     console.result(report, lambda: show_conversion(console, report))
-    console.advise(hints.better_mapping(model, device))
+    console.advise(hints.better_mapping(model, device, PRESET))
     console.advise(hints.equal_word_lines(model, report))
     console.suggest(hints.after_conversion(model, report))
 

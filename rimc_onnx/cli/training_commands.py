@@ -281,4 +281,10 @@ def finetune(
         console.warn(in_options(report.warning))
     if converted.iv_curve is not None and report.sram_bytes is None:
         console.advise(hints.teacher_of_bent(model, report))
-    console.suggest(hints.after_finetuning(report, device))
+    options = [
+        *hints.typed_options(device, PRESET),
+        *hints.typed_options(periphery, IDEAL_PERIPHERY),
+        *hints.typed_options(mapping, EVERY_NODE),
+        *hints.typed_option("uncalibrated", uncalibrated),
+    ]
+    console.suggest(hints.after_finetuning(report, options))
