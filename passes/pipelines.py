@@ -85,9 +85,19 @@ def structure_pipeline(*, keep_digital: Sequence[str] = ()) -> Pipeline:
 
 
 def equalize_model(model: ir.Model, *, keep_digital: Sequence[str] = ()) -> list[EqualizedNode]:
-    """The structure that is mapped, with equal word lines, in place; gives the nodes scaled."""
+    """The form that is mapped, with equal word lines, in place; gives the nodes scaled.
+
+    Batch normalisations are folded and matrix products canonical before, so what is scaled are the
+    word lines that :func:`equalized_share` measures on a prepared model. A ConvTranspose stays one.
+    Results are the same bits in fp32 where nothing is folded and no product is rewritten.
+    """
     step = EqualizeWordLinesPass(_skip(keep_digital))
-    Pipeline(structure_pipeline(keep_digital=keep_digital), step)(model)
+    Pipeline(
+        structure_pipeline(keep_digital=keep_digital),
+        FoldBatchNormPass(),
+        CanonicalizeMatMulPass(_skip(keep_digital)),
+        step,
+    )(model)
     return step.equalized
 
 

@@ -13,9 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from rimc_onnx import ConvertConfig, PeripheryConfig, calibrate, convert, equalize
+from rimc_onnx import CalibrateConfig, ConvertConfig, PeripheryConfig, calibrate, convert, equalize
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import ModelError
+from rimc_onnx.io.samples import SampleArrays
 
 STRENGTH = np.geomspace(1e-2, 1e3, 16).astype(np.float32)
 
@@ -71,6 +72,65 @@ def test_the_file_gives_the_same_bits(tabular: Path) -> None:
         onnxruntime.InferenceSession(path).run(None, {"x": x})[0] for path in (tabular, output)
     )
     np.testing.assert_array_equal(after, before)
+
+
+BODIES = {
+    # A normalisation that makes word lines unequal when it is folded.
+    "norm": ("[N,16]", "[N,5]", "a = BatchNormalization(x, g, o, o, v)\nh = Gemm(a, even, b)"),
+    "batched": ("[1,N,16]", "[1,N,5]", "h = MatMul(x, batched)"),
+    "transposed": ("[16,N]", "[N,5]", "h = Gemm<transA = 1>(x, first)"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_what_a_conversion_tells_of_is_scaled(tmp_path: Path, name: str) -> None:
+    # The advice to equalize a model on which `equalize` does nothing: it looked at the file's own
+    # weights, the advice at those of the model as it is mapped.
+    x_shape, y_shape, body = BODIES[name]
+    random = np.random.default_rng(3)
+    even = random.standard_normal((16, 24)).astype(np.float32) / 4
+    first = even / STRENGTH[:, None]
+    arrays = {
+        "g": np.ones(16), "o": np.zeros(16), "v": np.square(STRENGTH), "even": even,
+        "b": np.zeros(24), "first": first, "batched": first[None],
+        "second": random.standard_normal((24, 5)) / 5,
+    }  # fmt: skip
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> g (float{x_shape} x) => (float{y_shape} y) '
+        f"{{ {body}\nr = Relu(h)\ny = MatMul(r, second) }}"
+    )
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array.astype(np.float32), key)
+        for key, array in arrays.items()
+        if any(key in node.input for node in model.graph.node)
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    x = inputs(40, 0)
+    x = {"norm": x, "batched": x[None], "transposed": np.ascontiguousarray(x.T)}[name]
+    data = SampleArrays(arrays={"x": x}, batch_axis=0 if name == "norm" else 1)
+
+    report = equalize(path)
+    assert [node.channels for node in report.nodes] == [16]
+    assert not equalize(report.output).nodes
+    before, after = (
+        onnxruntime.InferenceSession(file).run(None, {"x": x})[0] for file in (path, report.output)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+    config = ConvertConfig(device=get_preset("milo2021"))
+    found = []
+    for file in (path, Path(report.output)):
+        converted = convert(file, config=config, data=data)
+        calibrated = calibrate(
+            converted.output, data=data, config=CalibrateConfig(allow_identity=True)
+        )
+        found.append((converted.unequal, calibrated))
+    assert [unequal for unequal, _ in found] == [1, 0]
+    (_, plain), (_, equal) = found
+    assert "equalize the teacher first" in (plain.warning or "")
+    assert equal.warning is None
+    assert equal.calibrated.error < 0.2 * plain.calibrated.error
 
 
 def test_weights_of_functions_and_old_files_are_found(tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ def equalize(
 ) -> EqualizeReport:
     """Scale inputs of unequal strength by powers of two, and their weights by the inverse.
 
-    The output has the structure that is mapped (functions inlined, nodes named, opset 7 or newer),
-    gives the same results, bit by bit in fp32, and is converted and calibrated in place
-    of ``model``: it is the teacher then. What it does: :class:`.EqualizeWordLinesPass`.
+    The output has the structure that is mapped (functions inlined, nodes named, opset 7 or newer,
+    batch normalisations folded, Gemm as MatMul and Add), and is converted and calibrated in place
+    of ``model``: it is the teacher then. It gives the same results, bit by bit in fp32 where no
+    batch normalisation was folded and no product rewritten, elsewhere up to rounding. What it does:
+    :class:`.EqualizeWordLinesPass`.
 
     Args:
         model: a float model, as ``convert`` takes it.
