@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 import rimc_onnx.jobs.evaluate as evaluate_job
-from rimc_onnx import convert, evaluate
+from rimc_onnx import calibrate, convert, evaluate
 from rimc_onnx.crossbar.config import ConvertConfig, PeripheryConfig
 from rimc_onnx.device import get_preset
 from rimc_onnx.errors import DataError
@@ -82,6 +82,35 @@ def test_image_of_one_channel_has_no_agreement(tmp_path: Path) -> None:
     report = evaluate(model, data={"x": normal(8, 3, 8, 8)}, teacher=tmp_path / "m.onnx")
     assert report.agreement is None
     assert report.sqnr_db is not None
+
+
+def test_one_number_a_sample_has_no_agreement(tmp_path: Path) -> None:
+    # The largest sample of a batch taken for its class: 100 % whatever the drift. Labels were
+    # asked for in the shape [].
+    body = "g (float[N,6] x) => (float[N] y) { h = MatMul(x, w) y = Squeeze(h, axis) }"
+    model = model_of(tmp_path, body, w=normal(6, 1), axis=np.array([1]))
+    report = evaluate(model, data={"x": normal(20, 6)})
+    assert report.agreement is None
+    assert report.sqnr_db is not None
+    assert report.sqnr_db["y"] is not None
+    labels = np.zeros(20, np.int64)
+    with pytest.raises(DataError, match=r"'y' of shape \[20\] has one number a sample.*a metric"):
+        evaluate(model, data={"x": normal(20, 6), "labels": labels})
+
+
+def test_names_of_classes_are_calibrated_and_not_compared(tmp_path: Path) -> None:
+    # A table of names that shapes can't be inferred with; the largest string as the class.
+    body = "g (float[N,6] x) => (string[N] y) { h = MatMul(x, w) i = ArgMax<axis = 1, keepdims = 0>"
+    body += "(h) y = Gather(names, i) }"
+    model = model_of(tmp_path, body, w=normal(6, 4), names=np.array(list("abcd"), object))
+    data = {"x": normal(20, 6)}
+    calibrated = calibrate(model, data=data).output
+    with pytest.raises(DataError, match=r"no numbers to compare.*Give a metric"):
+        evaluate(calibrated, data=data)
+    with pytest.raises(DataError, match="'y' holds strings"):
+        evaluate(calibrated, data=data | {"labels": np.zeros(20, np.int64)})
+    found = evaluate(calibrated, data=data, metric=lambda o, _: float((o["y"] == "a").mean()))
+    assert found.agreement is None
 
 
 def test_metric_is_used_whatever_else_the_data_holds(tmp_path: Path) -> None:

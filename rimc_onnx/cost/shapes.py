@@ -38,7 +38,7 @@ def inferred_shapes(model: ir.Model) -> Shapes:
         tensor = value.const_value
         if tensor is None:
             continue
-        if tensor.nbytes > _SMALL_BYTES:
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes > _SMALL_BYTES:
             shape = list(tensor.shape.numpy())
             graph.input.append(helper.make_tensor_value_info(name, int(tensor.dtype), shape))
         else:

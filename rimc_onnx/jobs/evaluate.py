@@ -259,13 +259,19 @@ def _evaluate(
         progress(done, samples.num_samples)
     taken = {f.name for f in fields(EvaluationReport)}
     hits = hits or Hits(outputs[0])
+    sqnr_db = sqnr.db() if teacher is not None else None
+    if teacher is not None and metric is None and not (sqnr_db or hits.total or hits.compared):
+        raise DataError(
+            f"{name}: its outputs hold no numbers to compare with the teacher's. Give a metric, or "
+            "a model that gives its logits too."
+        )
     return EvaluationReport(
         model=name,
         samples=samples.num_samples,
         top1=hits.top1 / hits.total if hits.total else None,
         top5=hits.top5 / hits.total if hits.total else None,
         agreement=hits.agree / hits.compared if hits.compared else None,
-        sqnr_db=sqnr.db() if teacher is not None else None,
+        sqnr_db=sqnr_db,
         metrics={}
         if metric is None
         else apply_metric(metric, outputs, kept, stacked=samples.stacked, taken=taken),

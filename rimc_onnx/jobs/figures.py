@@ -20,6 +20,9 @@ Metric = Callable[[dict[str, Any], dict[str, Any]], "float | Mapping[str, float]
 """Called with all outputs and all extra arrays of the data: arrays with samples on axis 0 or, where
 samples lie elsewhere or come from a reader, lists with an entry for each run."""
 
+_TEXT = "OSU"
+"""Kinds of arrays of strings."""
+
 
 class Hits:
     """Largest logits, or class indices, that are the label's or the teacher's, added up."""
@@ -39,6 +42,8 @@ class Hits:
     def add_labels(self, output: Any, labels: Array) -> None:
         """Compare with class indices, shaped as the output without its axis of classes."""
         self._require_array(output)
+        if output.dtype.kind in _TEXT:
+            raise DataError(f"output {self._name!r} holds strings, no classes. Give a metric.")
         if labels.dtype.kind not in "iu":
             raise DataError(f"labels are {labels.dtype}, need whole numbers (class indices).")
         if output.dtype.kind in "iub":
@@ -53,6 +58,11 @@ class Hits:
             self.top1 += int((output == labels).sum())
             self.top5 += int((output == labels).sum())
             return
+        if output.ndim == 1 and labels.ndim:
+            raise DataError(
+                f"output {self._name!r} of shape {list(output.shape)} has one number a sample, no "
+                "classes that labels could name. Give a metric."
+            )
         logits = self._logits(output, labels)
         classes = logits.shape[-1]
         if labels.size and not (labels.min() >= 0 and labels.max() < classes):
@@ -65,7 +75,10 @@ class Hits:
         self.top5 += int((best == labels[..., None]).any(-1).sum())
 
     def add_teacher(self, expected: Any, output: Any, labels: Array | None) -> None:
-        """Compare with the teacher's output; ``labels`` tell the axis of classes."""
+        """Compare with the teacher's output; ``labels`` tell the axis of classes.
+
+        Numbers without an axis of classes and strings are left out.
+        """
         self._require_array(output)
         if expected.shape != output.shape:
             raise DataError(
@@ -74,8 +87,10 @@ class Hits:
             )
         if expected.dtype.kind in "iub":
             same = expected == output
-        elif expected.ndim == 0 or not expected.size:
+        elif expected.dtype.kind in _TEXT or expected.ndim == 0 or not expected.size:
             return
+        elif expected.ndim == 1 and (labels is None or labels.ndim):
+            return  # one number a sample
         else:
             logits = self._logits(expected, labels)
             if logits.shape[-1] == 1 and expected.size > len(expected):

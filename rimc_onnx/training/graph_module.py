@@ -66,7 +66,7 @@ class GraphModule(nn.Module):
     last use.
 
     ``forward`` takes the graph's inputs in order, or by name, and gives its output, or a tuple of
-    them.
+    them. Outputs of strings, and what only they need, are left out.
     """
 
     def __init__(
@@ -75,12 +75,15 @@ class GraphModule(nn.Module):
         outputs: Sequence[str] | None = None,
         layers: Mapping[str, Layer] | None = None,
     ) -> None:
-        """``model`` has been through ``structure_pipeline``; ``outputs`` are all where ``None``.
+        """``model`` has been through ``structure_pipeline``.
+
+        ``outputs`` are all that hold numbers where ``None``.
 
         ``layers`` are called in the stead of nodes, by node name.
 
         Raises:
-            ModelError: an operator that gradients have to pass is not in the table.
+            ModelError: an operator that gradients have to pass is not in the table, or an output
+                needs strings.
             UsageError: no such output.
         """
         super().__init__()
@@ -92,7 +95,7 @@ class GraphModule(nn.Module):
         self.input_names = tuple(
             str(v.name) for v in graph.inputs if v.name not in graph.initializers
         )
-        self.output_names = tuple(outputs or known)
+        self.output_names = tuple(outputs or _outputs_of_numbers(graph))
         self.dtypes: dict[str, np.dtype[Any]] = {}
         """Of every parameter, as the file has it."""
         self.layers = nn.ModuleList(layer for layer, _ in (layers or {}).values())
@@ -110,6 +113,8 @@ class GraphModule(nn.Module):
         for node in nodes:
             if node.op_type == "Constant" and node.domain == "":
                 continue
+            if any(map(_is_text, (*node.inputs, *node.outputs))):
+                raise _refusal_of_text(node)
             spec = node_spec(node, opset)
             make = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             given = layers.get(str(node.name))
@@ -288,6 +293,33 @@ def _refusal(node: ir.Node) -> ModelError:
         f"node '{node.name}' ({kind}): the importer has no such operator, and gradients of weights "
         f"have to pass it. Export the model without it, or ask for outputs that don't need it."
     )
+
+
+def _refusal_of_text(node: ir.Node) -> ModelError:
+    return ModelError(
+        f"node '{node.name}' ({node.op_type}): takes or gives strings, which torch does not have. "
+        "Export the model without it, or with an output of numbers before it."
+    )
+
+
+def _is_text(value: ir.Value | None) -> bool:
+    """True where the file says that ``value`` holds strings."""
+    constant = find_constant(value)
+    dtype = constant.dtype if constant is not None else None if value is None else value.dtype
+    return dtype == ir.DataType.STRING
+
+
+def _outputs_of_numbers(graph: ir.Graph) -> list[str]:
+    """Names of the outputs without those of strings.
+
+    Raises:
+        ModelError: there are no others.
+    """
+    names = [str(v.name) for v in graph.outputs if not _is_text(v)]
+    text = next((v.producer() for v in graph.outputs if v.producer() is not None), None)
+    if not names and text is not None:
+        raise _refusal_of_text(text)
+    return names
 
 
 def _needed(graph: ir.Graph, outputs: Sequence[str]) -> list[ir.Node]:

@@ -181,6 +181,30 @@ def test_control_flow_behind_a_weight_is_refused_with_its_name() -> None:
         load(_custom("behind"))
 
 
+def test_outputs_of_strings_are_left_out() -> None:
+    # Names of classes beside logits that are trained: a table of strings as numbers.
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => ('
+    body = """
+        { h = MatMul(x, w) i = ArgMax<axis = 1, keepdims = 0>(h) y = Gather(names, i) }
+    """
+    arrays = {"w": RNG.normal(size=(4, 3)).astype(np.float32), "names": np.array([*"abc"], object)}
+
+    def model(outputs: str) -> onnx.ModelProto:
+        made = parser.parse_model(f"{head}{outputs}){body}")
+        made.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+        made.graph.node[-1].name = "name"
+        return made
+
+    module = load(model("float[N,3] h, string[N] y"))
+    assert module.output_names == ("h",)
+    assert module(torch.ones(2, 4)).shape == (2, 3)
+    assert list(module.own_parameters()) == ["w"]
+    with pytest.raises(ModelError, match=r"node 'name' \(Gather\): takes or gives strings"):
+        load(model("string[N] y"))
+    with pytest.raises(ModelError, match="node 'name'"):
+        load(model("float[N,3] h, string[N] y"), outputs=["y"])
+
+
 def test_wrong_names_are_told(digits: Path, matmul_model: Callable[..., onnx.ModelProto]) -> None:
     # Typing errors; each of these would come up as a KeyError.
     with pytest.raises(UsageError, match="output 'no'"):
