@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rimc_onnx.cli.console import Console
+from rimc_onnx.cli.data_options import sample_source
 from rimc_onnx.cli.hints import command, typed_option, typed_options
 from rimc_onnx.cli.options import (
     EVERY_NODE,
     IDEAL_PERIPHERY,
     PRESET,
+    BatchAxis,
     DeviceOptions,
     Force,
     Json,
@@ -44,6 +46,7 @@ def advise(
             show_default="none: weights alone",
         ),
     ] = None,
+    batch_axis: BatchAxis = None,
     samples: Annotated[int, typer.Option(help="Samples of a calibration.", min=1)] = 10,
     sram_budget: Annotated[
         list[str] | None,
@@ -78,12 +81,14 @@ def advise(
         if share is None:
             raise UsageError(f"--sram-budget {text!r} is no share of the weights (2%).")
         shares.append(share)
+    if batch_axis and data is None:
+        raise UsageError("--batch-axis is that of samples. Give them with --data.")
     several = device.devices_per_weight is None
     with console.progress("advise") as progress:
         found = api.advise(
             model,
             config=config,
-            data=data,
+            data=sample_source(data, batch_axis),
             num_samples=samples,
             sram_fracs=shares or None,
             devices_per_weight=None if several else (config.device.devices_per_weight,),
@@ -97,9 +102,12 @@ def advise(
         *typed_option("seed", seed or None),
     ]
     kept = typed_option("keep_digital", mapping.keep_digital)
+    source = [*typed_option("data", data), *typed_option("batch_axis", batch_axis)]
     shown_report = asdict(found)
     for option, shown in zip(found.options, shown_report["options"], strict=True):
-        shown["commands"] = _commands(str(model), given, kept, data, samples, option)
+        shown["commands"] = _commands(
+            str(model), given, kept, source, found.samples or samples, option
+        )
     console.result(shown_report, lambda: show_advice(console, found, shown_report["options"]))
 
 
@@ -107,17 +115,19 @@ def _commands(
     model: str,
     given: list[str],
     kept: list[str],
-    data: str | None,
+    source: list[str],
     samples: int,
     option: AdviceOption,
 ) -> list[str]:
-    """The commands of an option; ``kept`` are the names of nodes that stay digital, as typed."""
+    """The commands of an option.
+
+    ``kept`` are the names of nodes that stay digital, ``source`` the samples, both as typed.
+    """
     before = []
     if option.equalized:
         before = [command("equalize", model, *kept)]
         model = model.removesuffix(".onnx") + ".equalized.onnx"
     converted = model.removesuffix(".onnx") + ".rimc.onnx"
-    source = [] if data is None else ["--data", data]
     values = {
         "--scaling": (option.scaling, PRESET.scaling),
         "--clip-sigma": (option.clip_sigma, PRESET.clip_sigma),

@@ -107,6 +107,17 @@ class Samples(ABC):
     @abstractmethod
     def _chosen(self, indices: npt.NDArray[np.intp]) -> Samples: ...
 
+    @property
+    def run_samples(self) -> int:
+        """Samples that every run has to have, 1 where the model leaves it open."""
+        return 1
+
+    def whole_runs(self, num_samples: int) -> int:
+        """``num_samples`` or fewer that fill runs, those of one run at least."""
+        size = self.run_samples
+        filled = max(num_samples - num_samples % size, size)
+        return filled if filled <= max(num_samples, self.num_samples) else num_samples
+
     def draw(self, num_samples: int, *, seed: int, after: int = 0) -> Samples:
         """``num_samples`` of the samples, without repetition, keyed by ``seed``.
 
@@ -168,6 +179,10 @@ class _Stacked(Samples):
     @property
     def extras(self) -> set[str]:
         return set(self._extras)
+
+    @property
+    def run_samples(self) -> int:
+        return _fixed_count(self._inputs, self._axes) or 1
 
     def _part(self, chosen: Any) -> tuple[dict[str, Array], dict[str, Array]]:
         feeds = {

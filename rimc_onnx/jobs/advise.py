@@ -27,7 +27,7 @@ from rimc_onnx.execution.feed import Feed
 from rimc_onnx.execution.sessions import digital_session
 from rimc_onnx.io.feeds import feeds_of, graph_inputs
 from rimc_onnx.io.model_files import blame_model, load_model
-from rimc_onnx.io.samples import Data, load_samples
+from rimc_onnx.io.samples import Data, Samples, load_samples
 from rimc_onnx.jobs.convert import num_unequal, with_mapping
 from rimc_onnx.runtime.programming import native_programmer
 
@@ -99,7 +99,8 @@ def advise(
         model: the teacher, an .onnx file.
         config: device, time, seed, nodes.
         data: samples of the inputs; without any all inputs count the same, and less is known.
-        num_samples: samples of a calibration; errors are judged on up to 32 of the data.
+        num_samples: samples of a calibration, or fewer that fill runs of a fixed batch; errors are
+            judged on up to 32 of the data.
         sram_fracs: SRAM of a calibration, as shares of the weights; default 2, 5 and 10 %.
         devices_per_weight: numbers of pairs in parallel; default 1, 2 and 4.
         progress: called with (options done, options in all).
@@ -126,13 +127,13 @@ def advise(
         key = (one.equalized, way.device)
         if key not in mapped:
             mapped[key] = with_mapping(way, one.graph, one.units, one.feeds)
-        options.append(_option(mapped[key], way, one, num_samples, sram_frac))
+        options.append(_option(mapped[key], way, one, sram_frac))
         progress(done + 1, len(ways))
     return AdviseReport(
         model=str(source),
         device=config.device.preset,
         rram_weights=given.num_weights,
-        samples=None if data is None else num_samples,
+        samples=None if data is None else given.num_samples,
         options=sorted(options, key=lambda o: (o.num_devices, o.sram_bytes, -o.node_error)),
         seconds=time.perf_counter() - start,
     )
@@ -146,6 +147,8 @@ class _Model:
     graph: ir.Model
     decisions: list[passes.MappingDecision]
     nodes: list[TeacherNode]
+    num_samples: int
+    """Of a calibration."""
     feeds: list[Feed]
     """Samples that errors are judged on."""
 
@@ -168,9 +171,18 @@ class _Model:
             decisions = passes.select_rram_nodes(graph, config)
         passes.require_mapped(decisions)
         units = [d.unit for d in decisions if d.unit]
-        nodes, feeds = _nodes(graph, units, data, num_samples, config.seed)
+        nodes, drawn, feeds = weighed_nodes(units) if data is None else [], num_samples, []
+        if data is not None:
+            samples = load_samples(data, graph_inputs(graph))
+            drawn = samples.whole_runs(num_samples)
+            nodes, feeds = _measured(graph, units, samples, drawn, config.seed)
         return cls(
-            equalized=equalized, graph=graph, decisions=list(decisions), nodes=nodes, feeds=feeds
+            equalized=equalized,
+            graph=graph,
+            decisions=list(decisions),
+            nodes=nodes,
+            num_samples=drawn,
+            feeds=feeds,
         )
 
     @property
@@ -184,20 +196,17 @@ class _Model:
         return sum(int(np.prod(node.unit.weight.shape)) for node in self.nodes)
 
 
-def _nodes(
+def _measured(
     graph: ir.Model,
     units: Sequence[passes.RramUnit],
-    data: Data | None,
+    samples: Samples,
     num_samples: int,
     seed: int,
 ) -> tuple[list[TeacherNode], list[Feed]]:
     """What is known of the nodes, and the samples that errors are judged on."""
-    if data is None:
-        return weighed_nodes(units), []
-    samples = load_samples(data, graph_inputs(graph))
+    most = samples.whole_runs(min(_JUDGED_ON, samples.num_samples))
     drawn, judged_on = (
-        feeds_of(samples.draw(count, seed=key))
-        for key, count in enumerate((num_samples, min(_JUDGED_ON, samples.num_samples)))
+        feeds_of(samples.draw(count, seed=key)) for key, count in enumerate((num_samples, most))
     )
     return measured_nodes(graph, units, drawn, judged_on, digital_session, seed=seed), judged_on
 
@@ -225,13 +234,16 @@ def _option(
     mapped: ConvertConfig,
     way: ConvertConfig,
     model: _Model,
-    num_samples: int,
     sram_frac: float,
 ) -> AdviceOption:
     device, nodes, weights = way.device, model.nodes, model.num_weights
     budget = int(sram_frac * weights)
     found = forecast(
-        nodes, mapped, num_samples=num_samples, budget_bytes=budget, programmer=native_programmer()
+        nodes,
+        mapped,
+        num_samples=model.num_samples,
+        budget_bytes=budget,
+        programmer=native_programmer(),
     )
     output_error = None
     if all(node.statistics.sensitivity is not None for node in nodes):

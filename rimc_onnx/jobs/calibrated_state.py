@@ -51,7 +51,7 @@ class CalibratedState:
     ) -> None:
         """``data`` gives the ranges; the samples of the calibrations are drawn by ``seed``."""
         self._source, self._data, self._config = source, data, config
-        self._num_samples = min(_SAMPLES, samples.num_samples)
+        self._num_samples = samples.whole_runs(min(_SAMPLES, samples.num_samples))
         self._feeds = feeds_of(samples.draw(self._num_samples, seed=seed))
 
     def run(

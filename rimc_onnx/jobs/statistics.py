@@ -60,9 +60,8 @@ def write_statistics(
     with blame_model(source):
         passes.prepare_pipeline()(graph)
         units = list(passes.find_units(graph).values())
-        kept = (
-            samples.draw(min(keep_samples, samples.num_samples), seed=0) if keep_samples else None
-        )
+        count = samples.whole_runs(min(keep_samples, samples.num_samples))
+        kept = samples.draw(count, seed=0) if keep_samples else None
         reference = feeds_of(kept) if kept else []
         feeds = feeds_of(samples)
         sensitivities = measure_sensitivities(

@@ -37,7 +37,8 @@ _CODE_SAMPLES = 32
 
 def few_feeds(samples: Samples, seed: int) -> list[Feed]:
     """Samples for :func:`coded`."""
-    return feeds_of(samples.draw(min(_CODE_SAMPLES, samples.num_samples), seed=seed))
+    count = samples.whole_runs(min(_CODE_SAMPLES, samples.num_samples))
+    return feeds_of(samples.draw(count, seed=seed))
 
 
 def coded(

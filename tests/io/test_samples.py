@@ -268,3 +268,33 @@ def test_batch_axis_of_the_command_line(cli: Callable[..., Any], tmp_path: Path)
     wrong = cli("calibrate", "m.rimc.onnx", "--batch-axis", "s:1", "--force", cwd=tmp_path)
     assert wrong.code == 2
     assert "'s:1' is not of the form" in wrong.stderr
+
+
+def test_samples_that_nobody_counted_fill_the_runs_of_a_fixed_batch(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    # 32 samples for the ranges of a model that takes 3 a run, whatever the data; an option that
+    # advise asked for and did not have, and that the commands it gives left out.
+    body = "g (float[3,6] x) => (float[3,5] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    save(tmp_path / "m.onnx", body, w=(6, 5), v=(5, 5))
+    np.savez(tmp_path / "d.npz", x=normal(48, 6))
+    source = ("--data", "d.npz", "--batch-axis", "0")
+    assert cli("convert", "m.onnx", "--dac-bits", "8", *source, cwd=tmp_path).code == 0
+    budget = ("--sram-budget", "5%", "--devices-per-weight", "1")
+    found = cli("advise", "m.onnx", *source, *budget, "--json", cwd=tmp_path).json()
+    assert found["samples"] == 9
+    for line in found["options"][0]["commands"]:
+        assert cli(*line.split()[1:], "--force", cwd=tmp_path).code == 0
+    alone = cli("advise", "m.onnx", "--batch-axis", "0", cwd=tmp_path)
+    assert "Give them with --data" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("fixed", "held", "asked", "want"),
+    [(3, 48, 32, 30), (3, 48, 2, 3), (3, 2, 2, 2), (64, 64, 32, 64), (1, 5, 10, 10)],
+)
+def test_whole_runs(fixed: int, held: int, asked: int, want: int) -> None:
+    # Rounded to no run at all, or beyond the data, whose error then asks for what is there.
+    arrays = SampleArrays(arrays={"x": normal(held, 6)}, batch_axis=0)
+    samples = load_samples(arrays, [InputSpec(name="x", dtype=F32, shape=(fixed, 6))])
+    assert samples.whole_runs(asked) == want
