@@ -171,8 +171,11 @@ class _Model:
             decisions = passes.select_rram_nodes(graph, config)
         passes.require_mapped(decisions)
         units = [d.unit for d in decisions if d.unit]
-        nodes, drawn, feeds = weighed_nodes(units) if data is None else [], num_samples, []
-        if data is not None:
+        drawn = num_samples
+        feeds: list[Feed] = []
+        if data is None:
+            nodes = weighed_nodes(units)
+        else:
             samples = load_samples(data, graph_inputs(graph))
             drawn = samples.whole_runs(num_samples)
             nodes, feeds = _measured(graph, units, samples, drawn, config.seed)
