@@ -25,6 +25,7 @@ from rimc_onnx.passes.equalize_word_lines import (
     EqualizeWordLinesPass,
     equalized_share,
     word_line_scale,
+    word_line_scales,
 )
 from rimc_onnx.passes.fold_adapters import FoldAdaptersPass, folded_weight
 from rimc_onnx.passes.fold_batch_norm import FoldBatchNormPass
@@ -54,6 +55,7 @@ from rimc_onnx.passes.rram_unit import RramUnit
 from rimc_onnx.passes.select_rram_nodes import (
     MappingDecision,
     find_units,
+    is_kept_digital,
     require_mapped,
     select_rram_nodes,
 )
@@ -95,6 +97,7 @@ __all__ = [
     "find_units",
     "folded_weight",
     "is_converted",
+    "is_kept_digital",
     "is_swappable",
     "is_transposed_product",
     "node_ranges",
@@ -106,4 +109,5 @@ __all__ = [
     "structure_pipeline",
     "with_mapping",
     "word_line_scale",
+    "word_line_scales",
 ]

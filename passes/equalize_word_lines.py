@@ -20,6 +20,7 @@ __all__ = [
     "EqualizedNode",
     "equalized_share",
     "word_line_scale",
+    "word_line_scales",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -192,6 +193,13 @@ def _lines_of(node: ir.Node) -> _Lines | None:
         channel_axis=2 if is_gemm and node.attributes.get_int("transB", 0) else 1,
         spatial=0,
     )
+
+
+def word_line_scales(model: ir.Model) -> set[str]:
+    """Names of the initializers by which :class:`EqualizeWordLinesPass` scaled inputs."""
+    name = _METADATA[PASS_KEY]
+    scaled = [node for node in model.graph if node.metadata_props.get(PASS_KEY) == name]
+    return {str(node.inputs[1].name) for node in scaled if node.inputs[1] is not None}
 
 
 def word_line_scale(largest: F64, least_exponent: int = -_MOST_EXPONENT) -> F64:

@@ -135,7 +135,7 @@ def finetune(
             source=source,
             teacher=teacher_path,
             samples=samples,
-            data=data,
+            data=used,
             config=_recipe(config, is_converted),
             device=device,
         )
@@ -143,7 +143,13 @@ def finetune(
     state = target.with_name(target.name + _STATE_SUFFIX)
     if not resume:
         state.unlink(missing_ok=True)
-    identity = _identity(source, samples, config, [f for f in (loss, augment) if f is not None])
+    identity = _identity(
+        [source, *([teacher_path] if is_converted else [])],
+        [samples, *([] if held_out is None else [held_out])],
+        config,
+        labels,
+        [f for f in (loss, augment) if f is not None],
+    )
     result = trainer.run(state, identity=identity, progress=progress)
     sram_bytes = None
     if of_adapters:
@@ -440,17 +446,24 @@ def _times(config: FinetuneConfig) -> list[float | None]:
 
 
 def _identity(
-    source: Path, samples: Samples, config: FinetuneConfig, functions: Sequence[Callable[..., Any]]
+    models: Sequence[Path],
+    data: Sequence[Samples],
+    config: FinetuneConfig,
+    labels: str | None,
+    functions: Sequence[Callable[..., Any]],
 ) -> str:
     """What a state belongs to: another model, data or recipe starts anew."""
-    digest = hashlib.sha256(sha256_of(source).encode())
-    digest.update(repr(config).encode())
+    digest = hashlib.sha256()
+    for model in models:
+        digest.update(sha256_of(model).encode())
+    digest.update(repr((config, labels)).encode())
     for function in functions:
         name = getattr(function, "__qualname__", type(function).__name__)
         digest.update(f"{function.__module__}:{name}".encode())
-    digest.update(str(samples.num_samples).encode())
-    for batch in samples.batches(16):
-        for name, array in sorted({**batch.feeds, **batch.extras}.items()):
-            digest.update(f"{name}{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+    for samples in data:
+        digest.update(str(samples.num_samples).encode())
+        for batch in samples.batches(16):
+            for name, array in sorted({**batch.feeds, **batch.extras}.items()):
+                digest.update(f"{name}{array.shape}{array.dtype}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from rimc_onnx.passes import (
     select_rram_nodes,
     structure_pipeline,
     with_mapping,
+    word_line_scales,
 )
 from rimc_onnx.training.adapter_branch import AdapterBranch
 from rimc_onnx.training.analog_layer import AnalogLayer, Cells, Draw
@@ -65,6 +66,7 @@ class AnalogModel:
         """
         prepared, units = mapped_units(model, config)
         structure_pipeline(keep_digital=config.keep_digital)(model)
+        self._fixed = word_line_scales(model)
         self.module = GraphModule(model, outputs)
         self.config = config
         """As given: scaling and clipping that it leaves open are chosen as a conversion does."""
@@ -136,8 +138,8 @@ class AnalogModel:
     def trained(self) -> dict[str, nn.Parameter]:
         """Weights of mapped nodes, and vectors: biases and scales of normalisations, by name.
 
-        Folded batch normalisations stay as they are; so do embeddings. With branches these alone,
-        by ``<node>/<part>``.
+        Folded batch normalisations stay as they are; so do embeddings, and powers of two that
+        equalize word lines. With branches these alone, by ``<node>/<part>``.
         """
         module = self.module
         found: dict[str, nn.Parameter] = {}
@@ -149,7 +151,7 @@ class AnalogModel:
             for parameter in found.values():
                 parameter.requires_grad_(True)
             return found
-        fixed = module.names_at("BatchNormalization", 1)
+        fixed = self._fixed | module.names_at("BatchNormalization", 1)
         if any(layer.weight.shift is not None for layer in self.layers.values()):
             fixed |= module.names_at("BatchNormalization", 2)
         mapped = set(self.weights.values())

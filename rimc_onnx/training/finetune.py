@@ -160,7 +160,8 @@ class Trainer:
         self.device = torch.device(device or found)
         self.model.module.to(self.device)
         self.teacher.to(self.device).requires_grad_(False)
-        self._known_outputs: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._known_outputs: dict[tuple[bool, int, int], dict[str, Tensor]] = {}
+        self._are_apart: bool | None = None
         self._known_bytes = 0
         self.trained = model.trained()
         self._limits = {} if config.adapters_only else model.clip_limits(config.weight_clip_sigma)
@@ -281,21 +282,40 @@ class Trainer:
         if augment is not None:  # no batch comes twice
             with torch.no_grad():
                 return feeds, extras, self.teacher.run(feeds, self.objective.taps)
-        return feeds, extras, self._teacher_of(feeds, rows)
+        return feeds, extras, self._teacher_of(data, feeds, rows)
 
-    def _teacher_of(self, feeds: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
-        keys = [(rows.chunk, int(r)) for r in rows.rows]
+    def _teacher_of(
+        self, data: Batches, feeds: Mapping[str, Tensor], rows: Rows
+    ) -> dict[str, Tensor]:
+        keys = [(data is self.data, rows.chunk, int(r)) for r in rows.rows]
         if all(key in self._known_outputs for key in keys):
             known = [self._known_outputs[key] for key in keys]
             return {n: torch.stack([k[n] for k in known]) for n in known[0]}
         with torch.no_grad():
             found = self.teacher.run(feeds, self.objective.taps)
-        is_apart = all(v.ndim and len(v) == len(keys) for v in found.values())
-        if self.data.stacked and is_apart and self._known_bytes < _TEACHER_BYTES:
+        is_kept = data.stacked and self._known_bytes < _TEACHER_BYTES
+        if is_kept and self._has_samples_first(found, feeds, len(keys)):
             for i, key in enumerate(keys):
                 self._known_outputs[key] = {n: v[i].clone() for n, v in found.items()}
             self._known_bytes += sum(v.nbytes for v in found.values())
         return found
+
+    def _has_samples_first(
+        self, found: Mapping[str, Tensor], feeds: Mapping[str, Tensor], count: int
+    ) -> bool:
+        """Whether axis 0 of every output counts samples: it is shorter for one sample less."""
+        if not all(v.ndim and len(v) == count for v in found.values()):
+            return False
+        if self._are_apart is None and count > 1:
+            fewer = {n: v[:-1] if v.ndim and len(v) == count else v for n, v in feeds.items()}
+            try:
+                with torch.no_grad():
+                    less = self.teacher.run(fewer, self.objective.taps)
+            except Exception:  # of whatever kind: the graph has its batch inside
+                self._are_apart = False
+            else:
+                self._are_apart = all(len(v) == count - 1 for v in less.values())
+        return bool(self._are_apart)
 
     def _measure_powers(self) -> None:
         """Power of every node's inputs on the held-out samples, with the weights of the start."""
@@ -363,9 +383,11 @@ class Trainer:
         """Than the start: by hits, within a standard error, or by the loss where there are none."""
         start = self.state.history[0]
         if state.calibrated_hits is not None and start.calibrated_hits is not None:
-            share = start.calibrated_hits
-            error = math.sqrt(share * (1.0 - share) / self.held_out.num_samples)
-            return state.calibrated_hits >= share - error
+            # Of the share after one hit and one miss more: a sample counts where all were right.
+            count = self.held_out.num_samples
+            share = (start.calibrated_hits * count + 1) / (count + 2)
+            error = math.sqrt(share * (1.0 - share) / count)
+            return state.calibrated_hits >= start.calibrated_hits - error
         if state.calibrated_loss is not None and start.calibrated_loss is not None:
             return state.calibrated_loss <= start.calibrated_loss
         return True

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 
 import onnx_ir as ir
@@ -55,10 +55,25 @@ def output_kinds(model: ir.Model) -> dict[str, OutputKind]:
     return found
 
 
+def _classes_axis(shape: Sequence[int]) -> int | None:
+    """The last axis that is longer than 1, of an image-shaped output the one after the samples.
+
+    None where there is none behind the samples: a regression has no classes.
+    """
+    ndim = len(shape)
+    while ndim > 2 and shape[ndim - 1] == 1:
+        ndim -= 1
+    axis = 1 if ndim > 3 else ndim - 1
+    return axis if axis > 0 and shape[axis] > 1 else None
+
+
 def _log_classes(values: Tensor, kind: OutputKind, temperature: float) -> Tensor:
-    """Logarithms of softened classes, of which there may be an axis or more behind (1 x 1 maps)."""
+    """Logarithms of softened classes, which come last; axes of one value behind them go."""
+    axis = _classes_axis(values.shape)
+    assert axis is not None
     while values.ndim > 2 and values.shape[-1] == 1:
         values = values.squeeze(-1)
+    values = values.movedim(axis, -1)
     if kind is OutputKind.PROBABILITIES:
         values = values.clamp_min(1e-12).log()
     return functional.log_softmax(values / temperature, -1)
@@ -118,7 +133,7 @@ class Objective:
             target = teacher[name]
             if not target.is_floating_point():
                 continue
-            if kind is OutputKind.VALUES:
+            if not self._has_classes(name, target):
                 found.append(_relative_error(outputs[name], target))
                 continue
             student = _log_classes(outputs[name], kind, self.temperature)
@@ -142,7 +157,7 @@ class Objective:
             y = outputs[name]
             if not y.is_floating_point():
                 continue
-            if kind is OutputKind.VALUES:
+            if not self._has_classes(name, y):
                 rows = len(y) if y.ndim else 1
                 z = torch.randn(y.shape, generator=generator, device=y.device)
                 unit = (y - y.detach()) / y.detach().std(correction=0).clamp_min(1e-12)
@@ -156,7 +171,15 @@ class Objective:
             raise DataError("the model has no output of floats whose likelihood could be told.")
         return torch.stack(losses).sum(), rows
 
+    def _has_classes(self, name: str, values: Tensor) -> bool:
+        return self.kinds[name] is not OutputKind.VALUES and _classes_axis(values.shape) is not None
+
     def _cross_entropy(self, logits: Tensor, name: str, labels: Tensor) -> Tensor:
+        if _classes_axis(logits.shape) is None:
+            raise DataError(
+                f"output {name!r} of {list(logits.shape)} has no axis of classes for labels. Give "
+                "a loss of your own (module:callable), or distill."
+            )
         log_classes = _log_classes(logits, self.kinds[name], 1.0)
         if log_classes.shape[:-1] != labels.shape:
             raise DataError(
@@ -164,6 +187,12 @@ class Objective:
                 f"{list(logits.shape)} needs {list(log_classes.shape[:-1])}."
             )
         flat, wanted = log_classes.flatten(0, -2), labels.flatten().long()
+        counted, classes = wanted[wanted != _IGNORED], flat.shape[-1]
+        if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+            raise DataError(
+                f"labels lie in {int(counted.min())}..{int(counted.max())}, output {name!r} has "
+                f"{classes} classes. Count classes from 0; {_IGNORED} leaves a position out."
+            )
         return functional.nll_loss(flat, wanted, ignore_index=_IGNORED)
 
     def hits(
@@ -172,9 +201,12 @@ class Objective:
         extras: Mapping[str, Tensor],
         teacher: Mapping[str, Tensor],
     ) -> float | None:
-        """Share of samples whose largest class is the label's, or the teacher's without labels."""
+        """Share of samples whose largest class is the label's, or the teacher's without labels.
+
+        None where the loss asks for something else than either: places of spans, a user's own.
+        """
         name, kind = next(iter(self.kinds.items()))
-        if kind is OutputKind.VALUES:
+        if self.loss in (Loss.SPAN, Loss.CUSTOM) or not self._has_classes(name, outputs[name]):
             return None
         found = _log_classes(outputs[name], kind, 1.0).argmax(-1)
         if self.labels is not None and self.labels in extras:
@@ -183,7 +215,10 @@ class Objective:
             wanted = _log_classes(teacher[name], kind, 1.0).argmax(-1)
         else:
             return None
-        return float((found == wanted).float().mean()) if wanted.shape == found.shape else None
+        if wanted.shape != found.shape:
+            return None
+        counted = wanted != _IGNORED
+        return float((found == wanted)[counted].float().mean()) if bool(counted.any()) else None
 
 
 def _array(extras: Mapping[str, Tensor], name: str | None) -> Tensor:
