@@ -3,97 +3,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 torch = pytest.importorskip("torch")
 
+from training_runs import WAN, recipe, run  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from rimc_onnx import (  # noqa: E402
-    CalibrateConfig,
     ConvertConfig,
     FinetuneConfig,
-    PeripheryConfig,
-    calibrate,
     convert,
-    evaluate,
-    finetune,
 )
 from rimc_onnx.cli.main import app  # noqa: E402
-from rimc_onnx.device import Scaling, get_preset  # noqa: E402
+from rimc_onnx.device import get_preset  # noqa: E402
 from rimc_onnx.errors import ConfigError, DataError, UsageError  # noqa: E402
 from rimc_onnx.io.model_files import load_model  # noqa: E402
-from rimc_onnx.io.samples import InputSpec, SampleArrays, load_samples  # noqa: E402
+from rimc_onnx.io.samples import InputSpec, load_samples  # noqa: E402
 from rimc_onnx.training.analog_model import mapped_units  # noqa: E402
 from rimc_onnx.training.batches import Batches  # noqa: E402
 from rimc_onnx.training.config import Loss, Optimizer, Schedule  # noqa: E402
 from rimc_onnx.training.finetune import Trainer  # noqa: E402
 
-WAN = ConvertConfig(
-    device=get_preset("wan2022-aihwkit", scaling=Scaling.NODE, clip_sigma=math.inf),
-    time_s=86400.0,
-)
-"""With so simple a mapping a few steps have something to gain."""
-
-
-NOTHING_TO_LEARN: dict[str, Any] = {
-    "convert": ConvertConfig(uncalibrated=True),  # no read noise
-    "penalty": 0.0,
-    "weight_clip_sigma": None,
-    "optimizer": Optimizer.SGD,
-    "learning_rate": 1e-3,
-}
-"""Asks for the answers of the teacher alone, which the weights give from the start."""
-
-
-def recipe(**changes: Any) -> FinetuneConfig:
-    """A few steps."""
-    few = {
-        "convert": WAN,
-        "noise_scale": None,  # a dozen steps gain nothing under drawn deviations
-        "steps": 12,
-        "batch_size": 16,
-        "validations": 3,
-        "validation_samples": 64,
-        "validation_devices": 1,
-    }
-    return FinetuneConfig(**(few | changes))
-
-
-@pytest.fixture
-def folder(digits_folder: Path) -> Path:
-    """The sample with 200 images to train on."""
-    with np.load(digits_folder / "test.npz") as file:
-        np.savez(digits_folder / "train.npz", **{n: file[n][:200] for n in file.files})
-    return digits_folder
-
 
 def weights_of(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
-
-
-def run(folder: Path, name: str, config: FinetuneConfig, **arguments: Any) -> Any:
-    return finetune(
-        folder / arguments.pop("model", "model.onnx"),
-        folder / name,
-        data=arguments.pop("data", folder / "train.npz"),
-        config=config,
-        **arguments,
-    )
 
 
 RECIPES = {
@@ -156,23 +101,6 @@ def test_state_of_another_recipe_is_not_gone_on_with(folder: Path) -> None:
     assert steps[0] == 1
 
 
-def test_state_of_other_labels_is_not_gone_on_with(folder: Path) -> None:
-    # Weights that were trained for other labels, written as the result for these.
-    with np.load(folder / "train.npz") as file:
-        np.savez(folder / "two.npz", **dict(file), other=(file["labels"] + 1) % 10)
-
-    def killed(done: int, _total: int) -> None:
-        if done == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    config, data = recipe(loss=Loss.TASK), folder / "two.npz"
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, "out.onnx", config, data=data, labels="other", progress=killed)
-    steps: list[int] = []
-    run(folder, "out.onnx", config, data=data, progress=lambda done, _: steps.append(done))
-    assert steps[0] == 1
-
-
 def test_file_is_unchanged_where_training_makes_it_worse(folder: Path) -> None:
     # Doing nothing is a state like the others: a ruined network must not be written in silence.
     report = run(
@@ -183,104 +111,6 @@ def test_file_is_unchanged_where_training_makes_it_worse(folder: Path) -> None:
     assert report.best.step == 0
     assert report.changed == 0
     assert (folder / "out.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
-
-
-def test_state_that_is_worse_once_calibrated_is_not_written(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Few steps that gain on devices which nobody calibrates took 17 points from calibrated ones.
-    def figures(trainer: Trainer, _calibrated: Any) -> tuple[float, float]:
-        return 0.1, 0.9 if trainer.state.step == 0 else 0.85
-
-    monkeypatch.setattr(Trainer, "_calibrated_figures", figures)
-    report = run(folder, "out.onnx", recipe())
-    assert min(report.validations, key=lambda v: v.loss).step > 0
-    assert (report.best.step, report.changed) == (0, 0)
-    monkeypatch.setattr(Trainer, "_calibrated_figures", lambda *_: (0.1, 0.9))
-    assert run(folder, "kept.onnx", recipe()).best.step > 0
-    # Without classes the loss tells.
-    losses = {0: 0.1, 4: 0.11, 8: 0.09, 12: 0.12}
-    monkeypatch.setattr(
-        Trainer, "_calibrated_figures", lambda trainer, _: (losses[trainer.state.step], None)
-    )
-    assert run(folder, "by_loss.onnx", recipe()).best.step == 8
-
-
-def test_calibrated_figures_are_those_of_the_commands(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Another device, adapters that never reach the session, or training samples for held-out ones.
-    with np.load(folder / "test.npz") as file:
-        np.savez(folder / "held.npz", **{n: file[n][200:] for n in file.files})
-    monkeypatch.setattr(Trainer, "_score", lambda _self, state: -state.step)
-    config = ConvertConfig()  # no read noise, which differs from run to run
-    report = run(
-        folder, "out.onnx", recipe(steps=1, convert=config), validation=folder / "held.npz"
-    )
-    key = int.from_bytes(hashlib.sha256(b"0\x000\x00validation").digest()[:6], "big")
-    for state, name in zip(report.validations, ("model.onnx", "out.onnx"), strict=True):
-        converted = folder / name.replace(".onnx", ".rimc.onnx")
-        convert(folder / name, converted, config=replace(config, seed=key))
-        calibrated = calibrate(converted, data=folder / "train.npz", config=CalibrateConfig())
-        found = evaluate(calibrated.output, data=folder / "held.npz", native=True)
-        assert state.calibrated_hits == pytest.approx(found.top1, abs=1e-9)
-        assert state.device_hits < found.top1
-
-
-def test_use_without_calibration_is_not_judged_with_one(folder: Path) -> None:
-    # A training for --uncalibrated that waits for calibrations which nobody will make.
-    report = run(folder, "out.onnx", recipe(steps=1, convert=replace(WAN, uncalibrated=True)))
-    assert [v.calibrated_loss for v in report.validations] == [None, None]
-
-
-def test_held_out_samples_have_answers_of_their_own(folder: Path) -> None:
-    # Answers of the teacher kept by row alone: training samples got those of --validation.
-    with np.load(folder / "test.npz") as file:
-        np.savez(folder / "held.npz", **{n: file[n][200:] for n in file.files})
-    report = run(
-        folder,
-        "out.onnx",
-        recipe(**NOTHING_TO_LEARN, steps=26),
-        validation=folder / "held.npz",
-    )
-    assert all(v.clean_loss < 1e-4 for v in report.validations)
-
-
-def test_answers_of_a_fixed_axis_are_not_cut(folder: Path) -> None:
-    # An output [C, N] whose classes are as many as the samples of a batch.
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 8])
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [16, "N"])
-    weight = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"], name="fc"),
-        helper.make_node("Transpose", ["h"], ["y"], name="turn"),
-    ]
-    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
-    onnx.save(
-        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]),
-        folder / "turned.onnx",
-    )
-    data = {"x": np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32)}
-    config = recipe(**(NOTHING_TO_LEARN | {"learning_rate": 0.1}))
-    report = run(folder, "out.onnx", config, model="turned.onnx", data=data)
-    assert all(v.clean_loss < 1e-4 for v in report.validations)
-
-
-def test_samples_beside_the_model_set_the_ranges_of_every_state(folder: Path) -> None:
-    # A state is converted in a folder of its own, where no calibration.npz lies.
-    config = recipe(steps=1, convert=replace(WAN, periphery=PeripheryConfig(dac_bits=8)))
-    report = run(folder, "out.onnx", config, data=None)
-    assert report.validations[0].calibrated_hits is not None
-
-
-def test_models_of_a_fixed_batch_are_calibrated_in_whole_runs(folder: Path) -> None:
-    # Ten samples of a model that takes four a run.
-    model = onnx.load(folder / "model.onnx")
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
-    onnx.save(model, folder / "four.onnx")
-    data = SampleArrays(arrays=folder / "train.npz", batch_axis=0)
-    report = run(folder, "out.onnx", recipe(steps=1), model="four.onnx", data=data)
-    assert report.validations[0].calibrated_hits is not None
 
 
 def test_weights_stay_within_the_limits_of_their_start(folder: Path) -> None:
@@ -519,7 +349,6 @@ def test_fisher_information_is_that_of_the_classes(
 
 def test_learned_ranges_are_in_the_file_and_in_the_conversion(folder: Path) -> None:
     # Ranges that training moves and nobody reads, or that convert measures all the same.
-    from rimc_onnx import convert
     from rimc_onnx.crossbar import PeripheryConfig
     from rimc_onnx.jobs.input_ranges import recorded_ranges
     from rimc_onnx.passes import rram_branches
