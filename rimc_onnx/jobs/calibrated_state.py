@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rimc_onnx import passes
 from rimc_onnx.calibration.config import CalibrateConfig
 from rimc_onnx.calibration.guard import fit_adapters
-from rimc_onnx.calibration.job import Sessions
+from rimc_onnx.calibration.walk import Sessions
 from rimc_onnx.crossbar import ConvertConfig
 from rimc_onnx.execution.sessions import (
     digital_session,

@@ -414,7 +414,7 @@ class Trainer:
         with torch.no_grad():
             for rows in self.held_out.epoch(self.config.batch_size):
                 feeds, extras, teacher = self._batch(self.held_out, rows)
-                outputs = run(feeds)
+                outputs = dict(run(feeds))
                 size = len(rows.rows)
                 loss += float(self.objective(outputs, extras, teacher)) * size
                 share = self.objective.hits(outputs, extras, teacher)
