@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.execution.array_file import forget_arrays, power
+from rimc_onnx.execution.outputs import classes_axis
 from rimc_onnx.execution.parallel import PART
 
 __all__ = ["OutputFigures", "output_figures"]
@@ -109,20 +110,13 @@ def _variance(chunks: Chunks) -> float:
 
 
 def _agreement(pairs: Sequence[tuple[Array, Array]]) -> float | None:
-    """Share of positions whose best class is the teacher's.
-
-    Classes are the last axis that is longer than 1, of image-shaped outputs the axis after the
-    samples.
-    """
+    """Share of positions whose best class is the teacher's (:func:`.classes_axis`)."""
     same = total = 0
     for wanted, given in pairs:
-        shape = wanted.shape
-        while len(shape) > 2 and shape[-1] == 1:
-            shape = shape[:-1]
-        axis = 1 if len(shape) > 3 else len(shape) - 1
-        if axis < 1 or shape[axis] < 2:
+        axis = classes_axis(wanted.shape)
+        if axis is None:
             return None
-        for one, other in zip(wanted.reshape(shape), given.reshape(shape), strict=True):
+        for one, other in zip(wanted, given, strict=True):
             best = one.argmax(axis - 1)
             same += int((best == other.argmax(axis - 1)).sum())
             total += best.size

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values tell how far a model is from another one."""
+"""Which values tell how far a model is from another one, and where they have their classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-__all__ = ["telling_values"]
+__all__ = ["classes_axis", "telling_values"]
 
 _MAKE_NO_FLOAT = frozenset(
     {
@@ -15,6 +17,18 @@ _MAKE_NO_FLOAT = frozenset(
     }
 )
 """Operators whose output is no floating-point tensor, for graphs that don't say so."""
+
+
+def classes_axis(shape: Sequence[int]) -> int | None:
+    """The last axis that is longer than 1, of an image-shaped output the one after the samples.
+
+    None where there is none behind the samples: a regression has no classes.
+    """
+    ndim = len(shape)
+    while ndim > 2 and shape[ndim - 1] == 1:
+        ndim -= 1
+    axis = 1 if ndim > 3 else ndim - 1
+    return axis if axis > 0 and shape[axis] > 1 else None
 
 
 def telling_values(model: ir.Model) -> list[str]:

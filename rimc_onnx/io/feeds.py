@@ -104,8 +104,7 @@ def range_data(source: Path, data: Data | None) -> Data:
 def range_samples(graph: ir.Model, source: Path, data: Data | None) -> Samples:
     """Samples for the converters' ranges."""
     samples = load_samples(range_data(source, data), graph_inputs(graph))
-    count = samples.whole_runs(min(_RANGE_SAMPLES, samples.num_samples))
-    return samples.draw(count, seed=0)
+    return samples.draw_at_most(_RANGE_SAMPLES, seed=0)
 
 
 def data_beside(model: Path, data: Data | None) -> Data:

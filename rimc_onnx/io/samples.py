@@ -118,6 +118,10 @@ class Samples(ABC):
         filled = max(num_samples - num_samples % size, size)
         return filled if filled <= max(num_samples, self.num_samples) else num_samples
 
+    def draw_at_most(self, num_samples: int, *, seed: int) -> Samples:
+        """A draw of as many as there are, up to ``num_samples``, that fill runs."""
+        return self.draw(self.whole_runs(min(num_samples, self.num_samples)), seed=seed)
+
     def draw(self, num_samples: int, *, seed: int, after: int = 0) -> Samples:
         """``num_samples`` of the samples, without repetition, keyed by ``seed``.
 

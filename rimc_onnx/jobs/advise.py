@@ -207,10 +207,8 @@ def _measured(
     seed: int,
 ) -> tuple[list[TeacherNode], list[Feed]]:
     """What is known of the nodes, and the samples that errors are judged on."""
-    most = samples.whole_runs(min(_JUDGED_ON, samples.num_samples))
-    drawn, judged_on = (
-        feeds_of(samples.draw(count, seed=key)) for key, count in enumerate((num_samples, most))
-    )
+    drawn = feeds_of(samples.draw(num_samples, seed=0))
+    judged_on = feeds_of(samples.draw_at_most(_JUDGED_ON, seed=1))
     return measured_nodes(graph, units, drawn, judged_on, digital_session, seed=seed), judged_on
 
 

@@ -51,8 +51,8 @@ class CalibratedState:
     ) -> None:
         """``data`` gives the ranges; the samples of the calibrations are drawn by ``seed``."""
         self._source, self._data, self._config = source, data, config
-        self._num_samples = samples.whole_runs(min(_SAMPLES, samples.num_samples))
-        self._feeds = feeds_of(samples.draw(self._num_samples, seed=seed))
+        drawn = samples.draw_at_most(_SAMPLES, seed=seed)
+        self._num_samples, self._feeds = drawn.num_samples, feeds_of(drawn)
 
     def run(
         self, weights: Mapping[str, Array], metadata: Mapping[str, str], device_seed: int

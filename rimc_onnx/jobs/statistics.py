@@ -60,8 +60,7 @@ def write_statistics(
     with blame_model(source):
         passes.prepare_pipeline()(graph)
         units = list(passes.find_units(graph).values())
-        count = samples.whole_runs(min(keep_samples, samples.num_samples))
-        kept = samples.draw(count, seed=0) if keep_samples else None
+        kept = samples.draw_at_most(keep_samples, seed=0) if keep_samples else None
         reference = feeds_of(kept) if kept else []
         feeds = feeds_of(samples)
         sensitivities = measure_sensitivities(

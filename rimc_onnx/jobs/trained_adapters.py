@@ -37,8 +37,7 @@ _CODE_SAMPLES = 32
 
 def few_feeds(samples: Samples, seed: int) -> list[Feed]:
     """Samples for :func:`coded`."""
-    count = samples.whole_runs(min(_CODE_SAMPLES, samples.num_samples))
-    return feeds_of(samples.draw(count, seed=seed))
+    return feeds_of(samples.draw_at_most(_CODE_SAMPLES, seed=seed))
 
 
 def coded(

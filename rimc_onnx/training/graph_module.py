@@ -304,9 +304,8 @@ def _refusal_of_text(node: ir.Node) -> ModelError:
 
 def _is_text(value: ir.Value | None) -> bool:
     """True where the file says that ``value`` holds strings."""
-    constant = find_constant(value)
-    dtype = constant.dtype if constant is not None else None if value is None else value.dtype
-    return dtype == ir.DataType.STRING
+    known = find_constant(value) or value
+    return known is not None and known.dtype == ir.DataType.STRING
 
 
 def _outputs_of_numbers(graph: ir.Graph) -> list[str]:

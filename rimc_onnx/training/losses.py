@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rimc_onnx.errors import DataError
+from rimc_onnx.execution.outputs import classes_axis
 from rimc_onnx.training.config import Loss
 
 __all__ = ["CustomLoss", "Objective", "OutputKind", "output_kinds"]
@@ -55,21 +56,9 @@ def output_kinds(model: ir.Model) -> dict[str, OutputKind]:
     return found
 
 
-def _classes_axis(shape: Sequence[int]) -> int | None:
-    """The last axis that is longer than 1, of an image-shaped output the one after the samples.
-
-    None where there is none behind the samples: a regression has no classes.
-    """
-    ndim = len(shape)
-    while ndim > 2 and shape[ndim - 1] == 1:
-        ndim -= 1
-    axis = 1 if ndim > 3 else ndim - 1
-    return axis if axis > 0 and shape[axis] > 1 else None
-
-
 def _log_classes(values: Tensor, kind: OutputKind, temperature: float) -> Tensor:
     """Logarithms of softened classes, which come last; axes of one value behind them go."""
-    axis = _classes_axis(values.shape)
+    axis = classes_axis(values.shape)
     assert axis is not None
     while values.ndim > 2 and values.shape[-1] == 1:
         values = values.squeeze(-1)
@@ -172,10 +161,10 @@ class Objective:
         return torch.stack(losses).sum(), rows
 
     def _has_classes(self, name: str, values: Tensor) -> bool:
-        return self.kinds[name] is not OutputKind.VALUES and _classes_axis(values.shape) is not None
+        return self.kinds[name] is not OutputKind.VALUES and classes_axis(values.shape) is not None
 
     def _cross_entropy(self, logits: Tensor, name: str, labels: Tensor) -> Tensor:
-        if _classes_axis(logits.shape) is None:
+        if classes_axis(logits.shape) is None:
             raise DataError(
                 f"output {name!r} of {list(logits.shape)} has no axis of classes for labels. Give "
                 "a loss of your own (module:callable), or distill."
