@@ -186,19 +186,34 @@ def finetune(
         peak_rss_bytes=peak_rss_bytes(),
         adapter_file=None if adapters_path is None else str(adapters_path),
         sram_bytes=sram_bytes,
-        warning=None if of_adapters else _warning(history[0], best),
+        warning=None
+        if of_adapters
+        else _warning(history[0], best, is_held_out_new=held_out is not None),
     )
 
 
-def _warning(start: ValidationReport, best: ValidationReport) -> str | None:
+def _warning(
+    start: ValidationReport, best: ValidationReport, *, is_held_out_new: bool
+) -> str | None:
     if start.clean_hits is None or best.clean_hits is None:
         return None
     if start.clean_hits - best.clean_hits <= _WARN_CLEAN_LOSS:
         return None
+    calibrated = ""
+    if start.calibrated_hits is not None and best.calibrated_hits is not None:
+        calibrated = (
+            f" (calibrated on a device {100 * best.calibrated_hits:.1f} %, "
+            f"before {100 * start.calibrated_hits:.1f} %)"
+        )
+    way = "Train longer, on more data, or with a smaller `noise_scale`."
+    if not is_held_out_new:
+        way = (
+            "If the network was trained on them before, it has forgotten what it knew by heart: "
+            f"give others as `validation` to see what it is worth. If not: {way[0].lower()}{way[1:]}"
+        )
     return (
         f"without a device the trained model is right on {100 * best.clean_hits:.1f} % of the "
-        f"held-out samples, before it was {100 * start.clean_hits:.1f} %: a calibration ends below "
-        "that. Train longer, on more data, or with a smaller `noise_scale`."
+        f"held-out samples, before it was {100 * start.clean_hits:.1f} %{calibrated}. {way}"
     )
 
 
@@ -324,6 +339,7 @@ class _Job:
             programmer=native_programmer(),
             device=None if student is None else "cpu",  # a session answers arrays of numpy
             calibrated=self._calibrated() if student is None else None,
+            is_held_out_new=held_out is not None,
         )
 
     def _calibrated(self) -> Calibrated | None:

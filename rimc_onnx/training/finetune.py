@@ -34,6 +34,8 @@ _FISHER_BATCH = 4
 """Samples whose slopes are squared together: every batch is one draw of them."""
 _TEACHER_BYTES = 256 << 20
 """Outputs of the teacher that are kept from one epoch to the next."""
+_KNOWN_FRAC = 0.1
+"""Share of the start's hits that a training may lose on samples which its network may have seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +150,18 @@ class Trainer:
         programmer: CellProgrammer | None = None,
         device: str | None = None,
         calibrated: Calibrated | None = None,
+        is_held_out_new: bool = True,
     ) -> None:
         """``device`` is a GPU where there is one, else the CPU; ``augment`` changes batches.
 
         With ``calibrated`` a state that is worse than the start once calibrated is never the best.
+        ``is_held_out_new`` False: the network that came may know samples of ``held_out`` by heart,
+        and then any training forgets some of them.
         """
         self.model, self.teacher, self.objective = model, teacher, objective
         self.data, self.held_out, self.config = data, held_out, config
         self._augment, self._programmer, self._calibrated = augment, programmer, calibrated
+        self._is_held_out_new = is_held_out_new
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or found)
         self.model.module.to(self.device)
@@ -380,14 +386,19 @@ class Trainer:
         return state.device_loss if self.config.adapters_only else state.loss
 
     def _is_no_worse_calibrated(self, state: Validation) -> bool:
-        """Than the start: by hits, within a standard error, or by the loss where there are none."""
+        """Than the start: by hits, or by the loss where there are none.
+
+        Within a standard error, or :data:`_KNOWN_FRAC` of samples that may be known by heart.
+        """
         start = self.state.history[0]
         if state.calibrated_hits is not None and start.calibrated_hits is not None:
             # Of the share after one hit and one miss more: a sample counts where all were right.
             count = self.held_out.num_samples
             share = (start.calibrated_hits * count + 1) / (count + 2)
-            error = math.sqrt(share * (1.0 - share) / count)
-            return state.calibrated_hits >= start.calibrated_hits - error
+            within = math.sqrt(share * (1.0 - share) / count)
+            if not self._is_held_out_new:
+                within = max(within, _KNOWN_FRAC * start.calibrated_hits)
+            return state.calibrated_hits >= start.calibrated_hits - within
         if state.calibrated_loss is not None and start.calibrated_loss is not None:
             return state.calibrated_loss <= start.calibrated_loss
         return True
