@@ -205,15 +205,16 @@ def _warning(
             f" (calibrated on a device {100 * best.calibrated_hits:.1f} %, "
             f"before {100 * start.calibrated_hits:.1f} %)"
         )
-    way = "Train longer, on more data, or with a smaller `noise_scale`."
+    seen = ""
     if not is_held_out_new:
-        way = (
-            "If the network was trained on them before, it has forgotten what it knew by heart: "
-            f"give others as `validation` to see what it is worth. If not: {way[0].lower()}{way[1:]}"
+        seen = (
+            "The network may have known them by heart, if it was trained on them: "
+            "`validation` takes samples that it has not seen. "
         )
     return (
         f"without a device the trained model is right on {100 * best.clean_hits:.1f} % of the "
-        f"held-out samples, before it was {100 * start.clean_hits:.1f} %{calibrated}. {way}"
+        f"held-out samples, before it was {100 * start.clean_hits:.1f} %{calibrated}. {seen}Train "
+        "longer, on more data, or with a smaller `noise_scale`."
     )
 
 
