@@ -167,7 +167,10 @@ def float_products(
 
 
 def constant_add(product: ir.Value) -> tuple[ir.Node, Constant] | None:
-    """The Add of a constant that alone reads ``product``, and that constant."""
+    """The Add of a constant that alone reads ``product``, and that constant.
+
+    Not of one with infinities, as masks of classes have them: no bias of a node is infinite.
+    """
     if not is_private(product):
         return None
     (use,) = product.uses()
@@ -175,7 +178,7 @@ def constant_add(product: ir.Value) -> tuple[ir.Node, Constant] | None:
     if add.op_type != "Add" or add.domain != "" or add.graph is not product.graph:
         return None
     constant = find_constant(add.inputs[1 - use.idx])
-    return None if constant is None else (add, constant)
+    return (add, constant) if constant is not None and constant.is_finite() else None
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

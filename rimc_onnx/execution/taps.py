@@ -25,6 +25,7 @@ from rimc_onnx.execution.array_file import ArrayFile, forget_arrays
 from rimc_onnx.execution.external_data import forget_pages
 from rimc_onnx.execution.model_bytes import bytes_with_initializers
 from rimc_onnx.execution.sessions import Session, SessionFactory, run_session
+from rimc_onnx.execution.value_types import value_types
 from rimc_onnx.ops.schema import DOMAIN
 
 __all__ = [
@@ -45,8 +46,6 @@ in its bytes, as initializers and packed."""
 _PIECE = "a piece of the model"
 _MAKES_CONTAINER = re.compile("Sequence|Optional")
 """Operators that make a sequence or an optional, whichever they are."""
-_SMALL_BYTES = 1024
-"""Initializers up to here are shown to shape inference: shapes, axes, counts."""
 Chunks = list[Array]
 """One value for every chunk of samples, in order."""
 
@@ -198,7 +197,10 @@ def changed_runs(
     types = _container_types(model)
     for stage in _stages(model, [*watched, *outputs], keep):
         if stage.nodes:
-            chunks = {name: [value] for name, value in values.items()}
+            chunks = {
+                name: [value, *(own[name] for own in changed.values() if name in own)]
+                for name, value in values.items()
+            }
             session = _stage_session(model, stage, chunks, factory, types)
             values |= _run_once(stage, session, values)
             for key, own in changed.items():
@@ -255,19 +257,10 @@ def _container_types(model: ir.Model) -> dict[str, onnx.TypeProto]:
     is_plain = all(isinstance(v.type, ir.TensorType | None) for v in model.graph.inputs)
     if is_plain and not any(_MAKES_CONTAINER.search(n.op_type) for n in (*nodes, *inside)):
         return {}
-    copy = model.clone()
-    for value in list(copy.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _SMALL_BYTES and not value.is_graph_input():
-            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-            del copy.graph.initializers[value.name or ""]
-            value.const_value = None
-            copy.graph.inputs.append(value)
-    graph = onnx.shape_inference.infer_shapes(ir.to_proto(copy)).graph
     return {
-        value.name: value.type
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.WhichOneof("value") in ("sequence_type", "optional_type")
+        name: found
+        for name, found in value_types(model).items()
+        if found.WhichOneof("value") in ("sequence_type", "optional_type")
     }
 
 
@@ -296,9 +289,17 @@ def _stage_session(
         if name in types:
             fed.append(onnx.ValueInfoProto(name=name, type=types[name]))
         else:
-            dtype = helper.np_dtype_to_tensor_dtype(np.asarray(values[name][0]).dtype)
-            fed.append(helper.make_tensor_value_info(name, dtype, None))
+            arrays = [np.asarray(chunk) for chunk in values[name]]
+            dtype = helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
+            fed.append(helper.make_tensor_value_info(name, dtype, _told_shape(arrays)))
     return _session(model, stage.nodes, fed, stage.outputs, factory)
+
+
+def _told_shape(arrays: Sequence[Array]) -> tuple[int, ...] | None:
+    """Of what may be a shape or a part of one: ONNX Runtime counts the axes of a Resize by it."""
+    shape = arrays[0].shape
+    is_part_of_shape = arrays[0].dtype.kind == "i" and len(shape) <= 1
+    return shape if is_part_of_shape and all(a.shape == shape for a in arrays) else None
 
 
 def _read_names(nodes: Sequence[ir.Node]) -> Iterator[str]:

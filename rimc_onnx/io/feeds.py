@@ -29,6 +29,8 @@ _CHUNK_SAMPLES = 8
 """Samples that run through the network together while features are taken."""
 _RANGE_SAMPLES = 32
 """Samples that set the converters' ranges."""
+_REPLACES_NAN = {"Imputer", "IsNaN"}
+"""Operators of models that take samples with values missing."""
 
 
 def feeds_of(samples: Samples) -> list[Feed]:
@@ -38,10 +40,12 @@ def feeds_of(samples: Samples) -> list[Feed]:
 
 def graph_inputs(graph: ir.Model) -> list[InputSpec]:
     """What a run of the graph has to be fed."""
-    return [_spec(v) for v in graph.graph.inputs if v.name not in graph.graph.initializers]
+    may_be_nan = any(node.op_type in _REPLACES_NAN for node in graph.graph)
+    given = (v for v in graph.graph.inputs if v.name not in graph.graph.initializers)
+    return [_spec(v, may_be_nan=may_be_nan) for v in given]
 
 
-def _spec(value: ir.Value) -> InputSpec:
+def _spec(value: ir.Value, *, may_be_nan: bool) -> InputSpec:
     is_tensor = isinstance(value.type, ir.TensorType)
     if is_tensor and value.dtype is None:
         raise ModelError(f"input {value.name!r} has no type. Export the model again.")
@@ -57,6 +61,7 @@ def _spec(value: ir.Value) -> InputSpec:
         else tuple(d if isinstance(d, int) and d >= 0 else None for d in dims),
         symbols=() if dims is None else tuple(getattr(d, "value", None) for d in dims),
         is_tensor=is_tensor,
+        may_be_nan=may_be_nan,
     )
 
 

@@ -63,6 +63,8 @@ class InputSpec:
     """Names of the dimensions that have one."""
     is_tensor: bool = True
     """False for a sequence or an optional."""
+    may_be_nan: bool = False
+    """The model puts something in the place of what is missing."""
 
     def __str__(self) -> str:
         if not self.is_tensor:
@@ -283,7 +285,8 @@ def _checked(value: Any, spec: InputSpec, axis: int | None) -> Any:
         )
     if axis is not None and axis >= array.ndim:
         raise DataError(f"array {spec.name!r} of shape {list(array.shape)} has no axis {axis}.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    is_bad = np.isinf if spec.may_be_nan else lambda values: ~np.isfinite(values)
+    if array.dtype.kind == "f" and is_bad(array).any():
         raise DataError(f"array {spec.name!r} holds NaN or infinity. Clean the samples.")
     return array
 

@@ -326,7 +326,7 @@ class AnalogLayer(nn.Module):
 
     def forward(self, x: Tensor, w_file: Tensor, bias: Tensor | None = None) -> Tensor:
         """The node's output."""
-        x = x.t() if self.trans_a else x
+        x = self.weight.layout.with_axes_of_weight(x.t() if self.trans_a else x)
         if self.is_measuring:
             self._measure(x)
         if self.sees_slopes:

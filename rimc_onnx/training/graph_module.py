@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from rimc_onnx.errors import ModelError, RimcError, UsageError, suggest
+from rimc_onnx.execution.value_types import value_types
 from rimc_onnx.passes import find_constant
 from rimc_onnx.training.foreign_node import foreign_operator
 from rimc_onnx.training.node_spec import NodeSpec, Operator
@@ -107,7 +109,8 @@ class GraphModule(nn.Module):
     def _read(self, model: ir.Model, layers: Mapping[str, Layer]) -> None:
         opset = model.opset_imports.get("", 0)
         nodes = _needed(model.graph, self.output_names)
-        behind_weights = _behind_weights(nodes, layers)
+        behind_weights = _behind_weights(nodes, layers, model.opset_imports)
+        types: dict[str, onnx.TypeProto] | None = None
         steps: list[_Step] = []
         foreign: list[ir.Node] = []
         for node in nodes:
@@ -128,11 +131,12 @@ class GraphModule(nn.Module):
                     [None if v is None else str(v.name) for v in node.inputs],
                 )
             else:
-                reached = [v for v in _reads(node) if v in behind_weights]
-                if reached:
+                is_reached = any(v in behind_weights for v in _reads(node))
+                if is_reached and any(v in behind_weights for v in node.outputs):
                     raise _refusal(node)
                 foreign.append(node)
-                operator, names = foreign_operator(node, model)
+                types = value_types(model) if types is None else types
+                operator, names = foreign_operator(node, model, types)
             steps.append(
                 _Step(
                     name=str(node.name),
@@ -349,16 +353,36 @@ def _reads(node: ir.Node) -> list[ir.Value]:
     return found
 
 
-def _behind_weights(nodes: Sequence[ir.Node], layers: Collection[str]) -> set[ir.Value]:
-    """Values that a weight which can go to RRAM takes part in, or a node among ``layers``."""
+def _behind_weights(
+    nodes: Sequence[ir.Node], layers: Collection[str], opsets: Mapping[str, int]
+) -> set[ir.Value]:
+    """Values that a gradient of a weight can reach which can go to RRAM, or of ``layers``."""
     found: set[ir.Value] = set()
     for node in nodes:
         is_product = node.name in layers or (
             node.op_type in _PRODUCTS and find_constant(node.inputs[1]) is not None
         )
         if is_product or any(v in found for v in _reads(node)):
-            found.update(node.outputs)
+            found.update(_differentiable(node, opsets))
     return found
+
+
+def _differentiable(node: ir.Node, opsets: Mapping[str, int]) -> list[ir.Value]:
+    """Outputs without those that are no floats whatever the inputs are: indices, shapes, truth."""
+    if node.op_type == "Cast" and node.domain == "":
+        dtype = ir.DataType(node.attributes.get_int("to", ir.DataType.FLOAT))
+        return list(node.outputs) if dtype.is_floating_point() else []
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:
+        return list(node.outputs)
+    last = len(schema.outputs) - 1  # of an operator with any number of outputs
+    may_be = [schema.outputs[min(i, last)].types for i in range(len(node.outputs))]
+    return [
+        value
+        for value, kinds in zip(node.outputs, may_be, strict=True)
+        if any("float" in kind or "double" in kind for kind in kinds)
+    ]
 
 
 def node_spec(node: ir.Node, opset: int) -> NodeSpec:

@@ -47,7 +47,14 @@ class _Layout:
             return w.reshape(
                 self.group * columns * taps, channels // self.group, *[1] * len(kernel)
             )
+        if self.op_type == "MatMul":
+            return w.reshape(self.shape[-2:])
         return w.t() if self.transposed else w
+
+    def with_axes_of_weight(self, x: Tensor) -> Tensor:
+        """``x`` with those that a MatMul's product has of a weight [1, ..., 1, K, N]."""
+        missing = len(self.shape) - max(x.ndim, 2) if self.op_type == "MatMul" else 0
+        return x.reshape(*[1] * missing, *x.shape)
 
     def to_file(self, w: Tensor) -> Tensor:
         """The inverse of :meth:`to_arrays`."""
@@ -55,8 +62,7 @@ class _Layout:
             channels, columns, *kernel = self.shape
             taps = int(np.prod(kernel))
             w = w.reshape(self.group, columns * taps, channels // self.group).transpose(1, 2)
-            return w.reshape(self.shape)
-        return w.t() if self.transposed else w
+        return w.t() if self.transposed else w.reshape(self.shape)
 
 
 class MappedWeight(nn.Module):

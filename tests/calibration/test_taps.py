@@ -289,6 +289,28 @@ def test_pieces_carry_only_their_own_initializers() -> None:
     assert names == [["v"], ["w"]]
 
 
+def test_parts_of_a_shape_have_their_lengths_in_the_next_piece() -> None:
+    # Without them ONNX Runtime counts no axes for a Resize and refuses the piece (DINOv2, BEiT).
+    text = """
+    g (float[N, C, H, W] x) => (float[A, B, D, E] y)
+    { s = Shape(x) hw = Slice(s, two, four) w = Gather<axis = 0>(s, three) a = Relu(x)
+      row = Unsqueeze(w, zero) sizes = Concat<axis = 0>(nc, hw) wide = Concat<axis = 0>(nch, row)
+      t = Resize<mode = "linear">(table, , , sizes) u = Resize<mode = "linear">(t, , , wide)
+      r = ReduceMean<keepdims = 1>(u) y = Add(a, r) }
+    """
+    shapes = {"two": [2], "four": [4], "zero": [0], "nc": [1, 4], "nch": [1, 4, 2], "three": 3}
+    model = build(
+        text,
+        table=np.random.default_rng(0).standard_normal((1, 4, 3, 3), dtype=np.float32),
+        **{name: np.array(value) for name, value in shapes.items()},
+    )
+    feeds = [{"x": np.ones((2, 3, 5, 6), np.float32)}]
+    run = StagedRun(ir.from_proto(model), feeds, ["hw", "w", "a", "y"], Factory())
+    found = {name: chunks[0] for name, chunks in run}
+    (want,) = every_value(model, feeds[0], ["y"])
+    np.testing.assert_array_equal(found["y"], want)
+
+
 def test_types_of_values_between_pieces_are_kept() -> None:
     # float32 assumed for token ids and masks.
     text = """

@@ -298,3 +298,30 @@ def test_whole_runs(fixed: int, held: int, asked: int, want: int) -> None:
     arrays = SampleArrays(arrays={"x": normal(held, 6)}, batch_axis=0)
     samples = load_samples(arrays, [InputSpec(name="x", dtype=F32, shape=(fixed, 6))])
     assert samples.whole_runs(asked) == want
+
+
+@pytest.mark.parametrize(("bad", "is_taken"), [(np.nan, True), (np.inf, False)])
+def test_missing_values_that_the_model_replaces_are_taken(
+    tmp_path: Path, bad: float, is_taken: bool
+) -> None:
+    # Samples as they come to a model with an imputer in front, refused as unclean.
+    text = """
+    <ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 3] y)
+    { n = IsNaN(x) f = Where(n, mean, x) y = MatMul(f, w) }
+    """
+    proto = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for name, shape in (("mean", (4,)), ("w", (4, 3))):
+        array = random.standard_normal(shape, dtype=np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    model = tmp_path / "model.onnx"
+    onnx.save(proto, model)
+    x = random.standard_normal((16, 4), dtype=np.float32)
+    x[3, 1] = bad
+    converted = Path(convert(model).output)
+    if is_taken:
+        calibrate(converted, data={"x": x})
+        assert evaluate(converted, data={"x": x}).samples == 16
+    else:
+        with pytest.raises(DataError, match="'x' holds NaN or infinity"):
+            calibrate(converted, data={"x": x})

@@ -111,9 +111,11 @@ def test_external_tensor_is_read_when_asked_and_not_before(tmp_path, build):
     tensor.release()
 
 
-def test_is_finite_sees_the_last_element(build):
-    w = np.zeros(10, np.float32)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_is_finite_sees_the_last_element(build, dtype):
+    w = np.zeros(10, dtype)
     w[-1] = np.inf
     constant = find_constant(_value(build("g () => (float v) { v = Identity(w) }", w=w), "v"))
     assert constant is not None
     assert not constant.is_finite()
+    assert not constant.is_within(1e16)

@@ -184,7 +184,7 @@ def test_keep_digital_takes_names_and_patterns(build):
     assert list(find_units(model)) == ["enc/0", "enc/1", "head[1]"]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -2e16])
 def test_weight_that_is_no_number_is_an_error_with_the_nodes_name(build, bad):
     w = _ones(6, 5)
     w[5, 4] = bad
@@ -194,6 +194,24 @@ def test_weight_that_is_no_number_is_an_error_with_the_nodes_name(build, bad):
     # Not mapped, not looked at.
     config = ConvertConfig(keep_digital=("MatMul_0",))
     assert select_rram_nodes(model, config)[0].unit is None
+
+
+def test_mask_behind_a_product_is_no_bias(build):
+    # Minus infinity for classes that are not to be: a digital bias may not hold it.
+    model = build(
+        f"{ROWS} {{ p = MatMul(x, w) y = Add(p, b) }}", w=_ones(6, 5), b=-np.inf * _ones(5)
+    )
+    unit = find_units(_named(model))["MatMul_0"]
+    assert unit.add is None
+    assert not unit.bias.any()
+
+
+def test_bias_of_a_conv_that_is_no_number_is_an_error_with_the_nodes_name(build):
+    # Told of a node that the file does not have, once everything was programmed.
+    graph = "g (float[N,2,8,8] x) => (float y) { y = Conv(x, w, b) }"
+    model = _named(build(graph, w=_ones(6, 2, 3, 3), b=-np.inf * _ones(6)))
+    with pytest.raises(ModelError, match=r"node 'Conv_0' \(Conv\): bias 'b' holds NaN or inf"):
+        select_rram_nodes(model, CONFIG)
 
 
 def test_conv_unit_holds_what_the_crossbar_needs(build):

@@ -300,3 +300,31 @@ def test_converters_round_straight_through() -> None:
         warnings.simplefilter("error")
         np.testing.assert_allclose(x.grad.numpy(), [[0.5, 1.0, 0.0]], rtol=1e-6)
     np.testing.assert_allclose(w.grad.numpy().T, [[2 / 7, -6 / 7, 2.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [("N", 8), ("N", 3, 8), ("N", 2, 3, 8)])
+def test_matrix_with_axes_of_one_is_trained_as_it_is_mapped(
+    tmp_path: Path, axes: tuple[int | str, ...]
+) -> None:
+    # Scales of its columns were sought along another axis, and training failed in the product.
+    weight = RNG.normal(size=(1, 8, 5)).astype(np.float32)
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
+        "g",
+        [info("x", TensorProto.FLOAT, axes)],
+        [info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = tmp_path / "model.onnx"
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), model)
+    config = CONFIGS["ideal reads"]
+    convert(model, tmp_path / "rram.onnx", config=config)
+    x = RNG.normal(size=(4, *axes[1:])).astype(np.float32)
+    (want,) = runtime.make_session(tmp_path / "rram.onnx", native=True).run(None, {"x": x})
+    analog = AnalogModel(load_model(model), config, {})
+    with analog.on_device(config.seed, config.time_s, None, run=0), torch.no_grad():
+        found = analog.module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+    assert [p.shape for p in analog.trained().values()] == [(1, 8, 5)]

@@ -181,6 +181,56 @@ def test_control_flow_behind_a_weight_is_refused_with_its_name() -> None:
         load(_custom("behind"))
 
 
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_bodies_and_sequences_in_front_of_all_weights_keep_their_types(kind: str) -> None:
+    # The module computes 16-bit floats in float32, which a body of the file does not take; a
+    # sequence that one node hands to the next was typed as a tensor.
+    body = f"body () => ({kind}[N, 4] t) {{ t = Mul(x, two) }}"
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": 17]> g ({kind}[N, 4] x) => ({kind}[N, 3] y)
+        {{ parts = SplitToSequence<axis = 1>(x, one)
+           joined = ConcatFromSequence<axis = 1>(parts) s = Shape(x) n = Gather<axis = 0>(s, zero)
+           many = Greater(n, one) y = MatMul(joined, w) }}
+    """)
+    dtype = np.float32 if kind == "float" else np.float16
+    arrays = {"two": np.array(2, dtype), "one": np.array(1), "zero": np.array(0)}
+    arrays["w"] = RNG.normal(size=(4, 3)).astype(dtype)
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    bodies = [parser.parse_graph(body), parser.parse_graph(body.replace("Mul", "Add"))]
+    branch = helper.make_node(
+        "If", ["many"], ["chosen"], name="if", then_branch=bodies[0], else_branch=bodies[1]
+    )
+    model.graph.node.insert(5, branch)
+    model.graph.node[-1].input[0] = "both"
+    model.graph.node.insert(6, helper.make_node("Add", ["chosen", "joined"], ["both"]))
+    x = RNG.normal(size=(5, 4)).astype(dtype)
+    (want,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    found = load(model)(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, want, rtol=1e-5 if kind == "float" else 0.02)
+
+
+def test_nodes_that_no_gradient_can_pass_need_none() -> None:
+    # Detectors end in indices, classifiers in labels; refused as if training had to go through.
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>
+        g (float[N, 4] x) => (float[N, 3] h, int64[K, 3] kept, int64[M, N] label)
+        { h = MatMul(x, w) scores = Unsqueeze(h, zero) kept = NonMaxSuppression(boxes, scores, most)
+          i = ArgMax<axis = 1, keepdims = 0>(h) label = ai.onnx.ml.ArrayFeatureExtractor(names, i) }
+    """)
+    arrays = {"w": RNG.normal(size=(4, 3)).astype(np.float32), "names": np.array([7, 8, 9])}
+    arrays |= {"zero": np.array([0]), "most": np.array([5])}
+    arrays["boxes"] = RNG.uniform(size=(1, 3, 4)).astype(np.float32)
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    x = RNG.normal(size=(1, 4)).astype(np.float32)
+    wants = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    module = load(model)
+    found = module(torch.from_numpy(x))
+    for one, want in zip(found, wants, strict=True):
+        np.testing.assert_allclose(one.detach().numpy(), want, rtol=1e-5)
+    found[0].sum().backward()
+    assert module.parameter("w").grad is not None
+
+
 def test_outputs_of_strings_are_left_out() -> None:
     # Names of classes beside logits that are trained: a table of strings as numbers.
     head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => ('
