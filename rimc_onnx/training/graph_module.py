@@ -43,6 +43,8 @@ _NO_WEIGHT = {
 Layer = tuple[nn.Module, Sequence[str | None]]
 """What is called in the stead of a node, and the values that it is called with."""
 
+_DRAWS = {"RandomNormalLike", "RandomUniformLike"}
+"""Nodes that read the shape of their input alone."""
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Nodes whose constant input 1 can go to RRAM."""
 
@@ -368,7 +370,9 @@ def _behind_weights(
 
 
 def _differentiable(node: ir.Node, opsets: Mapping[str, int]) -> list[ir.Value]:
-    """Outputs without those that are no floats whatever the inputs are: indices, shapes, truth."""
+    """Outputs that may be floats and follow their inputs' values, not indices, truth or draws."""
+    if node.op_type in _DRAWS and node.domain == "":
+        return []
     if node.op_type == "Cast" and node.domain == "":
         dtype = ir.DataType(node.attributes.get_int("to", ir.DataType.FLOAT))
         return list(node.outputs) if dtype.is_floating_point() else []

@@ -231,6 +231,22 @@ def test_nodes_that_no_gradient_can_pass_need_none() -> None:
     assert module.parameter("w").grad is not None
 
 
+def test_draws_of_a_shape_pass_no_gradient_and_stop_none() -> None:
+    # Autoencoders draw beside a mean that is trained; refused, as the draw reads a value behind it.
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 3] y)
+        { h = MatMul(x, w) r = RandomNormalLike<scale = 1e-3>(h) y = Add(h, r) }
+    """)
+    weight = RNG.normal(size=(4, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = RNG.normal(size=(5, 4)).astype(np.float32)
+    module = load(model)
+    found = module(torch.from_numpy(x))
+    np.testing.assert_allclose(found.detach().numpy(), x @ weight, atol=0.01)
+    found.sum().backward()
+    np.testing.assert_allclose(module.parameter("w").grad[:, 0], x.sum(axis=0), rtol=1e-5)
+
+
 def test_outputs_of_strings_are_left_out() -> None:
     # Names of classes beside logits that are trained: a table of strings as numbers.
     head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => ('

@@ -9,6 +9,7 @@ from rimc_onnx.training.operators import (
     images,
     normalisation,
     products,
+    recurrent,
     reductions,
     shapes,
 )
@@ -20,6 +21,7 @@ OPERATORS: Table = {
     **images.TABLE,
     **normalisation.TABLE,
     **products.TABLE,
+    **recurrent.TABLE,
     **reductions.TABLE,
     **shapes.TABLE,
 }

@@ -117,7 +117,19 @@ def _grid_sample(spec: NodeSpec) -> Operator:
     return lambda x, grid: functional.grid_sample(x, grid, mode, padding, align)
 
 
+def _affine_grid(spec: NodeSpec) -> Operator:
+    size, align = spec.ints(1), bool(spec.get("align_corners", 0))
+
+    def affine_grid(theta: Tensor, *rest: Tensor) -> Tensor:
+        dims = size(theta, *rest)
+        assert dims is not None
+        return functional.affine_grid(theta, dims, align)
+
+    return affine_grid
+
+
 TABLE: Table = {
+    "AffineGrid": _affine_grid,
     "GridSample": _grid_sample,
     "Resize": _resize,
 }
