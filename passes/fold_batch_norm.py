@@ -144,13 +144,13 @@ class _Fold:
             raise _Refusal("no matrix is before it")
         scale = _scale_columns(producer, affine.a)
         if producer.op_type in {"Conv", "ConvTranspose"}:
-            weight, bias = _constants(producer, 1), _optional_constant(producer, 2)
+            weight, bias = _weight(producer), _optional_constant(producer, 2)
             c = np.zeros_like(affine.b) if bias is None else bias.numpy().astype(np.float64)
             self._set_weight(producer, weight, scale)
             self._set_bias(producer, affine.a * c + affine.b, weight.dtype)
             last = producer
         elif producer.op_type == "Gemm":
-            weight, bias = _constants(producer, 1), _optional_constant(producer, 2)
+            weight, bias = _weight(producer), _optional_constant(producer, 2)
             beta = producer.attributes.get_float("beta", 1.0)
             c = np.zeros(1) if bias is None else beta * bias.numpy().astype(np.float64)
             self._set_weight(producer, weight, scale)
@@ -162,7 +162,7 @@ class _Fold:
         elif producer.op_type == "Add":
             self._need_rank_2(value)
             matmul, constant, index = _matmul_before(producer)
-            weight = _constants(matmul, 1)
+            weight = _weight(matmul)
             c = np.broadcast_to(constant.numpy().reshape(-1).astype(np.float64), affine.b.shape)
             self._set_weight(matmul, weight, _scale_columns(matmul, affine.a))
             self._set_addend(producer, index, affine.a * c + affine.b, weight.dtype)
@@ -175,7 +175,7 @@ class _Fold:
     def _scale_matmul(
         self, matmul: ir.Node, scale: Callable[[Array], Array], shift: Array
     ) -> ir.Node:
-        weight = _constants(matmul, 1)
+        weight = _weight(matmul)
         self._set_weight(matmul, weight, scale)
         return self._append_add(matmul, shift, weight.dtype)
 
@@ -189,7 +189,7 @@ class _Fold:
             raise _Refusal(f"node '{node.name}' behind it is inside a subgraph")
         if node.domain != "" or node.op_type not in {"Conv", "Gemm", "MatMul"} or use.idx != 0:
             raise _Refusal(f"node '{node.name}' ({node.op_type}) behind it is no matrix")
-        weight = _constants(node, 1)
+        weight = _weight(node)
         if node.op_type == "Conv":
             self._fold_before_conv(node, weight, affine)
         elif node.op_type == "Gemm":
@@ -316,11 +316,13 @@ class _Fold:
         return add
 
 
-def _constants(node: ir.Node, index: int) -> Constant:
-    value = node.inputs[index]
+def _weight(node: ir.Node) -> Constant:
+    value = node.inputs[1]
     constant = find_constant(value)
     if constant is None:
         raise _Refusal(f"the weight of node '{node.name}' is {explain_variable(value)}")
+    if node.op_type in {"Gemm", "MatMul"} and len(constant.shape) != 2:
+        raise _Refusal(f"the weight of node '{node.name}' has {len(constant.shape)} axes")
     return constant
 
 
@@ -360,7 +362,7 @@ def _matmul_before(add: ir.Node) -> tuple[ir.Node, Constant, int]:
         if constant is None or product is None or matmul is None or matmul.op_type != "MatMul":
             continue
         if matmul.domain == "" and is_private(product) and matmul.graph is add.graph:
-            columns = _constants(matmul, 1).shape[-1]
+            columns = _weight(matmul).shape[-1]
             if _is_per_column(constant, columns):
                 return matmul, constant, index
     raise _Refusal(f"node '{add.name}' (Add) before it is no bias of a MatMul")

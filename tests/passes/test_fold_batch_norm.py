@@ -222,6 +222,13 @@ def test_matmul_of_rank_3_is_left(build, run, order):
     assert "is 3: channels are columns" in _refused(model, run, x=_normal(2, 5, 5))
 
 
+def test_matmul_with_more_axes_of_weight_is_left(build, run):
+    # Rows of [1, K, N] scaled by what goes with columns: K = N, so only the numbers tell.
+    body = f"h = Relu(x) z = {BN} y = MatMul(z, w)"
+    model = build(f"g (float[2,5] x) => (float y) {{ {body} }}", w=_normal(1, 5, 5), **_bn(5))
+    assert "has 3 axes" in _refused(model, run, x=_normal(2, 5))
+
+
 def test_gemm_that_transposes_its_input_is_left(build, run):
     model = build(
         f"g (float[5,5] x) => (float y) {{ h = Relu(x) z = {BN} y = Gemm<transA=1>(z, w) }}",
