@@ -63,15 +63,18 @@ def normal(seed: int, *shape: int) -> Array:
 
 
 def small_model(folder: Path) -> Path:
-    """Conv with groups, Gemm with a transposed weight, MatMul; samples beside it."""
+    """Conv with groups, Gemm with a transposed weight, MatMul, all with biases; samples beside."""
     constants = {"w1": normal(1, 24, 4, 3, 3), "w2": normal(2, 40, 24), "w3": normal(3, 40, 11)}
+    constants |= {"b1": normal(6, 24), "b2": normal(7, 40), "b3": normal(8, 11)}
+    gemm = {"transB": 1, "alpha": 0.75, "beta": 2.0}
     nodes = [
-        helper.make_node("Conv", ["x", "w1"], ["c"], name="conv", group=2, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c"], name="conv", group=2, pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3], keepdims=0),
-        helper.make_node("Gemm", ["m", "w2"], ["h"], name="gemm", transB=1, alpha=0.75),
+        helper.make_node("Gemm", ["m", "w2", "b2"], ["h"], name="gemm", **gemm),
         helper.make_node("Tanh", ["h"], ["t"]),
-        helper.make_node("MatMul", ["t", "w3"], ["y"], name="fc;1"),
+        helper.make_node("MatMul", ["t", "w3"], ["p"], name="fc;1"),
+        helper.make_node("Add", ["p", "b3"], ["y"], name="sum"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -173,7 +176,7 @@ def test_deviation_of_columns_of_all_kinds_is_exact(tmp_path: Path) -> None:
     w[:, 2] = 1.0
     w[0, 2] = np.nextafter(np.float32(1), np.float32(0))
     w[0, 3] = 1e-30
-    w[:, 4:8] = normal(1, 3000, 4) * np.float32([1e-20, 1e20, 1, 3])
+    w[:, 4:8] = normal(1, 3000, 4) * np.float32([1e-20, 1e15, 1, 3])
     w[:, 8] = 1000 + normal(2, 3000)
     w[::2, 9] = -1
     w[1::2, 9] = 1
@@ -226,7 +229,8 @@ def test_deviation_of_columns_of_all_kinds_is_exact(tmp_path: Path) -> None:
 def test_periphery_computes_what_a_converted_model_computes(
     tmp_path: Path, periphery: PeripheryConfig, in_file: bool
 ) -> None:
-    # An attribute that is dropped, tiles of another depth, W_max after drift, draws of another key.
+    # An attribute or a bias that is dropped, tiles of another depth, W_max after drift, draws of
+    # another key.
     device = get_preset("gaussian-relative", scaling=Scaling.COLUMN)
     config = ConvertConfig(device=device, seed=2**40 + 3, periphery=periphery)
     model = small_model(tmp_path)

@@ -74,17 +74,22 @@ MatMulPostOps FusedMatMul::PostOpsFor(const float* u, const float* residual) con
   return post_ops;
 }
 
-// Residual and activation, in place.
+// Bias of an ordinary model's node, residual and activation, in place.
 void FusedMatMul::ApplyPostOps(const Context& context, const float* residual, Index rows,
                                float* y) const {
-  if (residual == nullptr && !post_ops_.activates) return;
+  const float* const bias = bias_.size() > 0 ? bias_.data() : nullptr;
+  if (bias == nullptr && residual == nullptr && !post_ops_.activates) return;
   const Index columns = crossbar_.columns_;
   const Index tasks = std::clamp(rows * columns / kTaskFloats, Index{1}, rows);
   context.ParallelFor(tasks, [&](Index task) {
     const Range part = Part(rows, tasks, task);
-    for (Index i = part.begin * columns; i < part.end * columns; ++i) {
-      if (residual != nullptr) y[i] += residual[i];
-      if (post_ops_.activates) y[i] = Activate(post_ops_, y[i]);
+    for (Index row = part.begin; row < part.end; ++row) {
+      for (Index n = 0; n < columns; ++n) {
+        const Index i = row * columns + n;
+        if (bias != nullptr) y[i] += bias[n];
+        if (residual != nullptr) y[i] += residual[i];
+        if (post_ops_.activates) y[i] = Activate(post_ops_, y[i]);
+      }
     }
   });
 }
