@@ -12,6 +12,14 @@ namespace {
 constexpr const char* kEveryNode = "*";
 constexpr const char* kReadKey = "read_key";
 
+// What has no meaning without a range, and that range.
+constexpr std::pair<const char*, const char*> kNeedsRange[] = {
+    {"dac_bits", "dac_range"}, {"iv_sinh", "dac_range"}, {"iv_square", "dac_range"},
+    {"iv_cube", "dac_range"},  {"adc_bits", "adc_range"},
+};
+
+bool IsZero(const Json& value) { return value.kind == Json::Kind::kNumber && value.text == "0"; }
+
 }  // namespace
 
 PeripheryOption::PeripheryOption(const std::string& where, const CompiledDevice& device,
@@ -51,6 +59,12 @@ PeripheryOption::Stated PeripheryOption::ReadNode(const std::string& where,
     SetAttribute(where + name, name, type->second, value, &stated.attributes);
     stated.names.insert(name);
     if (name == "input_shrink") stated.input_shrink = NumberOf(where + name, value, 0.0);
+  }
+  for (const auto& [name, range] : kNeedsRange) {
+    const Json* const value = values.Find(name);
+    if (value == nullptr || IsZero(*value)) continue;
+    if (stated.names.count(range) != 0) continue;
+    Refuse(where, name, " needs ", range, ". State it, or let provider_options measure it");
   }
   return stated;
 }
