@@ -344,7 +344,10 @@ def test_wrong_text_is_refused_by_name(
             {"conv": {}},
             r"^node '\S+' \(\w+\): option periphery: no entry of its name, and none of '\*'",
         ),
-        ({"*": {"dac_bits": 30, "dac_range": 1}}, r"^node '.*: dac_bits must be 0 \(ideal\) or 2\.\.24, got 30"),
+        (
+            {"*": {"dac_bits": 30, "dac_range": 1}},
+            r".*: dac_bits must be 0 \(ideal\) or 2\.\.24, got 30",
+        ),
         ({"*": {"tile_rows": 18, "num_tiles": 9}}, "num_tiles must be 2 for tiles of 18 rows"),
         ({"*": {"adc_bits": 8, "adc_range": [1, 2]}}, "adc_range must have 1 or .* values, got 2"),
     ],
