@@ -81,7 +81,8 @@ def _array_of(value: Any, known: onnx.TypeProto | None) -> Any:
         return [_array_of(part, known) for part in value]
     array = value.detach().cpu().numpy()
     elem_type = 0 if known is None else known.tensor_type.elem_type
-    return array.astype(helper.tensor_dtype_to_np_dtype(elem_type)) if elem_type else array
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type) if elem_type else array.dtype
+    return array.astype(dtype, copy=False)
 
 
 def _value_of(found: Any, device: torch.device) -> Any:

@@ -60,9 +60,9 @@ def _gru(spec: NodeSpec) -> Step:
         f, g = one.activations
         (h,) = states
         size = h.shape[1]
-        x_gates, x_hidden = x.split([2 * size, size], 1)
-        r_gates, r_hidden = one.recurrence.split([2 * size, size])
-        b_gates, b_hidden = one.bias.split([2 * size, size])
+        x_gates, x_hidden = torch.split(x, [2 * size, size], 1)
+        r_gates, r_hidden = torch.split(one.recurrence, [2 * size, size])
+        b_gates, b_hidden = torch.split(one.bias, [2 * size, size])
         z, r = f(one.clip(x_gates + h @ r_gates.t() + b_gates)).chunk(2, 1)
         if is_linear_first:
             hidden = r * (h @ r_hidden.t() + b_hidden)
