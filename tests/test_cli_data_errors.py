@@ -190,7 +190,7 @@ def test_teacher_of_another_network_is_refused(
         (None, "no array 'classes' for the labels"),
         (np.zeros((12, 2), int), "labels have shape [12, 2]"),
         (np.zeros(12, np.float32), "float32, need whole numbers"),
-        (np.full(12, 10), "labels lie in 10..10, the model has 10 classes"),
+        (np.full(12, 10), "labels lie in 10..10, output 'logits' has 10 classes"),
         (np.full(12, -1), "labels lie in -1..-1"),
     ],
     ids=["missing", "shape", "dtype", "high", "low"],

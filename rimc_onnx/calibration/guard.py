@@ -59,6 +59,8 @@ _FAR_ERROR = 0.25
 """Up to here all networks that were tried are right again (docs/calibration.md)."""
 _WARN_ERROR = 0.5
 """From here on a rise of the agreement is no sign that all is well."""
+_ELSEWHERE_FRAC = 0.1
+"""Where the nodes' errors together are less of the outputs', converters and reads make it."""
 _NEGLIGIBLE_ERROR = 1e-3
 """Rounding to int8 and read noise make such differences where drift took nothing."""
 
@@ -87,13 +89,22 @@ class Calibration:
         is_nearer = found.agreement is not None and before is not None and found.agreement > before
         if is_nearer and found.error < _WARN_ERROR:
             return None
+        text = (
+            "the calibrated model is far from its teacher: error power at its outputs "
+            f"{found.error:.2f} of what they vary by over the samples."
+        )
+        if sum(node.error_after for node in self.nodes) < _ELSEWHERE_FRAC * found.error:
+            return (
+                f"{text} It is not in what its arrays hold, but in how they are read: give "
+                "converters more bits (`dac_bits`, `adc_bits`) or smaller tiles, or a device with "
+                "less read noise or a straighter I-V curve."
+            )
         worst = max(self.nodes, key=lambda node: node.error_after)
         way = "keep it digital (`keep_digital`)"
         if worst.equalized_share < UNEQUAL_SHARE:
             way = f"its inputs are of unequal strength; equalize the teacher first, or {way}"
         return (
-            "the calibrated model is far from its teacher: error power at its outputs "
-            f"{found.error:.2f} of what they vary by over the samples. Node '{worst.name}' errs "
+            f"{text} Node '{worst.name}' errs "
             f"most ({worst.error_after:.2g}): {way}, or give more samples, more SRAM or a device "
             "that is less far off."
         )

@@ -139,7 +139,7 @@ def evaluate_session(
         outputs: names of the graph's outputs, in its order.
         model: name for the report.
         labels: name of the array of class indices; the first output holds the logits.
-        strict: False leaves out hits where labels or outputs have no classes; a metric judges.
+        strict: False leaves out hits where labels or outputs have no classes.
         teacher: compared with, output by output.
         metric: the user's own figure.
         batch_size: samples a run.

@@ -67,7 +67,8 @@ class Hits:
         classes = logits.shape[-1]
         if labels.size and not (labels.min() >= 0 and labels.max() < classes):
             raise DataError(
-                f"labels lie in {labels.min()}..{labels.max()}, the model has {classes} classes."
+                f"labels lie in {labels.min()}..{labels.max()}, output {self._name!r} has "
+                f"{classes} classes. Give labels of the first output, or a metric."
             )
         self.total += labels.size
         self.top1 += int((logits.argmax(-1) == labels).sum())

@@ -268,10 +268,19 @@ def _points(
 ) -> tuple[list[Point], list[str]]:
     points: list[Point] = []
     left_out: dict[str, None] = {}
+    known = set().union(*(sweep.axis_names() for sweep in sweeps))
+    for name, _ in changes.only:
+        if name not in known:
+            raise UsageError(f"`only`: the study has no axis {name!r}. {suggest(name, known)}")
     for sweep in sweeps:
         for names, found in sweep.places():
             if not _is_chosen(names, changes.only):
                 continue
+            for name in set(names) & set(changes.settings):
+                raise UsageError(
+                    f"{name} is an axis of sweep {sweep.name!r}, so it can't be set. Choose among "
+                    f"its places: `only` {name}=PLACE."
+                )
             where = Path(found.pop("folder", folder))
             try:
                 trial = changes.trial_at(names, found, where)
@@ -288,7 +297,9 @@ def _points(
             if len(points) > _MOST_TRIALS:
                 raise UsageError(f"a study has at most {_MOST_TRIALS} trials, this one has more.")
     if not points:
-        raise UsageError(f"there is no trial to run. {'; '.join(left_out)}")
+        chosen = ", ".join(f"{name}={place}" for name, place in changes.only)
+        why = "; ".join(left_out) or f"No place of its axes is {chosen or 'left'}."
+        raise UsageError(f"there is no trial to run. {why}")
     return points, list(left_out)
 
 

@@ -124,7 +124,8 @@ class PlotSpec:
         _check("plot", values, [f.name for f in fields(cls)])
         sweep = _sweep_of("plot", values, axes)
         known = axes[sweep] if sweep else set().union(*axes.values())
-        for name in (*values.get("at", {}), *([values["by"]] if "by" in values else [])):
+        axis_of = [values[key] for key in ("by", "series") if key in values]
+        for name in (*values.get("at", {}), *axis_of):
             if name not in known:
                 raise UsageError(f"a plot is at axis {name!r}. {suggest(str(name), known)}")
         if "x" not in values:

@@ -202,6 +202,19 @@ def test_a_model_that_stays_far_off_is_said_to_be(
     assert ("equalize" in str(found.warning)) == (share < 1)
 
 
+def test_errors_of_converters_are_not_put_down_to_a_node() -> None:
+    # With three bits and no drift, a node of error 0 "erred most".
+    found = guard.Calibration(
+        nodes=[SimpleNamespace(name=n, error_after=0.01) for n in "ab"],  # type: ignore[misc]
+        drifted=OutputFigures(error=1.3, agreement=0.8, sqnr_db={}),
+        calibrated=OutputFigures(error=0.9, agreement=0.8, sqnr_db={}),
+        taken_back=None,
+        is_identity=False,
+    )
+    assert "`dac_bits`, `adc_bits`" in str(found.warning)
+    assert "errs most" not in str(found.warning)
+
+
 def test_without_a_sample_to_run_nothing_is_claimed(digits_job: Path) -> None:
     # A guard that compares nothing with nothing and finds it right.
     from rimc_onnx import write_statistics

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from rimc_onnx import api
@@ -146,6 +147,38 @@ def test_probe_samples_are_not_those_of_the_calibration(digits: Path) -> None:
         return {x.tobytes() for b in found.batches(1) for x in b.feeds.values()}
 
     assert not rows(samples.draw(10, seed=3)) & rows(samples.draw(20, seed=3, after=10))
+
+
+def test_regressor_is_probed_by_its_error(tmp_path: Path) -> None:
+    # One value a sample has no classes to agree on; the life by a metric ended in that.
+    random = np.random.default_rng(0)
+    info = onnx.helper.make_tensor_value_info
+    weights = {"w": random.standard_normal((8, 16)), "v": random.standard_normal((16, 1))}
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+            onnx.helper.make_node("Relu", ["h"], ["r"]),
+            onnx.helper.make_node("MatMul", ["r", "v"], ["y"], name="last"),
+        ],
+        "g",
+        [info("x", onnx.TensorProto.FLOAT, ["N", 8])],
+        [info("y", onnx.TensorProto.FLOAT, ["N", 1])],
+        [onnx.numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()],
+    )
+    model = tmp_path / "model.onnx"
+    imports = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=8), model)
+    data = {"x": random.standard_normal((96, 8), dtype=np.float32)}
+    found = lifetime(
+        model,
+        test=data,
+        data=data,
+        metric=lambda outputs, _: float(np.abs(outputs["y"]).mean()),
+        config=CONFIG,
+        life=LifetimeConfig(policies=(Policy.PROBE,), checkpoints=3, probe_samples=32),
+    )
+    assert all(p.agreement is None for p in found.points)
+    assert all(p.probe_error is not None for p in found.points[1:])
 
 
 def test_page_json_and_plot_are_written_together(report: LifetimeReport, tmp_path: Path) -> None:

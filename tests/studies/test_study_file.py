@@ -112,6 +112,20 @@ def test_a_field_of_a_table_is_changed_where_there_is_one(study_toml: Path) -> N
         load_study(study_toml, settings={"training.stepz": 3})
 
 
+def test_a_field_that_is_an_axis_is_not_set(study_toml: Path) -> None:
+    # All trials ran at the one value, under the labels of the axis' places.
+    with pytest.raises(UsageError, match=r"drift_frac is an axis of sweep 'study', so it can't be"):
+        load_study(study_toml, settings={"drift_frac": 0.2})
+
+
+def test_places_that_are_not_there_are_named(study_toml: Path) -> None:
+    # "There is no trial to run", whatever was misspelt.
+    with pytest.raises(UsageError, match=r"no axis 'methods'\. Did you mean 'method'"):
+        load_study(study_toml, only=[("methods", "ours")])
+    with pytest.raises(UsageError, match=r"No place of its axes is drift_frac=0\.2"):
+        load_study(study_toml, only=[("drift_frac", 0.2)])
+
+
 def test_sweeps_that_are_left_out_leave_their_tables_out(digits: Path) -> None:
     # A chosen part of a study with several sweeps, refused since a table is of another part.
     settings = {"model": str(digits / "model.onnx"), "test": str(digits / "test.npz")}
@@ -205,6 +219,7 @@ def test_fields_reach_the_configuration_that_has_them(digits: Path) -> None:
         ("[grids]\nrank = [1]", "Did you mean 'grid'"),
         ("[[plot]]\ntitle = 'x'", "a plot needs x"),
         ("[[table]]\nrows = ['rankk']", "a table has axis 'rankk'"),
+        ("[grid]\nrank = [1]\n[[plot]]\nx = 'rank'\nseries = 'rnk'", "Did you mean 'rank'"),
         ("[[table]]\nshow = ['median']", "aggregate 'median' is not known"),
         ("a = ", "not TOML"),
         ("[paper]\nsource = 'x'", "paper needs 'clean'"),
