@@ -8,7 +8,7 @@ stays on disk until :meth:`Constant.numpy` maps it into memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,16 +65,9 @@ class Constant:
 
     def is_finite(self) -> bool:
         """True if no element is NaN or infinite; temporaries stay small for any size."""
-        return all(bool(np.isfinite(part).all()) for part in self._parts())
-
-    def is_within(self, most_abs: float) -> bool:
-        """True if no element is NaN or beyond ``most_abs``, which float32 has."""
-        wide = (part.astype(np.float32, copy=False) for part in self._parts())
-        return all(bool((np.abs(part) <= most_abs).all()) for part in wide)
-
-    def _parts(self) -> Iterator[Array]:
         flat = self.numpy().reshape(-1)
-        return (flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK))
+        starts = range(0, flat.size, _CHUNK)
+        return all(bool(np.isfinite(flat[i : i + _CHUNK]).all()) for i in starts)
 
     def view(self, step: Callable[[Array], Array], shape: tuple[int, ...]) -> Constant:
         """The same data seen through one more ``step``."""

@@ -50,8 +50,6 @@ _FOREIGN = re.compile(r"Conv(?!ert)|MatMul|Gemm|Attention")
 
 _MOST_MADE_BYTES = 2 << 30
 """Of all weights that no tensor of the file holds."""
-_MOST_ABS = 1e16
-"""Largest weight that is mapped: float32 holds the squares of any number of them."""
 _MAX_REASONS = 4
 """Reasons, or names, that one line lists."""
 
@@ -81,7 +79,7 @@ def select_rram_nodes(model: ir.Model, config: ConvertConfig) -> list[MappingDec
     The model is one that ``prepare_pipeline`` has been through; it is not changed.
 
     Raises:
-        ModelError: a weight that would go to RRAM has NaN or values beyond 1e16, or a node's
+        ModelError: a weight that would go to RRAM has NaN or infinite values, or a node's
             attributes contradict its weight.
         UsageError: a pattern of ``config.keep_digital`` names no such node.
     """
@@ -97,7 +95,7 @@ def select_rram_nodes(model: ir.Model, config: ConvertConfig) -> list[MappingDec
             "the model with its constants folded."
         )
     for decision in decisions:
-        _check_values(decision)
+        _check_finite(decision)
     return decisions
 
 
@@ -286,18 +284,17 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_MAX_REASONS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _check_values(decision: MappingDecision) -> None:
+def _check_finite(decision: MappingDecision) -> None:
     unit = decision.unit
     if unit is None:
         return
-    if unit.weight.is_within(_MOST_ABS):
-        if np.isfinite(unit.bias).all():
-            return
-        what, value, values = "bias", unit.node.inputs[2], "NaN or infinite values"
-    else:
+    if not unit.weight.is_finite():
         what, value = "weight", unit.node.inputs[1]
-        values = f"NaN, infinity or values beyond {_MOST_ABS:g}"
+    elif not np.isfinite(unit.bias).all():
+        what, value = "bias", unit.node.inputs[2]
+    else:
+        return
     raise ModelError(
         f"node '{unit.name}' ({unit.node.op_type}): {what} '{getattr(value, 'name', '')}' holds "
-        f"{values}. Repair the model, or use `keep_digital` '{unit.name}'."
+        f"NaN or infinite values. Repair the model, or use `keep_digital` '{unit.name}'."
     )

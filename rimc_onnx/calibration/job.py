@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from rimc_onnx.calibration.array_read_out import read_out
 from rimc_onnx.calibration.config import CalibrateConfig
-from rimc_onnx.calibration.moments import Features
+from rimc_onnx.calibration.moments import Features, check_summable
 from rimc_onnx.calibration.problem import (
     CellPrior,
     NodeProblem,
@@ -167,8 +167,14 @@ def prior_of(pair: Pair, config: CalibrateConfig) -> CellPrior:
 
 
 def target_of(pair: Pair) -> F32:
-    """W_t as matrices, [G, d, m]."""
-    return _matrices(pair, pair.unit.weight.float32())
+    """W_t as matrices, [G, d, m].
+
+    Raises:
+        CalibrationError: float32 does not hold the sum of their squares.
+    """
+    weight = pair.unit.weight.float32()
+    check_summable(pair.branch.node, weight)
+    return _matrices(pair, weight)
 
 
 def _matrices(pair: Pair, weight: F32) -> F32:

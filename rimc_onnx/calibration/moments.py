@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rimc_onnx.calibration.gram import Gram, are_few
+from rimc_onnx.errors import CalibrationError
 from rimc_onnx.ops.geometry import NodeGeometry
 
-__all__ = ["MOST_ABS", "Features", "SecondMoments", "finite_rows", "limited_rows", "rows_of"]
+__all__ = ["MOST_ABS", "Features", "SecondMoments", "check_summable", "finite_rows"]
+__all__ += ["limited_rows", "rows_of"]
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
@@ -28,6 +30,20 @@ MOST_ABS = 1e16
 """Largest value that is summed: float32 holds the sum of a million squares."""
 _CHUNK_BYTES = 32 << 20
 """Windows held at once."""
+
+
+def check_summable(node: str, weight: Array) -> None:
+    """Refuse weights whose squares float32 does not hold the sum of.
+
+    Raises:
+        CalibrationError: one is beyond :data:`MOST_ABS`.
+    """
+    largest = max(float(weight.max()), -float(weight.min()))
+    if largest > MOST_ABS:
+        raise CalibrationError(
+            f"node {node!r}: its weights reach {largest:g}, and none beyond {MOST_ABS:g} is "
+            "calibrated. Leave the node digital (`keep_digital`)."
+        )
 
 
 def rows_of(geometry: NodeGeometry, x: Array, *outputs: Array) -> Iterator[tuple[Array, ...]]:

@@ -21,6 +21,7 @@ from rimc_onnx.calibration.forecast import (
     measured_nodes,
     weighed_nodes,
 )
+from rimc_onnx.calibration.moments import check_summable
 from rimc_onnx.crossbar.config import ConvertConfig
 from rimc_onnx.device import Scaling
 from rimc_onnx.execution.feed import Feed
@@ -207,6 +208,8 @@ def _measured(
     seed: int,
 ) -> tuple[list[TeacherNode], list[Feed]]:
     """What is known of the nodes, and the samples that errors are judged on."""
+    for unit in units:
+        check_summable(unit.name, unit.weight.float32())
     drawn = feeds_of(samples.draw(num_samples, seed=0))
     judged_on = feeds_of(samples.draw_at_most(_JUDGED_ON, seed=1))
     return measured_nodes(graph, units, drawn, judged_on, digital_session, seed=seed), judged_on

@@ -8,7 +8,8 @@ import pytest
 from node_geometries import DEPTHWISE, MATMUL, by_node
 
 from rimc_onnx.calibration import moments as module
-from rimc_onnx.calibration.moments import SecondMoments
+from rimc_onnx.calibration.moments import SecondMoments, check_summable
+from rimc_onnx.errors import CalibrationError
 from rimc_onnx.ops.geometry import NodeGeometry
 
 Array = np.ndarray
@@ -191,3 +192,12 @@ def test_rows_that_float32_can_not_sum_are_left_out(at: str, bad: float) -> None
     assert (left.num_rows, left.num_left_out) == (49, 1)
     for name in ("x_x", "x_e", "x", "y", "y_y"):
         np.testing.assert_array_equal(sums(left, name), sums(whole, name))
+
+
+def test_weights_that_float32_can_not_square_are_refused() -> None:
+    # Infinities in a decomposition, told as a defect of the program.
+    weight = np.ones((3, 4), np.float32)
+    check_summable("fc", weight)
+    weight[2, 1] = -3e20
+    with pytest.raises(CalibrationError, match=r"node 'fc': its weights reach 3e\+20"):
+        check_summable("fc", weight)

@@ -184,7 +184,7 @@ def test_keep_digital_takes_names_and_patterns(build):
     assert list(find_units(model)) == ["enc/0", "enc/1", "head[1]"]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -2e16])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weight_that_is_no_number_is_an_error_with_the_nodes_name(build, bad):
     w = _ones(6, 5)
     w[5, 4] = bad

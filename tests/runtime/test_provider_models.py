@@ -176,7 +176,7 @@ def test_deviation_of_columns_of_all_kinds_is_exact(tmp_path: Path) -> None:
     w[:, 2] = 1.0
     w[0, 2] = np.nextafter(np.float32(1), np.float32(0))
     w[0, 3] = 1e-30
-    w[:, 4:8] = normal(1, 3000, 4) * np.float32([1e-20, 1e15, 1, 3])
+    w[:, 4:8] = normal(1, 3000, 4) * np.float32([1e-20, 1e20, 1, 3])
     w[:, 8] = 1000 + normal(2, 3000)
     w[::2, 9] = -1
     w[1::2, 9] = 1

@@ -47,10 +47,10 @@ std::vector<float> Program(const MappedNode& node, const DeviceOptions& device, 
   }
   std::vector<float> w_max =
       LargestWeights(w->data(), count, cells.num_columns, cells.run, mapping.clip_sigma);
-  if (!std::all_of(w_max.begin(), w_max.end(), [](float m) { return m <= 1e16f; })) {
+  if (!std::all_of(w_max.begin(), w_max.end(), [](float m) { return std::isfinite(m); })) {
     Refuse(
-        "the weight has NaN, infinity or values beyond 1e16, no conductance can hold them. Repair "
-        "the model or name the node in the option keep_digital");
+        "the weight has NaN or infinite values, no conductance can hold them. Repair the model "
+        "or name the node in the option keep_digital");
   }
   kernels::CellLaw law = device.device.timed.law;
   law.clips = mapping.clip_sigma > 0.0 ? 1 : 0;
