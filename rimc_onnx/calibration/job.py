@@ -105,11 +105,15 @@ def problem_of(
     pair: Pair,
     features: Features | None,
 ) -> NodeProblem:
-    """What a node lacks."""
-    config, name = job.config, pair.branch.node
+    """What a node lacks.
+
+    Raises:
+        CalibrationError: float32 does not hold the sum of its weights' squares.
+    """
+    config, name, target = job.config, pair.branch.node, target_of(pair)
+    check_summable(name, target)
     if features is None:
         assert job.known is not None, "no samples, then a statistics file"
-        target = target_of(pair)
         return NodeProblem(
             name=name,
             geometry=pair.geometry,
@@ -122,7 +126,7 @@ def problem_of(
     problem = problem_from_device(
         name,
         features.moments(pair.geometry, sensitivity.row_limit),
-        target_of(pair),
+        target,
         bias_frac=job.bias_frac,
         sensitivity=sensitivity.power,
         prior=prior_of(pair, config),
@@ -167,14 +171,8 @@ def prior_of(pair: Pair, config: CalibrateConfig) -> CellPrior:
 
 
 def target_of(pair: Pair) -> F32:
-    """W_t as matrices, [G, d, m].
-
-    Raises:
-        CalibrationError: float32 does not hold the sum of their squares.
-    """
-    weight = pair.unit.weight.float32()
-    check_summable(pair.branch.node, weight)
-    return _matrices(pair, weight)
+    """W_t as matrices, [G, d, m]."""
+    return _matrices(pair, pair.unit.weight.float32())
 
 
 def _matrices(pair: Pair, weight: F32) -> F32:
